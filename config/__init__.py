@@ -1,0 +1,15 @@
+"""Everything an operator can set. Both services use it; it imports neither.
+
+Start with `settings`: one definition a setting, with its default, bounds and meaning. The rest follows from it.
+
+    settings.py   the settings themselves, one model a service
+    kinds.py      kinds of values: how each is read from text, and how what is allowed is put in words
+    load.py       command line, environment, TOML file -> settings, or one message with every fault
+    describe.py   the settings in words: `--help` and the README's table
+    flags.py      feature flags: read, flip while running, observe
+    rules.py      route rules: the rules file, and which rule a request falls under
+    rule.py       one rule: what may stand in it, and what is refused because it would leak
+    patterns.py   path patterns of rules, and finding the first of many that matches
+    words.py      what messages have in common: values shown safely, did-you-mean
+    version.py    the version, said once
+"""

@@ -1,0 +1,276 @@
+"""One route rule: what may stand in it, and what is refused because it would answer one user with another's data.
+
+A rule's table is read part by part. Every part says all that is wrong with it, so that an operator sees the
+whole of it at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from config.patterns import Pattern, PatternError
+from config.words import did_you_mean, quoted
+
+METHODS = ("GET", "HEAD", "POST")
+SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+"""Methods that change nothing (RFC 9110 9.2.1), so their success invalidates nothing."""
+PARTS = ("query", "query:NAME", "body", "body:JSON_FIELD", "authorization", "header:NAME", "cookie:NAME")
+CREDENTIAL_FIELDS = frozenset(
+    {
+        "authorization",
+        "proxy-authorization",
+        "cookie",
+        "x-api-key",
+        "api-key",
+        "x-auth-token",
+        "x-access-token",
+        "x-amz-security-token",
+    }
+)
+"""Fields that say who is asking. To the cache (`proxy.policy.cache_key`) they are credentials too, as a test holds."""
+MOST_SECONDS = 2.0**31
+"""The largest number of seconds a cache has to tell from infinity (RFC 9111 1.2.2)."""
+MOST_TAGS, LONGEST_TAG = 64, 256
+
+_KEYS = (
+    "match",
+    "methods",
+    "ttl",
+    "key",
+    "stale_while_revalidate",
+    "stale_if_error",
+    "tags",
+    "invalidated_by",
+    "public",
+)
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_TAG = re.compile(r"[\x21-\x2b\x2d-\x7e]+")
+
+Part = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A route rule; `proxy.policy.messages.RouteRule` says what the parts mean.
+
+    ttl, stale_while_revalidate, stale_if_error -- seconds. invalidated_by -- (method, path pattern) pairs.
+    """
+
+    name: str
+    methods: frozenset[str]
+    ttl: float
+    key: tuple[Part, ...] = ()
+    stale_while_revalidate: float | None = None
+    stale_if_error: float | None = None
+    tags: tuple[str, ...] = ()
+    invalidated_by: tuple[tuple[str, str], ...] = ()
+    private: bool = False
+    public: bool = False
+
+    def describe(self) -> dict[str, object]:
+        """The rule as JSON, its parts written as in the rules file."""
+        return {
+            "match": self.name,
+            "methods": sorted(self.methods),
+            "ttl": self.ttl,
+            "key": [":".join(filter(None, part)) for part in self.key],
+            "stale_while_revalidate": self.stale_while_revalidate,
+            "stale_if_error": self.stale_if_error,
+            "tags": list(self.tags),
+            "invalidated_by": [" ".join(pair) for pair in self.invalidated_by],
+            "private": self.private,
+            "public": self.public,
+        }
+
+
+def is_credential(part: Part) -> bool:
+    """Whether a part of a key is a credential, known as such."""
+    kind, name = part
+    return kind in {"authorization", "cookie"} or (kind == "header" and name in CREDENTIAL_FIELDS)
+
+
+def read_rule(table: Mapping[str, Any], default_ttl: float) -> tuple[Rule, list[str]]:
+    """The rule in a `[[route]]` table and what is wrong with it. It may only be used if nothing is."""
+    reader = _Reader(table)
+    key = reader.key()
+    rule = Rule(
+        name=reader.match(),
+        methods=reader.methods(),
+        ttl=reader.seconds("ttl", default_ttl) or 0.0,
+        key=key,
+        stale_while_revalidate=reader.seconds("stale_while_revalidate", None),
+        stale_if_error=reader.seconds("stale_if_error", None),
+        tags=reader.tags(),
+        invalidated_by=reader.invalidated_by(),
+        private=any(map(is_credential, key)),
+        public=reader.public(),
+    )
+    reader.unknown_keys()
+    return rule, reader.faults or leaks(rule)
+
+
+def leaks(rule: Rule) -> list[str]:
+    """Why a rule would answer one user with what was made for another, or contradicts itself about that."""
+    kinds = {kind for kind, _ in rule.key}
+    posts = "POST" in rule.methods
+    found = []
+    if posts and "body" not in kinds:
+        found.append(
+            "key: a POST is told from others by its content; without body or body:FIELD in the key, "
+            "requests for different things would get one answer"
+        )
+    if posts and not rule.public and not kinds & {"authorization", "cookie", "header"}:
+        found.append(
+            "key: without authorization, cookie:NAME or header:NAME in the key one user would get another's answer; "
+            "if it is the same for everyone, say public = true"
+        )
+    if rule.public and rule.private:
+        found.append("public: an answer that is the same for everyone cannot depend on the credential in the key")
+    return found
+
+
+class _Reader:
+    """Reads a table key by key and collects what is wrong in `faults`."""
+
+    def __init__(self, table: Mapping[str, Any]) -> None:
+        self._table = table
+        self.faults: list[str] = []
+
+    def _fault(self, key: str, words: str) -> None:
+        self.faults.append(f"{key}: {words}")
+
+    def unknown_keys(self) -> None:
+        """A fault for every key that means nothing."""
+        for key in self._table:
+            if key not in _KEYS:
+                self._fault(key, f"this key is not known{did_you_mean(key, _KEYS)}")
+
+    def match(self) -> str:
+        """The path pattern."""
+        text = self._table.get("match")
+        if text is None:
+            self._fault("match", "it is missing; give a path, a prefix ending in *, or a path with {name} segments")
+        elif not isinstance(text, str):
+            self._fault("match", f"{quoted(text)} is not text")
+        else:
+            self._pattern("match", text)
+            return text
+        return ""
+
+    def _pattern(self, key: str, text: str) -> None:
+        try:
+            Pattern(text)
+        except PatternError as fault:
+            self._fault(key, f"{quoted(text)} is no pattern: {fault}")
+
+    def _texts(self, key: str) -> list[str]:
+        """A list of texts, each once."""
+        given = self._table.get(key, [])
+        if not isinstance(given, list) or not all(isinstance(one, str) for one in given):
+            self._fault(key, f"{quoted(given)} is not a list of texts")
+            return []
+        for twice in sorted({one for one in given if given.count(one) > 1}):
+            self._fault(key, f"{quoted(twice)} stands in it twice")
+        return list(dict.fromkeys(given))
+
+    def methods(self) -> frozenset[str]:
+        """The methods whose responses are stored; HEAD is answered from what GET stored."""
+        if "methods" not in self._table:
+            return frozenset({"GET"})
+        methods = self._texts("methods")
+        for method in methods:
+            if method not in METHODS:
+                hint = did_you_mean(method, METHODS)
+                self._fault("methods", f"{quoted(method)} cannot be stored, only {', '.join(METHODS)}{hint}")
+        if self._table["methods"] == []:
+            self._fault("methods", "the list is empty")
+        if "HEAD" in methods and "GET" not in methods:
+            self._fault("methods", "HEAD is answered from what GET stored, so GET must be named too")
+        return frozenset(methods)
+
+    def seconds(self, key: str, otherwise: float | None) -> float | None:
+        """A number of seconds."""
+        given = self._table.get(key, otherwise)
+        if given is None:
+            return None
+        if isinstance(given, bool) or not isinstance(given, int | float):
+            self._fault(key, f"{quoted(given)} is not a number of seconds")
+        elif not 0 <= given <= MOST_SECONDS:
+            self._fault(key, f"{quoted(given)} is not a number of seconds from 0 to {MOST_SECONDS:.0f}")
+        else:
+            return float(given)
+        return None
+
+    def key(self) -> tuple[Part, ...]:
+        """What tells requests apart beside their path."""
+        parts = [part for text in self._texts("key") if (part := self._part(text)) is not None]
+        for kind in ("query", "body"):
+            if (kind, "") in parts and sum(one == kind for one, _ in parts) > 1:
+                self._fault("key", f"{kind} is the whole of it, so {kind}:NAME beside it says nothing")
+        for name in sorted({name for kind, name in parts if kind == "header" and parts.count((kind, name)) > 1}):
+            self._fault("key", f"header:{name} stands in it twice")
+        return tuple(parts)
+
+    def _part(self, text: str) -> Part | None:
+        kind, colon, name = text.partition(":")
+        if colon:
+            return self._named_part(text, kind, name)
+        if kind in {"query", "body", "authorization"}:
+            return kind, ""
+        if kind in {"header", "cookie"}:
+            self._fault("key", f"{kind} needs a name, as in {kind}:NAME")
+        else:
+            self._unknown_part(text)
+        return None
+
+    def _named_part(self, text: str, kind: str, name: str) -> Part | None:
+        if kind not in {"query", "body", "header", "cookie"}:
+            self._unknown_part(text)
+        elif not name or (kind in {"header", "cookie"} and not _TOKEN.fullmatch(name)):
+            self._fault("key", f"{quoted(text)} has no proper name behind the colon")
+        elif kind == "header" and name.lower() == "authorization":
+            self._fault("key", "header:authorization is written authorization")
+        else:
+            return kind, name.lower() if kind == "header" else name
+        return None
+
+    def _unknown_part(self, text: str) -> None:
+        self._fault("key", f"{quoted(text)} is none of {', '.join(PARTS)}{did_you_mean(text, PARTS)}")
+
+    def tags(self) -> tuple[str, ...]:
+        """What stored responses can be purged by."""
+        tags = self._texts("tags")
+        for tag in tags:
+            if len(tag) > LONGEST_TAG or not _TAG.fullmatch(tag):
+                self._fault(
+                    "tags", f"{quoted(tag)} is not 1 to {LONGEST_TAG} visible ASCII characters without space and comma"
+                )
+        if len(tags) > MOST_TAGS:
+            self._fault("tags", f"{len(tags)} are more than the {MOST_TAGS} a stored response may have")
+        return tuple(tags)
+
+    def invalidated_by(self) -> tuple[tuple[str, str], ...]:
+        """Requests whose success invalidates what the rule stored."""
+        pairs = []
+        for text in self._texts("invalidated_by"):
+            method, space, path = text.partition(" ")
+            if not space or not _TOKEN.fullmatch(method):
+                self._fault("invalidated_by", f"{quoted(text)} is not a method, a space and a path pattern")
+            elif method.upper() in SAFE:
+                self._fault("invalidated_by", f"{quoted(text)}: {method.upper()} changes nothing")
+            elif method != method.upper():
+                self._fault("invalidated_by", f"{quoted(text)}: methods are upper case; did you mean {method.upper()}?")
+            else:
+                self._pattern("invalidated_by", path)
+                pairs.append((method, path))
+        return tuple(pairs)
+
+    def public(self) -> bool:
+        """Whether the operator declares the answer to be the same for everyone."""
+        given = self._table.get("public", False)
+        if not isinstance(given, bool):
+            self._fault("public", f"{quoted(given)} is neither true nor false")
+        return given is True

@@ -1,0 +1,144 @@
+"""The settings: one definition each, from which help, README and validation are made.
+
+A setting's name here is its variable's in lower case. Beside the kind of value stand default, bounds and meaning.
+A setting whose default is None is optional: empty text means none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from config.kinds import (
+    MIB,
+    TIB,
+    Host,
+    HttpUrl,
+    LogFormat,
+    LogLevel,
+    Milliseconds,
+    OptionalFile,
+    OptionalHttpUrl,
+    OptionalRedisUrl,
+    OptionalSecret,
+    Seconds,
+    Size,
+    Switch,
+    Whole,
+    show_size,
+)
+
+DAY_MS = 86_400_000
+YEAR_SECONDS = 31_536_000
+OBJECT_BYTES = 8 * MIB
+
+
+class Settings(BaseModel):
+    """What every service's settings have in common: they do not change while it runs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class FlagSettings(Settings):
+    """How the feature flags stand at the start. `flags.Flags` holds them afterwards."""
+
+    enable_query_cache: Switch = Field(
+        default=True,
+        description="off: nothing is served from or written to the response cache (proxy) or the query cache (monitor)",
+    )
+    enable_etag: Switch = Field(default=True, description="off: no validators are made; the origin's own still work")
+    enable_dedup: Switch = Field(default=True, description="off: every request goes to the origin on its own")
+    enable_compression: Switch = Field(default=True, description="off: no content coding is applied here")
+    enable_redis_cache: Switch = Field(default=True, description="off: the shared tier is not used")
+    use_optimized_prompts: Switch = Field(
+        default=True, description="off: grading prompts and replies pass through byte for byte"
+    )
+    enable_completion_cache: Switch = Field(default=False, description="off: grading answers are not cached")
+    bypass: Switch = Field(
+        default=False, description="on: the master switch: pure pass-through, whatever the other flags say"
+    )
+
+
+def _object_bytes(given: Mapping[str, Any]) -> int:
+    return min(OBJECT_BYTES, int(given.get("cache_max_bytes", OBJECT_BYTES)))
+
+
+class ProxySettings(FlagSettings):
+    """The settings of the proxy."""
+
+    upstream_url: HttpUrl = Field(description="the origin; the certificate of an https one is verified")
+    host: Host = Field(
+        default="::", description="address of the public listener; :: is dual stack, and 0.0.0.0 where there is no IPv6"
+    )
+    port: Whole = Field(default=8080, ge=0, le=65_535, description="port of the public listener; 0 takes a free one")
+    admin_host: Host = Field(default="127.0.0.1", description="address of the admin and metrics listener")
+    admin_port: Whole = Field(
+        default=9090,
+        ge=0,
+        le=65_535,
+        validate_default=True,
+        description="port of the admin and metrics listener; 0 takes a free one",
+    )
+    admin_token: OptionalSecret = Field(
+        default=None,
+        description="bearer token for every admin call that changes something; "
+        "without it those are refused unless the peer is this machine",
+    )
+    public_metrics: Switch = Field(
+        default=False, description="also answer the `/api/metrics/*` JSON on the public port"
+    )
+    pool_monitor_url: OptionalHttpUrl = Field(
+        default=None, description="where `/api/metrics/database-pool` is fetched from when PUBLIC_METRICS is on"
+    )
+    rules_file: OptionalFile = Field(default=None, description="route rules (TOML)")
+    redis_url: OptionalRedisUrl = Field(default=None, repr=False, description="shared tier; none means in-memory only")
+    cache_max_bytes: Size = Field(
+        default=256 * MIB, ge=0, le=16 * TIB, description="budget of the in-memory tier, all of its overhead counted"
+    )
+    cache_max_object_bytes: Size = Field(
+        default_factory=_object_bytes,
+        ge=0,
+        le=16 * TIB,
+        description="larger responses stream through unstored; at most CACHE_MAX_BYTES",
+    )
+    cache_ttl_seconds: Seconds = Field(
+        default=300.0, ge=0, le=YEAR_SECONDS, description="freshness a route rule gets when it names none"
+    )
+    upstream_connect_timeout_ms: Milliseconds = Field(
+        default=2000, ge=1, le=DAY_MS, description="longest wait for a connection to the origin"
+    )
+    upstream_timeout_ms: Milliseconds = Field(
+        default=120_000,
+        ge=1,
+        le=DAY_MS,
+        description="longest silence of the origin: before its response, and between bytes",
+    )
+    max_request_bytes: Size = Field(default=64 * MIB, ge=1, le=TIB, description="larger request content gets 413")
+    drain_seconds: Seconds = Field(
+        default=25.0,
+        ge=0,
+        le=86_400,
+        description="on SIGTERM: no new connections, readiness turns 503, and requests on their way have this long",
+    )
+    workers: Whole = Field(
+        default=1, ge=1, le=256, description="processes that share the port, and CACHE_MAX_BYTES evenly"
+    )
+    log_level: LogLevel = Field(default="info", description="least level that is logged")
+    log_format: LogFormat = Field(default="json", description="form of log lines")
+
+    @field_validator("admin_port")
+    @classmethod
+    def _not_the_public_port(cls, port: int, others: ValidationInfo) -> int:
+        if port and port == others.data.get("port"):
+            raise ValueError("it is PORT's as well, but the admin listener is never on the public port")
+        return port
+
+    @field_validator("cache_max_object_bytes")
+    @classmethod
+    def _within_the_budget(cls, size: int, others: ValidationInfo) -> int:
+        budget = others.data.get("cache_max_bytes")
+        if budget is not None and size > budget:
+            raise ValueError(f"it is more than CACHE_MAX_BYTES, which is {show_size(budget)}")
+        return size
