@@ -1,0 +1,119 @@
+"""May a response be stored, and if not, why (RFC 9111 3)."""
+
+from __future__ import annotations
+
+from proxy.policy.cache_key import vary_names
+from proxy.policy.decisions import Verdict
+from proxy.policy.fields import Directives, parse_date, parse_etag
+from proxy.policy.freshness import HEURISTIC_STATUSES, is_explicit, response_directives, withholds
+from proxy.policy.messages import Fields, Freshness, RequestHead, ResponseHead, RouteRule
+from proxy.policy.reuse import request_no_store
+
+UNDERSTOOD = frozenset(
+    {*range(200, 206), *range(300, 304), 305, 307, 308, *range(400, 418), 421, 422, 426, *range(500, 506)}
+)
+"""Statuses whose meaning for a cache is known here: the final ones of RFC 9110 15 but for 206 and 304."""
+
+ABOUT_THE_REQUEST = frozenset({304, 412, 416})
+"""Answers to a precondition or a range, which other requests for the same target do not have."""
+
+RULE_STATUSES = frozenset({203, 204, 301, 308, 404, 410})
+"""What a rule stores beside 200, and only when the origin states a lifetime: a rule is about answers, not mishaps."""
+
+
+def has_validator(fields: Fields) -> bool:
+    """Whether a response with these fields can be validated later (RFC 9110 8.8)."""
+    etag, modified = fields.get("etag"), fields.get("last-modified")
+    return (etag is not None and parse_etag(etag) is not None) or (
+        modified is not None and parse_date(modified) is not None
+    )
+
+
+def forbidden(response: ResponseHead, rule: RouteRule | None) -> Verdict | None:
+    """Why the response itself forbids that it be kept; None where it does not."""
+    directives = response_directives(response.fields)
+    # a cache that understands the status ignores the no-store beside must-understand (RFC 9111 5.2.2.3)
+    must_understand = directives.has("must-understand")
+    if must_understand and response.status not in UNDERSTOOD:
+        return Verdict.STATUS
+    if directives.has("no-store") and not must_understand:
+        return Verdict.NO_STORE
+    if withholds(directives, "private", response.fields) and (rule is None or not rule.private):
+        return Verdict.PRIVATE
+    return None
+
+
+def _method_allowed(method: str, rule: RouteRule | None) -> bool:
+    """GET always; POST where a rule says so. The answer to a HEAD has no content to keep."""
+    return method == "GET" or (method == "POST" and rule is not None and method in rule.methods)
+
+
+def _authorized(directives: Directives, rule: RouteRule | None) -> bool:
+    """Whether the answer to a request with credentials may be kept (RFC 9111 3.5)."""
+    if rule is not None and (rule.private or rule.public):
+        return True
+    return any(directives.has(name) for name in ("public", "must-revalidate", "s-maxage"))
+
+
+def _cacheable(response: ResponseHead, directives: Directives, rule: RouteRule | None) -> Verdict | None:
+    """Why this status may not be kept with what the origin says of its lifetime; None where it may."""
+    explicit = is_explicit(directives, response.fields)
+    if rule is None:
+        allowed = explicit or directives.has("public") or response.status in HEURISTIC_STATUSES
+        return None if allowed else Verdict.NO_FRESHNESS
+    if response.status == 200:
+        return None
+    if response.status not in RULE_STATUSES:
+        return Verdict.STATUS
+    return None if explicit else Verdict.NO_FRESHNESS
+
+
+def _of_use(method: str, fields: Fields, freshness: Freshness) -> bool:
+    """Whether it could ever answer a request: fresh, stale for a while, or validated, which only GET can be."""
+    if method == "GET" and has_validator(fields):
+        return True
+    if freshness.no_cache:
+        return False
+    stale = 0.0 if freshness.must_revalidate else max(freshness.stale_while_revalidate, freshness.stale_if_error or 0.0)
+    return freshness.lifetime + stale > freshness.initial_age
+
+
+def may_store(
+    request: RequestHead, response: ResponseHead, freshness: Freshness, rule: RouteRule | None = None
+) -> Verdict:
+    """The verdict on a complete response to `request`; `freshness` is what `freshness_of` made of it.
+
+    In the order of RFC 9111 3, with the house's own conditions after it.
+    """
+    fields = response.fields
+    directives = response_directives(fields)
+    # 1. the method is one whose answers are kept
+    if not _method_allowed(request.method, rule):
+        return Verdict.METHOD
+    # 2. the request does not forbid it (5.2.1.5)
+    if request_no_store(request):
+        return Verdict.REQUEST_NO_STORE
+    # 3. the status is final, and one that is handled here; ranges are not combined (3.3, 3.4)
+    if response.status == 206:
+        return Verdict.PARTIAL
+    if response.status < 200 or response.status in ABOUT_THE_REQUEST:
+        return Verdict.STATUS
+    # 4. must-understand, no-store and private do not forbid it (5.2.2.3, .5, .7)
+    refused = forbidden(response, rule)
+    if refused is not None:
+        return refused
+    # 5. credentials (3.5)
+    if "authorization" in request.fields and not _authorized(directives, rule):
+        return Verdict.AUTHORIZATION
+    # 6. a stated lifetime, `public`, or a status that is cacheable without them
+    refused = _cacheable(response, directives, rule)
+    if refused is not None:
+        return refused
+    # 7. RFC 9111 7.3 leaves cookies to the origin; a cookie given to everyone is too dear a mistake
+    if "set-cookie" in fields and (rule is None or not rule.private):
+        return Verdict.SET_COOKIE
+    # 8. some request could select it (4.1)
+    if vary_names(fields) is None:
+        return Verdict.VARY_STAR
+    # 9. and it could then be used
+    return Verdict.STORE if _of_use(request.method, fields, freshness) else Verdict.NO_FRESHNESS

@@ -1,0 +1,305 @@
+"""The conditional request, and what a 304 changes in a stored response."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from config.rule import Rule
+from proxy.policy.fields import format_date
+from proxy.policy.freshness import remaining
+from proxy.policy.messages import Fields, Freshness, RequestHead, ResponseHead, RouteRule, SecondaryKey, StoredResponse
+from proxy.policy.validation import (
+    CONTENT_FIELDS,
+    PRECONDITIONS,
+    conditional,
+    freshen,
+    has_origin_validator,
+    without_preconditions,
+)
+
+NOW = 1_800_000_000.0
+THEN = NOW - 3600
+MODIFIED = "Wed, 01 Jan 2020 00:00:00 GMT"
+
+Lines = list[tuple[str, str]]
+PRIVATE = Rule("/a", frozenset({"GET"}), 300, (("authorization", ""),), private=True)
+
+
+def stored(
+    lines: Lines, *, made_etag: bool = False, secondary_key: SecondaryKey = (), tags: tuple[str, ...] = ()
+) -> StoredResponse:
+    return StoredResponse(
+        key="k",
+        uri="http://example.org/a",
+        secondary_key=secondary_key,
+        head=ResponseHead(200, "OK", Fields(lines)),
+        content=b"the content",
+        freshness=Freshness(lifetime=60),
+        request_time=THEN,
+        response_time=THEN,
+        epoch=3,
+        tags=tags,
+        made_etag=made_etag,
+        origin_seconds=1.5,
+        codings={"br": b"coded"},
+    )
+
+
+def freshened(before: StoredResponse, lines: Lines, rule: RouteRule | None = None) -> StoredResponse:
+    fields = Fields(lines)
+    if "date" not in fields:
+        fields = fields.adding(("Date", format_date(NOW)))
+    return freshen(before, ResponseHead(304, "Not Modified", fields), rule, NOW - 1, NOW, 7)
+
+
+# -- asking
+
+
+CONDITIONS: Lines = [
+    ("If-Match", '"x"'),
+    ("If-None-Match", '"x"'),
+    ("If-Modified-Since", MODIFIED),
+    ("If-Unmodified-Since", MODIFIED),
+    ("If-Range", '"x"'),
+    ("Range", "bytes=0-1"),
+]
+REQUEST = RequestHead("GET", "/a", Fields([("Host", "example.org"), *CONDITIONS, ("Accept", "*/*")]))
+PLAIN: Lines = [("Host", "example.org"), ("Accept", "*/*")]
+
+
+def test_the_clients_own_conditions_are_taken_out() -> None:
+    assert without_preconditions(REQUEST) == replace(REQUEST, fields=Fields(PLAIN))
+    assert {name.lower() for name, _ in CONDITIONS} == {*PRECONDITIONS, "range"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "made_etag", "asked"),
+    [
+        ([], False, []),
+        ([("ETag", '"a"')], False, [("If-None-Match", '"a"')]),
+        ([("etag", 'W/"a"')], False, [("If-None-Match", 'W/"a"')]),
+        ([("Last-Modified", MODIFIED)], False, [("If-Modified-Since", MODIFIED)]),
+        (
+            [("Last-Modified", MODIFIED), ("ETag", '"a"')],
+            False,
+            [("If-None-Match", '"a"'), ("If-Modified-Since", MODIFIED)],
+        ),
+        # the origin knows nothing of an ETag made here
+        ([("ETag", '"a"')], True, []),
+        ([("ETag", '"a"'), ("Last-Modified", MODIFIED)], True, [("If-Modified-Since", MODIFIED)]),
+        # what is no validator is not sent: * above all would match anything
+        ([("ETag", "*")], False, []),
+        ([("ETag", "a")], False, []),
+        ([("ETag", '"a"'), ("ETag", '"b"')], False, []),
+        ([("Last-Modified", "yesterday")], False, []),
+    ],
+)
+def test_the_origins_own_validators_are_sent(lines: Lines, made_etag: bool, asked: Lines) -> None:
+    before = stored(lines, made_etag=made_etag)
+    request = conditional(REQUEST, before)
+    assert request == replace(REQUEST, fields=Fields([*PLAIN, *asked]))
+    assert has_origin_validator(before) is bool(asked)
+
+
+def test_a_post_is_not_made_conditional() -> None:
+    request = conditional(replace(REQUEST, method="POST"), stored([("ETag", '"a"'), ("Last-Modified", MODIFIED)]))
+    assert request == replace(REQUEST, method="POST", fields=Fields(PLAIN))
+
+
+# -- freshening (3.2)
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("Test-Header", "A", "B"),
+        ("Content-Foo", "A", "B"),
+        ("X-Content-Foo", "A", "B"),
+        ("Cache-Control", "max-age=1", "max-age=3600"),
+        ("Content-Location", "/foo", "/bar"),
+        ("Content-Security-Policy", "default-src 'self'", "default-src 'self' cdn.example.com"),
+        ("Content-Type", "text/plain", "text/plain;charset=utf-8"),
+        ("Clear-Site-Data", "cache", "cookies"),
+        ("Expires", "Fri, 01 Jan 2038 01:01:01 GMT", "Mon, 11 Jan 2038 11:11:11 GMT"),
+        ("Public-Key-Pins", "A", "B"),
+        ("Set-Cookie2", "a=b", "a=c"),
+        ("X-Frame-Options", "deny", "sameorigin"),
+        ("X-XSS-Protection", "1", "1; mode=block"),
+        ("Last-Modified", MODIFIED, "Thu, 02 Jan 2020 00:00:00 GMT"),
+    ],
+)
+def test_fields_of_the_304_replace_those_stored(name: str, before: str, after: str) -> None:
+    result = freshened(stored([(name, before), ("Other", "x")]), [(name.upper(), after)])
+    assert result.head.fields.all(name.lower()) == (after,)
+    assert result.head.fields.get("other") == "x"
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("Content-Encoding", "gzip", "br"),
+        ("Content-Length", "11", "0"),
+        ("Content-MD5", "rL0Y20zC+Fzt72VPzMSk2A==", "N7UdGUp1E+RbVvZSTy1R8g=="),
+        ("Content-Range", "bytes 0-1/2", "bytes 0-3/4"),
+        ("Content-Digest", "sha-256=:A:", "sha-256=:B:"),
+        ("ETag", '"abcdef"', '"ghijkl"'),
+    ],
+)
+def test_fields_that_speak_of_the_content_stay_as_stored(name: str, before: str, after: str) -> None:
+    assert freshened(stored([(name, before)]), [(name, after)]).head.fields.all(name.lower()) == (before,)
+
+
+@pytest.mark.parametrize("name", ["Content-Encoding", "Content-Length", "Content-Range", "Set-Cookie", "Age"])
+def test_what_a_304_must_not_bring_in(name: str) -> None:
+    assert name.lower() not in freshened(stored([]), [(name, "1")]).head.fields
+
+
+def test_an_etag_is_taken_where_there_was_none() -> None:
+    assert freshened(stored([]), [("ETag", '"a"')]).head.fields.get("etag") == '"a"'
+    made = freshened(stored([("ETag", '"made"')], made_etag=True), [("ETag", '"a"')])
+    assert (made.head.fields.get("etag"), made.made_etag) == ('"made"', True)
+
+
+def test_a_cookie_reaches_only_the_user_of_a_private_rule() -> None:
+    before = stored([("Set-Cookie", "a=b")])
+    assert freshened(before, [("Set-Cookie", "a=c")]).head.fields.get("set-cookie") == "a=b"
+    assert freshened(before, [("Set-Cookie", "a=c")], PRIVATE).head.fields.get("set-cookie") == "a=c"
+
+
+def test_all_lines_of_a_field_are_replaced_by_all_new_ones() -> None:
+    result = freshened(
+        stored([("Link", "a"), ("X", "1"), ("link", "b"), ("Link", "c")]), [("Link", "d"), ("LINK", "e")]
+    )
+    assert [line for line in result.head.fields if line[0] != "Date"] == [("X", "1"), ("Link", "d"), ("LINK", "e")]
+
+
+def test_everything_else_is_carried_over() -> None:
+    before = stored([("ETag", '"a"')], tags=("t",), made_etag=True)
+    after = freshened(before, [])
+    assert (after.key, after.uri, after.secondary_key, after.tags) == ("k", "http://example.org/a", (), ("t",))
+    assert (after.content, after.codings, after.origin_seconds) == (b"the content", {"br": b"coded"}, 1.5)
+    assert (after.request_time, after.response_time, after.epoch, after.made_etag) == (NOW - 1, NOW, 7, True)
+    assert (after.head.status, after.head.reason) == (200, "OK")
+    # the store still weighs the former one with the codings it had
+    assert after.codings is not before.codings
+
+
+# -- the freshness of what was freshened
+
+
+@pytest.mark.parametrize(
+    ("before", "lines", "left"),
+    [
+        ([("Cache-Control", "max-age=60")], [], 59),
+        ([("Cache-Control", "max-age=60")], [("Cache-Control", "max-age=600")], 599),
+        ([("Cache-Control", "max-age=60"), ("Date", format_date(THEN))], [], 59),
+        ([("Cache-Control", "max-age=60")], [("Age", "30")], 29),
+        ([("Cache-Control", "max-age=60")], [("Date", format_date(NOW - 30))], 30),
+        ([("Expires", format_date(THEN + 60))], [("Expires", format_date(NOW + 60))], 59),
+        ([("Expires", format_date(THEN + 60))], [], -1),
+        ([], [], -1),
+    ],
+)
+def test_the_lifetime_starts_anew(before: Lines, lines: Lines, left: float) -> None:
+    after = freshened(stored(before), lines)
+    assert remaining(after.freshness, after.response_time, NOW) == left
+
+
+def test_a_rules_lifetime_starts_anew_as_well() -> None:
+    after = freshened(stored([("Cache-Control", "max-age=1")]), [], PRIVATE)
+    assert remaining(after.freshness, after.response_time, NOW) == 300
+
+
+@pytest.mark.parametrize(
+    ("directives", "shared", "private"),
+    [
+        ("max-age=60", False, False),
+        ("no-cache", True, True),
+        ("max-age=60, no-store", True, True),
+        ("max-age=60, private", True, False),
+        ('max-age=60, private="x"', False, False),
+    ],
+)
+def test_what_may_no_longer_be_stored_is_validated_each_time(directives: str, shared: bool, private: bool) -> None:
+    before = stored([("Cache-Control", "max-age=60")])
+    lines = [("Cache-Control", directives)]
+    assert freshened(before, lines).freshness.no_cache is shared
+    assert freshened(before, lines, PRIVATE).freshness.no_cache is private
+
+
+@pytest.mark.parametrize(
+    ("vary", "no_cache"),
+    [("Accept", False), ("accept, Accept-Language", False), ("", False), ("Cookie", True), ("*", True)],
+)
+def test_what_varies_by_more_than_was_keyed_is_validated_each_time(vary: str, no_cache: bool) -> None:
+    before = stored([("Vary", "Accept, Accept-Language")], secondary_key=(("accept", None), ("accept-language", "de")))
+    after = freshened(before, [("Vary", vary), ("Cache-Control", "max-age=60")])
+    assert after.freshness.no_cache is no_cache
+    # and stays so as long as it does
+    assert freshened(after, [("Cache-Control", "max-age=60")]).freshness.no_cache is no_cache
+
+
+def test_tags_follow_the_fields() -> None:
+    rule = replace(PRIVATE, tags=("ours",))
+    before = stored([("Cache-Tag", "a, ours, b")], tags=("route\n/a", "ours", "a", "b"))
+    assert freshened(before, [], rule).tags == ("route\n/a", "ours", "a", "b")
+    assert freshened(before, [("Cache-Tag", "b, c")], rule).tags == ("route\n/a", "ours", "b", "c")
+    assert freshened(before, [("Cache-Tag", "b, c")]).tags == ("route\n/a", "b", "c")
+
+
+# -- properties
+
+NAMES = st.sampled_from(
+    ["Date", "Age", "ETag", "Expires", "Last-Modified", "Cache-Control", "Vary", "X", "Set-Cookie", "Cache-Tag"]
+) | st.sampled_from(sorted(CONTENT_FIELDS))
+VALUES = st.sampled_from(["max-age=60", "no-store", "1", '"a"', "x", format_date(THEN), format_date(NOW)]) | st.text(
+    st.characters(max_codepoint=255), max_size=5
+)
+LINES = st.lists(st.tuples(NAMES, VALUES), max_size=6)
+STORED_LINES = LINES.map(lambda lines: [line for line in lines if line[0] != "Age"])
+
+
+@given(STORED_LINES, LINES, st.sampled_from([None, PRIVATE]))
+def test_freshening_keeps_the_content_and_what_is_said_of_it(
+    before: Lines, update: Lines, rule: RouteRule | None
+) -> None:
+    old = stored(before)
+    new = freshened(old, update, rule)
+    assert new.content is old.content
+    for name in CONTENT_FIELDS - {"etag"}:
+        assert new.head.fields.all(name) == old.head.fields.all(name)
+    if "etag" in old.head.fields:
+        assert new.head.fields.all("etag") == old.head.fields.all("etag")
+    assert "age" not in new.head.fields
+    assert {name.lower() for name, _ in new.head.fields} >= {name.lower() for name, _ in old.head.fields}
+
+
+@given(STORED_LINES, LINES, st.sampled_from([None, PRIVATE]))
+def test_freshening_twice_changes_nothing_more(before: Lines, update: Lines, rule: RouteRule | None) -> None:
+    once = freshened(stored(before), update, rule)
+    twice = freshened(once, update, rule)
+    assert (twice.freshness, twice.tags) == (once.freshness, once.tags)
+    assert sorted(twice.head.fields) == sorted(once.head.fields)
+
+
+@given(st.lists(st.sampled_from(CONDITIONS + PLAIN)), LINES, st.booleans(), st.sampled_from(["GET", "POST"]))
+def test_a_conditional_request_carries_only_validators_of_the_origin(
+    asked: Lines, lines: Lines, made_etag: bool, method: str
+) -> None:
+    before = stored(lines, made_etag=made_etag)
+    request = conditional(RequestHead(method, "/a", Fields(asked)), before)
+    assert "range" not in request.fields
+    for name in ("if-match", "if-unmodified-since", "if-range"):
+        assert name not in request.fields
+    assert request.fields.get("if-none-match") in {None, None if made_etag else before.head.fields.get("etag")}
+    assert request.fields.get("if-modified-since") in {None, before.head.fields.get("last-modified")}
+
+
+@given(STORED_LINES, st.lists(st.tuples(st.sampled_from(sorted(CONTENT_FIELDS)), VALUES)))
+def test_fields_that_stay_as_stored_do_not_lengthen_the_lifetime(before: Lines, ignored: Lines) -> None:
+    old = stored(before)
+    assert freshened(old, ignored).freshness == freshened(old, []).freshness
