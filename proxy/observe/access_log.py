@@ -1,0 +1,281 @@
+"""One line for each request on standard output, and the application's own log on standard error.
+
+A line never holds a query, a field of the request or content: secrets travel in those. What a client
+chose (path, identifiers) is cut to length and stripped of what could forge a line or move a terminal's
+cursor. The event loop only forms the line and puts it in a bounded queue; a thread writes what has gathered.
+When standard output is too slow, lines are dropped and counted: a log never makes a request wait.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TextIO
+
+import orjson
+
+from proxy.observe.events import Observation
+from proxy.policy.decisions import Outcome
+
+log = logging.getLogger("siding.access_log")
+
+CAPACITY = 10_000
+"""Lines waiting to be written."""
+GATHER_SECONDS = 0.1
+"""How long lines gather before they are written: few wake-ups, and hardly a delay for a reader."""
+RETRY_SECONDS = 0.05
+"""How long to wait before writing again to a pipe that is full and does not block."""
+CLOSE_SECONDS = 5.0
+"""How long `close` waits for standard output to take the rest."""
+WRITE_BYTES = 4096
+"""Written at once: a pipe takes so much in one piece, so that lines of several workers do not mix (PIPE_BUF)."""
+MAX_PATH = 1024
+MAX_IDENTIFIER = 200
+
+Form = Callable[[Observation], bytes]
+
+_FAILED_OUTCOMES = frozenset({Outcome.ORIGIN_ERROR, Outcome.STALE_IF_ERROR})
+_LEVEL_NAMES = {logging.ERROR: "error", logging.WARNING: "warning", logging.INFO: "info"}
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
+_NOT_IN_WORDS = _CONTROLS | {0x20: "\\x20", 0x22: "\\x22", 0x5C: "\\\\"}
+
+
+def level_of(seen: Observation) -> int:
+    """The level, as `logging` counts them, that a request is logged at."""
+    if seen.outcome is Outcome.INTERNAL_ERROR:
+        return logging.ERROR
+    return logging.WARNING if seen.outcome in _FAILED_OUTCOMES or seen.status >= 500 else logging.INFO
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[:length] + "..."
+
+
+def _plain(text: str, length: int = MAX_IDENTIFIER) -> str:
+    text = _cut(text, length)
+    return text if text.isprintable() else text.translate(_CONTROLS)
+
+
+def _word(text: str, length: int = MAX_IDENTIFIER) -> str:
+    return _cut(text, length).translate(_NOT_IN_WORDS) or "-"
+
+
+def _path(seen: Observation) -> str:
+    """The path, made sure that no query follows it."""
+    return seen.path.partition("?")[0].partition("#")[0]
+
+
+def _instant(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def as_json(seen: Observation) -> bytes:
+    """The request as one JSON object and a line feed. What is not known or zero by nature is left out."""
+    line: dict[str, object] = {
+        "time": _instant(seen.started),
+        "level": _LEVEL_NAMES[level_of(seen)],
+        "type": "access",
+        "client": _plain(seen.client),
+        "method": _plain(seen.method),
+        "path": _plain(_path(seen), MAX_PATH),
+        "route": seen.route,
+        "status": seen.status,
+        "outcome": seen.outcome,
+        "duration_seconds": round(seen.duration, 6),
+        "request_bytes": seen.request_bytes,
+        "response_bytes": seen.response_bytes,
+        "request_id": _plain(seen.request_id),
+        "traceparent": _plain(seen.traceparent),
+    }
+    for name, value in _particulars(seen):
+        line[name] = round(value, 6) if isinstance(value, float) else value
+    try:
+        return orjson.dumps(line) + b"\n"
+    except TypeError:
+        # text that is no Unicode (lone surrogates): escaped, it can still be told
+        return json.dumps(line).encode() + b"\n"
+
+
+def _particulars(seen: Observation) -> list[tuple[str, object]]:
+    """What is only said where there is something to say."""
+    named = (
+        ("forward", seen.forward),
+        ("reuse", seen.reuse),
+        ("verdict", seen.verdict),
+        ("collapsed", seen.collapsed),
+        ("stored", seen.stored),
+        ("coding", seen.coding),
+        ("first_byte_seconds", seen.first_byte),
+        ("origin_status", seen.origin_status),
+        ("origin_seconds", seen.origin_seconds),
+        ("origin_total_seconds", seen.origin_total),
+        ("origin_seconds_saved", seen.origin_seconds_saved),
+        ("bytes_saved_not_modified", seen.bytes_saved_304),
+        ("bytes_saved_coding", seen.bytes_saved_coding),
+        ("error", seen.error),
+        ("detail", seen.detail),
+    )
+    return [(name, value) for name, value in named if value]
+
+
+def as_text(seen: Observation) -> bytes:
+    """The request as words on one line, for a person at a terminal."""
+    words = [
+        _instant(seen.started),
+        _word(seen.client),
+        _word(seen.method),
+        _word(_path(seen), MAX_PATH),
+        str(seen.status),
+        seen.outcome,
+        f"{seen.duration * 1000:.1f}ms",
+        f"{seen.response_bytes}B",
+    ]
+    if seen.forward is not None:
+        words.append(f"fwd={seen.forward}")
+    if seen.origin_seconds is not None:
+        words.append(f"origin={seen.origin_seconds * 1000:.1f}ms")
+    if seen.collapsed:
+        words.append("collapsed")
+    for name, value in (("coding", seen.coding), ("error", seen.error), ("detail", seen.detail)):
+        if value:
+            words.append(f"{name}={_word(value)}")
+    words.append(f"id={_word(seen.request_id)}")
+    return " ".join(words).encode("utf-8", "backslashreplace") + b"\n"
+
+
+class AccessLog:
+    """Writes requests of at least `level` to the file descriptor `fd`, as "json" or "text".
+
+    level -- name of a `logging` level in any case. capacity -- lines that may wait to be written.
+    """
+
+    def __init__(self, level: str, format: str, fd: int = 1, capacity: int = CAPACITY) -> None:
+        self._refused = 0
+        self._lost = 0
+        self._level = _level(level)
+        self._form: Form = as_text if format == "text" else as_json
+        self._fd = fd
+        self._capacity = capacity
+        self._lines: deque[bytes] = deque()
+        self._arrived = threading.Event()
+        self._closing = threading.Event()
+        self._complained = False
+        self._writer = threading.Thread(target=self._write_all, name="siding access log", daemon=True)
+        self._writer.start()
+
+    @property
+    def dropped(self) -> int:
+        """Lines lost to a slow, broken or closed output so far."""
+        return self._refused + self._lost
+
+    def observe(self, seen: Observation) -> None:
+        """Log one request; returns at once."""
+        if level_of(seen) < self._level:
+            return
+        if len(self._lines) >= self._capacity or self._closing.is_set():
+            self._refused += 1
+            return
+        self._lines.append(self._form(seen))
+        if not self._arrived.is_set():
+            self._arrived.set()
+
+    def close(self) -> None:
+        """Write out what is queued and end the thread; gives up on an output stuck for `CLOSE_SECONDS`."""
+        self._closing.set()
+        self._arrived.set()
+        self._writer.join(CLOSE_SECONDS)
+
+    # -- in the writer's thread
+
+    def _write_all(self) -> None:
+        while not self._closing.is_set():
+            self._arrived.wait()
+            self._closing.wait(GATHER_SECONDS)
+            self._arrived.clear()
+            self._write_gathered()
+        self._write_gathered()
+
+    def _write_gathered(self) -> None:
+        piece: list[bytes] = []
+        size = 0
+        while self._lines:
+            line = self._lines.popleft()
+            if size + len(line) > WRITE_BYTES:
+                self._write(piece)
+                piece, size = [], 0
+            piece.append(line)
+            size += len(line)
+        self._write(piece)
+
+    def _write(self, lines: list[bytes]) -> None:
+        rest = memoryview(b"".join(lines))
+        while rest:
+            try:
+                rest = rest[os.write(self._fd, rest) :]
+            except BlockingIOError:
+                if self._closing.wait(RETRY_SECONDS):
+                    self._lost += len(lines)
+                    return
+            except OSError as fault:
+                self._lost += len(lines)
+                self._complain(fault)
+                return
+
+    def _complain(self, fault: OSError) -> None:
+        if not self._complained:
+            self._complained = True
+            log.error("the access log cannot be written, its lines are dropped: %s", fault)
+
+
+# -- the application's own log
+
+
+class _JsonFormatter(logging.Formatter):
+    """A record as one JSON object."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": _instant(record.created),
+            "level": record.levelname.lower(),
+            "type": "log",
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+class _TextFormatter(logging.Formatter):
+    """A record as words on a line, its exception below it."""
+
+    def __init__(self) -> None:
+        super().__init__("{asctime} {levelname} {name}: {message}", style="{")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        return _instant(record.created)
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Told apart from handlers that others have put on the root logger."""
+
+
+def configure_logging(level: str, format: str) -> None:
+    """Send log records of at least `level` to standard error, as "json" or "text". May be called again."""
+    handler = _Handler(sys.stderr)
+    handler.setFormatter(_TextFormatter() if format == "text" else _JsonFormatter())
+    root = logging.getLogger()
+    for old in [one for one in root.handlers if isinstance(one, _Handler)]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(_level(level))
+
+
+def _level(name: str) -> int:
+    return logging.getLevelNamesMapping()[name.upper()]

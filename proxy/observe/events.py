@@ -1,0 +1,82 @@
+"""What is told about requests: plain values, filled in by those who do the work and read by metrics and logs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from proxy.policy.decisions import Forward, Outcome, Reuse, Verdict
+
+OTHER = "other"
+"""The label of whatever is outside a closed set: routes without a rule, unregistered methods."""
+
+
+class PurgeKind(StrEnum):
+    """What an operator's purge names."""
+
+    URL = "url"
+    PREFIX = "prefix"
+    TAG = "tag"
+    ALL = "all"
+
+
+@dataclass(slots=True)
+class Observation:
+    """One request of a client, from its first byte to the end of its answer. Seconds and bytes throughout.
+
+    path -- without the query, which may hold secrets. route -- the rule's pattern, or `OTHER`.
+    outcome -- stays INTERNAL_ERROR until a step knows better.
+    forward -- why the origin was asked. reuse -- what the selected stored response allowed.
+    verdict -- whether the origin's response may be stored. stored -- whether it was.
+    coding -- the content coding applied here.
+    started -- wall clock. duration, first_byte -- from there to the end, and to the first byte of the answer.
+    origin_seconds -- the wait for the head of the origin's response, for a collapsed request that of
+        another's; None when the origin was not asked. origin_total -- until its content was complete.
+    origin_seconds_saved -- the wait that a stored or shared response spared.
+    request_bytes, response_bytes -- content received and sent.
+    bytes_saved_304, bytes_saved_coding -- content not sent, for want of a change and by coding.
+    error -- code of the fault that the client was told of, or that a stale response hid.
+    """
+
+    method: str = ""
+    path: str = ""
+    route: str = OTHER
+    status: int = 0
+    outcome: Outcome = Outcome.INTERNAL_ERROR
+    forward: Forward | None = None
+    verdict: Verdict | None = None
+    reuse: Reuse | None = None
+    collapsed: bool = False
+    stored: bool = False
+    coding: str | None = None
+    started: float = 0.0
+    duration: float = 0.0
+    first_byte: float | None = None
+    origin_seconds: float | None = None
+    origin_total: float | None = None
+    origin_status: int | None = None
+    origin_seconds_saved: float = 0.0
+    request_bytes: int = 0
+    response_bytes: int = 0
+    bytes_saved_304: int = 0
+    bytes_saved_coding: int = 0
+    request_id: str = ""
+    traceparent: str = ""
+    client: str = ""
+    error: str | None = None
+    detail: str | None = None
+
+
+@dataclass(slots=True)
+class OriginObservation:
+    """One request to the origin that no client waited for: validation behind a stale answer.
+
+    status -- of the origin's response; None when there was none, and `error` says why.
+    seconds -- the wait for its head, or for the failure.
+    """
+
+    route: str = OTHER
+    forward: Forward | None = None
+    status: int | None = None
+    seconds: float = 0.0
+    error: str | None = None

@@ -1,0 +1,321 @@
+"""Observations as Prometheus metrics, and as the report of the cache's worth.
+
+Label values come from closed sets only: patterns of route rules, enums, registered methods, status classes,
+codes of our own errors. What falls outside is `other` (a raw path as a label has filled disks).
+Each `Metrics` has a registry of its own, so several live side by side in one process.
+"""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Mapping
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from config.version import VERSION
+from proxy.observe.events import OTHER, Observation, OriginObservation, PurgeKind
+from proxy.policy.decisions import Forward, Outcome
+from proxy.store.base import Store
+
+# one more time series for every counter, of no use to a dashboard
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120)
+"""Bucket bounds: from a hit in memory to the default UPSTREAM_TIMEOUT_MS, with the 0.5 s and 2 s that reports
+are promised within."""
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
+NONE = "none"
+"""The label of what did not come to be: a status, a reason to forward."""
+STATUS_CLASSES = {1: "1xx", 2: "2xx", 3: "3xx", 4: "4xx", 5: "5xx"}
+MAX_ROUTES = 1000
+"""Routes told apart. Rules are far fewer; this guards the registry against a label that is not one."""
+
+HITS = frozenset({Outcome.HIT, Outcome.STALE, Outcome.STALE_IF_ERROR, Outcome.VALIDATED, Outcome.COLLAPSED})
+"""Answers whose content came from the cache, or from an origin response that another request had asked for.
+VALIDATED is one: the origin confirmed the stored content instead of making it again."""
+MISSES = frozenset({Outcome.MISS})
+"""Answers the cache could have given and had to get from the origin. What was never the cache's to answer (PASS,
+BYPASS, TUNNEL, LOCAL) and what failed is neither a hit nor a miss."""
+HIDDEN_OR_TOLD = frozenset({Outcome.ORIGIN_ERROR, Outcome.STALE_IF_ERROR})
+
+
+class FlagSource(Protocol):
+    """What metrics need to know of the flags; `config.flags.Flags` is one."""
+
+    @property
+    def query_cache(self) -> bool: ...
+    @property
+    def bypass(self) -> bool: ...
+    def as_dict(self) -> dict[str, bool]: ...
+
+
+class Connections(Protocol):
+    """Counts of the origin client's connections and of the requests waiting for one."""
+
+    @property
+    def in_use(self) -> int: ...
+    @property
+    def idle(self) -> int: ...
+    @property
+    def waiting(self) -> int: ...
+
+
+_Family = TypeVar("_Family", Counter, Histogram)
+
+
+class _Children(dict[tuple[str, ...], _Family], Generic[_Family]):
+    """A metric's children by their label values; `labels()` would take a lock and as long as all the rest."""
+
+    def __init__(self, metric: _Family) -> None:
+        self._metric: _Family = metric
+
+    def __missing__(self, labels: tuple[str, ...]) -> _Family:
+        child: _Family = self._metric.labels(*labels)
+        self[labels] = child
+        return child
+
+
+class _Exchanges(NamedTuple):
+    """Where requests alike in route, outcome, method and status class are counted."""
+
+    route: str
+    requests: Counter
+    duration: Histogram
+    first_byte: Histogram
+
+
+class Metrics:
+    """Everything that is measured in one worker. For the event loop's thread.
+
+    flags, store, origin -- read when the metrics are. in_flight -- requests being answered.
+    log_dropped -- lines the access log had to drop.
+    """
+
+    def __init__(
+        self,
+        flags: FlagSource,
+        *,
+        store: Store,
+        origin: Connections,
+        in_flight: Callable[[], int],
+        log_dropped: Callable[[], int],
+        version: str = VERSION,
+    ) -> None:
+        self._flags = flags
+        self._store = store
+        self._registry = registry = CollectorRegistry()
+        self._exchanges: dict[tuple[str, str, str, int], _Exchanges] = {}
+        self._outcomes: Tally[Outcome] = Tally()
+        self._routes: set[str] = set()
+        self._define(registry)
+        registry.register(_Levels(flags, store, origin, in_flight, log_dropped, version))
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+
+    def _define(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, meaning: str, *labels: str) -> Counter:
+            return Counter(f"siding_{name}", meaning, labels, registry=registry)
+
+        def histogram(name: str, meaning: str, *labels: str) -> Histogram:
+            return Histogram(f"siding_{name}", meaning, labels, registry=registry, buckets=SECONDS)
+
+        self._requests = counter("requests", "Requests of clients.", "route", "outcome", "method", "status")
+        self._duration = histogram(
+            "request_duration_seconds", "From a request's head to the end of its answer.", "route", "outcome"
+        )
+        self._first_byte = histogram(
+            "first_byte_seconds", "From a request's head to the first byte of its answer.", "outcome"
+        )
+        self._request_bytes = counter("request_bytes", "Content received from clients.")
+        self._response_bytes = counter("response_bytes", "Content sent to clients.")
+        self._origin_duration = _Children(
+            histogram("origin_duration_seconds", "From asking the origin to the head of its response.", "route")
+        )
+        self._origin_requests = _Children(
+            counter("origin_requests", "Requests to the origin, by why they went there.", "route", "forward", "status")
+        )
+        self._origin_errors = _Children(counter("origin_errors", "Failures of the origin, told or hidden.", "code"))
+        self._collapsed = _Children(
+            counter("collapsed_requests", "Requests answered by what another had asked the origin for.", "route")
+        )
+        self._seconds_saved = _Children(
+            counter("origin_seconds_saved", "Waiting for the origin that was spared.", "route")
+        )
+        saved = counter("bytes_saved", "Content not sent to clients.", "how")
+        self._saved_304 = saved.labels("not_modified")
+        self._saved_coding = saved.labels("coding")
+        self._verdicts = _Children(
+            counter("store_verdicts", "Whether responses of the origin may be stored, and why not.", "verdict")
+        )
+        purges = counter("purges", "Purges by an operator.", "kind")
+        self._purge_counters = {kind: purges.labels(kind.value) for kind in PurgeKind}
+
+    # -- reading observations
+
+    def observe(self, seen: Observation) -> None:
+        """Count one request."""
+        key = (seen.route, seen.outcome, seen.method, seen.status // 100)
+        exchanges = self._exchanges.get(key) or self._find_exchanges(*key)
+        self._outcomes[seen.outcome] += 1
+        exchanges.requests.inc()
+        exchanges.duration.observe(seen.duration)
+        if seen.first_byte is not None:
+            exchanges.first_byte.observe(seen.first_byte)
+        if seen.request_bytes:
+            self._request_bytes.inc(seen.request_bytes)
+        if seen.response_bytes:
+            self._response_bytes.inc(seen.response_bytes)
+        if seen.bytes_saved_304 > 0:
+            self._saved_304.inc(seen.bytes_saved_304)
+        if seen.bytes_saved_coding > 0:
+            self._saved_coding.inc(seen.bytes_saved_coding)
+        if seen.origin_seconds_saved > 0:
+            self._seconds_saved[exchanges.route,].inc(seen.origin_seconds_saved)
+        self._observe_origin(seen, exchanges.route)
+
+    def _observe_origin(self, seen: Observation, route: str) -> None:
+        if seen.collapsed:
+            # the one that asked has counted the origin's side of it
+            self._collapsed[route,].inc()
+        else:
+            if seen.verdict is not None:
+                self._verdicts[seen.verdict.value,].inc()
+            if seen.origin_seconds is not None:
+                self._asked(route, seen.forward, seen.origin_status, seen.origin_seconds)
+        if seen.error is not None and seen.outcome in HIDDEN_OR_TOLD:
+            self._origin_errors[seen.error,].inc()
+
+    def observe_origin(self, seen: OriginObservation) -> None:
+        """Count a request to the origin that no client waited for."""
+        self._asked(self._closed_route(seen.route), seen.forward, seen.status, seen.seconds)
+        if seen.error is not None:
+            self._origin_errors[seen.error,].inc()
+
+    def _asked(self, route: str, forward: Forward | None, status: int | None, seconds: float) -> None:
+        reason = NONE if forward is None else forward.value
+        if status is None:
+            self._origin_requests[route, reason, NONE].inc()
+            return
+        self._origin_requests[route, reason, STATUS_CLASSES.get(status // 100, OTHER)].inc()
+        self._origin_duration[route,].observe(seconds)
+
+    def purged(self, kind: str) -> None:
+        """Count an operator's purge. Raises ValueError for a `kind` that is none of `PurgeKind`."""
+        self._purge_counters[PurgeKind(kind)].inc()
+
+    def _find_exchanges(self, route: str, outcome: str, method: str, status: int) -> _Exchanges:
+        """The counters for these values, each brought into its closed set; made when first needed."""
+        method = method if method in METHODS else OTHER
+        key = (self._closed_route(route), outcome, method, status if status in STATUS_CLASSES else 0)
+        found = self._exchanges.get(key)
+        if found is None:
+            status_class = STATUS_CLASSES.get(status, NONE)
+            found = self._exchanges[key] = _Exchanges(
+                route=key[0],
+                requests=self._requests.labels(*key[:3], status_class),
+                duration=self._duration.labels(*key[:2]),
+                first_byte=self._first_byte.labels(outcome),
+            )
+        return found
+
+    def _closed_route(self, route: str) -> str:
+        if route in self._routes:
+            return route
+        if len(self._routes) >= MAX_ROUTES:
+            return OTHER
+        self._routes.add(route)
+        return route
+
+    # -- answering
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """Every metric with its content type: OpenMetrics where `accept` (an Accept field) asks for it."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self._registry), content_type
+
+    def report_cache(self) -> dict[str, object]:
+        """The `/api/metrics/report-cache` answer, for this worker since its start.
+
+        What counts is written at `HITS` and `MISSES`. All but the rate and `enabled` may be added up over workers.
+        """
+        tally = self._outcomes
+        hits, misses = sum(tally[one] for one in HITS), sum(tally[one] for one in MISSES)
+        return {
+            "cacheHits": hits,
+            "cacheMisses": misses,
+            "cacheHitRate": hit_rate(hits, misses),
+            "enabled": self._flags.query_cache and not self._flags.bypass,
+            "collapsed": tally[Outcome.COLLAPSED],
+            "stale": tally[Outcome.STALE] + tally[Outcome.STALE_IF_ERROR],
+            "validated": tally[Outcome.VALIDATED],
+            "storedResponses": self._store.responses,
+            "storedBytes": self._store.bytes,
+        }
+
+
+def hit_rate(hits: int, misses: int) -> str:
+    """Hits among hits and misses, in percent with two decimals; 0.00% while there are neither."""
+    looked_up = hits + misses
+    return f"{100 * hits / looked_up if looked_up else 0:.2f}%"
+
+
+class _Levels(Collector):
+    """What is read off when asked, instead of counted as it happens."""
+
+    def __init__(
+        self,
+        flags: FlagSource,
+        store: Store,
+        origin: Connections,
+        in_flight: Callable[[], int],
+        log_dropped: Callable[[], int],
+        version: str,
+    ) -> None:
+        self._flags = flags
+        self._store = store
+        self._origin = origin
+        self._in_flight = in_flight
+        self._log_dropped = log_dropped
+        self._version = version
+
+    def collect(self) -> Iterable[Metric]:
+        """The families, with their values now."""
+        store, origin = self._store, self._origin
+        yield GaugeMetricFamily("siding_stored_bytes", "Memory that stored responses take up.", store.bytes)
+        yield GaugeMetricFamily("siding_stored_bytes_limit", "The most they may take up.", store.max_bytes)
+        yield GaugeMetricFamily("siding_stored_responses", "Stored responses.", store.responses)
+        yield CounterMetricFamily("siding_evictions", "Stored responses dropped for want of room.", store.evictions)
+        yield GaugeMetricFamily("siding_in_flight_requests", "Requests being answered.", self._in_flight())
+        yield _labelled(
+            "siding_upstream_connections",
+            "Connections to the origin, and requests waiting for one.",
+            "state",
+            {"in_use": origin.in_use, "idle": origin.idle, "waiting": origin.waiting},
+        )
+        yield _labelled("siding_flag", "Feature flags: 1 is on.", "flag", self._flags.as_dict())
+        yield CounterMetricFamily(
+            "siding_access_log_dropped",
+            "Access log lines dropped because standard output was slow.",
+            self._log_dropped(),
+        )
+        yield InfoMetricFamily("siding_build", "What is running.", {"version": self._version})
+
+
+def _labelled(name: str, meaning: str, label: str, values: Mapping[str, int]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, meaning, labels=[label])
+    for value, number in values.items():
+        family.add_metric([value], number)
+    return family

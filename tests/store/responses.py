@@ -1,0 +1,23 @@
+"""Stored responses to put in stores."""
+
+from __future__ import annotations
+
+from proxy.policy.messages import Fields, Freshness, ResponseHead, StoredResponse
+
+
+def stored(
+    key: str = "k", *, variant: str | None = None, size: int = 0, tags: tuple[str, ...] = (), fill: bytes = b"x"
+) -> StoredResponse:
+    """A small stored response; `variant` is the value of its one selecting field."""
+    return StoredResponse(
+        key=key,
+        uri=f"http://example.org/{key}",
+        secondary_key=() if variant is None else (("accept-language", variant),),
+        head=ResponseHead(200, "OK", Fields([("Content-Type", "text/plain")])),
+        content=fill * size,
+        freshness=Freshness(lifetime=60.0),
+        request_time=0.0,
+        response_time=0.0,
+        epoch=0,
+        tags=tags,
+    )
