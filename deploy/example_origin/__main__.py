@@ -1,0 +1,81 @@
+"""`python -m deploy.example_origin`: serve until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import math
+import signal
+import socket
+import sys
+
+from aiohttp import web
+
+from deploy.example_origin.app import REPORT_SECONDS, make_app
+from proxy.server.listen import ListenError, address_of, open_socket
+
+CANNOT_LISTEN = 1
+STOP_SECONDS = 1.0
+"""What requests on their way get to finish in."""
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= 65535:
+        raise ValueError(text)
+    return number
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not (number >= 0 and math.isfinite(number)):
+        raise ValueError(text)
+    return number
+
+
+def _options(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m deploy.example_origin", description="A small origin to try Siding with."
+    )
+    parser.add_argument("--host", default="::", help="address to listen on (default ::, IPv4 as well)")
+    parser.add_argument("--port", type=_port, default=3000, help="port to listen on, 0 for any free one (default 3000)")
+    parser.add_argument(
+        "--report-seconds",
+        type=_seconds,
+        default=REPORT_SECONDS,
+        help=f"how long making a parent report takes (default {REPORT_SECONDS:g})",
+    )
+    return parser.parse_args(argv)
+
+
+async def serve(sock: socket.socket, report_seconds: float) -> None:
+    """Serve on `sock` until SIGTERM or SIGINT."""
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    runner = web.AppRunner(
+        make_app(report_seconds), access_log=None, handler_cancellation=True, shutdown_timeout=STOP_SECONDS
+    )
+    await runner.setup()
+    try:
+        await web.SockSite(runner, sock).start()
+        print(f"example origin: http://{address_of(sock)}", flush=True)
+        await stopped.wait()
+    finally:
+        await runner.cleanup()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit status: 0 stopped as asked, 1 cannot listen. Bad options exit with 2."""
+    options = _options(argv)
+    try:
+        sock = open_socket(options.host, options.port)
+    except ListenError as fault:
+        print(f"example origin: {fault.strerror}", file=sys.stderr)
+        return CANNOT_LISTEN
+    asyncio.run(serve(sock, options.report_seconds))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,325 @@
+"""`python -m deploy.local`, which is `make run`: everything on this machine, until Ctrl-C.
+
+Without UPSTREAM_URL an example origin is started as well. Settings are the proxy's own, from the same places,
+and command-line options are passed on to it.
+
+`Part` is one process of the whole, `Stack` starts and stops any list of them: a further part (pool monitor,
+PostgreSQL, Redis) is one more entry in what `plan` returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import shlex
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from pydantic import Field
+
+from config.kinds import OptionalHttpUrl
+from config.load import load
+from config.settings import ProxySettings
+from config.words import masked
+from proxy.server.listen import ListenError, address_of, open_socket
+
+EXAMPLE_RULES = Path(__file__).parent / "example_rules.toml"
+ORIGIN_PORT = 3000
+"""Where the example origin listens if nothing else does."""
+
+FAILED = 1
+POLL_SECONDS = 0.05
+PROBE_SECONDS = 2.0
+STOP_GRACE_SECONDS = 10.0
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def say(text: str) -> None:
+    """Tell whoever started this. Nobody may be listening any more."""
+    with contextlib.suppress(OSError):
+        print(text, flush=True)
+
+
+# -- parts and how they live
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One process.
+
+    name -- as it is called in a sentence. environ -- its whole environment. ready -- whether it serves by now;
+    asked until it does. ready_seconds, stop_seconds -- how long starting and stopping (after SIGTERM) may take.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    environ: Mapping[str, str]
+    ready: Callable[[], Awaitable[bool]]
+    ready_seconds: float = 30.0
+    stop_seconds: float = STOP_GRACE_SECONDS
+
+
+def answers(url: str) -> Callable[[], Awaitable[bool]]:
+    """A ready check: GET `url` gives 200."""
+
+    async def ready() -> bool:
+        timeout = aiohttp.ClientTimeout(total=PROBE_SECONDS)
+        try:
+            async with aiohttp.ClientSession(timeout=timeout) as client, client.get(url) as answer:
+                return answer.status == 200
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return False
+
+    return ready
+
+
+@dataclass(slots=True)
+class _Running:
+    part: Part
+    process: asyncio.subprocess.Process
+    ended: asyncio.Task[None]
+
+    def kill(self) -> None:
+        """End it and every process it started: it leads a group of its own."""
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+
+
+@dataclass(slots=True)
+class Stack:
+    """Starts parts one after another, watches over them, and stops them in the reverse order."""
+
+    parts: Sequence[Part]
+    _running: list[_Running] = field(default_factory=list)
+    _verdict: asyncio.Future[int] = field(init=False)
+
+    async def run(self, welcome: str) -> int:
+        """Say `welcome` once all are ready; return the exit status once all have stopped.
+
+        0 after SIGINT, SIGTERM or SIGHUP; otherwise the status of the part that ended first.
+        """
+        loop = asyncio.get_running_loop()
+        self._verdict = loop.create_future()
+        for number in STOPPING:
+            # nohup has a hang-up ignored
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                loop.add_signal_handler(number, self._asked_to_stop)
+        try:
+            for part in self.parts:
+                await self._bring_up(part)
+                if self._verdict.done():
+                    break
+            else:
+                say(welcome)
+            return await self._verdict
+        finally:
+            await self._stop()
+
+    def _conclude(self, status: int, why: str) -> None:
+        """The first reason to stop is the one that counts."""
+        if not self._verdict.done():
+            say(why)
+            self._verdict.set_result(status)
+
+    def _asked_to_stop(self) -> None:
+        if self._verdict.done():
+            for running in self._running:
+                running.kill()
+        self._conclude(0, "\nsiding: stopping, requests on their way may finish; Ctrl-C again stops at once")
+
+    async def _bring_up(self, part: Part) -> None:
+        """Start `part` and wait until it is ready, or there is a reason to stop."""
+        try:
+            # in a session of its own, Ctrl-C does not reach it: the stack decides who stops when
+            process = await asyncio.create_subprocess_exec(
+                *part.command, env=part.environ, stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+            )
+        except OSError as fault:
+            self._conclude(FAILED, f"siding: {part.name} cannot be started: {part.command[0]}: {fault.strerror}")
+            return
+        self._running.append(_Running(part, process, asyncio.create_task(self._watch(part, process))))
+        ready = asyncio.create_task(self._until_ready(part))
+        first: set[asyncio.Future[Any]] = {ready, self._verdict}
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+
+    async def _watch(self, part: Part, process: asyncio.subprocess.Process) -> None:
+        status = await process.wait()
+        how = f"ended with status {status}" if status >= 0 else f"was ended by {signal.Signals(-status).name}"
+        # as a shell reports it: 128 and the signal's number
+        self._conclude(status if status >= 0 else 128 - status, f"siding: {part.name} {how}; stopping the rest")
+
+    async def _until_ready(self, part: Part) -> None:
+        try:
+            async with asyncio.timeout(part.ready_seconds):
+                while not await part.ready():  # noqa: ASYNC110 - another process has no event to wait for
+                    await asyncio.sleep(POLL_SECONDS)
+        except TimeoutError:
+            why = f"siding: {part.name} was not ready within {part.ready_seconds:g} seconds; stopping"
+            self._conclude(FAILED, why)
+
+    async def _stop(self) -> None:
+        """Last started, first stopped: what the proxy has under way may still need the origin."""
+        for running in reversed(self._running):
+            if running.process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    running.process.terminate()
+            try:
+                async with asyncio.timeout(running.part.stop_seconds):
+                    await asyncio.shield(running.ended)
+            except TimeoutError:
+                say(f"siding: {running.part.name} did not stop in {running.part.stop_seconds:g} seconds and is killed")
+                running.kill()
+                await running.ended
+
+
+# -- which parts there are
+
+
+class LocalSettings(ProxySettings):
+    """The proxy's, but the origin may be left out."""
+
+    upstream_url: OptionalHttpUrl = Field(  # type: ignore[assignment]  # wider than the proxy's on purpose
+        None, description="the origin; without it an example origin is started"
+    )
+
+
+class PortTaken(Exception):
+    """A part's address cannot be listened on. Its text says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where to reach what, as HOST:PORT from this machine. origin -- None unless it is the example's."""
+
+    public: str
+    admin: str
+    origin: str | None
+
+    @staticmethod
+    def port_of(address: str) -> str:
+        """What stands behind the last colon."""
+        return address.rpartition(":")[2]
+
+
+def free_addresses(settings: LocalSettings) -> Addresses:
+    """See that the addresses in the settings can be listened on, and choose those left open. Raises PortTaken.
+
+    All are held until the last is found, so that no two are the same.
+    """
+    with contextlib.ExitStack() as held:
+        public = held.enter_context(_reserved("HOST", settings.host, "PORT", settings.port))
+        admin = held.enter_context(_reserved("ADMIN_HOST", settings.admin_host, "ADMIN_PORT", settings.admin_port))
+        origin = held.enter_context(_origin_socket()) if settings.upstream_url is None else None
+        return Addresses(address_of(public), address_of(admin), address_of(origin) if origin is not None else None)
+
+
+def _reserved(host_variable: str, host: str, port_variable: str, port: int) -> socket.socket:
+    try:
+        return open_socket(host, port)
+    except ListenError as fault:
+        if fault.errno == errno.EADDRINUSE:
+            advice = f"set {port_variable} to a free one, or to 0 for any: make run {port_variable}=0"
+            raise PortTaken(f"port {port} is taken by another process; {advice}") from fault
+        raise PortTaken(f"{fault.strerror} ({host_variable}, {port_variable})") from fault
+
+
+def _origin_socket() -> socket.socket:
+    try:
+        return open_socket("127.0.0.1", ORIGIN_PORT)
+    except ListenError:
+        return open_socket("127.0.0.1", 0)
+
+
+def plan(settings: LocalSettings, addresses: Addresses, argv: Sequence[str], environ: Mapping[str, str]) -> list[Part]:
+    """The parts in the order they are started. `argv` and `environ` are the user's, and go to the proxy."""
+    if addresses.origin is None:
+        return [_proxy_part(settings, addresses, argv, dict(environ))]
+    example = {"UPSTREAM_URL": f"http://{addresses.origin}"}
+    if settings.rules_file is None:
+        example["RULES_FILE"] = str(EXAMPLE_RULES)
+    return [
+        _origin_part(addresses.origin, environ),
+        _proxy_part(settings, addresses, argv, {**environ, **example}),
+    ]
+
+
+def _origin_part(address: str, environ: Mapping[str, str]) -> Part:
+    host, _, port = address.rpartition(":")
+    return Part(
+        name="the example origin",
+        command=(sys.executable, "-m", "deploy.example_origin", "--host", host, "--port", port),
+        environ=environ,
+        ready=answers(f"http://{address}/healthz"),
+    )
+
+
+def _proxy_part(settings: LocalSettings, addresses: Addresses, argv: Sequence[str], environ: dict[str, str]) -> Part:
+    if "log_format" not in settings.model_fields_set:
+        environ["LOG_FORMAT"] = "text"
+    # the last of an option counts, and a port left open is chosen by now
+    ports = ("--port", addresses.port_of(addresses.public), "--admin-port", addresses.port_of(addresses.admin))
+    return Part(
+        name="the proxy",
+        command=(sys.executable, "-m", "proxy", *argv, *ports),
+        environ=environ,
+        ready=answers(f"http://{addresses.admin}/readyz"),
+        stop_seconds=settings.drain_seconds + STOP_GRACE_SECONDS,
+    )
+
+
+def welcome(settings: LocalSettings, addresses: Addresses) -> str:
+    """The addresses, and one command to try."""
+    if addresses.origin is None:
+        origin = masked(settings.upstream_url or "")
+        hint = "Try it:"
+    else:
+        origin = f"http://{addresses.origin} (an example; set UPSTREAM_URL to put Siding in front of your own)"
+        hint = "Try it twice: the second answer comes at once, from the cache (Cache-Status: siding; hit)."
+    return "\n".join(
+        [
+            "",
+            "Siding is up. Ctrl-C stops it.",
+            f"  proxy   http://{addresses.public}",
+            f"  admin   http://{addresses.admin} (/metrics, /api/metrics/report-cache, /api/flags, /api/routes)",
+            f"  origin  {origin}",
+            hint,
+            f"  {shlex.join(curl(addresses))}",
+            "",
+        ]
+    )
+
+
+def curl(addresses: Addresses) -> list[str]:
+    """The command to try: the report where there is the example origin, the origin's root otherwise."""
+    if addresses.origin is None:
+        return ["curl", "-i", f"http://{addresses.public}/"]
+    asked = '{"userId": "demo", "startDate": "2025-09-01", "endDate": "2025-10-01"}'
+    fields = ["-H", "Authorization: Bearer demo", "-H", "Content-Type: application/json"]
+    return ["curl", "-i", f"http://{addresses.public}/api/parent-reports/generate", *fields, "-d", asked]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit status: 0 stopped as asked, 1 a port is taken, 2 a bad setting, or a failed part's own."""
+    given = sys.argv[1:] if argv is None else argv
+    settings = load(LocalSettings, given, os.environ, prog="python -m deploy.local")
+    try:
+        addresses = free_addresses(settings)
+    except PortTaken as fault:
+        print(f"siding: {fault}", file=sys.stderr)
+        return FAILED
+    parts = plan(settings, addresses, given, os.environ)
+    return asyncio.run(Stack(parts).run(welcome(settings, addresses)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""`python -m proxy`: read the settings, open the listeners, serve until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from config.load import load
+from config.rules import RouteTable, RulesError
+from config.settings import ProxySettings
+from proxy import app, fleet
+from proxy.observe.access_log import configure_logging
+from proxy.server.listen import ListenError, address_of, open_socket
+
+log = logging.getLogger("siding")
+
+BAD_SETTINGS = 2
+CANNOT_LISTEN = 1
+
+
+def new_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it installs; the standard loop works too."""
+    try:
+        import uvloop  # noqa: PLC0415 - optional: not on every platform
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Run `main` on the best loop there is."""
+    with asyncio.Runner(loop_factory=new_loop()) as runner:
+        runner.run(main)
+
+
+async def _until_stopped() -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    await stopped.wait()
+    log.info("stopping: no new connections; requests on their way may finish")
+
+
+def check_parsers() -> None:
+    """aiohttp without its C parser is slow and laxer about framing: say so at once."""
+    from aiohttp import http_parser  # noqa: PLC0415 - only to look
+
+    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
+        log.warning("aiohttp runs without its C parser (AIOHTTP_NO_EXTENSIONS, or no wheel for this platform)")
+
+
+def _open(settings: ProxySettings) -> tuple[socket.socket, socket.socket]:
+    shared = settings.workers > 1
+    public = open_socket(settings.host, settings.port, share=shared, listen=not shared)
+    try:
+        return public, open_socket(settings.admin_host, settings.admin_port)
+    except ListenError:
+        public.close()
+        raise
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit status: 0 stopped as asked, 1 cannot listen, 2 a bad setting."""
+    settings = load(ProxySettings, sys.argv[1:] if argv is None else argv, os.environ, prog="siding-proxy")
+    try:
+        routes: RouteTable = app.build_routes(settings)
+    except RulesError as fault:
+        print(fault, file=sys.stderr)
+        return BAD_SETTINGS
+    configure_logging(settings.log_level, settings.log_format)
+    check_parsers()
+    try:
+        public, admin = _open(settings)
+    except ListenError as fault:
+        print(fault.strerror, file=sys.stderr)
+        return CANNOT_LISTEN
+    log.info(
+        "in front of %s: http://%s, admin http://%s, %d worker(s)",
+        settings.upstream_url,
+        address_of(public),
+        address_of(admin),
+        settings.workers,
+    )
+    if settings.workers == 1:
+        run(app.serve(settings, routes, public, admin, _until_stopped))
+    else:
+        run(fleet.serve(settings, routes, public, admin, _until_stopped))
+    log.info("stopped")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,242 @@
+"""Composition root: one worker's parts are built, started, drained and stopped here, and nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import secrets
+import socket
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+from aiohttp import web
+
+from config.flags import Flags
+from config.rules import RouteTable, load_rules
+from config.settings import ProxySettings
+from proxy.observe.access_log import AccessLog
+from proxy.observe.events import Observation
+from proxy.observe.metrics import Metrics
+from proxy.origin.client import OriginClient
+from proxy.origin.collapse import Collapse
+from proxy.policy.decisions import Outcome
+from proxy.server.admin import PurgeOrder, admin_app
+from proxy.server.handler import Handler
+from proxy.server.local import LocalMetrics
+from proxy.server.protocol import ClientServer
+from proxy.server.visit import Limits, Shared
+from proxy.store.invalidations import Invalidations
+from proxy.store.memory import MemoryStore
+
+log = logging.getLogger("siding")
+
+Announce = Callable[[list[str]], None]
+
+
+def keyed_digest(secret: bytes) -> Callable[[bytes], str]:
+    """HMAC-SHA-256 under `secret`: stands for a credential in a cache key, and cannot be guessed from outside."""
+
+    def digest(value: bytes) -> str:
+        return hmac.new(secret, value, hashlib.sha256).hexdigest()
+
+    return digest
+
+
+class Worker:
+    """One process's proxy. It also answers for itself on the admin listener (`server.admin.Control`).
+
+    announce -- called with what was invalidated, for the sake of other workers. wall -- the wall clock, seconds.
+    """
+
+    def __init__(
+        self,
+        settings: ProxySettings,
+        flags: Flags,
+        routes: RouteTable,
+        announce: Announce,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.settings = settings
+        self._flags = flags
+        self._routes = routes
+        self._draining = False
+        self._listening = False
+        self._store = MemoryStore(settings.cache_max_bytes // settings.workers)
+        self._invalidations = Invalidations()
+        self._collapse = Collapse()
+        self._origin = OriginClient(
+            settings.upstream_url,
+            connect_timeout=settings.upstream_connect_timeout_ms / 1000,
+            idle_timeout=settings.upstream_timeout_ms / 1000,
+        )
+        self._access_log = AccessLog(settings.log_level, settings.log_format)
+        self._metrics = Metrics(
+            flags,
+            store=self._store,
+            origin=self._origin,
+            in_flight=lambda: self._handler.in_flight,
+            log_dropped=lambda: self._access_log.dropped,
+        )
+        shared = Shared(
+            flags=flags,
+            routes=routes,
+            store=self._store,
+            invalidations=self._invalidations,
+            collapse=self._collapse,
+            origin=self._origin,
+            limits=Limits(
+                max_request_bytes=settings.max_request_bytes,
+                max_object_bytes=settings.cache_max_object_bytes,
+                upstream_seconds=settings.upstream_timeout_ms / 1000,
+            ),
+            digest=keyed_digest(secrets.token_bytes(32)),
+            wall=wall,
+            clock=time.monotonic,
+            observe=self._observe,
+            announce=announce,
+        )
+        self._local = LocalMetrics(settings, self.report_cache) if settings.public_metrics else None
+        self._handler = Handler(shared, self._local)
+        self._server: ClientServer | None = None
+        self._listener: asyncio.Server | None = None
+
+    def _observe(self, observation: Observation) -> None:
+        try:
+            self._metrics.observe(observation)
+            self._access_log.observe(observation)
+        except Exception:
+            # law 6: a client is never failed by what merely watches
+            log.exception("an observation could not be recorded")
+
+    def _refused(self, observation: Observation) -> None:
+        observation.outcome = Outcome.REFUSED
+        self._observe(observation)
+
+    # -- life
+
+    async def start(self, sock: socket.socket) -> None:
+        """Serve clients on `sock`, which must be listening."""
+        self._server = ClientServer(self._handler, self._refused)
+        self._listener = await asyncio.get_running_loop().create_server(self._server, sock=sock)
+        self._listening = True
+
+    async def drain(self) -> None:
+        """Stop accepting, let requests on their way finish for DRAIN_SECONDS, then end the rest."""
+        self._draining = True
+        if self._listener is None or self._server is None:
+            return
+        self._listener.close()
+        self._server.begin_drain()
+        deadline = time.monotonic() + self.settings.drain_seconds
+        while self._handler.in_flight and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        if self._handler.in_flight:
+            log.warning("%d requests did not finish within DRAIN_SECONDS and are cut", self._handler.in_flight)
+        await self._server.shutdown(0.5)
+        await self._handler.finish_background(max(0.0, deadline - time.monotonic()))
+
+    async def close(self) -> None:
+        """End what is left. The access log is written out."""
+        if self._local is not None:
+            await self._local.close()
+        await self._origin.close()
+        self._access_log.close()
+
+    # -- what the admin listener asks (server.admin.Control)
+
+    async def ready(self) -> tuple[bool, str]:
+        """Whether clients are served, and if not, why."""
+        if self._draining:
+            return False, "draining: no new connections are accepted"
+        if not self._listening:
+            return False, "starting: not listening yet"
+        return True, "serving"
+
+    async def metrics(self, accept: str) -> tuple[bytes, str]:
+        """The exposition and its content type."""
+        return self._metrics.render(accept)
+
+    async def report_cache(self) -> dict[str, object]:
+        """The `/api/metrics/report-cache` answer."""
+        return self._metrics.report_cache()
+
+    async def flags(self) -> dict[str, bool]:
+        """Every flag."""
+        return self._flags.as_dict()
+
+    async def set_flags(self, changes: Mapping[str, object]) -> dict[str, bool]:
+        """Flip flags, all or none. Raises FlagError."""
+        return self._flags.update(changes)
+
+    async def purge(self, order: PurgeOrder) -> dict[str, object]:
+        """Purge what `order` names; it takes effect with the next look-up."""
+        match order.kind:
+            case "all":
+                self._invalidations.purge_all(order.soft)
+            case "tag":
+                self._invalidations.purge_tag(order.value, order.soft)
+            case "prefix":
+                self._invalidations.purge_prefix(order.value, order.soft)
+            case _:
+                self._invalidations.purge_uri(order.value, order.soft)
+        self._metrics.purged(order.kind)
+        return {"purged": order.kind, "value": order.value, "soft": order.soft}
+
+    async def routes(self) -> list[dict[str, object]]:
+        """The route rules in force."""
+        return self._routes.describe()
+
+    def invalidate(self, what: list[str]) -> None:
+        """Take note of what another worker invalidated (the lines given to `announce`)."""
+        for line in what:
+            kind, _, value = line.partition(" ")
+            if kind == "uri":
+                self._invalidations.purge_uri(value, soft=False)
+            else:
+                self._invalidations.purge_tag(value, soft=False)
+
+
+class AdminListener:
+    """The admin and metrics listener, never on the public port."""
+
+    def __init__(self, app: web.Application) -> None:
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+
+    async def start(self, sock: socket.socket) -> None:
+        """Serve on `sock`."""
+        await self._runner.setup()
+        await web.SockSite(self._runner, sock).start()
+
+    async def close(self) -> None:
+        """Stop serving."""
+        await self._runner.cleanup()
+
+
+def build_routes(settings: ProxySettings) -> RouteTable:
+    """The route rules of RULES_FILE, or none. Raises RulesError."""
+    if settings.rules_file is None:
+        return RouteTable(())
+    return load_rules(settings.rules_file, settings.cache_ttl_seconds)
+
+
+async def serve(
+    settings: ProxySettings,
+    routes: RouteTable,
+    public: socket.socket,
+    admin: socket.socket,
+    stop: Callable[[], Awaitable[object]],
+) -> None:
+    """Run one worker and its admin listener until `stop` returns, then drain."""
+    flags = Flags.from_settings(settings)
+    worker = Worker(settings, flags, routes, announce=lambda _: None)
+    listener = AdminListener(admin_app(worker, settings.admin_token))
+    try:
+        await listener.start(admin)
+        await worker.start(public)
+        await stop()
+        await worker.drain()
+    finally:
+        await listener.close()
+        await worker.close()

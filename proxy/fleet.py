@@ -1,0 +1,272 @@
+"""WORKERS > 1: processes that share the public port, and a parent that speaks for them on the admin listener.
+
+Each worker has a cache of its own (CACHE_MAX_BYTES is divided among them) and collapses its own requests.
+What one invalidates, the parent tells the others; flags and purges go to all; numbers are added up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import multiprocessing
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from multiprocessing.process import BaseProcess
+from typing import cast
+
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import CollectorRegistry, Collector
+from prometheus_client import generate_latest
+from prometheus_client.metrics_core import Metric
+
+from config.flags import Flags
+from config.rules import RouteTable
+from config.settings import ProxySettings
+from proxy.app import AdminListener, Worker
+from proxy.channel import Channel, ChannelError
+from proxy.observe.access_log import configure_logging
+from proxy.server.admin import PurgeOrder, admin_app
+from proxy.server.listen import open_socket
+
+log = logging.getLogger("siding.fleet")
+
+RESTART_SECONDS = 1.0
+"""A worker that died is replaced after this long, so that one that cannot start does not spin."""
+STOP_GRACE_SECONDS = 5.0
+
+
+# -- in a worker's process
+
+
+def work(settings: ProxySettings, flags: Mapping[str, bool], routes: RouteTable, port: int, end: socket.socket) -> None:
+    """A worker's life: serve, answer the parent, drain on SIGTERM or when the parent is gone."""
+    from proxy.__main__ import run  # noqa: PLC0415 - __main__ imports this module
+
+    configure_logging(settings.log_level, settings.log_format)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    run(_work(settings, flags, routes, port, end))
+
+
+async def _work(
+    settings: ProxySettings, initial: Mapping[str, bool], routes: RouteTable, port: int, end: socket.socket
+) -> None:
+    flags = Flags.from_settings(settings)
+    flags.update(initial)
+    worker = Worker(settings, flags, routes, announce=lambda what: channel.tell("invalidated", what))
+
+    async def answer(name: str, argument: object) -> object:
+        return await _answer_parent(worker, name, argument)
+
+    channel = Channel(answer)
+    await channel.open(end)
+    asked = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked.set)
+    try:
+        await worker.start(open_socket(settings.host, port, share=True))
+        channel.tell("serving", None)
+        waits = {asyncio.create_task(asked.wait()), asyncio.create_task(channel.closed.wait())}
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        await worker.drain()
+    finally:
+        await channel.close()
+        await worker.close()
+
+
+async def _answer_parent(worker: Worker, name: str, argument: object) -> object:
+    match name:
+        case "ready":
+            return await worker.ready()
+        case "metrics":
+            return (await worker.metrics("text/plain"))[0].decode()
+        case "report_cache":
+            return await worker.report_cache()
+        case "set_flags":
+            return await worker.set_flags(cast("Mapping[str, object]", argument))
+        case "purge":
+            return await worker.purge(PurgeOrder(**cast("dict[str, str | bool]", argument)))  # type: ignore[arg-type]
+        case "invalidate":
+            worker.invalidate(cast("list[str]", argument))
+            return None
+    raise ValueError(f"unknown call {name!r}")
+
+
+# -- in the parent
+
+
+class Member:
+    """A worker's process as the parent sees it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.process: BaseProcess | None = None
+        self.channel: Channel | None = None
+        self.serving = False
+
+
+class Fleet:
+    """Keeps the workers alive and answers for all of them (`server.admin.Control`)."""
+
+    def __init__(self, settings: ProxySettings, routes: RouteTable, port: int) -> None:
+        self._settings = settings
+        self._routes = routes
+        self._port = port
+        self._flags = Flags.from_settings(settings)
+        self._members = [Member(number) for number in range(settings.workers)]
+        self._keepers: list[asyncio.Task[None]] = []
+        self._draining = False
+        self._context = multiprocessing.get_context("spawn")
+
+    def start(self) -> None:
+        """Start the workers, and keep starting them."""
+        self._keepers = [asyncio.create_task(self._keep(member)) for member in self._members]
+
+    async def _keep(self, member: Member) -> None:
+        while not self._draining:
+            await self._live(member)
+            if not self._draining:
+                assert member.process is not None
+                log.error("worker %d ended (%s) and is replaced", member.number, member.process.exitcode)
+                await asyncio.sleep(RESTART_SECONDS)
+
+    async def _live(self, member: Member) -> None:
+        ours, theirs = socket.socketpair()
+
+        async def answer(name: str, argument: object) -> object:
+            return self._answer_worker(member, name, argument)
+
+        member.channel = Channel(answer)
+        await member.channel.open(ours)
+        member.process = self._context.Process(
+            target=work,
+            args=(self._settings, self._flags.as_dict(), self._routes, self._port, theirs),
+            name=f"siding worker {member.number}",
+        )
+        member.process.start()
+        theirs.close()
+        await member.channel.closed.wait()
+        member.serving = False
+        await asyncio.to_thread(member.process.join)
+        await member.channel.close()
+
+    def _answer_worker(self, member: Member, name: str, argument: object) -> None:
+        if name == "serving":
+            member.serving = True
+        elif name == "invalidated":
+            for other in self._members:
+                if other is not member and other.channel is not None:
+                    other.channel.tell("invalidate", argument)
+
+    async def stop(self) -> None:
+        """SIGTERM to all; those that outlive their drain are killed."""
+        self._draining = True
+        for member in self._members:
+            if member.process is not None and member.process.is_alive():
+                member.process.terminate()
+        _, late = await asyncio.wait(self._keepers, timeout=self._settings.drain_seconds + STOP_GRACE_SECONDS)
+        if late:
+            for member in self._members:
+                if member.process is not None:
+                    member.process.kill()
+            await asyncio.wait(late)
+
+    async def _ask_all(self, name: str, argument: object = None) -> list[object]:
+        channels = [member.channel for member in self._members if member.serving and member.channel is not None]
+        answers = await asyncio.gather(*(channel.call(name, argument) for channel in channels), return_exceptions=True)
+        good: list[object] = []
+        for answer in answers:
+            if isinstance(answer, ChannelError):
+                log.warning("a worker did not answer %r: %s", name, answer)
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                good.append(answer)
+        return good
+
+    # -- server.admin.Control
+
+    async def ready(self) -> tuple[bool, str]:
+        """Ready once every worker serves."""
+        if self._draining:
+            return False, "draining: no new connections are accepted"
+        serving = sum(member.serving for member in self._members)
+        return serving == len(self._members), f"{serving} of {len(self._members)} workers serve"
+
+    async def metrics(self, accept: str) -> tuple[bytes, str]:
+        """Every worker's exposition, told apart by a `worker` label."""
+        registry = CollectorRegistry()
+        texts = [str(text) for text in await self._ask_all("metrics")]
+        registry.register(_Merged(texts))
+        return generate_latest(registry), "text/plain; version=0.0.4; charset=utf-8"
+
+    async def report_cache(self) -> dict[str, object]:
+        """The workers' numbers added up."""
+        reports = [cast("dict[str, object]", report) for report in await self._ask_all("report_cache")]
+        total: dict[str, object] = {}
+        for report in reports:
+            for name, value in report.items():
+                if isinstance(value, int) and not isinstance(value, bool):
+                    total[name] = cast("int", total.get(name, 0)) + value
+                else:
+                    total.setdefault(name, value)
+        hits, misses = cast("int", total.get("cacheHits", 0)), cast("int", total.get("cacheMisses", 0))
+        total["cacheHitRate"] = f"{100 * hits / (hits + misses):.2f}%" if hits + misses else "0.00%"
+        return total
+
+    async def flags(self) -> dict[str, bool]:
+        """Every flag."""
+        return self._flags.as_dict()
+
+    async def set_flags(self, changes: Mapping[str, object]) -> dict[str, bool]:
+        """Flip flags here, for workers to come, and in every worker. Raises FlagError."""
+        state = self._flags.update(changes)
+        await self._ask_all("set_flags", dict(changes))
+        return state
+
+    async def purge(self, order: PurgeOrder) -> dict[str, object]:
+        """Purge in every worker."""
+        answers = await self._ask_all("purge", {"kind": order.kind, "value": order.value, "soft": order.soft})
+        return cast("dict[str, object]", answers[0]) if answers else {}
+
+    async def routes(self) -> list[dict[str, object]]:
+        """The route rules in force."""
+        return self._routes.describe()
+
+
+class _Merged(Collector):
+    """Expositions of several workers as one, each sample labelled with its worker's number."""
+
+    def __init__(self, texts: list[str]) -> None:
+        self._texts = texts
+
+    def collect(self) -> list[Metric]:
+        """The merged families."""
+        families: dict[str, Metric] = {}
+        for number, text in enumerate(self._texts):
+            for family in text_string_to_metric_families(text):
+                merged = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+                for sample in family.samples:
+                    merged.samples.append(sample._replace(labels={**sample.labels, "worker": str(number)}))
+        return list(families.values())
+
+
+async def serve(
+    settings: ProxySettings,
+    routes: RouteTable,
+    public: socket.socket,
+    admin: socket.socket,
+    stop: Callable[[], Awaitable[object]],
+) -> None:
+    """Run the fleet and its admin listener until `stop` returns. `public` only reserves the port."""
+    fleet = Fleet(settings, routes, public.getsockname()[1])
+    listener = AdminListener(admin_app(fleet, settings.admin_token))
+    try:
+        await listener.start(admin)
+        fleet.start()
+        await stop()
+        await fleet.stop()
+    finally:
+        public.close()
+        await listener.close()

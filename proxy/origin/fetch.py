@@ -1,0 +1,330 @@
+"""One request to the origin, whose answer may serve many clients.
+
+    asking -> Ready       everything is at hand: small, freshened, or a stale stand-in
+           -> Streaming   shareable, still arriving; each client reads it at its own pace
+           -> Alone       not shareable: the leader gets the connection, followers go their own way
+           -> Failed      the origin failed and nothing stored may hide it
+
+The outcome is reached once. The fetch runs in a task of its own, so the client that came first may
+leave without failing the others; it is cancelled when nobody waits and nothing is to be stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from proxy import errors
+from proxy.origin.client import OriginResponse
+from proxy.policy import judgement as policy
+from proxy.policy import reuse
+from proxy.policy.decisions import Outcome, Verdict
+from proxy.policy.judgement import Judgement, Question, Ruling
+from proxy.policy.messages import StoredResponse
+
+log = logging.getLogger("siding.fetch")
+
+SMALL_BYTES = 64 * 1024
+SMALL_SECONDS = 0.02
+"""Content of known length, up to `SMALL_BYTES`, that arrives within `SMALL_SECONDS` of its head is completed before
+the head goes on, so that the first client already gets a validator and a whole coded answer. Anything else streams."""
+WINDOW_BYTES = 256 * 1024
+"""How far the origin may run ahead of the slowest client once an answer turned out too large to be kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A whole response. kept -- it is in the store now; when not, `verdict` says why."""
+
+    stored: StoredResponse
+    outcome: Outcome
+    judgement: Judgement
+    kept: bool
+    verdict: Verdict
+    status: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Streaming:
+    """A shareable response whose content is still arriving."""
+
+    judgement: Judgement
+    length: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """A response for the leader only; `response` is handed over with its connection."""
+
+    response: OriginResponse
+    judgement: Judgement
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The origin failed, or (not a SidingError) something of ours did."""
+
+    fault: Exception
+
+
+Result = Ready | Streaming | Alone | Failed
+Keep = Callable[[StoredResponse], Verdict]
+Finish = Callable[[Question, Judgement, bytes, tuple[float, float]], Awaitable[StoredResponse]]
+
+
+class Fetch:
+    """See the module. All times in seconds.
+
+    ask -- sends the request; awaited once. keep -- puts a response into the store and says whether it could.
+    finish -- makes the stored response of complete content (which may cost CPU, hence awaitable).
+    limit -- octets of content beyond which nothing is kept. wall -- the wall clock.
+    """
+
+    def __init__(
+        self,
+        question: Question,
+        *,
+        ask: Callable[[], Awaitable[OriginResponse]],
+        keep: Keep,
+        finish: Finish,
+        limit: int,
+        wall: Callable[[], float],
+        worth_finishing: bool,
+    ) -> None:
+        self.question = question
+        self.open = True
+        self.followers = 0
+        self.origin_seconds = 0.0
+        self.result: Result | None = None
+        self._ask, self._keep, self._finish, self._limit, self._wall = ask, keep, finish, limit, wall
+        self._worth_finishing = worth_finishing
+        self._settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._closed: list[Callable[[], None]] = []
+        self._waiting = 0
+        self._taken = False
+        self._pieces: list[bytes] = []
+        self._first = 0
+        self._size = 0
+        self._keeping = True
+        self._ended = False
+        self._fault: Exception | None = None
+        self._readers: set[Reader] = set()
+        self._progress: asyncio.Future[None] | None = None
+        self._room: asyncio.Future[None] | None = None
+        self._task = asyncio.create_task(self._run())
+
+    def __repr__(self) -> str:
+        state = type(self.result).__name__ if self.result else "asking"
+        return f"<Fetch {state} waiting={self._waiting} readers={len(self._readers)} bytes={self._size}>"
+
+    # -- for clients
+
+    async def wait(self, seconds: float) -> Result | None:
+        """The outcome, or None when it did not come in time. Cancelling the wait does not harm the fetch."""
+        self._waiting += 1
+        try:
+            if not self._settled.done():
+                await asyncio.wait((self._settled,), timeout=seconds)
+        finally:
+            self._waiting -= 1
+            if self._waiting == 0:
+                # the clients that were just woken take what is theirs first
+                asyncio.get_running_loop().call_soon(self._tidy)
+        return self.result
+
+    def take(self) -> OriginResponse | None:
+        """The response of an `Alone` outcome, once: for the leader."""
+        if isinstance(self.result, Alone) and not self._taken:
+            self._taken = True
+            return self.result.response
+        return None
+
+    def reader(self) -> Reader:
+        """Read a `Streaming` outcome from its first octet. Close the reader when done."""
+        reader = Reader(self)
+        self._readers.add(reader)
+        return reader
+
+    def on_closed(self, callback: Callable[[], None]) -> None:
+        """Call back once no more clients may join."""
+        self._closed.append(callback)
+
+    def cancel(self) -> None:
+        """End it, whoever waits: the process is stopping."""
+        self._task.cancel()
+
+    @property
+    def task(self) -> asyncio.Task[None]:
+        """The task it runs in."""
+        return self._task
+
+    # -- the fetch itself
+
+    def _close(self) -> None:
+        self.open = False
+        for callback in self._closed:
+            callback()
+        self._closed.clear()
+
+    def _settle(self, result: Result) -> None:
+        self.result = result
+        if not self._settled.done():
+            self._settled.set_result(None)
+
+    def _tidy(self) -> None:
+        """With nobody left: give up what nobody will read and nothing will store."""
+        if self._waiting or self._readers:
+            return
+        if isinstance(self.result, Alone):
+            response = self.take()
+            if response is not None:
+                response.close()
+        elif self.result is None and not self._worth_finishing:
+            self._task.cancel()
+        elif isinstance(self.result, Streaming) and not self._keeping:
+            self._task.cancel()
+
+    async def _run(self) -> None:
+        try:
+            await self._ask_and_judge()
+        except asyncio.CancelledError:
+            self._fault = errors.OriginReset("the request to the origin was given up")
+            self._settle(Failed(self._fault))
+            raise
+        except Exception as fault:
+            if not isinstance(fault, errors.SidingError):
+                log.exception("a fetch failed inside Siding")
+            self._fault = fault
+            self._settle(Failed(fault))
+        finally:
+            self._ended = True
+            self._close()
+            self._wake()
+            asyncio.get_running_loop().call_soon(self._tidy)
+
+    async def _ask_and_judge(self) -> None:
+        question = self.question
+        request_time = self._wall()
+        try:
+            response = await self._ask()
+        except errors.OriginError as fault:
+            now = self._wall()
+            self.origin_seconds = now - request_time
+            if question.stored is None or not reuse.may_hide_error(question.stored, question.request, now):
+                raise
+            log.warning("the origin failed (%s); a stale response stands in", fault.code)
+            judged = policy.hide(question.stored)
+            self._settle(Ready(question.stored, Outcome.STALE_IF_ERROR, judged, False, judged.verdict, None))
+            return
+        response_time = self._wall()
+        self.origin_seconds = response_time - request_time
+        judged = policy.judge(question, response.head, request_time, response_time)
+        if judged.stored is not None:
+            response.close()
+            freshened = judged.ruling is Ruling.FRESHENED
+            verdict = self._keep(judged.stored) if freshened else judged.verdict
+            outcome = Outcome.VALIDATED if freshened else Outcome.STALE_IF_ERROR
+            kept = verdict is Verdict.STORE
+            self._settle(Ready(judged.stored, outcome, judged, kept, verdict, response.head.status))
+            return
+        if judged.ruling is Ruling.SHARED and response.length is not None and response.length > self._limit:
+            judged = Judgement(Ruling.ALONE, Verdict.TOO_LARGE, judged.head, judged.freshness)
+        if judged.ruling is Ruling.ALONE:
+            self._close()
+            self._settle(Alone(response, judged))
+            return
+        try:
+            await self._receive(response, judged, (request_time, response_time))
+        finally:
+            response.close()
+
+    async def _receive(self, response: OriginResponse, judged: Judgement, times: tuple[float, float]) -> None:
+        patience = SMALL_SECONDS if response.length is not None else 0.0
+        content = await response.settle(min(SMALL_BYTES, self._limit), patience)
+        if content is not None:
+            stored = await self._finish(self.question, judged, content, times)
+            verdict = self._keep(stored)
+            kept = verdict is Verdict.STORE
+            self._settle(Ready(stored, Outcome.MISS, judged, kept, verdict, response.head.status))
+            return
+        self._settle(Streaming(judged, response.length))
+        while piece := await response.read():
+            self._pieces.append(piece)
+            self._size += len(piece)
+            if self._keeping and self._size > self._limit:
+                self._keeping = False
+                self._close()
+                self._tidy()
+            self._wake()
+            if not self._keeping:
+                await self._make_room()
+        self._ended = True
+        self._wake()
+        if self._keeping:
+            await self._keep_all(judged, times)
+
+    async def _keep_all(self, judged: Judgement, times: tuple[float, float]) -> None:
+        try:
+            self._keep(await self._finish(self.question, judged, b"".join(self._pieces), times))
+        except Exception:
+            # the clients have their answer; that it could not be stored is not their failure
+            log.exception("a complete response could not be stored")
+
+    # -- content on its way to several clients
+
+    def _wake(self) -> None:
+        if self._progress is not None and not self._progress.done():
+            self._progress.set_result(None)
+        self._progress = None
+
+    async def _make_room(self) -> None:
+        """Too large to keep: drop what all clients have, and wait for the slowest of them."""
+        while True:
+            slowest = min((reader.position for reader in self._readers), default=self._first + len(self._pieces))
+            del self._pieces[: slowest - self._first]
+            self._first = slowest
+            if sum(map(len, self._pieces)) <= WINDOW_BYTES:
+                return
+            self._room = asyncio.get_running_loop().create_future()
+            await self._room
+
+    def _reader_moved(self) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+    async def _piece(self, position: int) -> bytes:
+        while position - self._first >= len(self._pieces):
+            if self._fault is not None:
+                raise self._fault
+            if self._ended:
+                return b""
+            if self._progress is None:
+                self._progress = asyncio.get_running_loop().create_future()
+            await asyncio.wait((self._progress,))
+        return self._pieces[position - self._first]
+
+
+class Reader:
+    """One client's way through the content of a fetch."""
+
+    __slots__ = ("_fetch", "position")
+
+    def __init__(self, fetch: Fetch) -> None:
+        self._fetch = fetch
+        self.position = 0
+
+    async def read(self) -> bytes:
+        """The next piece; b"" at the end. Raises what failed the fetch."""
+        piece = await self._fetch._piece(self.position)
+        if piece:
+            self.position += 1
+            self._fetch._reader_moved()
+        return piece
+
+    def close(self) -> None:
+        """Leave; the last to go may end the fetch."""
+        self._fetch._readers.discard(self)
+        self._fetch._reader_moved()
+        self._fetch._abandon_if_useless()

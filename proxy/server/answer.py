@@ -1,0 +1,187 @@
+"""Answering the client: from a stored response, from a whole one, from a stream, or with an error."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from proxy import errors
+from proxy.observe.events import Observation
+from proxy.policy import encoding, freshness, preconditions
+from proxy.policy.cache_status import cache_status
+from proxy.policy.decisions import Forward, Outcome
+from proxy.policy.messages import RequestHead, ResponseHead, StoredResponse
+from proxy.server import coding as coders
+from proxy.server.protocol import refusal_head
+from proxy.server.visit import Shared, Visit
+
+Read = Callable[[], Awaitable[bytes]]
+HITS = frozenset({Outcome.HIT, Outcome.STALE})
+ETAG_OFF_LOOP_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A complete response about to be answered with.
+
+    stored -- the stored response it comes from; None for an answer made for one client.
+    evaluate -- whether the client's preconditions are ours to evaluate (the origin has not).
+    """
+
+    head: ResponseHead
+    content: bytes
+    stored: StoredResponse | None
+    evaluate: bool
+
+
+def make_etag(content: bytes) -> str:
+    """A strong validator for `content` (RFC 9110 8.8.3): equal octets, equal tag."""
+    digest = hashlib.blake2b(content, digest_size=15).digest()
+    return f'"{base64.urlsafe_b64encode(digest).decode()}"'
+
+
+def lacks_validator(method: str, head: ResponseHead) -> bool:
+    """Whether a validator may be made here: a 200 whose origin gave none and did not forbid keeping it."""
+    fields = head.fields
+    if head.status != 200 or method not in {"GET", "POST"} or "etag" in fields or "last-modified" in fields:
+        return False
+    return "no-store" not in (fields.get("cache-control") or "").lower()
+
+
+def _status_value(visit: Visit, ttl: float | None) -> str:
+    observation = visit.observation
+    hit = observation.outcome in HITS
+    return cache_status(
+        hit=hit,
+        fwd=None if hit else observation.forward,
+        fwd_status=None if hit else observation.origin_status,
+        stored=observation.stored,
+        collapsed=observation.collapsed,
+        ttl=ttl if hit else None,
+        detail=observation.detail,
+    )
+
+
+def labelled(visit: Visit, head: ResponseHead, ttl: float | None = None) -> ResponseHead:
+    """`head` with Cache-Status (RFC 9211) after those of caches nearer the origin."""
+    fields = head.fields
+    ours = _status_value(visit, ttl)
+    theirs = fields.get("cache-status")
+    return ResponseHead(
+        head.status,
+        head.reason,
+        fields.replacing("Cache-Status", f"{theirs}, {ours}") if theirs else fields.adding(("Cache-Status", ours)),
+    )
+
+
+async def from_store(shared: Shared, visit: Visit, stored: StoredResponse, *, now: float) -> None:
+    """Answer with a stored response: Age, preconditions, ranges, coding (RFC 9111 4)."""
+    outcome = visit.observation.outcome
+    age = freshness.current_age(stored.freshness, stored.response_time, now)
+    head = stored.head
+    if outcome in HITS or outcome is Outcome.STALE_IF_ERROR or age >= 1:
+        head = ResponseHead(head.status, head.reason, head.fields.adding(("Age", str(int(age)))))
+    ttl = stored.freshness.lifetime - age
+    await whole(shared, visit, Whole(head, stored.content, stored, evaluate=True), ttl=ttl)
+
+
+async def whole(shared: Shared, visit: Visit, response: Whole, *, ttl: float | None = None) -> None:
+    """Answer with complete content: preconditions first, then ranges, then a content coding."""
+    request, observation = visit.exchange.head, visit.observation
+    head, content = response.head, response.content
+    answer, span = preconditions.Answer.FULL, None
+    if response.evaluate:
+        answer, span = preconditions.evaluate(request, head, len(content))
+    if answer is preconditions.Answer.RANGE and span is not None:
+        part = content[span[0] : span[1] + 1]
+        await _send(visit, labelled(visit, preconditions.partial(head, *span, len(content)), ttl), part)
+        return
+    if answer is preconditions.Answer.UNSATISFIABLE:
+        await _send(visit, labelled(visit, preconditions.unsatisfiable(head, len(content)), ttl), b"")
+        return
+    plan = encoding.plan(request, head, len(content), shared.flags.compression)
+    if isinstance(plan, str) and plan in encoding.CODINGS:
+        head = encoding.coded(head, plan)
+        if answer is preconditions.Answer.NOT_MODIFIED:
+            observation.bytes_saved_304 = len(content)
+        else:
+            coded = await _coded_content(shared, response, plan)
+            observation.coding = plan
+            observation.bytes_saved_coding = len(content) - len(coded)
+            content = coded
+    elif encoding.varies(plan):
+        head = encoding.uncoded(head)
+    if answer is preconditions.Answer.NOT_MODIFIED:
+        observation.bytes_saved_304 = len(response.content)
+        await _send(visit, labelled(visit, preconditions.not_modified(head), ttl), b"")
+        return
+    await _send(visit, labelled(visit, head, ttl), content)
+
+
+async def _coded_content(shared: Shared, response: Whole, plan: str) -> bytes:
+    stored = response.stored
+    if stored is None:
+        return await coders.encode_whole(response.content, plan)
+    coded = stored.codings.get(plan)
+    if coded is None:
+        coded = await coders.encode_whole(stored.content, plan)
+        shared.store.add_coding(stored, plan, coded)
+    return coded
+
+
+async def _send(visit: Visit, head: ResponseHead, content: bytes) -> None:
+    visit.observation.status = head.status
+    await visit.exchange.respond(head, content)
+
+
+async def stream(shared: Shared, visit: Visit, head: ResponseHead, length: int | None, read: Read) -> None:
+    """Answer with content as it arrives from `read`, coded piece by piece where that is worth it."""
+    exchange, observation = visit.exchange, visit.observation
+    observation.status = head.status
+    plan = encoding.plan(exchange.head, head, length, shared.flags.compression and not shared.flags.bypass)
+    coder = None
+    if isinstance(plan, str) and plan in encoding.CODINGS:
+        head, length = encoding.coded(head, plan), None
+        if exchange.head.method != "HEAD":
+            observation.coding = plan
+            coder = coders.stream_coder(plan)
+    elif encoding.varies(plan):
+        head = encoding.uncoded(head)
+    exchange.start(labelled(visit, head), length)
+    try:
+        while piece := await read():
+            coded = coder.feed(piece) if coder is not None else piece
+            observation.bytes_saved_coding += len(piece) - len(coded)
+            await exchange.write(coded)
+        if coder is not None:
+            await exchange.write(coder.finish())
+    except BaseException:
+        # the head has promised more than the client has: cut it, never end it properly
+        exchange.abort()
+        raise
+    await exchange.finish()
+
+
+async def refuse(visit: Visit, fault: errors.SidingError) -> None:
+    """Answer with the error's own status and JSON, or cut what had begun."""
+    visit.observation.error = fault.code
+    if visit.exchange.started:
+        visit.exchange.abort()
+        return
+    head = refusal_head(fault)
+    if isinstance(fault, errors.ClientError):
+        visit.exchange.keep_alive = False
+    await _send(visit, labelled(visit, head), fault.content())
+
+
+def note_forward(observation: Observation, forward: Forward) -> None:
+    """Why the request went to the origin; the first reason stands."""
+    if observation.forward is None:
+        observation.forward = forward
+
+
+def wants(request: RequestHead) -> bool:
+    """Whether the client brought a precondition that a validator made here could answer."""
+    return "if-none-match" in request.fields

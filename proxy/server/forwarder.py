@@ -1,0 +1,106 @@
+"""Asking the origin: for one client alone, or through a tunnel."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+from proxy import errors
+from proxy.errors import ContentTooLarge
+from proxy.origin.client import OriginResponse, OriginTunnel
+from proxy.policy import forwarding
+from proxy.policy.decisions import Outcome
+from proxy.policy.messages import RequestHead, ResponseHead
+from proxy.server.protocol import ClientGone, ClientTunnel
+from proxy.server.visit import Shared, Visit
+
+OnInterim = Callable[[ResponseHead], None]
+
+
+async def ask(
+    shared: Shared,
+    visit: Visit,
+    request: RequestHead,
+    content: bytes | AsyncIterator[bytes] | None,
+    length: int | None = None,
+    *,
+    upgrade: bool = False,
+    on_interim: OnInterim | None = None,
+) -> OriginResponse:
+    """Send `request` to the origin as this hop must (RFC 9110 7.6). Raises OriginError."""
+    fields = forwarding.to_origin(
+        request,
+        peer=visit.exchange.peer,
+        scheme=request.scheme,
+        request_id=visit.request_id,
+        traceparent=visit.traceparent,
+        upgrade=upgrade,
+    )
+    return await shared.origin.request(
+        request.method, request.target, fields, content, length, on_interim=on_interim, upgrade=upgrade
+    )
+
+
+async def ask_for_one(shared: Shared, visit: Visit, *, upgrade: bool = False) -> OriginResponse:
+    """Pass the client's own request on, its content as it arrives."""
+    exchange, limit = visit.exchange, shared.limits.max_request_bytes
+    content: bytes | AsyncIterator[bytes] | None = visit.content
+    length = exchange.length
+    if length is not None and length > limit:
+        raise ContentTooLarge(f"the content has {length} bytes; {limit} are allowed")
+    if content is None:
+        if exchange.has_content:
+            content = visit.pieces(limit)
+        elif length == 0:
+            content = b""
+    clock, observation = shared.clock, visit.observation
+    asked = clock()
+    try:
+        response = await ask(
+            shared, visit, exchange.head, content, length, upgrade=upgrade, on_interim=exchange.interim
+        )
+    finally:
+        observation.origin_seconds = clock() - asked
+    observation.origin_status = response.head.status
+    return response
+
+
+async def tunnel(shared: Shared, visit: Visit) -> OriginResponse | None:
+    """Offer the client's upgrade to the origin; relay both ways once it agreed (RFC 9110 7.8).
+
+    Returns the origin's response when it did not agree.
+    """
+    response = await ask_for_one(shared, visit, upgrade=True)
+    if response.head.status != 101:
+        return response
+    visit.observation.outcome = Outcome.TUNNEL
+    visit.observation.status = 101
+    origin = response.tunnel()
+    try:
+        client = visit.exchange.tunnel(response.head)
+        await _relay(client, origin, visit)
+    finally:
+        origin.close()
+    return None
+
+
+async def _relay(client: ClientTunnel, origin: OriginTunnel, visit: Visit) -> None:
+    async def up() -> None:
+        while data := await client.read():
+            visit.exchange.content_received += len(data)
+            await origin.write(data)
+
+    async def down() -> None:
+        while data := await origin.read():
+            visit.exchange.content_sent += len(data)
+            await client.write(data)
+
+    both = {asyncio.create_task(up()), asyncio.create_task(down())}
+    try:
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in both:
+            task.cancel()
+        for ended in await asyncio.gather(*both, return_exceptions=True):
+            if isinstance(ended, Exception) and not isinstance(ended, (ClientGone, errors.OriginError)):
+                raise ended

@@ -1,0 +1,483 @@
+"""The story of a request, in the order it happens. What each step decides is in `proxy.policy`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from proxy import errors
+from proxy.origin.client import OriginResponse
+from proxy.origin.fetch import SMALL_BYTES, SMALL_SECONDS, Alone, Failed, Fetch, Ready, Streaming
+from proxy.policy import cache_key, encoding, invalidation, reuse, validation
+from proxy.policy import judgement as policy
+from proxy.policy.decisions import Forward, Outcome, Reuse, Verdict
+from proxy.policy.judgement import Judgement, Question, Ruling
+from proxy.policy.messages import RequestHead, ResponseHead, StoredResponse
+from proxy.server import answer
+from proxy.server.forwarder import ask, ask_for_one, tunnel
+from proxy.server.protocol import ClientGone, Exchange
+from proxy.server.visit import Shared, Visit, new_visit
+from proxy.store.invalidations import Validity
+
+log = logging.getLogger("siding.handler")
+
+MAX_KEYED_BYTES = 1024 * 1024
+"""Content larger than this is not read whole to be a cache key: the request passes."""
+LOOKED_UP = frozenset({"GET", "HEAD"})
+
+Local = Callable[[RequestHead], Awaitable[tuple[ResponseHead, bytes] | None]]
+"""Answers requests that are Siding's own on the public listener (PUBLIC_METRICS); None for all others."""
+
+
+class Lookup:
+    """What the cache knows of a request.
+
+    key, uri -- cache key and target URI. stored -- the selected response, if it may be used at all.
+    soft -- it was purged softly: stale from now on. known -- something was stored under the key, even if
+    it may not be used any more. other_variant -- only responses to other request fields are stored.
+    """
+
+    __slots__ = ("key", "known", "other_variant", "secondary_names", "soft", "stored", "uri")
+
+    def __init__(self, key: str, uri: str) -> None:
+        self.key = key
+        self.uri = uri
+        self.stored: StoredResponse | None = None
+        self.soft = False
+        self.known = False
+        self.other_variant = False
+        self.secondary_names: tuple[str, ...] = ()
+
+
+class Handler:
+    """Called once for each request of a client."""
+
+    def __init__(self, shared: Shared, local: Local | None = None) -> None:
+        self._shared = shared
+        self._local = local
+        self._background: set[Fetch] = set()
+        self.in_flight = 0
+
+    async def __call__(self, exchange: Exchange) -> None:
+        """Answer one request; every way it can end is recorded in one observation."""
+        shared = self._shared
+        visit = new_visit(exchange, shared.wall())
+        observation = visit.observation
+        began = shared.clock()
+        self.in_flight += 1
+        try:
+            await self._answer_openly(visit)
+        except (ClientGone, asyncio.CancelledError) as left:
+            observation.outcome = Outcome.CLIENT_GONE
+            exchange.abort()
+            if isinstance(left, asyncio.CancelledError):
+                raise
+        except errors.SidingError as fault:
+            refused = isinstance(fault, errors.ClientError)
+            observation.outcome = Outcome.REFUSED if refused else Outcome.ORIGIN_ERROR
+            await self._refuse(visit, fault)
+        except Exception:
+            log.exception("a request failed inside Siding")
+            observation.outcome, observation.error = Outcome.INTERNAL_ERROR, "internal-error"
+            exchange.abort()
+        finally:
+            self.in_flight -= 1
+            observation.duration = shared.clock() - began
+            observation.request_bytes = exchange.content_received
+            observation.response_bytes = exchange.content_sent
+            shared.observe(observation)
+
+    async def _refuse(self, visit: Visit, fault: errors.SidingError) -> None:
+        try:
+            await answer.refuse(visit, fault)
+        except ClientGone:
+            visit.observation.outcome = Outcome.CLIENT_GONE
+
+    async def _answer_openly(self, visit: Visit) -> None:
+        """Law 6: a fault of the cache's own means a plain forward, as if Siding were not there."""
+        try:
+            await self._answer(visit)
+        except (ClientGone, errors.SidingError):
+            raise
+        except Exception:
+            exchange = visit.exchange
+            if exchange.started or (exchange.content_received and visit.content is None):
+                raise
+            log.exception("the cache failed; the request is forwarded without it")
+            visit.observation.detail = "failed-open"
+            await self._pass(visit, Forward.BYPASS)
+
+    # -- steps 1 to 3: what is ours to cache
+
+    async def _answer(self, visit: Visit) -> None:
+        shared, exchange, observation = self._shared, visit.exchange, visit.observation
+        request, flags = exchange.head, shared.flags
+        self._check(request)
+        if self._local is not None and (own := await self._local(request)) is not None:
+            observation.outcome = Outcome.LOCAL
+            await answer.whole(shared, visit, answer.Whole(own[0], own[1], None, evaluate=False))
+            return
+        if (request.fields.get("upgrade") or "").lower() == "websocket" and request.version >= (1, 1):
+            await self._upgrade(visit)
+            return
+        if flags.bypass:
+            await self._bypass(visit)
+            return
+        observation.route = shared.routes.route_of(request.path)
+        rule = shared.routes.match("GET" if request.method == "HEAD" else request.method, request.path)
+        visit.rule = rule if rule is not None and cache_key.rule_applies(rule, request) else None
+        if request.method not in LOOKED_UP and visit.rule is None:
+            await self._write_through(visit)
+            return
+        if reuse.request_no_store(request) or not await self._may_be_keyed(visit):
+            await self._pass(visit, Forward.REQUEST)
+            return
+        await self._from_cache(visit)
+
+    @staticmethod
+    def _check(request: RequestHead) -> None:
+        if request.method == "CONNECT":
+            raise errors.MethodNotSupported("CONNECT is for forward proxies; this is a reverse proxy")
+        if not request.target.startswith("/") and not (request.target == "*" and request.method == "OPTIONS"):
+            raise errors.MalformedRequest(f"the request target must begin with '/': {request.target[:80]!r}")
+
+    async def _may_be_keyed(self, visit: Visit) -> bool:
+        """Read the content where it is part of the key. False when it is not the cache's business."""
+        exchange = visit.exchange
+        if exchange.head.method != "POST":
+            return not exchange.has_content
+        length = exchange.length
+        if exchange.has_content and (length is None or length > MAX_KEYED_BYTES):
+            # a client that does not say how much it sends is passed on as it sends it
+            return False
+        if exchange.has_content and "expect" in exchange.head.fields:
+            exchange.interim(ResponseHead(100, "Continue", answer.NO_FIELDS))
+        pieces = [piece async for piece in visit.pieces(self._shared.limits.max_request_bytes)]
+        visit.content = b"".join(pieces)
+        return True
+
+    async def _upgrade(self, visit: Visit) -> None:
+        visit.observation.forward = Forward.METHOD
+        visit.observation.route = self._shared.routes.route_of(visit.exchange.head.path)
+        response = await tunnel(self._shared, visit)
+        if response is not None:
+            visit.observation.outcome = Outcome.PASS
+            await self._hand_on(visit, response, self._received(response))
+
+    async def _bypass(self, visit: Visit) -> None:
+        """BYPASS: nothing is looked up, made, coded or stored."""
+        visit.observation.outcome = Outcome.BYPASS
+        visit.observation.forward = Forward.BYPASS
+        response = await ask_for_one(self._shared, visit)
+        await self._relay(visit, response, self._received(response))
+
+    def _received(self, response: OriginResponse) -> ResponseHead:
+        return policy.received_head(response.head, self._shared.wall())
+
+    async def _write_through(self, visit: Visit) -> None:
+        """Unsafe methods go to the origin, and invalidate on success (RFC 9111 4.4)."""
+        visit.observation.outcome = Outcome.PASS
+        visit.observation.forward = Forward.METHOD
+        response = await ask_for_one(self._shared, visit)
+        self._invalidate(visit, response.head)
+        await self._hand_on(visit, response, self._received(response))
+
+    def _invalidate(self, visit: Visit, response: ResponseHead) -> None:
+        """Before the client learns of its success, so that its next request already sees the change."""
+        shared, request = self._shared, visit.exchange.head
+        if response.status >= 400:
+            return
+        rules = shared.routes.invalidated_by(request.method, request.path)
+        tags = [policy.route_tag(rule.name) for rule in rules]
+        uris: tuple[str, ...] = ()
+        if visit.rule is None and invalidation.invalidates(request, response.status):
+            uris = invalidation.invalidated_uris(request, response)
+        for tag in tags:
+            shared.invalidations.purge_tag(tag, soft=False)
+        for uri in uris:
+            shared.invalidations.purge_uri(uri, soft=False)
+        if tags or uris:
+            shared.announce([*(f"tag {tag}" for tag in tags), *(f"uri {uri}" for uri in uris)])
+
+    # -- steps 4 to 7: look up, decide
+
+    def _look_up(self, visit: Visit) -> Lookup | None:
+        shared, request = self._shared, visit.exchange.head
+        key = cache_key.cache_key(request, visit.rule, visit.content, shared.digest)
+        if key is None:
+            return None
+        found = Lookup(key, cache_key.target_uri(request))
+        if not shared.flags.query_cache:
+            return found
+        variants = shared.store.get(key)
+        if not variants:
+            return found
+        found.known = True
+        found.secondary_names = tuple(name for name, _ in variants[-1].secondary_key)
+        stored = reuse.select(variants, request.fields)
+        if stored is None:
+            found.other_variant = True
+            return found
+        validity = shared.invalidations.state(stored.uri, stored.tags, stored.epoch)
+        if validity is Validity.GONE:
+            shared.store.remove(stored)
+        else:
+            found.stored = stored
+            found.soft = validity is Validity.STALE
+        return found
+
+    async def _from_cache(self, visit: Visit) -> None:
+        shared, request, observation = self._shared, visit.exchange.head, visit.observation
+        found = self._look_up(visit)
+        if found is None:
+            await self._pass(visit, Forward.REQUEST)
+            return
+        now = shared.wall()
+        stored = found.stored
+        if stored is not None:
+            observation.reuse = decision = reuse.decide(stored, request, now, found.soft, visit.rule)
+            if decision in {Reuse.FRESH, Reuse.STALE_ALLOWED, Reuse.STALE_WHILE_REVALIDATE}:
+                await self._reuse(visit, found, stored, decision, now)
+                return
+            by_request = decision is Reuse.VALIDATE_BY_REQUEST
+            observation.forward = Forward.REQUEST if by_request else Forward.STALE
+        else:
+            observation.forward = Forward.VARY_MISS if found.other_variant else Forward.URI_MISS
+        if reuse.only_if_cached(request):
+            observation.outcome = Outcome.LOCAL
+            raise errors.NotCached("nothing stored may be used, and the request says only-if-cached")
+        if not self._may_be_fetched_for_others(visit, found):
+            await self._pass(visit, observation.forward)
+            return
+        await self._fetch(visit, found)
+
+    async def _reuse(self, visit: Visit, found: Lookup, stored: StoredResponse, decision: Reuse, now: float) -> None:
+        observation = visit.observation
+        observation.origin_seconds_saved = stored.origin_seconds
+        if decision is Reuse.FRESH:
+            observation.outcome = Outcome.HIT
+        else:
+            observation.outcome = Outcome.STALE
+            observation.detail = decision.value
+        if decision is Reuse.STALE_WHILE_REVALIDATE:
+            self._validate_behind(visit, found)
+        await answer.from_store(self._shared, visit, stored, now=now)
+
+    def _may_be_fetched_for_others(self, visit: Visit, found: Lookup) -> bool:
+        """Whether the origin may be asked in the cache's name instead of the client's.
+
+        A HEAD or a range is of use to its client only. So is a conditional request for something never
+        stored: the origin's 304 spares more than a full answer kept here would.
+        """
+        request = visit.exchange.head
+        if request.method == "HEAD" or "range" in request.fields:
+            return False
+        if visit.rule is not None or found.known:
+            return True
+        return not any(name in request.fields for name in validation.PRECONDITIONS)
+
+    # -- steps 8 to 12: lead or join, ask, judge
+
+    def _collapse_key(self, visit: Visit, found: Lookup) -> str:
+        """The cache key, with the credential and the selecting fields as far as they are known."""
+        fields = visit.exchange.head.fields
+        parts = [found.key]
+        authorization = fields.get("authorization")
+        if authorization is not None and (visit.rule is None or not visit.rule.private):
+            parts.append(self._shared.digest(authorization.encode("latin-1")))
+        parts.extend(f"{name}={value}" for name, value in cache_key.secondary_key(found.secondary_names, fields))
+        return "\n".join(parts)
+
+    def _new_fetch(self, visit: Visit, found: Lookup, *, behind: bool = False) -> Fetch:
+        shared, request = self._shared, visit.exchange.head
+        stored = found.stored
+        question = Question(request, found.uri, found.key, visit.rule, stored, shared.invalidations.epoch)
+        if stored is not None:
+            asked = validation.conditional(request, stored)
+        else:
+            asked = validation.without_preconditions(request)
+        on_interim = None if behind else visit.exchange.interim
+        return Fetch(
+            question,
+            ask=lambda: ask(shared, visit, asked, visit.content, on_interim=on_interim),
+            keep=self._keep,
+            finish=self._finish,
+            limit=shared.limits.max_object_bytes,
+            wall=shared.wall,
+            worth_finishing=behind or visit.rule is not None or stored is not None,
+        )
+
+    def _keep(self, stored: StoredResponse) -> Verdict:
+        shared = self._shared
+        if not shared.flags.query_cache or shared.flags.bypass:
+            return Verdict.CACHE_OFF
+        if shared.invalidations.state(stored.uri, stored.tags, stored.epoch) is not Validity.VALID:
+            return Verdict.INVALIDATED
+        return Verdict.STORE if shared.store.put(stored) else Verdict.TOO_LARGE
+
+    async def _finish(
+        self, question: Question, judged: Judgement, content: bytes, times: tuple[float, float]
+    ) -> StoredResponse:
+        stored = policy.to_store(question, judged, content, times)
+        if self._shared.flags.etag and answer.lacks_validator(question.request.method, stored.head):
+            if len(content) > answer.ETAG_OFF_LOOP_BYTES:
+                tag = await asyncio.to_thread(answer.make_etag, content)
+            else:
+                tag = answer.make_etag(content)
+            head = stored.head
+            stored.head = ResponseHead(head.status, head.reason, head.fields.adding(("ETag", tag)))
+            stored.made_etag = True
+        return stored
+
+    def _validate_behind(self, visit: Visit, found: Lookup) -> None:
+        """Validate in the background, once at a time for each key, whatever becomes of this client."""
+        key = self._collapse_key(visit, found)
+        if self._shared.collapse.joinable(key) is not None:
+            return
+        self._lead(key, self._new_fetch(visit, found, behind=True))
+
+    def _lead(self, key: str | None, fetch: Fetch) -> None:
+        if key is not None:
+            self._shared.collapse.lead(key, fetch)
+        self._background.add(fetch)
+        fetch.task.add_done_callback(lambda _: self._background.discard(fetch))
+
+    def _joinable(self, visit: Visit, key: str) -> Fetch | None:
+        """A fetch under way, unless what it will bring was invalidated after it had asked."""
+        shared = self._shared
+        fetch = shared.collapse.joinable(key)
+        if fetch is None:
+            return None
+        question = fetch.question
+        tags = (policy.route_tag(visit.rule.name), *visit.rule.tags) if visit.rule is not None else ()
+        if shared.invalidations.state(question.uri, tags, question.epoch) is not Validity.VALID:
+            return None
+        return fetch
+
+    async def _fetch(self, visit: Visit, found: Lookup) -> None:
+        shared, observation = self._shared, visit.observation
+        key = self._collapse_key(visit, found)
+        by_request = observation.reuse is Reuse.VALIDATE_BY_REQUEST
+        collapsing = shared.flags.dedup and not by_request and shared.collapse.worth_waiting(key, shared.clock())
+        if collapsing and (fetch := self._joinable(visit, key)) is not None:
+            if await self._follow(visit, fetch):
+                return
+            collapsing = False
+        fetch = self._new_fetch(visit, found)
+        self._lead(key if collapsing else None, fetch)
+        result = await fetch.wait(shared.limits.upstream_seconds * 2)
+        observation.origin_seconds = fetch.origin_seconds
+        if isinstance(result, Alone):
+            response = fetch.take()
+            assert response is not None
+            shared.collapse.remember_unshareable(key, shared.clock())
+            await self._answer_alone(visit, response, result.judgement)
+            return
+        if result is not None and not isinstance(result, Failed):
+            if policy.shareable_in_flight(result.judgement):
+                shared.collapse.forget_unshareable(key)
+            else:
+                shared.collapse.remember_unshareable(key, shared.clock())
+        await self._answer_shared(visit, fetch, result)
+
+    async def _follow(self, visit: Visit, fetch: Fetch) -> bool:
+        """Wait for another request's fetch. False when this request must go on its own."""
+        shared, observation = self._shared, visit.observation
+        began = shared.clock()
+        fetch.followers += 1
+        result = await fetch.wait(shared.limits.upstream_seconds * 2)
+        observation.origin_seconds = shared.clock() - began
+        if result is None or isinstance(result, Alone):
+            return False
+        if isinstance(result, Failed):
+            if not isinstance(result.fault, errors.OriginError):
+                return False
+            raise result.fault
+        judged = result.judgement
+        hidden = judged.ruling is Ruling.HIDDEN
+        if not (hidden or policy.shareable_in_flight(judged)):
+            return False
+        if not policy.selected_by(fetch.question, judged, visit.exchange.head):
+            return False
+        observation.collapsed = True
+        observation.origin_seconds_saved = fetch.origin_seconds
+        await self._answer_shared(visit, fetch, result)
+        return True
+
+    async def _answer_shared(self, visit: Visit, fetch: Fetch, result: Ready | Streaming | Failed | None) -> None:
+        shared, observation = self._shared, visit.observation
+        if result is None:
+            raise errors.OriginTimeout("the origin did not answer in time")
+        if isinstance(result, Failed):
+            raise result.fault
+        if isinstance(result, Ready):
+            observation.outcome = result.outcome
+            observation.verdict, observation.stored = result.verdict, result.kept
+            observation.origin_status = result.status
+            if result.outcome is Outcome.STALE_IF_ERROR:
+                observation.detail = result.outcome.value
+            if observation.collapsed and result.outcome is Outcome.MISS:
+                observation.outcome = Outcome.COLLAPSED
+            await answer.from_store(shared, visit, result.stored, now=shared.wall())
+            return
+        observation.outcome = Outcome.COLLAPSED if observation.collapsed else Outcome.MISS
+        observation.origin_status = result.judgement.head.status
+        observation.verdict, observation.stored = result.judgement.verdict, shared.flags.query_cache
+        reader = fetch.reader()
+        try:
+            await answer.stream(shared, visit, result.judgement.head, result.length, reader.read)
+        finally:
+            reader.close()
+
+    # -- for one client alone
+
+    async def _pass(self, visit: Visit, forward: Forward) -> None:
+        observation = visit.observation
+        observation.outcome = Outcome.PASS
+        answer.note_forward(observation, forward)
+        response = await ask_for_one(self._shared, visit)
+        self._invalidate(visit, response.head)
+        await self._hand_on(visit, response, self._received(response))
+
+    async def _answer_alone(self, visit: Visit, response: OriginResponse, judged: Judgement) -> None:
+        observation = visit.observation
+        observation.outcome, observation.verdict = Outcome.PASS, judged.verdict
+        observation.origin_status = response.head.status
+        if visit.rule is not None:
+            self._invalidate(visit, response.head)
+        await self._hand_on(visit, response, judged.head)
+
+    async def _hand_on(self, visit: Visit, response: OriginResponse, head: ResponseHead) -> None:
+        """Answer one client: whole and with a validator when that costs no wait, otherwise as it arrives."""
+        shared, request = self._shared, visit.exchange.head
+        made = shared.flags.etag and request.method == "GET" and answer.lacks_validator("GET", head)
+        coded = encoding.may_be_coded(request, head, response.length, shared.flags.compression)
+        content = None
+        if made or coded:
+            known = response.length is not None
+            content = await response.settle(SMALL_BYTES, SMALL_SECONDS if known else 0.0)
+        if content is None:
+            await self._relay(visit, response, head)
+            return
+        response.close()
+        if made:
+            head = ResponseHead(head.status, head.reason, head.fields.adding(("ETag", answer.make_etag(content))))
+        await answer.whole(shared, visit, answer.Whole(head, content, None, evaluate=made))
+
+    async def _relay(self, visit: Visit, response: OriginResponse, head: ResponseHead) -> None:
+        try:
+            await answer.stream(self._shared, visit, head, response.length, response.read)
+        finally:
+            response.close()
+
+    # -- the end
+
+    async def finish_background(self, seconds: float) -> None:
+        """Let fetches that nobody waits for end within `seconds`, then end them."""
+        tasks = [fetch.task for fetch in self._background]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=seconds)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)

@@ -1,0 +1,77 @@
+"""Listening sockets: dual stack where the machine has IPv6, plain IPv4 where it has not."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+
+BACKLOG = 2048
+
+
+class ListenError(OSError):
+    """An address that cannot be listened on, with what to do about it."""
+
+
+def open_socket(host: str, port: int, *, share: bool = False, listen: bool = True) -> socket.socket:
+    """A TCP socket bound to `host` and `port` (0: any free one).
+
+    `::` accepts IPv4 as well, and falls back to 0.0.0.0 where there is no IPv6.
+    share -- let other processes bind the same port (SO_REUSEPORT). listen -- False only reserves the port.
+    Raises ListenError.
+    """
+    if host == "::" and not _has_ipv6():
+        host = "0.0.0.0"  # noqa: S104 - the public listener is public
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    if family is socket.AF_INET and not host.replace(".", "").isdigit():
+        family = _family_of(host)
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if share:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family is socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if host == "::" else 1)
+        sock.bind((host, port))
+        if listen:
+            sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except OSError as fault:
+        sock.close()
+        raise ListenError(fault.errno, _advice(fault, host, port)) from fault
+    return sock
+
+
+def _family_of(host: str) -> socket.AddressFamily:
+    try:
+        return socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
+    except socket.gaierror as fault:
+        raise ListenError(errno.EADDRNOTAVAIL, f"cannot listen on {host!r}: {fault.strerror}") from fault
+
+
+def _has_ipv6() -> bool:
+    if not socket.has_ipv6:
+        return False
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::", 0))
+    except OSError:
+        return False
+    return True
+
+
+def _advice(fault: OSError, host: str, port: int) -> str:
+    what = f"cannot listen on {host} port {port}: {os.strerror(fault.errno or 0)}"
+    if fault.errno == errno.EADDRINUSE:
+        return f"{what}; another process has it (set PORT or ADMIN_PORT to a free one)"
+    if fault.errno == errno.EACCES:
+        return f"{what}; ports under 1024 need a privilege (set PORT to a higher one)"
+    return what
+
+
+def address_of(sock: socket.socket) -> str:
+    """What a person would put behind `http://` to reach `sock` from this machine."""
+    host, port = sock.getsockname()[:2]
+    if host in {"::", "0.0.0.0"}:  # noqa: S104 - compared, not bound
+        host = "localhost"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

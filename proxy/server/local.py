@@ -1,0 +1,73 @@
+"""What Siding itself answers on the public listener, when PUBLIC_METRICS says so: two JSON documents."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import orjson
+
+from config.settings import ProxySettings
+from proxy import errors
+from proxy.origin.client import OriginClient
+from proxy.policy.messages import Fields, RequestHead, ResponseHead
+
+log = logging.getLogger("siding.local")
+
+REPORT_CACHE = "/api/metrics/report-cache"
+DATABASE_POOL = "/api/metrics/database-pool"
+MAX_BYTES = 1024 * 1024
+SECONDS = 5.0
+
+
+class LocalMetrics:
+    """Answers `/api/metrics/*` in the origin's stead; `None` for every other request.
+
+    report -- gives the report-cache document; the pool's comes from POOL_MONITOR_URL.
+    """
+
+    def __init__(self, settings: ProxySettings, report: Callable[[], Awaitable[dict[str, object]]]) -> None:
+        self._report = report
+        url = settings.pool_monitor_url
+        self._monitor = OriginClient(url, connect_timeout=2.0, idle_timeout=SECONDS) if url else None
+
+    async def __call__(self, request: RequestHead) -> tuple[ResponseHead, bytes] | None:
+        """The answer to `request`, if it is one of ours."""
+        if request.method not in {"GET", "HEAD"}:
+            return None
+        if request.path == REPORT_CACHE:
+            return _json(200, orjson.dumps(await self._report()))
+        if request.path == DATABASE_POOL:
+            return await self._pool()
+        return None
+
+    async def _pool(self) -> tuple[ResponseHead, bytes]:
+        if self._monitor is None:
+            return _error(503, "no-pool-monitor", "POOL_MONITOR_URL is not set, so the pool's numbers are not known here")
+        try:
+            response = await self._monitor.request("GET", DATABASE_POOL, Fields([("Host", "pool-monitor")]))
+            try:
+                content = await response.settle(MAX_BYTES, SECONDS)
+            finally:
+                response.close()
+        except errors.OriginError as fault:
+            log.warning("the pool monitor did not answer: %s", fault)
+            return _error(502, "pool-monitor-unreachable", "the pool monitor did not answer")
+        if content is None or response.head.status != 200:
+            return _error(502, "pool-monitor-failed", f"the pool monitor answered {response.head.status}")
+        return _json(200, content)
+
+    async def close(self) -> None:
+        """Close the connections to the monitor."""
+        if self._monitor is not None:
+            await self._monitor.close()
+
+
+def _json(status: int, content: bytes) -> tuple[ResponseHead, bytes]:
+    fields = Fields([("Content-Type", "application/json"), ("Cache-Control", "no-store")])
+    reason = {200: "OK", 502: "Bad Gateway", 503: "Service Unavailable"}[status]
+    return ResponseHead(status, reason, fields), content
+
+
+def _error(status: int, code: str, message: str) -> tuple[ResponseHead, bytes]:
+    return _json(status, orjson.dumps({"error": {"code": code, "message": message}}))

@@ -1,0 +1,85 @@
+"""One request on its way through the proxy, and what the whole process shares."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from config.flags import Flags
+from config.rules import Rule, RouteTable
+from proxy import errors
+from proxy.observe.events import Observation
+from proxy.origin.client import OriginClient
+from proxy.origin.collapse import Collapse
+from proxy.server.protocol import Exchange
+from proxy.store.base import Store
+from proxy.store.invalidations import Invalidations
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Octets and seconds that bound a request."""
+
+    max_request_bytes: int
+    max_object_bytes: int
+    upstream_seconds: float
+
+
+@dataclass(slots=True)
+class Shared:
+    """What every request of the process works with. Built once, by `app`.
+
+    digest -- keyed hash that stands for a credential in a cache key. wall -- wall clock, seconds.
+    clock -- monotonic seconds. observe -- the one reader of observations.
+    """
+
+    flags: Flags
+    routes: RouteTable
+    store: Store
+    invalidations: Invalidations
+    collapse: Collapse
+    origin: OriginClient
+    limits: Limits
+    digest: Callable[[bytes], str]
+    wall: Callable[[], float]
+    clock: Callable[[], float]
+    observe: Callable[[Observation], None]
+    announce: Callable[[list[str]], None]
+
+
+@dataclass(slots=True)
+class Visit:
+    """A client's request with what has been found out about it so far.
+
+    content -- the request's content when it had to be read whole (to be keyed); None while unread.
+    """
+
+    exchange: Exchange
+    observation: Observation
+    request_id: str
+    traceparent: str
+    rule: Rule | None = None
+    content: bytes | None = None
+
+    def pieces(self, limit: int) -> AsyncIterator[bytes]:
+        """The request's content as it arrives. Raises ContentTooLarge beyond `limit` octets."""
+        return _pieces(self.exchange, limit)
+
+
+async def _pieces(exchange: Exchange, limit: int) -> AsyncIterator[bytes]:
+    while piece := await exchange.read():
+        if exchange.content_received > limit:
+            raise errors.ContentTooLarge(f"the content is larger than {limit} bytes")
+        yield piece
+
+
+def new_visit(exchange: Exchange, wall: float) -> Visit:
+    """Start following a request; identifiers the client did not bring are made."""
+    fields = exchange.head.fields
+    observation = Observation(method=exchange.head.method, path=exchange.head.path, client=exchange.peer, started=wall)
+    observation.request_id = fields.get("x-request-id") or f"{random.getrandbits(128):032x}"  # noqa: S311 - an identifier, not a secret
+    observation.traceparent = (
+        fields.get("traceparent") or f"00-{random.getrandbits(128):032x}-{random.getrandbits(64):016x}-00"  # noqa: S311
+    )
+    return Visit(exchange, observation, observation.request_id, observation.traceparent)

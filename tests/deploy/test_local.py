@@ -1,0 +1,234 @@
+"""`python -m deploy.local`: which parts it plans, what it refuses, and the whole of it with the real proxy."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession, ClientTimeout
+
+from config.load import load
+from config.rules import load_rules
+from deploy import local
+from deploy.local import EXAMPLE_RULES, Addresses, LocalSettings, curl, free_addresses, plan
+from tests.deploy.processes import PATIENCE, Child, environment, listens, python
+
+LOCAL = ("-m", "deploy.local")
+REPORT = "/api/parent-reports/generate"
+ANYWHERE = {"HOST": "127.0.0.1", "PORT": "0", "ADMIN_PORT": "0"}
+WITH_EXAMPLE = Addresses(public="localhost:8080", admin="127.0.0.1:9090", origin="127.0.0.1:3000")
+WITHOUT = Addresses(public="localhost:8080", admin="127.0.0.1:9090", origin=None)
+
+
+def settings_of(environ: Mapping[str, str], *argv: str) -> LocalSettings:
+    return load(LocalSettings, argv, environ, prog="test")
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port of 127.0.0.1 that somebody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+# -- the rules
+
+
+def test_the_example_rules_are_the_contracts() -> None:
+    table = load_rules(EXAMPLE_RULES, 1.0)
+    rule = table.match("POST", REPORT)
+    assert rule is not None
+    assert (rule.ttl, rule.stale_while_revalidate, rule.stale_if_error) == (300, 30, 600)
+    assert {kind for kind, _ in rule.key} == {"body", "authorization"}
+    assert rule.tags == ("reports",)
+    assert rule.private
+    assert table.match("GET", REPORT) is None
+    for method, path in (("POST", "/api/homework/archive"), ("PUT", "/api/homework/7"), ("DELETE", "/api/homework/7")):
+        assert table.invalidated_by(method, path) == (rule,)
+    assert table.invalidated_by("POST", REPORT) == ()
+
+
+# -- the plan
+
+
+def test_without_an_origin_the_example_comes_first() -> None:
+    origin, proxy = plan(settings_of({}), WITH_EXAMPLE, [], {"SOME": "thing"})
+    assert origin.command[1:] == ("-m", "deploy.example_origin", "--host", "127.0.0.1", "--port", "3000")
+    assert proxy.command == (sys.executable, "-m", "proxy", "--port", "8080", "--admin-port", "9090")
+    assert proxy.environ == {
+        "SOME": "thing",
+        "UPSTREAM_URL": "http://127.0.0.1:3000",
+        "RULES_FILE": str(EXAMPLE_RULES),
+        "LOG_FORMAT": "text",
+    }
+
+
+def test_in_front_of_a_given_origin_there_is_only_the_proxy_and_no_rules_but_the_users(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.toml"
+    rules.touch()
+    for environ in ({"UPSTREAM_URL": "http://app:3000"}, {"UPSTREAM_URL": "http://app:3000", "RULES_FILE": str(rules)}):
+        (proxy,) = plan(settings_of(environ), WITHOUT, [], environ)
+        assert proxy.environ == {**environ, "LOG_FORMAT": "text"}
+
+
+def test_what_the_user_chose_is_kept(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.toml"
+    rules.touch()
+    environ = {"RULES_FILE": str(rules), "LOG_FORMAT": "json", "DRAIN_SECONDS": "3"}
+    _, proxy = plan(settings_of(environ), WITH_EXAMPLE, ["--workers", "2"], environ)
+    assert proxy.environ == {**environ, "UPSTREAM_URL": "http://127.0.0.1:3000"}
+    assert proxy.command[3:5] == ("--workers", "2")
+    assert proxy.stop_seconds > 3
+
+
+def test_an_origin_may_be_named_anywhere_a_setting_may(tmp_path: Path) -> None:
+    file = tmp_path / "siding.toml"
+    file.write_text('upstream_url = "http://app:3000"\nlog_format = "json"\nport = 0\nadmin_port = 0\n')
+    in_file = settings_of({"SIDING_CONFIG": str(file)})
+    in_options = settings_of(ANYWHERE, "--upstream-url", "http://app:3000")
+    assert [free_addresses(settings).origin for settings in (in_file, in_options)] == [None, None]
+    (proxy,) = plan(in_file, WITHOUT, [], {})
+    assert proxy.environ == {}
+
+
+@pytest.mark.parametrize("environ", [{}, {"UPSTREAM_URL": ""}, {"UPSTREAM_URL": " "}])
+def test_no_origin_is_named_by_nothing(environ: dict[str, str]) -> None:
+    assert settings_of(environ).upstream_url is None
+
+
+# -- addresses
+
+
+def test_ports_left_open_are_chosen_and_differ() -> None:
+    found = free_addresses(settings_of(ANYWHERE))
+    assert found.origin is not None
+    ports = {Addresses.port_of(address) for address in (found.public, found.admin, found.origin)}
+    assert len(ports) == 3
+    assert "0" not in ports
+
+
+def test_the_example_origin_takes_its_usual_port_or_any(taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        usual = free.getsockname()[1]
+    monkeypatch.setattr(local, "ORIGIN_PORT", usual)
+    assert free_addresses(settings_of(ANYWHERE)).origin == f"127.0.0.1:{usual}"
+    monkeypatch.setattr(local, "ORIGIN_PORT", taken)
+    elsewhere = free_addresses(settings_of(ANYWHERE)).origin
+    assert elsewhere is not None
+    assert elsewhere != f"127.0.0.1:{taken}"
+
+
+@pytest.mark.parametrize("variable", ["PORT", "ADMIN_PORT"])
+@pytest.mark.parametrize("upstream", [{}, {"UPSTREAM_URL": "http://127.0.0.1:9"}])
+async def test_a_taken_port_is_said_in_one_line(taken: int, variable: str, upstream: dict[str, str]) -> None:
+    async with python(*LOCAL, environ=environment(**{**ANYWHERE, **upstream, variable: str(taken)})) as child:
+        assert await child.end() == 1
+    assert child.lines == [
+        f"siding: port {taken} is taken by another process; "
+        f"set {variable} to a free one, or to 0 for any: make run {variable}=0"
+    ]
+
+
+async def test_an_address_that_is_not_ours_is_said_in_one_line() -> None:
+    environ = environment(**{**ANYWHERE, "HOST": "192.0.2.1"})
+    async with python(*LOCAL, environ=environ) as child:
+        assert await child.end() == 1
+    assert len(child.lines) == 1
+    assert child.output.startswith("siding: cannot listen on 192.0.2.1 port 0: ")
+    assert child.output.endswith(" (HOST, PORT)")
+
+
+async def test_bad_settings_are_all_told_before_anything_starts() -> None:
+    async with python(*LOCAL, environ=environment(PORT="none", UPSTREAM_URL="app:3000")) as child:
+        assert await child.end() == 2
+    assert "PORT is 'none'" in child.output
+    assert "UPSTREAM_URL is 'app:3000'" in child.output
+    assert "Traceback" not in child.output
+
+
+# -- the whole
+
+
+def address(child: Child, name: str) -> str:
+    """What the welcome says of `name`, as HOST:PORT."""
+    (line,) = [line for line in child.lines if line.startswith(f"  {name} ")]
+    return line.split()[1].removeprefix("http://")
+
+
+async def try_it(command: str) -> tuple[Mapping[str, str], str]:
+    """Send what the `curl` command would."""
+    program, include, url, *rest = shlex.split(command)
+    assert (program, include) == ("curl", "-i")
+    options = list(zip(rest[::2], rest[1::2], strict=True))
+    fields = dict(value.split(": ", 1) for name, value in options if name == "-H")
+    content = next((value for name, value in options if name == "-d"), None)
+    method = "GET" if content is None else "POST"
+    async with (
+        ClientSession(timeout=ClientTimeout(total=PATIENCE)) as client,
+        client.request(method, url, headers=fields, data=content) as answer,
+    ):
+        assert answer.status == 200
+        return answer.headers, await answer.text()
+
+
+async def counts(origin: str) -> dict[str, Any]:
+    async with ClientSession() as client, client.get(f"http://{origin}/stats") as answer:
+        counted: dict[str, Any] = await answer.json()
+        return counted
+
+
+def test_the_command_to_try_is_one_line() -> None:
+    for addresses in (WITH_EXAMPLE, WITHOUT):
+        line = shlex.join(curl(addresses))
+        assert "\n" not in line
+        assert shlex.split(line) == curl(addresses)
+
+
+async def test_with_the_example_origin_the_second_report_comes_from_the_cache() -> None:
+    async with python(*LOCAL, environ=environment(**ANYWHERE)) as child:
+        command = await child.line("curl -i ")
+        public, admin, origin = (address(child, name) for name in ("proxy", "admin", "origin"))
+        first_fields, first = await try_it(command)
+        fields, second = await try_it(command)
+        assert first_fields["Cache-Status"].startswith("siding; fwd=")
+        assert fields["Cache-Status"].startswith("siding; hit")
+        assert second == first
+        assert (await counts(origin))["reportsGenerated"] == 1
+        child.press_ctrl_c()
+        assert await child.end() == 0
+    assert not any(map(listens, (public, admin, origin)))
+    assert "Traceback" not in child.output
+
+
+async def test_in_front_of_a_given_origin() -> None:
+    origin_command = ("-m", "deploy.example_origin", "--host", "127.0.0.1", "--port", "0")
+    async with python(*origin_command) as origin:
+        url = (await origin.line("example origin: ")).split()[-1]
+        async with python(*LOCAL, environ=environment(**ANYWHERE, UPSTREAM_URL=url)) as child:
+            command = await child.line("curl -i ")
+            assert address(child, "origin") == url.removeprefix("http://")
+            fields, page = await try_it(command)
+            assert "<h1>Example origin</h1>" in page
+            assert "siding" in fields["Via"]
+            child.send(signal.SIGTERM)
+            assert await child.end() == 0
+        assert "example origin: " not in child.output
+        assert listens(url.removeprefix("http://"))
+
+
+async def test_a_proxy_that_refuses_to_start_takes_the_origin_with_it(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.toml"
+    rules.write_text("[[route]]\nmatch = 5\n")
+    async with python(*LOCAL, environ=environment(**ANYWHERE, RULES_FILE=str(rules))) as child:
+        origin = (await child.line("example origin: ")).rpartition("http://")[2]
+        assert await child.end() == 2
+    assert "siding: the proxy ended with status 2; stopping the rest" in child.lines
+    assert "Siding is up" not in child.output
+    assert "Traceback" not in child.output
+    assert not listens(origin)

@@ -1,0 +1,125 @@
+"""A stack of real processes comes up in order, goes down in reverse, and tells which part failed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from tests.deploy.processes import Child, environment, is_alive, python
+
+STACK = ("-m", "tests.deploy.stack_of")
+
+
+@pytest.fixture
+def ports() -> Iterator[tuple[int, int]]:
+    """Two ports that nobody uses, and nobody is given while a test uses them."""
+    with socket.socket() as first, socket.socket() as second:
+        for reserved in (first, second):
+            # bound but not listening, a port is not handed out again, and one who asks to reuse it may have it
+            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            reserved.bind(("127.0.0.1", 0))
+        yield first.getsockname()[1], second.getsockname()[1]
+
+
+def pids(child: Child) -> list[int]:
+    return [int(line.rpartition(" ")[2]) for line in child.lines if " has pid " in line]
+
+
+def said(child: Child, *among: str) -> list[str]:
+    """The lines that are exactly one of `among`, in the order they were said."""
+    return [line for line in child.lines if line in among]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+async def test_a_signal_stops_the_parts_in_reverse_order(ports: tuple[int, int], number: signal.Signals) -> None:
+    async with python(*STACK, f"one {ports[0]} --listen {ports[0]}", f"two {ports[1]} --listen {ports[1]}") as child:
+        await child.line("all are ready")
+        child.send(number)
+        assert await child.end() == 0
+    steps = ["two was asked to stop", "two has stopped", "one was asked to stop", "one has stopped"]
+    assert said(child, *steps) == steps
+    assert not any(map(is_alive, pids(child)))
+
+
+async def test_ctrl_c_reaches_the_parts_only_through_the_stack(ports: tuple[int, int]) -> None:
+    async with python(*STACK, f"one {ports[0]} --listen {ports[0]}") as child:
+        await child.line("all are ready")
+        child.press_ctrl_c()
+        assert await child.end() == 0
+    assert "one has stopped" in child.lines
+    assert "one got a Ctrl-C" not in child.lines
+    assert "Traceback" not in child.output
+
+
+async def test_a_second_ctrl_c_ends_what_does_not_stop(ports: tuple[int, int]) -> None:
+    environ = environment(STOP_SECONDS="3600")
+    async with python(*STACK, f"one {ports[0]} --listen {ports[0]} --deaf", environ=environ) as child:
+        await child.line("all are ready")
+        child.press_ctrl_c()
+        await child.line("one was asked to stop")
+        child.press_ctrl_c()
+        assert await child.end() == 0
+    assert not any(map(is_alive, pids(child)))
+
+
+async def test_a_part_that_does_not_stop_in_time_is_killed(ports: tuple[int, int]) -> None:
+    parts = (f"one {ports[0]} --listen {ports[0]}", f"two {ports[1]} --listen {ports[1]} --deaf")
+    async with python(*STACK, *parts, environ=environment(STOP_SECONDS="0.5")) as child:
+        await child.line("all are ready")
+        child.send(signal.SIGTERM)
+        assert await child.end() == 0
+    assert "siding: two did not stop in 0.5 seconds and is killed" in child.lines
+    assert "one has stopped" in child.lines
+    assert not any(map(is_alive, pids(child)))
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+async def test_when_one_part_dies_the_rest_is_stopped(ports: tuple[int, int], victim: int) -> None:
+    async with python(*STACK, f"one {ports[0]} --listen {ports[0]}", f"two {ports[1]} --listen {ports[1]}") as child:
+        await child.line("all are ready")
+        os.kill(pids(child)[victim], signal.SIGKILL)
+        assert await child.end() == 128 + signal.SIGKILL
+    name, other = ("one", "two") if victim == 0 else ("two", "one")
+    assert f"siding: {name} was ended by SIGKILL; stopping the rest" in child.lines
+    assert f"{other} has stopped" in child.lines
+
+
+async def test_a_part_that_ends_at_the_start_gives_its_status_and_the_next_is_not_started(
+    ports: tuple[int, int],
+) -> None:
+    parts = (f"one {ports[0]} --listen {ports[0]}", f"two {ports[1]} --exit 7", f"three {ports[1]}")
+    async with python(*STACK, *parts) as child:
+        assert await child.end() == 7
+    assert "siding: two ended with status 7; stopping the rest" in child.lines
+    assert "one has stopped" in child.lines
+    assert "three" not in child.output
+    assert "all are ready" not in child.lines
+
+
+async def test_a_part_that_is_never_ready_is_given_up(ports: tuple[int, int]) -> None:
+    async with python(*STACK, f"one {ports[0]}", environ=environment(READY_SECONDS="0.5")) as child:
+        assert await child.end() == 1
+    assert "siding: one was not ready within 0.5 seconds; stopping" in child.lines
+    assert "all are ready" not in child.lines
+    assert not any(map(is_alive, pids(child)))
+
+
+async def test_a_command_that_is_not_there_is_said_plainly(ports: tuple[int, int]) -> None:
+    async with python(*STACK, f"one {ports[0]} --listen {ports[0]}", f"! {ports[1]}") as child:
+        assert await child.end() == 1
+    assert "siding: ! cannot be started: /there/is/no/such/command: No such file or directory" in child.lines
+    assert "one has stopped" in child.lines
+    assert "Traceback" not in child.output
+
+
+async def test_a_signal_while_a_part_is_starting_stops_as_well(ports: tuple[int, int]) -> None:
+    async with python(*STACK, f"one {ports[0]}", environ=environment(READY_SECONDS="3600")) as child:
+        await child.line("one has pid")
+        child.send(signal.SIGTERM)
+        assert await child.end() == 0
+    assert "all are ready" not in child.lines
+    assert not any(map(is_alive, pids(child)))

@@ -1,0 +1,158 @@
+"""Route rules: the plan's report, cached by body and credential."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support import Message, Origin, Proxy, Turn, gather, running_proxy
+
+RULES = """
+[[route]]
+match = "/api/parent-reports/generate"
+methods = ["POST"]
+ttl = 300
+key = ["body", "authorization"]
+tags = ["reports"]
+invalidated_by = ["POST /api/homework/*"]
+"""
+REPORT = "/api/parent-reports/generate"
+JSON = "Content-Type: application/json"
+
+
+@pytest.fixture
+def reports(origin: Origin) -> Origin:
+    """An origin that numbers its reports and names the credential they were made for."""
+    number = itertools.count(1)
+
+    async def script(turn: Turn) -> None:
+        if turn.request.target == REPORT:
+            report = {"report": next(number), "for": turn.request.get("authorization")}
+            await turn.answer(json.dumps(report), JSON)
+        else:
+            await turn.answer("{}", JSON, status="201 Created")
+
+    origin.script = script
+    return origin
+
+
+async def ask(proxy: Proxy, token: str = "alice", body: str = '{"userId": 1, "end": "x"}', *fields: str) -> Message:
+    return await proxy.request("POST", REPORT, JSON, f"Authorization: Bearer {token}", *fields, content=body.encode())
+
+
+def made(report: Message) -> int:
+    return int(json.loads(report.content)["report"])
+
+
+async def test_the_second_report_within_the_ttl_is_the_stored_one(reports: Origin, tmp_path: Path) -> None:
+    async with running_proxy(reports.url, rules=RULES, directory=tmp_path) as proxy:
+        first = await ask(proxy)
+        proxy.clock.now += 299
+        second = await ask(proxy)
+        proxy.clock.now += 2
+        third = await ask(proxy)
+    assert [made(first), made(second), made(third)] == [1, 1, 2]
+    assert second.get("cache-status") == "siding; hit; ttl=1"
+
+
+async def test_bodies_are_compared_as_json(reports: Origin, tmp_path: Path) -> None:
+    async with running_proxy(reports.url, rules=RULES, directory=tmp_path) as proxy:
+        await ask(proxy, body='{"userId": 1, "end": "x"}')
+        same = await ask(proxy, body='{"end":"x",\n "userId":1}')
+        other = await ask(proxy, body='{"end":"x", "userId":2}')
+    assert [made(same), made(other)] == [1, 2]
+
+
+async def test_another_credential_never_sees_it(reports: Origin, tmp_path: Path) -> None:
+    async with running_proxy(reports.url, rules=RULES, directory=tmp_path) as proxy:
+        alice, bob, again = await ask(proxy, "alice"), await ask(proxy, "bob"), await ask(proxy, "alice")
+    assert json.loads(bob.content)["for"] == "Bearer bob"
+    assert [made(alice), made(bob), made(again)] == [1, 2, 1]
+
+
+async def test_credentials_are_kept_apart_in_flight_as_well(reports: Origin, tmp_path: Path) -> None:
+    async with running_proxy(reports.url, rules=RULES, directory=tmp_path) as proxy:
+        answers = await gather(*(ask(proxy, token) for token in ["alice", "bob"] * 10))
+    seen = {json.loads(answer.content)["for"] for answer in answers[::2]}
+    assert seen == {"Bearer alice"}
+    assert len(reports.requests) == 2
+
+
+async def test_a_cookie_that_is_not_in_the_key_takes_the_request_out_of_the_rule(
+    reports: Origin, tmp_path: Path
+) -> None:
+    async with running_proxy(reports.url, rules=RULES, directory=tmp_path) as proxy:
+        first = await ask(proxy, "alice", "{}", "Cookie: session=1")
+        second = await ask(proxy, "alice", "{}", "Cookie: session=2")
+    assert [made(first), made(second)] == [1, 2]
+
+
+async def test_an_archived_homework_makes_the_report_fresh_again(reports: Origin, tmp_path: Path) -> None:
+    async with running_proxy(reports.url, rules=RULES, directory=tmp_path) as proxy:
+        await ask(proxy)
+        assert (await proxy.request("POST", "/api/homework/archive", JSON, content=b"{}")).status == 201
+        after = await ask(proxy)
+    assert made(after) == 2
+
+
+async def test_a_report_on_its_way_while_homework_is_archived_is_not_kept(origin: Origin, tmp_path: Path) -> None:
+    asked, go = asyncio.Event(), asyncio.Event()
+    number = itertools.count(1)
+
+    async def script(turn: Turn) -> None:
+        if turn.request.target == REPORT:
+            mine = next(number)
+            if mine == 1:
+                asked.set()
+                await go.wait()
+            await turn.answer(json.dumps({"report": mine}), JSON)
+        else:
+            await turn.answer("{}", JSON, status="201 Created")
+
+    origin.script = script
+    async with running_proxy(origin.url, rules=RULES, directory=tmp_path) as proxy:
+        early = asyncio.create_task(ask(proxy))
+        await asked.wait()
+        await proxy.request("POST", "/api/homework/archive", JSON, content=b"{}")
+        late = await ask(proxy)
+        go.set()
+        assert made(await early) == 1
+        assert made(late) == 2
+        assert made(await ask(proxy)) == 2
+
+
+async def test_a_failed_report_is_not_stored(origin: Origin, tmp_path: Path) -> None:
+    origin.respond('{"error": "quota"}', JSON, status="429 Too Many Requests")
+    async with running_proxy(origin.url, rules=RULES, directory=tmp_path) as proxy:
+        assert [(await ask(proxy)).status for _ in range(2)] == [429, 429]
+    assert len(origin.requests) == 2
+
+
+async def test_no_store_of_the_origin_stands_above_the_rule(origin: Origin, tmp_path: Path) -> None:
+    origin.respond('{"report": 1}', JSON, "Cache-Control: no-store")
+    async with running_proxy(origin.url, rules=RULES, directory=tmp_path) as proxy:
+        await ask(proxy)
+        await ask(proxy)
+    assert len(origin.requests) == 2
+
+
+async def test_a_stored_report_has_a_validator(reports: Origin, tmp_path: Path) -> None:
+    async with running_proxy(reports.url, rules=RULES, directory=tmp_path) as proxy:
+        first = await ask(proxy)
+        tag = first.get("etag")
+        assert tag is not None
+        unchanged = await ask(proxy, "alice", '{"userId": 1, "end": "x"}', f"If-None-Match: {tag}")
+    assert (unchanged.status, unchanged.content) == (304, b"")
+
+
+async def test_a_fault_in_the_rule_file_is_refused_with_the_reason(tmp_path: Path) -> None:
+    from config.rules import RulesError  # noqa: PLC0415 - only here
+
+    leaky = '[[route]]\nmatch = "/api/x"\nmethods = ["POST"]\nkey = ["body"]\n'
+    with pytest.raises(RulesError, match="authorization"):
+        async with running_proxy("http://127.0.0.1:1", rules=leaky, directory=tmp_path):
+            pass
