@@ -63,7 +63,7 @@ class Worker:
         self._routes = routes
         self._draining = False
         self._listening = False
-        self._store = MemoryStore(settings.cache_max_bytes // settings.workers)
+        self.store = MemoryStore(settings.cache_max_bytes // settings.workers)
         self._invalidations = Invalidations()
         self._collapse = Collapse()
         self._origin = OriginClient(
@@ -74,15 +74,15 @@ class Worker:
         self._access_log = AccessLog(settings.log_level, settings.log_format)
         self._metrics = Metrics(
             flags,
-            store=self._store,
+            store=self.store,
             origin=self._origin,
-            in_flight=lambda: self._handler.in_flight,
+            in_flight=lambda: self.handler.in_flight,
             log_dropped=lambda: self._access_log.dropped,
         )
         shared = Shared(
             flags=flags,
             routes=routes,
-            store=self._store,
+            store=self.store,
             invalidations=self._invalidations,
             collapse=self._collapse,
             origin=self._origin,
@@ -95,10 +95,11 @@ class Worker:
             wall=wall,
             clock=time.monotonic,
             observe=self._observe,
+            observe_origin=self._metrics.observe_origin,
             announce=announce,
         )
         self._local = LocalMetrics(settings, self.report_cache) if settings.public_metrics else None
-        self._handler = Handler(shared, self._local)
+        self.handler = Handler(shared, self._local)
         self._server: ClientServer | None = None
         self._listener: asyncio.Server | None = None
 
@@ -118,7 +119,7 @@ class Worker:
 
     async def start(self, sock: socket.socket) -> None:
         """Serve clients on `sock`, which must be listening."""
-        self._server = ClientServer(self._handler, self._refused)
+        self._server = ClientServer(self.handler, self._refused)
         self._listener = await asyncio.get_running_loop().create_server(self._server, sock=sock)
         self._listening = True
 
@@ -130,12 +131,10 @@ class Worker:
         self._listener.close()
         self._server.begin_drain()
         deadline = time.monotonic() + self.settings.drain_seconds
-        while self._handler.in_flight and time.monotonic() < deadline:
-            await asyncio.sleep(0.02)
-        if self._handler.in_flight:
-            log.warning("%d requests did not finish within DRAIN_SECONDS and are cut", self._handler.in_flight)
+        if not await self.handler.idle(self.settings.drain_seconds):
+            log.warning("%d requests did not finish within DRAIN_SECONDS and are cut", self.handler.in_flight)
         await self._server.shutdown(0.5)
-        await self._handler.finish_background(max(0.0, deadline - time.monotonic()))
+        await self.handler.finish_background(max(0.0, deadline - time.monotonic()))
 
     async def close(self) -> None:
         """End what is left. The access log is written out."""

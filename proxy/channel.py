@@ -1,7 +1,7 @@
 """Calls between the parent and its workers: one JSON document a line over a socket pair.
 
-    {"id": 7, "call": "purge", "with": {...}}      ->  {"id": 7, "result": ...} or {"id": 7, "error": "..."}
-    {"tell": "invalidate", "with": [...]}           no answer
+{"id": 7, "call": "purge", "with": {...}}      ->  {"id": 7, "result": ...} or {"id": 7, "error": "..."}
+{"tell": "invalidate", "with": [...]}           no answer
 """
 
 from __future__ import annotations

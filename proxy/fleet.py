@@ -15,10 +15,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from multiprocessing.process import BaseProcess
 from typing import cast
 
-from prometheus_client.parser import text_string_to_metric_families
-from prometheus_client.registry import CollectorRegistry, Collector
 from prometheus_client import generate_latest
 from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector, CollectorRegistry
 
 from config.flags import Flags
 from config.rules import RouteTable

@@ -30,13 +30,18 @@ SMALL_BYTES = 64 * 1024
 SMALL_SECONDS = 0.02
 """Content of known length, up to `SMALL_BYTES`, that arrives within `SMALL_SECONDS` of its head is completed before
 the head goes on, so that the first client already gets a validator and a whole coded answer. Anything else streams."""
+ORIGIN_SAID_ERROR = "origin-status"
+"""What a hidden response with an error status is called, beside the codes of `errors`."""
 WINDOW_BYTES = 256 * 1024
 """How far the origin may run ahead of the slowest client once an answer turned out too large to be kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A whole response. kept -- it is in the store now; when not, `verdict` says why."""
+    """A whole response. kept -- it is in the store now; when not, `verdict` says why.
+
+    hidden -- code of the origin's failure that a stale response hides from the clients.
+    """
 
     stored: StoredResponse
     outcome: Outcome
@@ -44,6 +49,7 @@ class Ready:
     kept: bool
     verdict: Verdict
     status: int | None
+    hidden: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +85,7 @@ class Fetch:
 
     ask -- sends the request; awaited once. keep -- puts a response into the store and says whether it could.
     finish -- makes the stored response of complete content (which may cost CPU, hence awaitable).
+    origin_seconds, total_seconds -- until the head of the origin's response, and until its content was complete.
     limit -- octets of content beyond which nothing is kept. wall -- the wall clock.
     """
 
@@ -97,6 +104,7 @@ class Fetch:
         self.open = True
         self.followers = 0
         self.origin_seconds = 0.0
+        self.total_seconds: float | None = None
         self.result: Result | None = None
         self._ask, self._keep, self._finish, self._limit, self._wall = ask, keep, finish, limit, wall
         self._worth_finishing = worth_finishing
@@ -181,9 +189,10 @@ class Fetch:
             response = self.take()
             if response is not None:
                 response.close()
-        elif self.result is None and not self._worth_finishing:
-            self._task.cancel()
-        elif isinstance(self.result, Streaming) and not self._keeping:
+            return
+        unheard = self.result is None and not self._worth_finishing
+        unkept = isinstance(self.result, Streaming) and not self._keeping
+        if unheard or unkept:
             self._task.cancel()
 
     async def _run(self) -> None:
@@ -204,6 +213,9 @@ class Fetch:
             self._wake()
             asyncio.get_running_loop().call_soon(self._tidy)
 
+    def _complete(self, request_time: float) -> None:
+        self.total_seconds = self._wall() - request_time
+
     async def _ask_and_judge(self) -> None:
         question = self.question
         request_time = self._wall()
@@ -216,7 +228,9 @@ class Fetch:
                 raise
             log.warning("the origin failed (%s); a stale response stands in", fault.code)
             judged = policy.hide(question.stored)
-            self._settle(Ready(question.stored, Outcome.STALE_IF_ERROR, judged, False, judged.verdict, None))
+            self._settle(
+                Ready(question.stored, Outcome.STALE_IF_ERROR, judged, False, judged.verdict, None, fault.code)
+            )
             return
         response_time = self._wall()
         self.origin_seconds = response_time - request_time
@@ -226,8 +240,9 @@ class Fetch:
             freshened = judged.ruling is Ruling.FRESHENED
             verdict = self._keep(judged.stored) if freshened else judged.verdict
             outcome = Outcome.VALIDATED if freshened else Outcome.STALE_IF_ERROR
+            hidden = None if freshened else ORIGIN_SAID_ERROR
             kept = verdict is Verdict.STORE
-            self._settle(Ready(judged.stored, outcome, judged, kept, verdict, response.head.status))
+            self._settle(Ready(judged.stored, outcome, judged, kept, verdict, response.head.status, hidden))
             return
         if judged.ruling is Ruling.SHARED and response.length is not None and response.length > self._limit:
             judged = Judgement(Ruling.ALONE, Verdict.TOO_LARGE, judged.head, judged.freshness)
@@ -244,6 +259,7 @@ class Fetch:
         patience = SMALL_SECONDS if response.length is not None else 0.0
         content = await response.settle(min(SMALL_BYTES, self._limit), patience)
         if content is not None:
+            self._complete(times[0])
             stored = await self._finish(self.question, judged, content, times)
             verdict = self._keep(stored)
             kept = verdict is Verdict.STORE
@@ -260,6 +276,7 @@ class Fetch:
             self._wake()
             if not self._keeping:
                 await self._make_room()
+        self._complete(times[0])
         self._ended = True
         self._wake()
         if self._keeping:
@@ -327,4 +344,4 @@ class Reader:
         """Leave; the last to go may end the fetch."""
         self._fetch._readers.discard(self)
         self._fetch._reader_moved()
-        self._fetch._abandon_if_useless()
+        self._fetch._tidy()

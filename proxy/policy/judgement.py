@@ -82,9 +82,9 @@ def judge(question: Question, response: ResponseHead, request_time: float, respo
     if response.status == 304 and stored is not None:
         fresh = validation.freshen(stored, head, question.rule, request_time, response_time, question.epoch)
         return Judgement(Ruling.FRESHENED, Verdict.STORE, head, fresh.freshness, fresh)
-    if response.status in reuse.ERROR_STATUSES and stored is not None:
-        if reuse.may_hide_error(stored, question.request, response_time):
-            return Judgement(Ruling.HIDDEN, Verdict.STATUS, head, stored.freshness, stored)
+    failed = response.status in reuse.ERROR_STATUSES
+    if failed and stored is not None and reuse.may_hide_error(stored, question.request, response_time):
+        return Judgement(Ruling.HIDDEN, Verdict.STATUS, head, stored.freshness, stored)
     life = freshness.freshness_of(head, request_time, response_time, question.rule)
     verdict = storability.may_store(question.request, head, life, question.rule)
     ruling = Ruling.SHARED if verdict is Verdict.STORE else Ruling.ALONE

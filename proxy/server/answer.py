@@ -12,7 +12,7 @@ from proxy.observe.events import Observation
 from proxy.policy import encoding, freshness, preconditions
 from proxy.policy.cache_status import cache_status
 from proxy.policy.decisions import Forward, Outcome
-from proxy.policy.messages import RequestHead, ResponseHead, StoredResponse
+from proxy.policy.messages import Fields, ResponseHead, StoredResponse
 from proxy.server import coding as coders
 from proxy.server.protocol import refusal_head
 from proxy.server.visit import Shared, Visit
@@ -20,6 +20,7 @@ from proxy.server.visit import Shared, Visit
 Read = Callable[[], Awaitable[bytes]]
 HITS = frozenset({Outcome.HIT, Outcome.STALE})
 ETAG_OFF_LOOP_BYTES = 1024 * 1024
+NO_FIELDS = Fields()
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +181,3 @@ def note_forward(observation: Observation, forward: Forward) -> None:
     """Why the request went to the origin; the first reason stands."""
     if observation.forward is None:
         observation.forward = forward
-
-
-def wants(request: RequestHead) -> bool:
-    """Whether the client brought a precondition that a validator made here could answer."""
-    return "if-none-match" in request.fields

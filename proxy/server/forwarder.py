@@ -54,7 +54,7 @@ async def ask_for_one(shared: Shared, visit: Visit, *, upgrade: bool = False) ->
         elif length == 0:
             content = b""
     clock, observation = shared.clock, visit.observation
-    asked = clock()
+    visit.asked_at = asked = clock()
     try:
         response = await ask(
             shared, visit, exchange.head, content, length, upgrade=upgrade, on_interim=exchange.interim

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from proxy import errors
+from proxy.observe.events import OriginObservation
 from proxy.origin.client import OriginResponse
 from proxy.origin.fetch import SMALL_BYTES, SMALL_SECONDS, Alone, Failed, Fetch, Ready, Streaming
 from proxy.policy import cache_key, encoding, invalidation, reuse, validation
@@ -58,6 +59,7 @@ class Handler:
         self._local = local
         self._background: set[Fetch] = set()
         self.in_flight = 0
+        self._idle: asyncio.Event | None = None
 
     async def __call__(self, exchange: Exchange) -> None:
         """Answer one request; every way it can end is recorded in one observation."""
@@ -83,7 +85,11 @@ class Handler:
             exchange.abort()
         finally:
             self.in_flight -= 1
+            if self._idle is not None and not self.in_flight:
+                self._idle.set()
             observation.duration = shared.clock() - began
+            if exchange.started_at is not None:
+                observation.first_byte = exchange.started_at - began
             observation.request_bytes = exchange.content_received
             observation.response_bytes = exchange.content_sent
             shared.observe(observation)
@@ -335,7 +341,10 @@ class Handler:
         key = self._collapse_key(visit, found)
         if self._shared.collapse.joinable(key) is not None:
             return
-        self._lead(key, self._new_fetch(visit, found, behind=True))
+        fetch = self._new_fetch(visit, found, behind=True)
+        self._lead(key, fetch)
+        route = visit.observation.route
+        fetch.task.add_done_callback(lambda _: self._shared.observe_origin(_seen_behind(fetch, route)))
 
     def _lead(self, key: str | None, fetch: Fetch) -> None:
         if key is not None:
@@ -393,6 +402,7 @@ class Handler:
         if isinstance(result, Failed):
             if not isinstance(result.fault, errors.OriginError):
                 return False
+            observation.collapsed = True
             raise result.fault
         judged = result.judgement
         hidden = judged.ruling is Ruling.HIDDEN
@@ -414,11 +424,12 @@ class Handler:
         if isinstance(result, Ready):
             observation.outcome = result.outcome
             observation.verdict, observation.stored = result.verdict, result.kept
-            observation.origin_status = result.status
+            observation.origin_status, observation.error = result.status, result.hidden
             if result.outcome is Outcome.STALE_IF_ERROR:
                 observation.detail = result.outcome.value
             if observation.collapsed and result.outcome is Outcome.MISS:
                 observation.outcome = Outcome.COLLAPSED
+            observation.origin_total = fetch.total_seconds
             await answer.from_store(shared, visit, result.stored, now=shared.wall())
             return
         observation.outcome = Outcome.COLLAPSED if observation.collapsed else Outcome.MISS
@@ -427,6 +438,7 @@ class Handler:
         reader = fetch.reader()
         try:
             await answer.stream(shared, visit, result.judgement.head, result.length, reader.read)
+            observation.origin_total = fetch.total_seconds
         finally:
             reader.close()
 
@@ -461,6 +473,7 @@ class Handler:
             await self._relay(visit, response, head)
             return
         response.close()
+        self._note_total(visit)
         if made:
             head = ResponseHead(head.status, head.reason, head.fields.adding(("ETag", answer.make_etag(content))))
         await answer.whole(shared, visit, answer.Whole(head, content, None, evaluate=made))
@@ -468,10 +481,22 @@ class Handler:
     async def _relay(self, visit: Visit, response: OriginResponse, head: ResponseHead) -> None:
         try:
             await answer.stream(self._shared, visit, head, response.length, response.read)
+            self._note_total(visit)
         finally:
             response.close()
 
+    def _note_total(self, visit: Visit) -> None:
+        if visit.asked_at is not None:
+            visit.observation.origin_total = self._shared.clock() - visit.asked_at
+
     # -- the end
+
+    async def idle(self, seconds: float) -> bool:
+        """Wait until no request is on its way; False when some still were after `seconds`."""
+        if self.in_flight:
+            self._idle = asyncio.Event()
+            await asyncio.wait([asyncio.create_task(self._idle.wait())], timeout=seconds)
+        return not self.in_flight
 
     async def finish_background(self, seconds: float) -> None:
         """Let fetches that nobody waits for end within `seconds`, then end them."""
@@ -481,3 +506,16 @@ class Handler:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+
+
+def _seen_behind(fetch: Fetch, route: str) -> OriginObservation:
+    """What is told of a validation that no client waited for."""
+    seen = OriginObservation(route=route, forward=Forward.STALE, seconds=fetch.origin_seconds)
+    match fetch.result:
+        case Ready(status=status, hidden=hidden):
+            seen.status, seen.error = status, hidden
+        case Streaming(judgement=judged) | Alone(judgement=judged):
+            seen.status = judged.head.status
+        case Failed(fault=errors.OriginError() as fault):
+            seen.error = fault.code
+    return seen

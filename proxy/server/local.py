@@ -43,9 +43,10 @@ class LocalMetrics:
 
     async def _pool(self) -> tuple[ResponseHead, bytes]:
         if self._monitor is None:
-            return _error(503, "no-pool-monitor", "POOL_MONITOR_URL is not set, so the pool's numbers are not known here")
+            return _error(503, "no-pool-monitor", "POOL_MONITOR_URL is not set: the pool is not known here")
+        fields = Fields([("Host", "pool-monitor"), ("Accept", "application/json")])
         try:
-            response = await self._monitor.request("GET", DATABASE_POOL, Fields([("Host", "pool-monitor")]))
+            response = await self._monitor.request("GET", DATABASE_POOL, fields, None, None)
             try:
                 content = await response.settle(MAX_BYTES, SECONDS)
             finally:

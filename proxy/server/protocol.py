@@ -94,6 +94,7 @@ class Exchange:
         "keep_alive",
         "peer",
         "started",
+        "started_at",
     )
 
     def __init__(self, request: web.BaseRequest) -> None:
@@ -115,6 +116,7 @@ class Exchange:
         self.peer: str = self._protocol.peer_address
         self.keep_alive = not message.should_close
         self.started = False
+        self.started_at: float | None = None
         self.content_received = 0
         self.content_sent = 0
         self._has_content = request._payload is not EMPTY_PAYLOAD
@@ -180,6 +182,7 @@ class Exchange:
         if self._protocol.closing:
             self.keep_alive = False
         self.started = True
+        self.started_at = time.monotonic()
         http11 = self.head.version >= (1, 1)
         wire = [_status_line(head), head.fields.wire()]
         bodiless = self.head.method == "HEAD" or head.status in NO_CONTENT
@@ -366,9 +369,7 @@ class ClientConnection(RequestHandler):
         if not self._request_in_progress and not self._messages:
             self.close()
 
-    def _make_error_handler(
-        self, err_info: _ErrInfo
-    ) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
+    def _make_error_handler(self, err_info: _ErrInfo) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
         fault = _client_error(err_info.exc)
 
         async def refuse(request: web.BaseRequest) -> web.StreamResponse:

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from config.flags import Flags
-from config.rules import Rule, RouteTable
+from config.rules import RouteTable, Rule
 from proxy import errors
-from proxy.observe.events import Observation
+from proxy.observe.events import Observation, OriginObservation
 from proxy.origin.client import OriginClient
 from proxy.origin.collapse import Collapse
 from proxy.server.protocol import Exchange
@@ -31,7 +31,7 @@ class Shared:
     """What every request of the process works with. Built once, by `app`.
 
     digest -- keyed hash that stands for a credential in a cache key. wall -- wall clock, seconds.
-    clock -- monotonic seconds. observe -- the one reader of observations.
+    clock -- monotonic seconds. observe, observe_origin -- take what is told.
     """
 
     flags: Flags
@@ -45,6 +45,7 @@ class Shared:
     wall: Callable[[], float]
     clock: Callable[[], float]
     observe: Callable[[Observation], None]
+    observe_origin: Callable[[OriginObservation], None]
     announce: Callable[[list[str]], None]
 
 
@@ -53,6 +54,7 @@ class Visit:
     """A client's request with what has been found out about it so far.
 
     content -- the request's content when it had to be read whole (to be keyed); None while unread.
+    asked_at -- when the origin was asked for this client alone, on the monotonic clock.
     """
 
     exchange: Exchange
@@ -61,6 +63,7 @@ class Visit:
     traceparent: str
     rule: Rule | None = None
     content: bytes | None = None
+    asked_at: float | None = None
 
     def pieces(self, limit: int) -> AsyncIterator[bytes]:
         """The request's content as it arrives. Raises ContentTooLarge beyond `limit` octets."""
@@ -78,8 +81,8 @@ def new_visit(exchange: Exchange, wall: float) -> Visit:
     """Start following a request; identifiers the client did not bring are made."""
     fields = exchange.head.fields
     observation = Observation(method=exchange.head.method, path=exchange.head.path, client=exchange.peer, started=wall)
-    observation.request_id = fields.get("x-request-id") or f"{random.getrandbits(128):032x}"  # noqa: S311 - an identifier, not a secret
+    observation.request_id = fields.get("x-request-id") or f"{random.getrandbits(128):032x}"
     observation.traceparent = (
-        fields.get("traceparent") or f"00-{random.getrandbits(128):032x}-{random.getrandbits(64):016x}-00"  # noqa: S311
+        fields.get("traceparent") or f"00-{random.getrandbits(128):032x}-{random.getrandbits(64):016x}-00"
     )
     return Visit(exchange, observation, observation.request_id, observation.traceparent)

@@ -1,0 +1,25 @@
+"""The proxy: a shared HTTP cache in front of one origin, that can always be switched to plain pass-through.
+
+    python -m proxy      __main__   settings -> listeners -> app (one process) or fleet (WORKERS > 1, over channel)
+                         app        builds, starts, drains and stops a worker; nothing else constructs
+                         errors     what can go wrong, each with its status and its JSON
+
+A request goes through `server`, which asks `policy` what to do and does it with `store` and `origin`:
+
+    server/   protocol      the client's connection; the only file that touches aiohttp's internals
+              handler       the story of a request, in the order it happens: start here
+              visit         one request on its way, and what all of them share
+              answer        to the client: stored, whole, streamed, or an error
+              forwarder     to the origin: for one client alone, or as a tunnel
+              coding        gzip, br, zstd for whole contents and streams
+              admin, local, listen
+    policy/   pure decisions over plain values (its own map is in `policy/__init__.py`)
+    origin/   client        connections, their reuse, timeouts and errors
+              fetch         one request whose answer may serve many clients
+              collapse      which requests wait for which fetch
+    store/    base          what a store is; memory: S3-FIFO within a byte budget
+              invalidations epochs: what was purged or changed since a response was asked for
+    observe/  events        one observation a request; metrics and access_log read it
+
+Imports point one way: app -> server -> {origin, store, observe} -> policy. `tests/test_laws.py` holds them to it.
+"""
