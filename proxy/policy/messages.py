@@ -6,7 +6,7 @@ nothing is changed on the way through (RFC 9110 5.5 calls the octets above 0x7F 
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -49,6 +49,10 @@ class Fields:
         if values is None:
             return None
         return values[0] if len(values) == 1 else ", ".join(values)
+
+    def names(self) -> Set[str]:
+        """The names, in lower case."""
+        return self._lookup().keys()
 
     def __contains__(self, name: object) -> bool:
         return name in self._lookup()

@@ -1,0 +1,304 @@
+"""Which requests are the same to the cache: target URI and rule -> cache key; Vary -> secondary key (RFC 9111 2, 4.1).
+
+A key is a sequence of parts, each with its length in front, so that no value can pass for two. What a client
+sent in fields or content stands in it only as a keyed digest: a key may be logged, a credential may not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from proxy.policy.fields import split_list
+from proxy.policy.messages import Fields, RequestHead, RouteRule, SecondaryKey
+
+Digest = Callable[[bytes], str]
+
+CREDENTIAL_FIELDS = (
+    "authorization",
+    "cookie",
+    "proxy-authorization",
+    "x-api-key",
+    "api-key",
+    "x-auth-token",
+    "x-access-token",
+    "x-amz-security-token",
+)
+"""Fields that say who is asking."""
+
+REWRITING_FIELDS = (
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "x-forwarded-scheme",
+    "x-forwarded-server",
+    "x-forwarded-ssl",
+    "x-host",
+    "x-original-host",
+    "x-original-url",
+    "x-rewrite-url",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-scheme",
+    "x-url-scheme",
+    "forwarded",
+    "front-end-https",
+)
+"""Fields that many frameworks let change the answer without saying so in Vary: unkeyed, one client's
+X-Forwarded-Host would poison every other client's page."""
+
+_REWRITING = frozenset(REWRITING_FIELDS)
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+MAX_VARY_NAMES = 32
+"""A response that varies on more names than this is treated as varying on everything."""
+
+
+# -- the primary key
+
+
+def authority_of(head: RequestHead) -> str:
+    """The authority in lower case without the scheme's default port (RFC 9110 4.2.3)."""
+    authority = head.authority.lower()
+    port = _DEFAULT_PORTS.get(head.scheme)
+    return authority.removesuffix(port) if port is not None else authority
+
+
+def target_uri(head: RequestHead) -> str:
+    """The target URI with its query (RFC 9110 7.1); path and query are octet for octet the client's."""
+    return f"{head.scheme}://{authority_of(head)}{head.target}"
+
+
+def credential_fields(head: RequestHead) -> tuple[str, ...]:
+    """The credential fields that the request carries, in lower case."""
+    fields = head.fields
+    return tuple(name for name in CREDENTIAL_FIELDS if name in fields)
+
+
+def rule_applies(rule: RouteRule, head: RequestHead) -> bool:
+    """Whether the rule may answer this request: only when every credential it carries is in the key.
+
+    Otherwise the answer may be one user's own, and the key would not tell. A public rule is the operator's word
+    that it is not. A named cookie stands for the whole Cookie field: the operator says it is the session.
+    """
+    if rule.public:
+        return True
+    keyed = set()
+    for kind, name in rule.key:
+        if kind == "authorization":
+            keyed.add("authorization")
+        elif kind == "header":
+            keyed.add(name)
+        elif kind == "cookie" and _cookie(head.fields, name) is not None:
+            keyed.add("cookie")
+    return all(name in keyed for name in credential_fields(head))
+
+
+def cache_key(head: RequestHead, rule: RouteRule | None, content: bytes | None, digest: Digest) -> str | None:
+    """The cache key of a request; None when it cannot be keyed and must pass.
+
+    GET and HEAD share a key, other methods have keys of their own. content -- the request's, where the rule keys it.
+    digest -- a keyed hash; whatever came in fields or content enters only through it.
+    """
+    method = "GET" if head.method == "HEAD" else head.method
+    path, query = head.path, head.query
+    parts = [method, head.scheme, authority_of(head), path]
+    names = _keyed_arguments(rule)
+    if names is None:
+        parts.append("" if query is None else f"?{query}")
+    else:
+        parts.extend(f"{name}={value}" for name in names for value in _arguments(query, name))
+        parts.append("&")
+    _add_rewriting(parts, head.fields, digest)
+    if rule is not None:
+        if content is None and any(kind == "body" for kind, _ in rule.key):
+            return None
+        _add_rule(parts, rule, head.fields, content or b"", digest)
+    return "".join([f"{len(part)}:{part}" for part in parts])
+
+
+def _keyed_arguments(rule: RouteRule | None) -> list[str] | None:
+    """The query's arguments that the key is narrowed to; None for the whole query."""
+    if rule is None:
+        return None
+    names = [name for kind, name in rule.key if kind == "query"]
+    return names if names and "" not in names else None
+
+
+def _add_rewriting(parts: list[str], fields: Fields, digest: Digest) -> None:
+    for name in sorted(fields.names() & _REWRITING):
+        values = fields.all(name) if name != "forwarded" else _host_and_proto(fields.all(name))
+        if values:
+            parts.append(f"{name}={digest(_joined('field', name, values))}")
+
+
+def _host_and_proto(values: tuple[str, ...]) -> tuple[str, ...]:
+    """What in a Forwarded field changes an answer (RFC 7239 5.3, 5.4); `for` and `by` are anew with each client."""
+    pairs = [pair.strip() for value in values for member in split_list(value) for pair in member.split(";")]
+    return tuple(pair for pair in pairs if pair.lower().startswith(("host=", "proto=")))
+
+
+def _joined(kind: str, name: str, values: tuple[str, ...]) -> bytes:
+    """Values under a name of their own, so that equal values of different fields have different digests."""
+    return "".join([f"{kind}:{name}", *(f"\n{len(value)}:{value}" for value in values)]).encode()
+
+
+def _add_rule(parts: list[str], rule: RouteRule, fields: Fields, content: bytes, digest: Digest) -> None:
+    parts.append(f"rule {rule.name}")
+    document: _Document | None = None
+    for kind, name in rule.key:
+        if kind == "authorization":
+            parts.append(_part("authorization", fields.all("authorization"), digest))
+        elif kind == "header":
+            parts.append(_part(f"header:{name}", fields.all(name), digest))
+        elif kind == "cookie":
+            value = _cookie(fields, name)
+            parts.append(_part(f"cookie:{name}", () if value is None else (value,), digest))
+        elif kind == "body":
+            document = document or _Document(fields, content)
+            text = document.member(name) if name else document.whole()
+            parts.append(f"body:{name}={digest(text)}")
+
+
+def _part(label: str, values: tuple[str, ...], digest: Digest) -> str:
+    return f"{label}={digest(_joined('part', label, values))}" if values else f"{label} absent"
+
+
+def _cookie(fields: Fields, name: str) -> str | None:
+    """The values of the cookies called `name`, joined as they came (RFC 6265 5.4); None without one."""
+    found = []
+    for line in fields.all("cookie"):
+        for pair in line.split(";"):
+            key, _, value = pair.strip(" \t").partition("=")
+            if key == name:
+                found.append(value)
+    return ";".join(found) if found else None
+
+
+def _arguments(query: str | None, name: str) -> list[str]:
+    """The values of the query's arguments called `name`, undecoded and in order."""
+    pairs = (pair.partition("=") for pair in (query or "").split("&"))
+    return [value if equals else "\n" for key, equals, value in pairs if key == name]
+
+
+# -- JSON content, compared by what it says
+
+
+class _Document:
+    """A request's content as the key sees it: JSON canonically, anything else octet for octet.
+
+    JSON that two parsers may read differently (repeated names, NaN, 1.00, deep nesting) counts as anything else.
+    """
+
+    def __init__(self, fields: Fields, content: bytes) -> None:
+        self._content = content
+        content_type, coding = fields.get("content-type") or "", fields.get("content-encoding")
+        self._kind = f"{content_type}\n{coding}".encode()
+        media = content_type.partition(";")[0].strip().lower()
+        is_json = media == "application/json" or media.endswith("+json")
+        self._parsed = parse_json(content) if is_json and coding is None else None
+
+    def whole(self) -> bytes:
+        text = canonical(self._parsed[0]) if self._parsed is not None else None
+        return b"raw\n%b\n%b" % (self._kind, self._content) if text is None else b"json\n" + text
+
+    def member(self, name: str) -> bytes:
+        """One member's value; the whole where it cannot be told apart."""
+        value = self._parsed[0] if self._parsed is not None else None
+        if not isinstance(value, dict):
+            return b"whole\n" + self.whole()
+        if name not in value:
+            return b"absent"
+        text = canonical(value[name])
+        return b"whole\n" + self.whole() if text is None else b"member\n" + text
+
+
+class _Ambiguous(ValueError):
+    """JSON that two parsers may read differently, or write differently."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise _Ambiguous("a member's name is repeated")
+    return value
+
+
+def _integer(text: str) -> int:
+    value = int(text)
+    if repr(value) != text:
+        raise _Ambiguous(f"{text} is written as {value!r}")
+    return value
+
+
+def _fraction(text: str) -> float:
+    """Only as its shortest text: longer ones are other numbers to parsers with more digits."""
+    value = float(text)
+    if repr(value) != text:
+        raise _Ambiguous(f"{text} is written as {value!r}")
+    return value
+
+
+def _constant(name: str) -> Any:
+    raise _Ambiguous(f"{name} is no JSON")
+
+
+def parse_json(content: bytes) -> tuple[Any] | None:
+    """The value of a JSON text, in a tuple; None where it is none or may be read in two ways."""
+    try:
+        return (
+            json.loads(
+                content.decode("utf-8"),
+                object_pairs_hook=_object,
+                parse_int=_integer,
+                parse_float=_fraction,
+                parse_constant=_constant,
+            ),
+        )
+    except (ValueError, RecursionError):
+        return None
+
+
+def canonical(value: Any) -> bytes | None:
+    """One text for equal values, whatever the order of members and the white space; None when nested too deep."""
+    try:
+        return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+    except RecursionError:
+        return None
+
+
+# -- the secondary key
+
+
+def vary_names(fields: Fields) -> tuple[str, ...] | None:
+    """The selecting field names of a response, sorted; None where it varies on everything (RFC 9110 12.5.5)."""
+    lines = fields.all("vary")
+    if not lines:
+        return ()
+    names = {member.lower() for line in lines for member in split_list(line)}
+    if "*" in names or len(names) > MAX_VARY_NAMES:
+        return None
+    return tuple(sorted(names))
+
+
+def _normal(name: str, fields: Fields) -> str | None:
+    """A selecting field's value as far as it matters (RFC 9111 4.1): white space and line breaks do not."""
+    values = fields.all(name)
+    if not values:
+        return None
+    members = [member for value in values for member in split_list(value)]
+    if name == "accept-encoding":
+        return ",".join(sorted({member.lower().replace(" ", "") for member in members}))
+    return ",".join(members)
+
+
+def secondary_key(names: tuple[str, ...], fields: Fields) -> SecondaryKey:
+    """The selecting fields `names` of a request, normalised; None for one that is absent."""
+    return tuple((name, _normal(name, fields)) for name in names)
+
+
+def selects(key: SecondaryKey, fields: Fields) -> bool:
+    """Whether a request with `fields` selects the response stored under `key` (RFC 9111 4.1)."""
+    return all(_normal(name, fields) == value for name, value in key)

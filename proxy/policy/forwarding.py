@@ -1,0 +1,91 @@
+"""What an intermediary takes away from a message and what it adds (RFC 9110 7.6)."""
+
+from __future__ import annotations
+
+from proxy.policy.fields import split_list
+from proxy.policy.messages import Fields, Line, RequestHead
+
+PSEUDONYM = "siding"
+VIA = f"1.1 {PSEUDONYM}"
+
+HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "proxy-authenticate",
+        "proxy-authentication-info",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "http2-settings",
+    }
+)
+"""Fields for one connection only (RFC 9110 7.6.1, RFC 9112 appendix C.2.2 for the last but one)."""
+
+_FRAMING = frozenset({"content-length"})
+_NOT_TO_BE_NAMED = frozenset({"host", "content-length", "authorization", "cookie", "cache-control", "content-type"})
+"""Fields that `Connection` cannot take away: without them the message means something else, and a client could
+make an origin believe that another (anonymous, internal) one is asking. RFC 9110 7.6.1 forbids senders to name
+fields meant for all recipients."""
+
+_SET_ANEW = frozenset({"x-forwarded-for", "via"})
+
+
+def strip(fields: Fields) -> Fields:
+    """Without the fields that Connection names, and without those that are always for one hop.
+
+    First the named ones, before anything of this hop is added (Traefik CVE-2021-32813).
+    """
+    connection = fields.all("connection")
+    if not connection:
+        present = HOP_BY_HOP & fields.names()
+        return fields.without(HOP_BY_HOP | _FRAMING) if present or "content-length" in fields else fields
+    named = {member.lower() for line in connection for member in split_list(line)}
+    return fields.without((named - _NOT_TO_BE_NAMED) | HOP_BY_HOP | _FRAMING)
+
+
+def to_origin(head: RequestHead, *, peer: str, scheme: str, request_id: str, traceparent: str, upgrade: bool) -> Fields:
+    """A request's fields for the next hop, without framing, which the origin's client writes.
+
+    peer -- the client's address. scheme -- of the target URI as the client used it.
+    request_id, traceparent -- set where the client brought none. upgrade -- offer the client's upgrade on.
+    """
+    fields = strip(head.fields)
+    kept = fields.without(_SET_ANEW)
+    added: list[Line] = [("X-Forwarded-For", _appended(fields, "x-forwarded-for", peer))]
+    if "x-forwarded-proto" not in fields:
+        added.append(("X-Forwarded-Proto", scheme))
+    if "x-forwarded-host" not in fields and head.authority:
+        added.append(("X-Forwarded-Host", head.authority))
+    if "host" not in fields:
+        kept = Fields((("Host", head.authority), *kept.lines))
+    if "x-request-id" not in fields:
+        added.append(("X-Request-Id", request_id))
+    if "traceparent" not in fields:
+        added.append(("traceparent", traceparent))
+    added.append(("Via", _appended(fields, "via", _via(head.version))))
+    if upgrade:
+        added.append(("Connection", "Upgrade"))
+        added.append(("Upgrade", head.fields.get("upgrade") or ""))
+    return kept.adding(*added)
+
+
+def from_origin(fields: Fields) -> Fields:
+    """A response's fields for the client, without framing, which the server writes (RFC 9110 7.6.1, 7.6.3)."""
+    kept = strip(fields)
+    if "via" in kept:
+        return kept.without({"via"}).adding(("Via", _appended(kept, "via", VIA)))
+    return kept.adding(("Via", VIA))
+
+
+def _via(version: tuple[int, int]) -> str:
+    """This hop's member: the version in which the message was received (RFC 9110 7.6.3)."""
+    return VIA if version == (1, 1) else f"{version[0]}.{version[1]} {PSEUDONYM}"
+
+
+def _appended(fields: Fields, name: str, value: str) -> str:
+    before = fields.get(name)
+    return f"{before}, {value}" if before else value

@@ -1,0 +1,129 @@
+"""The process: settings, signals, workers, memory. Seen from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+
+import aiohttp
+import pytest
+
+from tests.deploy.processes import environment, python
+from tests.e2e.proxies import proxy_process
+from tests.support import PATIENCE, Origin, Turn
+
+FRESH = "Cache-Control: max-age=60"
+
+
+async def test_a_bad_setting_ends_with_status_2_and_says_everything() -> None:
+    environ = environment(UPSTREAM_URL="ftp://nowhere", PORT="x", ENABLE_ETAG="perhaps", ADMIN_TOKEN="")
+    async with python("-m", "proxy", "--workers", "0", environ=environ) as child:
+        assert await child.end() == 2
+    for name in ("UPSTREAM_URL", "PORT", "ENABLE_ETAG", "--workers"):
+        assert name in child.output
+    assert "Traceback" not in child.output
+
+
+async def test_a_bad_rules_file_ends_with_status_2(origin: Origin, tmp_path: object) -> None:
+    path = f"{tmp_path}/rules.toml"
+    with open(path, "w") as file:
+        file.write('[[route]]\nmatch = "/a"\nmethods = ["POST"]\nkey = ["body"]\n[[route]]\nmatch = "b"\n')
+    async with python("-m", "proxy", environ=environment(UPSTREAM_URL=origin.url, RULES_FILE=path)) as child:
+        assert await child.end() == 2
+    assert "public" in child.output
+    assert "Traceback" not in child.output
+
+
+async def test_a_taken_port_is_said_plainly(origin: Origin) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        environ = environment(UPSTREAM_URL=origin.url, HOST="127.0.0.1", PORT=str(taken.getsockname()[1]))
+        async with python("-m", "proxy", environ=environ) as child:
+            assert await child.end() == 1
+    assert "another process has it" in child.output
+    assert "Traceback" not in child.output
+
+
+async def test_sigterm_lets_requests_finish(origin: Origin) -> None:
+    asked, go = asyncio.Event(), asyncio.Event()
+
+    async def script(turn: Turn) -> None:
+        asked.set()
+        await go.wait()
+        await turn.answer("finished")
+
+    origin.script = script
+    async with proxy_process(origin.url) as proxy, aiohttp.ClientSession() as session, asyncio.timeout(PATIENCE):
+        request = asyncio.create_task(session.get(f"{proxy.url}/a"))
+        await asked.wait()
+        proxy.child.send(signal.SIGTERM)
+        await proxy.child.line("stopping")
+        with pytest.raises(aiohttp.ClientConnectorError):
+            async with aiohttp.ClientSession() as other:
+                await other.get(f"{proxy.url}/a")
+        go.set()
+        assert await (await request).text() == "finished"
+        assert await proxy.child.end() == 0
+    assert "Traceback" not in proxy.child.output
+
+
+async def test_workers_share_the_port_flags_and_invalidations(origin: Origin) -> None:
+    origin.respond("one", FRESH)
+    async with proxy_process(origin.url, workers="2") as proxy, aiohttp.ClientSession() as session:
+
+        async def ask(method: str = "GET") -> str:
+            async with aiohttp.ClientSession() as fresh, fresh.request(method, f"{proxy.url}/a") as answer:
+                return answer.headers["Cache-Status"]
+
+        async def report() -> dict[str, object]:
+            async with session.get(f"{proxy.admin}/api/metrics/report-cache") as answer:
+                document: dict[str, object] = await answer.json()
+                return document
+
+        async with asyncio.timeout(PATIENCE):
+            while (await report())["storedResponses"] != 2:
+                await ask()
+        assert len(origin.requests) == 2
+        assert "; hit" in await ask()
+
+        async with session.post(f"{proxy.admin}/api/purge", json={"all": True}) as answer:
+            assert answer.status == 200
+        assert "hit" not in await ask()
+
+        async with asyncio.timeout(PATIENCE):
+            while (await report())["storedResponses"] != 2:
+                await ask()
+        await ask("POST")
+        asked = len(origin.requests)
+        async with asyncio.timeout(PATIENCE):
+            while len(origin.requests) < asked + 2:
+                await ask()
+
+        async with session.patch(f"{proxy.admin}/api/flags", json={"BYPASS": True}) as answer:
+            assert answer.status == 200
+        assert {await ask() for _ in range(10)} == {"siding; fwd=bypass; fwd-status=200"}
+        async with session.get(f"{proxy.admin}/metrics") as answer:
+            text = await answer.text()
+        assert 'siding_flag{flag="BYPASS",worker="0"} 1.0' in text
+        assert 'worker="1"' in text
+    assert "Traceback" not in proxy.child.output
+
+
+async def test_a_worker_that_dies_is_replaced(origin: Origin) -> None:
+    async with proxy_process(origin.url, workers="2") as proxy, aiohttp.ClientSession() as session:
+        async with session.get(f"{proxy.admin}/metrics") as answer:
+            assert answer.status == 200
+        children = await asyncio.create_subprocess_exec(
+            "pkill", "-KILL", "-n", "-P", str(proxy.child.process.pid), stdout=asyncio.subprocess.DEVNULL
+        )
+        assert await children.wait() == 0
+        await proxy.child.line("is replaced")
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                async with session.get(f"{proxy.admin}/readyz") as ready:
+                    if ready.status == 200:
+                        break
+        async with aiohttp.ClientSession() as fresh, fresh.get(f"{proxy.url}/a") as answer:
+            assert await answer.text() == "hello"
