@@ -135,7 +135,8 @@ class Fleet:
         ours, theirs = socket.socketpair()
 
         async def answer(name: str, argument: object) -> object:
-            return self._answer_worker(member, name, argument)
+            self._answer_worker(member, name, argument)
+            return None
 
         member.channel = Channel(answer)
         await member.channel.open(ours)

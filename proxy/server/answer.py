@@ -103,7 +103,7 @@ async def whole(shared: Shared, visit: Visit, response: Whole, *, ttl: float | N
         await _send(visit, labelled(visit, preconditions.unsatisfiable(head, len(content)), ttl), b"")
         return
     plan = encoding.plan(request, head, len(content), shared.flags.compression)
-    if isinstance(plan, str) and plan in encoding.CODINGS:
+    if plan in encoding.CODINGS:
         head = encoding.coded(head, plan)
         if answer is preconditions.Answer.NOT_MODIFIED:
             observation.bytes_saved_304 = len(content)
@@ -143,7 +143,7 @@ async def stream(shared: Shared, visit: Visit, head: ResponseHead, length: int |
     observation.status = head.status
     plan = encoding.plan(exchange.head, head, length, shared.flags.compression and not shared.flags.bypass)
     coder = None
-    if isinstance(plan, str) and plan in encoding.CODINGS:
+    if plan in encoding.CODINGS:
         head, length = encoding.coded(head, plan), None
         if exchange.head.method != "HEAD":
             observation.coding = plan

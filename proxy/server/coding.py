@@ -20,7 +20,8 @@ _GZIP_WINDOW = 16 + zlib.MAX_WBITS
 def encode(content: bytes, coding: str) -> bytes:
     """`content` in `coding`: br, zstd or gzip."""
     if coding == "br":
-        return brotli.compress(content, quality=BROTLI_QUALITY)
+        coded: bytes = brotli.compress(content, quality=BROTLI_QUALITY)
+        return coded
     if coding == "zstd":
         return zstd.compress(content, ZSTD_LEVEL)
     return zlib.compress(content, GZIP_LEVEL, _GZIP_WINDOW)
@@ -59,10 +60,12 @@ class _Brotli:
         self._coder = brotli.Compressor(quality=BROTLI_QUALITY)
 
     def feed(self, piece: bytes) -> bytes:
-        return self._coder.process(piece) + self._coder.flush()
+        coded: bytes = self._coder.process(piece) + self._coder.flush()
+        return coded
 
     def finish(self) -> bytes:
-        return self._coder.finish()
+        coded: bytes = self._coder.finish()
+        return coded
 
 
 class _Zstd:

@@ -424,7 +424,7 @@ class ClientServer(web.Server):
         self.on_refused = on_refused
         self.draining = False
         self._serve = handler
-        super().__init__(self._handle, handler_cancellation=True)  # type: ignore[arg-type]
+        super().__init__(self._handle, handler_cancellation=True)
 
     def __call__(self) -> ClientConnection:
         return ClientConnection(

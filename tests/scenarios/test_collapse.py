@@ -34,7 +34,7 @@ async def test_a_hundred_clients_are_one_fetch(origin: Origin) -> None:
     gate = Gate(origin, FRESH)
     async with running_proxy(origin.url) as proxy:
         clients = [asyncio.create_task(proxy.get("/a")) for _ in range(100)]
-        await until(lambda: proxy.worker._handler.in_flight == 100)
+        await until(lambda: proxy.worker.handler.in_flight == 100)
         gate.open.set()
         answers = await gather(*clients)
     assert {answer.content for answer in answers} == {b"one"}
@@ -49,9 +49,9 @@ async def test_the_first_client_may_leave_without_failing_the_others(origin: Ori
         await first.send("GET /a HTTP/1.1\r\nHost: app.example\r\n\r\n")
         await gate.asked()
         others = [asyncio.create_task(proxy.get("/a")) for _ in range(5)]
-        await until(lambda: proxy.worker._handler.in_flight == 6)
+        await until(lambda: proxy.worker.handler.in_flight == 6)
         first.writer.transport.abort()
-        await until(lambda: proxy.worker._handler.in_flight == 5)
+        await until(lambda: proxy.worker.handler.in_flight == 5)
         gate.open.set()
         answers = await gather(*others)
     assert {answer.content for answer in answers} == {b"one"}
@@ -93,7 +93,7 @@ async def test_an_unshareable_answer_releases_everybody_at_once(origin: Origin, 
     async with running_proxy(origin.url) as proxy:
         clients = [asyncio.create_task(proxy.get("/a")) for _ in range(11)]
         await first_asked.wait()
-        await until(lambda: proxy.worker._handler.in_flight == 11)
+        await until(lambda: proxy.worker.handler.in_flight == 11)
         go.set()
         answers = await gather(*clients)
         assert len(origin.requests) == 11
@@ -113,7 +113,7 @@ async def test_a_shareable_answer_ends_the_memory_of_unshareable_ones(origin: Or
         before = len(origin.requests)
         gate = Gate(origin, FRESH)
         clients = [asyncio.create_task(proxy.get("/a")) for _ in range(10)]
-        await until(lambda: proxy.worker._handler.in_flight == 10)
+        await until(lambda: proxy.worker.handler.in_flight == 10)
         gate.open.set()
         await gather(*clients)
     assert len(origin.requests) == before + 1
@@ -171,7 +171,7 @@ async def test_the_origins_failure_is_everybodys(origin: Origin) -> None:
     origin.script = script
     async with running_proxy(origin.url) as proxy:
         clients = [asyncio.create_task(proxy.get("/a")) for _ in range(10)]
-        await until(lambda: proxy.worker._handler.in_flight == 10)
+        await until(lambda: proxy.worker.handler.in_flight == 10)
         go.set()
         answers = await gather(*clients)
     assert {answer.status for answer in answers} == {502}
@@ -189,7 +189,7 @@ async def test_a_follower_that_selects_another_variant_goes_on_its_own(origin: O
     async with running_proxy(origin.url) as proxy:
         languages = ["de", "en", "de", "en", "de"]
         clients = [asyncio.create_task(proxy.get("/a", f"Accept-Language: {language}")) for language in languages]
-        await until(lambda: proxy.worker._handler.in_flight == 5)
+        await until(lambda: proxy.worker.handler.in_flight == 5)
         go.set()
         answers = await gather(*clients)
     assert [answer.content.decode() for answer in answers] == languages
@@ -206,7 +206,7 @@ async def test_credentials_are_not_collapsed_with_each_other(origin: Origin) -> 
     async with running_proxy(origin.url) as proxy:
         people = ["alice", "bob", "alice", "bob"]
         clients = [asyncio.create_task(proxy.get("/a", f"Authorization: {name}")) for name in people]
-        await until(lambda: proxy.worker._handler.in_flight == 4)
+        await until(lambda: proxy.worker.handler.in_flight == 4)
         go.set()
         answers: list[Message] = await gather(*clients)
     assert [answer.content.decode() for answer in answers] == people
@@ -241,7 +241,7 @@ async def test_a_slow_reader_of_a_response_too_large_to_keep_bounds_the_memory(o
         client = await proxy.connect()
         await client.send("GET /a HTTP/1.1\r\nHost: app.example\r\n\r\n")
         head = await client.head()
-        (fetch,) = proxy.worker._handler._background
+        (fetch,) = proxy.worker.handler._background
         last = -1
         while last != sent:
             last = sent

@@ -1,0 +1,1 @@
+"""The origin's side: see the map in `proxy/__init__.py`."""

@@ -1,0 +1,374 @@
+"""The client to the one origin: connections kept and used again, waits bounded, faults in our words.
+
+Octets pass as they are: no field is added but the framing, no target is quoted anew, nothing is decoded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import select
+import socket
+import ssl
+from collections import deque
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
+import aiohappyeyeballs
+
+from proxy import errors
+from proxy.origin.connection import Content, OnInterim, OriginConnection
+from proxy.policy.messages import Fields, ResponseHead
+
+log = logging.getLogger("siding.origin")
+
+IDLE_SECONDS = 4.0
+"""Less than the 5 s after which Node closes an idle connection, so that it is hardly ever met while closing."""
+UNREPEATABLE_IDLE_SECONDS = 1.0
+"""A request that cannot be sent twice uses only a connection that was idle for less."""
+SWEEP_SECONDS = 1.0
+NEXT_ADDRESS_SECONDS = 0.25
+"""Head start of one address over the next (RFC 8305 5)."""
+IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "PROPFIND", "REPORT", "SEARCH"})
+"""Methods that may be sent again (RFC 9110 9.2.2)."""
+
+
+class OriginClient:
+    """See the module. All times in seconds.
+
+    url -- `http(s)://host:port`; the certificate of an https origin is verified.
+    connect_timeout -- bound on waiting for a free connection, and on making one.
+    idle_timeout -- the longest silence of the origin. max_connections -- in use at once; more requests wait in turn,
+    up to max_waiting of them.
+    in_use, idle, waiting -- connections, and requests that wait for one.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        connect_timeout: float,
+        idle_timeout: float,
+        max_connections: int = 1024,
+        max_waiting: int = 10_000,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        parts = urlsplit(url)
+        secure = parts.scheme == "https"
+        self._host = parts.hostname or ""
+        self._port = parts.port or (443 if secure else 80)
+        self._ssl = ssl_context or (_verified() if secure else None)
+        self._connect_timeout = connect_timeout
+        self._idle_timeout = idle_timeout
+        self._max = max_connections
+        self._max_waiting = max_waiting
+        self._resting: list[OriginConnection] = []
+        self._queue: deque[asyncio.Future[None]] = deque()
+        self._busy: set[OriginConnection] = set()
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._closed = False
+        self.in_use = 0
+
+    def __repr__(self) -> str:
+        return f"<OriginClient in_use={self.in_use} idle={self.idle} waiting={self.waiting}>"
+
+    @property
+    def idle(self) -> int:
+        """Open connections that wait for a request."""
+        return len(self._resting)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a connection."""
+        return len(self._queue)
+
+    # -- asking
+
+    async def request(
+        self,
+        method: str,
+        target: str,
+        fields: Fields,
+        content: Content,
+        length: int | None,
+        on_interim: OnInterim | None = None,
+        *,
+        upgrade: bool = False,
+    ) -> OriginResponse:
+        """Send a request and wait for the head of its final response.
+
+        fields -- without framing. content -- octets, or pieces of `length` octets altogether (None: chunked).
+        on_interim -- is given each 1xx. Raises OriginError, and whatever `content` raises.
+        """
+        wire = _wire(method, target, fields, content, length)
+        repeatable = method in IDEMPOTENT and not isinstance(content, AsyncIterator)
+        await self._enter()
+        connection: OriginConnection | None = None
+        try:
+            connection = self._take(repeatable)
+            reused = connection is not None
+            while True:
+                if connection is None:
+                    connection = await self._connect()
+                self._busy.add(connection)
+                connection.ask(method, wire, on_interim, upgrade=upgrade)
+                if isinstance(content, AsyncIterator):
+                    connection.send(content, chunked=length is None, expect="expect" in fields)
+                try:
+                    head = await connection.response()
+                except errors.OriginReset:
+                    if not (reused and repeatable and connection.received == 0):
+                        raise
+                    # it had been closing already: once more, on a new one (RFC 9112 9.3.1)
+                    self._drop(connection)
+                    connection, reused = None, False
+                    continue
+                return OriginResponse(self, connection, head)
+        except BaseException:
+            if connection is not None:
+                self._drop(connection)
+            self._leave()
+            raise
+
+    async def _enter(self) -> None:
+        """Wait for one of `max_connections` turns, first come first served."""
+        if self._closed:
+            raise errors.OriginRefused("the proxy is stopping")
+        if self.in_use < self._max and not self._queue:
+            self.in_use += 1
+            return
+        if len(self._queue) >= self._max_waiting:
+            raise errors.OriginOverloaded(f"{self._max_waiting} requests wait for the origin already; try again later")
+        turn = asyncio.get_running_loop().create_future()
+        self._queue.append(turn)
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                await turn
+        except BaseException as fault:
+            if turn.done() and not turn.cancelled():
+                # it was given a turn in the same moment: pass it on
+                self._leave()
+            elif turn in self._queue:
+                self._queue.remove(turn)
+            if isinstance(fault, TimeoutError):
+                raise errors.OriginOverloaded(
+                    f"all {self._max} connections to the origin stayed in use for {self._connect_timeout:g} s"
+                ) from None
+            raise
+
+    def _leave(self) -> None:
+        """Give the turn to who waits longest."""
+        while self._queue:
+            turn = self._queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self.in_use -= 1
+
+    def _take(self, repeatable: bool) -> OriginConnection | None:
+        """The idle connection used last, if it may be used for this request."""
+        now = asyncio.get_running_loop().time()
+        while self._resting:
+            connection = self._resting[-1]
+            if not connection.alive or connection.idle_until <= now:
+                self._resting.pop()
+                connection.abort()
+                continue
+            if not repeatable:
+                if now - connection.idle_since > UNREPEATABLE_IDLE_SECONDS:
+                    return None
+                if _has_news(connection):
+                    self._resting.pop()
+                    connection.abort()
+                    continue
+            return self._resting.pop()
+        return None
+
+    async def _connect(self) -> OriginConnection:
+        if len(self._resting) + len(self._busy) >= self._max and self._resting:
+            self._resting.pop(0).abort()
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+                sock = await aiohappyeyeballs.start_connection(
+                    found, happy_eyeballs_delay=NEXT_ADDRESS_SECONDS, loop=loop
+                )
+                try:
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                    _, connection = await loop.create_connection(
+                        lambda: OriginConnection(self._idle_timeout),
+                        sock=sock,
+                        ssl=self._ssl,
+                        server_hostname=self._host if self._ssl is not None else None,
+                    )
+                except BaseException:
+                    sock.close()
+                    raise
+        except TimeoutError:
+            raise errors.OriginTimeout(
+                f"the origin accepted no connection within {self._connect_timeout:g} s"
+            ) from None
+        except OSError as fault:
+            log.warning("cannot connect to the origin: %s", fault)
+            what = (
+                "TLS with the origin failed" if isinstance(fault, ssl.SSLError) else "the origin refused the connection"
+            )
+            raise errors.OriginRefused(what) from fault
+        connection.on_idle_lost = self._idle_lost
+        return connection
+
+    # -- after the answer
+
+    def _idle_lost(self, connection: OriginConnection) -> None:
+        if connection in self._resting:
+            self._resting.remove(connection)
+
+    def _drop(self, connection: OriginConnection) -> None:
+        self._busy.discard(connection)
+        connection.abort()
+
+    def done(self, connection: OriginConnection) -> None:
+        """An exchange is over: keep its connection if it can be used again."""
+        self._busy.discard(connection)
+        if connection.reusable and not self._closed:
+            loop = asyncio.get_running_loop()
+            connection.rest(loop.time(), IDLE_SECONDS)
+            self._resting.append(connection)
+            if self._sweeper is None:
+                self._sweeper = loop.call_later(SWEEP_SECONDS, self._sweep)
+        else:
+            connection.abort()
+        self._leave()
+
+    def _sweep(self) -> None:
+        """Close what was idle for too long."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for connection in [one for one in self._resting if one.idle_until <= now]:
+            self._resting.remove(connection)
+            connection.abort()
+        self._sweeper = loop.call_later(SWEEP_SECONDS, self._sweep) if self._resting else None
+
+    async def close(self) -> None:
+        """Close every connection; requests under way fail."""
+        self._closed = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        for connection in [*self._resting, *self._busy]:
+            connection.abort()
+        self._resting.clear()
+        # transports are closed in the next turn of the loop
+        await asyncio.sleep(0)
+
+
+class OriginResponse:
+    """The origin's response, whose content is read as it arrives. `close` it in any case.
+
+    head -- the final response's. length -- octets of content as declared (for HEAD: of what GET would bring);
+    None when unknown.
+    """
+
+    __slots__ = ("_client", "_connection", "head", "length")
+
+    def __init__(self, client: OriginClient, connection: OriginConnection, head: ResponseHead) -> None:
+        self._client = client
+        self._connection: OriginConnection | None = connection
+        self.head = head
+        self.length = connection.length
+
+    async def read(self) -> bytes:
+        """The next octets of content; b"" at the end. Raises OriginError when it is cut short or too slow."""
+        connection = self._open()
+        while not connection.size:
+            if connection.complete:
+                return b""
+            if connection.fault is not None:
+                raise connection.fault
+            await connection.wait()
+        return connection.take()
+
+    async def settle(self, limit: int, seconds: float) -> bytes | None:
+        """The whole content, if it is at most `limit` octets and arrives within `seconds`; otherwise None.
+
+        Nothing is lost by asking: `read` goes on where the response stands.
+        """
+        connection = self._open()
+        if self.length is not None and self.length > limit and not connection.complete:
+            return None
+        if not self._settled(connection, limit) and seconds > 0:
+            try:
+                async with asyncio.timeout(seconds):
+                    while not self._settled(connection, limit):
+                        await connection.wait()
+            except TimeoutError:
+                return None
+        if connection.complete and connection.size <= limit:
+            return connection.take()
+        return None
+
+    @staticmethod
+    def _settled(connection: OriginConnection, limit: int) -> bool:
+        return connection.complete or connection.fault is not None or connection.size > limit
+
+    def _open(self) -> OriginConnection:
+        if self._connection is None:
+            raise RuntimeError("the response is closed")
+        return self._connection
+
+    def tunnel(self) -> OriginTunnel:
+        """The connection itself, after a 101 (Switching Protocols). Closing it closes the response."""
+        return OriginTunnel(self)
+
+    def close(self) -> None:
+        """Give the connection back, or end it when its content was not read to the end. Idempotent."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._client.done(connection)
+
+
+class OriginTunnel:
+    """Octets both ways (RFC 9110 7.8). There is no bound on silence; TCP keep-alive finds dead peers."""
+
+    def __init__(self, response: OriginResponse) -> None:
+        self._response = response
+
+    async def read(self) -> bytes:
+        """What the origin sent since; b"" once it has closed."""
+        return await self._response.read()
+
+    async def write(self, data: bytes) -> None:
+        """Send to the origin, waiting while it is slow. Raises OriginReset."""
+        await self._response._open().write(data)
+
+    def close(self) -> None:
+        """Close the connection. Idempotent."""
+        self._response.close()
+
+
+def _wire(method: str, target: str, fields: Fields, content: Content, length: int | None) -> bytes:
+    """The request's head with its framing, and the content if it is at hand (RFC 9112 6)."""
+    framing, body = "", b""
+    if isinstance(content, bytes):
+        framing, body = f"Content-Length: {len(content)}\r\n", content
+    elif content is not None:
+        framing = "Transfer-Encoding: chunked\r\n" if length is None else f"Content-Length: {length}\r\n"
+    return f"{method} {target} HTTP/1.1\r\n".encode("latin-1") + fields.wire() + f"{framing}\r\n".encode() + body
+
+
+def _verified() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _has_news(connection: OriginConnection) -> bool:
+    """Whether there is something to read on an idle connection: its end, or what nobody asked for."""
+    descriptor = connection.fileno()
+    if descriptor < 0:
+        return True
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))

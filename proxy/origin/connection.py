@@ -1,0 +1,394 @@
+"""One connection to the origin: HTTP/1.1 parsed by llhttp (httptools), with back-pressure both ways.
+
+    idle -> asked -> head -> content -> complete -> idle        kept for the next request
+                                     -> tunnel                  after 101: octets both ways until it is closed
+
+Everything that happens on the socket ends in the state below; those who wait are woken by `_wake`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import cast
+
+import httptools
+
+from proxy import errors
+from proxy.policy.fields import split_list
+from proxy.policy.messages import Fields, ResponseHead
+
+MAX_HEAD_BYTES = 64 * 1024
+"""A response head larger than this is not a response (nginx: proxy_buffer_size is 4 or 8 KiB)."""
+HIGH_WATER_BYTES = 256 * 1024
+"""Content read ahead of the reader before the origin is held back."""
+CONTINUE_SECONDS = 1.0
+"""How long content is held back for a 100 (Continue) that may never come (RFC 9110 10.1.1)."""
+
+OnInterim = Callable[[ResponseHead], None]
+Content = bytes | AsyncIterator[bytes] | None
+
+_WITHOUT_CONTENT = frozenset({204, 304})
+_OWS = b" \t"
+
+
+class OriginConnection(asyncio.Protocol):
+    """A connection, for one exchange at a time. idle_timeout -- seconds of the origin's silence that are borne."""
+
+    def __init__(self, idle_timeout: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._idle_timeout = idle_timeout
+        self._transport: asyncio.Transport | None = None
+        self._lost = False
+        self._writing: asyncio.Future[None] | None = None
+        self._paused = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._last = 0.0
+        self._waiter: asyncio.Future[None] | None = None
+        self._pump: asyncio.Task[None] | None = None
+        self.exchanges = 0
+        self.idle_since = 0.0
+        self.idle_until = 0.0
+        self.on_idle_lost: Callable[[OriginConnection], None] | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._begin("", None)
+
+    def _begin(self, method: str, on_interim: OnInterim | None) -> None:
+        self._method = method
+        self._on_interim = on_interim
+        self._asked = bool(method)
+        self._upgrading = False
+        self._lines: list[tuple[str, str]] = []
+        self._reason = b""
+        self._head_bytes = 0
+        self._until_close = False
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._sent = False
+        self._keep = False
+        self._tunnel = False
+        self._continue: asyncio.Future[None] | None = None
+        self.received = 0
+        self.head: ResponseHead | None = None
+        self.length: int | None = None
+        self.complete = False
+        self.fault: Exception | None = None
+
+    # -- asking
+
+    def ask(self, method: str, wire: bytes, on_interim: OnInterim | None, *, upgrade: bool) -> None:
+        """Send a request's head (and content, if it is in `wire`)."""
+        self._begin(method, on_interim)
+        self._upgrading = upgrade
+        self.exchanges += 1
+        self._last = self._loop.time()
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._idle_timeout, self._check_silence)
+        if self._transport is None or self._lost:
+            self._fail(errors.OriginReset("the origin closed the connection"))
+            return
+        self._transport.write(wire)
+        self._sent = True
+
+    def send(self, content: AsyncIterator[bytes], *, chunked: bool, expect: bool) -> None:
+        """Send content as it comes, beside the response. expect -- hold it back for a 100 (Continue)."""
+        self._sent = False
+        self._continue = self._loop.create_future() if expect else None
+        self._pump = self._loop.create_task(self._send(content, chunked))
+
+    async def _send(self, content: AsyncIterator[bytes], chunked: bool) -> None:
+        try:
+            if self._continue is not None:
+                await asyncio.wait((self._continue,), timeout=CONTINUE_SECONDS)
+                if self.head is not None:
+                    return
+            async for piece in content:
+                if piece:
+                    await self.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+            if chunked:
+                await self.write(b"0\r\n\r\n")
+            self._sent = True
+        except errors.OriginError:
+            # the connection is gone; what the origin had said before stays good
+            return
+        except Exception as fault:
+            # the client's fault (it left, sent too much, or nonsense), or ours: the request cannot be completed
+            self._fail(fault)
+            self.abort()
+
+    async def write(self, data: bytes) -> None:
+        """Send octets, waiting while the origin is slow to read. Raises OriginReset."""
+        if self._transport is None or self._lost:
+            raise errors.OriginReset("the origin closed the connection")
+        self._transport.write(data)
+        self._last = self._loop.time()
+        if self._writing is not None:
+            await asyncio.shield(self._writing)
+            self._last = self._loop.time()
+
+    # -- reading
+
+    async def wait(self) -> None:
+        """Until something changed."""
+        if self._waiter is None:
+            self._waiter = self._loop.create_future()
+        await asyncio.shield(self._waiter)
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    async def response(self) -> ResponseHead:
+        """The final response's head. Raises OriginError, or what broke the request's content."""
+        while self.head is None:
+            if self.fault is not None:
+                raise self.fault
+            await self.wait()
+        return self.head
+
+    def take(self) -> bytes:
+        """The content at hand; b"" when there is none now."""
+        if not self._size:
+            return b""
+        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
+        self._size = 0
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._last = self._loop.time()
+            self._transport.resume_reading()
+        return data
+
+    @property
+    def size(self) -> int:
+        """Octets of content at hand."""
+        return self._size
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the next request may be sent: both messages complete, and neither side wants to close."""
+        return self.complete and self._sent and self._keep and not self._lost and self.fault is None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the socket is open as far as is known."""
+        return not self._lost and self._transport is not None and not self._transport.is_closing()
+
+    def fileno(self) -> int:
+        """The socket's descriptor; -1 once it is closed."""
+        sock = self._transport.get_extra_info("socket") if self._transport is not None else None
+        return -1 if sock is None else cast("int", sock.fileno())
+
+    # -- ending
+
+    def rest(self, now: float, life: float) -> None:
+        """Idle from now on; `life` seconds unless the origin announced fewer."""
+        self.idle_since = now
+        assert self.head is not None
+        self.idle_until = now + min(life, _announced_life(self.head.fields))
+        self._begin("", None)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def abort(self) -> None:
+        """Close at once, whatever is under way. Idempotent."""
+        if self._pump is not None and self._pump is not asyncio.current_task():
+            self._pump.cancel()
+        self._pump = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._transport is not None and not self._lost:
+            self._transport.abort()
+
+    def _fail(self, fault: Exception) -> None:
+        if self.fault is None and not self.complete:
+            self.fault = fault
+        self._release_continue()
+        self._wake()
+
+    def _release_continue(self) -> None:
+        if self._continue is not None and not self._continue.done():
+            self._continue.set_result(None)
+
+    def _check_silence(self) -> None:
+        """One timer for the whole exchange; it runs out only after real silence of the origin."""
+        self._timer = None
+        if self._tunnel or self.complete or self.fault is not None:
+            return
+        now = self._loop.time()
+        if self._paused or self._waiting_for_client():
+            self._last = now
+        left = self._last + self._idle_timeout - now
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._check_silence)
+            return
+        self._fail(errors.OriginTimeout(f"the origin sent nothing for {self._idle_timeout:g} s"))
+        self.abort()
+
+    def _waiting_for_client(self) -> bool:
+        """Content is still owed and the origin would take it: the silence is the client's."""
+        return not self._sent and self._writing is None and self.head is None
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
+        if self._writing is not None and not self._writing.done():
+            self._writing.set_exception(errors.OriginReset("the origin closed the connection"))
+            self._writing.exception()
+        if self.on_idle_lost is not None and not self._asked:
+            self.on_idle_lost(self)
+        if self._tunnel or (self._until_close and exc is None):
+            self.complete = True
+            self._wake()
+        elif not self.complete:
+            when = "before it answered" if self.head is None else "before its answer was complete"
+            self._fail(errors.OriginReset(f"the origin closed the connection {when}"))
+
+    def pause_writing(self) -> None:
+        if self._writing is None:
+            self._writing = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None and not writing.done():
+            writing.set_result(None)
+
+    def data_received(self, data: bytes) -> None:
+        self._last = self._loop.time()
+        if self._tunnel:
+            self._add(data)
+            return
+        if not self._asked or self.complete:
+            # nothing was asked for: whoever reads this next must not take it for an answer
+            self._keep = False
+            self.abort()
+            return
+        self.received += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._become_tunnel(data[upgrade.args[0] :])
+        except httptools.HttpParserError as fault:
+            self._not_http(fault)
+        else:
+            if self.head is None:
+                self._head_bytes += len(data)
+                if self._head_bytes > MAX_HEAD_BYTES:
+                    self._not_http(None)
+
+    def _not_http(self, fault: httptools.HttpParserError | None) -> None:
+        context = fault.__context__ if fault is not None else None
+        if isinstance(context, errors.OriginError):
+            self._fail(context)
+        elif fault is None:
+            self._fail(errors.OriginMalformed(f"the head of the origin's answer is larger than {MAX_HEAD_BYTES} bytes"))
+        else:
+            self._fail(errors.OriginMalformed("the origin's answer is not HTTP/1.1"))
+        self.abort()
+
+    def _become_tunnel(self, rest: bytes) -> None:
+        self._tunnel = True
+        if rest:
+            self._add(rest)
+        self._wake()
+
+    def _add(self, data: bytes) -> None:
+        self._pieces.append(data)
+        self._size += len(data)
+        if self._size > HIGH_WATER_BYTES and not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+        self._wake()
+
+    # -- httptools callbacks
+
+    def on_message_begin(self) -> None:
+        if self.head is not None or self.complete:
+            # a second answer to one question
+            self._keep = False
+            raise errors.OriginMalformed("the origin answered twice")
+        self._lines = []
+        self._reason = b""
+
+    def on_status(self, status: bytes) -> None:
+        self._reason += status
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.head is None:
+            self._lines.append((name.decode("latin-1"), value.strip(_OWS).decode("latin-1")))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        head = ResponseHead(status, self._reason.decode("latin-1"), Fields(self._lines))
+        if status == 101:
+            if not self._upgrading or "upgrade" not in head.fields:
+                raise errors.OriginMalformed("the origin switched protocols without being asked to")
+            self.head = head
+            self._wake()
+            return
+        if status < 200:
+            self._head_bytes = 0
+            if status == 100:
+                self._release_continue()
+            if self._on_interim is not None:
+                self._on_interim(head)
+            return
+        self._head_complete(head)
+
+    def _head_complete(self, head: ResponseHead) -> None:
+        fields, status = head.fields, head.status
+        chunked = "transfer-encoding" in fields
+        declared = fields.all("content-length")
+        without = self._method == "HEAD" or status in _WITHOUT_CONTENT
+        if declared and not chunked:
+            self.length = int(declared[0]) if declared[0].isdecimal() else None
+        elif without:
+            self.length = None if self._method == "HEAD" else 0
+        self._until_close = not without and not declared and not _ends_in_chunked(fields)
+        self._keep = not self._until_close and _keeps_alive(self._parser.get_http_version(), fields)
+        self.head = head
+        self._release_continue()
+        if self._method == "HEAD":
+            # llhttp would wait for the content that Content-Length speaks of
+            self.complete = True
+            self._parser = httptools.HttpResponseParser(self)
+        self._wake()
+
+    def on_body(self, body: bytes) -> None:
+        if self.complete:
+            self._keep = False
+            return
+        self._add(body)
+
+    def on_message_complete(self) -> None:
+        if self.head is not None and not self._tunnel and self.head.status != 101:
+            self.complete = True
+            self._wake()
+
+
+def _keeps_alive(version: str, fields: Fields) -> bool:
+    options = {option.lower() for line in fields.all("connection") for option in split_list(line)}
+    if "close" in options:
+        return False
+    return version == "1.1" or (version == "1.0" and "keep-alive" in options)
+
+
+def _ends_in_chunked(fields: Fields) -> bool:
+    codings = split_list(fields.get("transfer-encoding") or "")
+    return bool(codings) and codings[-1].lower() == "chunked"
+
+
+def _announced_life(fields: Fields) -> float:
+    """Seconds of idleness that `Keep-Alive: timeout=N` allows, less one for the way; endless without it."""
+    for parameter in split_list(fields.get("keep-alive") or ""):
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "timeout" and value.strip().isdecimal():
+            return max(0.0, int(value) - 1.0)
+    return float("inf")
