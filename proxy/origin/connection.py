@@ -288,7 +288,7 @@ class OriginConnection(asyncio.Protocol):
         if isinstance(context, errors.OriginError):
             self._fail(context)
         elif fault is None:
-            self._fail(errors.OriginMalformed(f"the head of the origin's answer is larger than {MAX_HEAD_BYTES} bytes"))
+            self._fail(_too_large())
         else:
             self._fail(errors.OriginMalformed("the origin's answer is not HTTP/1.1"))
         self.abort()
@@ -325,6 +325,8 @@ class OriginConnection(asyncio.Protocol):
             self._lines.append((name.decode("latin-1"), value.strip(_OWS).decode("latin-1")))
 
     def on_headers_complete(self) -> None:
+        if sum(len(name) + len(value) for name, value in self._lines) > MAX_HEAD_BYTES:
+            raise _too_large()
         status = self._parser.get_status_code()
         head = ResponseHead(status, self._reason.decode("latin-1"), Fields(self._lines))
         if status == 101:
@@ -371,6 +373,10 @@ class OriginConnection(asyncio.Protocol):
         if self.head is not None and not self._tunnel and self.head.status != 101:
             self.complete = True
             self._wake()
+
+
+def _too_large() -> errors.OriginMalformed:
+    return errors.OriginMalformed(f"the head of the origin's answer is larger than {MAX_HEAD_BYTES} bytes")
 
 
 def _keeps_alive(version: str, fields: Fields) -> bool:

@@ -143,8 +143,6 @@ class Handler:
 
     @staticmethod
     def _check(request: RequestHead) -> None:
-        if request.method == "CONNECT":
-            raise errors.MethodNotSupported("CONNECT is for forward proxies; this is a reverse proxy")
         if not request.target.startswith("/") and not (request.target == "*" and request.method == "OPTIONS"):
             raise errors.MalformedRequest(f"the request target must begin with '/': {request.target[:80]!r}")
 

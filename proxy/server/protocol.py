@@ -63,6 +63,8 @@ class ClientGone(ConnectionError):
 
 def _target_and_authority(message: RawRequestMessage, fields: Fields) -> tuple[str, str]:
     """Origin-form target and authority; an absolute-form target overrides Host (RFC 9112 3.2.2)."""
+    if message.method == "CONNECT":
+        raise errors.MethodNotSupported("CONNECT is for forward proxies; this is a reverse proxy")
     target = message.path.encode("utf-8", "surrogateescape").decode("latin-1")
     authority = fields.get("host") or ""
     if target.startswith("/") or target == "*":
@@ -367,7 +369,7 @@ class ClientConnection(RequestHandler):
         """Close now when no request is on its way, otherwise after its answer."""
         self.closing = True
         if not self._request_in_progress and not self._messages:
-            self.close()
+            self.force_close()
 
     def _make_error_handler(self, err_info: _ErrInfo) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
         fault = _client_error(err_info.exc)
