@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -25,11 +26,10 @@ async def test_a_bad_setting_ends_with_status_2_and_says_everything() -> None:
     assert "Traceback" not in child.output
 
 
-async def test_a_bad_rules_file_ends_with_status_2(origin: Origin, tmp_path: object) -> None:
-    path = f"{tmp_path}/rules.toml"
-    with open(path, "w") as file:
-        file.write('[[route]]\nmatch = "/a"\nmethods = ["POST"]\nkey = ["body"]\n[[route]]\nmatch = "b"\n')
-    async with python("-m", "proxy", environ=environment(UPSTREAM_URL=origin.url, RULES_FILE=path)) as child:
+async def test_a_bad_rules_file_ends_with_status_2(origin: Origin, tmp_path: Path) -> None:
+    path = tmp_path / "rules.toml"
+    path.write_text('[[route]]\nmatch = "/a"\nmethods = ["POST"]\nkey = ["body"]\n[[route]]\nmatch = "b"\n')
+    async with python("-m", "proxy", environ=environment(UPSTREAM_URL=origin.url, RULES_FILE=str(path))) as child:
         assert await child.end() == 2
     assert "public" in child.output
     assert "Traceback" not in child.output
