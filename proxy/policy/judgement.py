@@ -117,7 +117,7 @@ def to_store(question: Question, judgement: Judgement, content: bytes, times: tu
     rule = question.rule
     tags = invalidation.response_tags(head.fields)
     if rule is not None:
-        tags = (route_tag(rule.name), *rule.tags, *tags)
+        tags = tuple(dict.fromkeys((route_tag(rule.name), *rule.tags, *tags)))
     return StoredResponse(
         key=question.key,
         uri=question.uri,

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import zlib
 from typing import Protocol
 
 import brotli
-from backports import zstd
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 OFF_LOOP_BYTES = 32 * 1024
 """Contents larger than this are coded in a thread, so that one client's answer does not hold up the others."""

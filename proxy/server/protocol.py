@@ -37,6 +37,8 @@ INTERNALS = {
         "writing_paused",
     ),
     "BaseRequest": ("_cancel", "_message", "_payload"),
+    "Server": ("_loop",),
+    "StreamReader": ("_buffer",),
 }
 
 KEEPALIVE_SECONDS = 75.0
@@ -101,7 +103,7 @@ class Exchange:
 
     def __init__(self, request: web.BaseRequest) -> None:
         self._request = request
-        self._protocol: ClientConnection = request._protocol  # type: ignore[assignment]
+        self._protocol: ClientConnection = request.protocol  # type: ignore[assignment]
         message = request._message
         fields = Fields.from_raw(message.raw_headers)
         target, authority = _target_and_authority(message, fields)
@@ -444,7 +446,7 @@ class ClientServer(web.Server):
         try:
             exchange = Exchange(request)
         except errors.ClientError as fault:
-            return await request._protocol._make_error_handler(_Refused(400, fault, ""))(request)  # type: ignore[arg-type]
+            return await request.protocol._make_error_handler(_Refused(400, fault, ""))(request)  # type: ignore[arg-type]
         await self._serve(exchange)
         return _Sent(exchange.keep_alive)
 

@@ -1,0 +1,337 @@
+"""Which requests are the same, and which never may be."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from config.rule import Rule
+from proxy.policy.cache_key import (
+    MAX_VARY_NAMES,
+    REWRITING_FIELDS,
+    cache_key,
+    canonical,
+    credential_fields,
+    parse_json,
+    rule_applies,
+    secondary_key,
+    selects,
+    target_uri,
+    vary_names,
+)
+from proxy.policy.messages import Fields, RequestHead
+
+JSON = ("Content-Type", "application/json")
+
+
+def digest(value: bytes) -> str:
+    return hashlib.sha256(b"secret" + value).hexdigest()
+
+
+def head(target: str = "/a", *lines: tuple[str, str], method: str = "GET", **more: Any) -> RequestHead:
+    return RequestHead(method, target, Fields(lines), authority=more.pop("authority", "app.example"), **more)
+
+
+def key(request: RequestHead, rule: Rule | None = None, content: bytes | None = None) -> str | None:
+    return cache_key(request, rule, content, digest)
+
+
+def rule(*parts: str, public: bool = False) -> Rule:
+    pairs = tuple((kind, name) for kind, _, name in (part.partition(":") for part in parts))
+    private = any(kind in {"authorization", "cookie"} for kind, _ in pairs)
+    return Rule("/a", frozenset({"GET", "POST"}), 60.0, pairs, private=private, public=public)
+
+
+# -- the target
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (head(), head(method="HEAD")),
+        (head(authority="App.Example"), head()),
+        (head(authority="app.example:80"), head()),
+        (head(scheme="https", authority="app.example:443"), head(scheme="https")),
+        (head("/a", ("User-Agent", "x"), ("X-Request-Id", "1"), ("Cookie", "a=b")), head()),
+        (head("/a", ("X-Forwarded-For", "1.2.3.4")), head()),
+        (head("/a", ("Forwarded", "for=1.2.3.4;by=5.6.7.8")), head()),
+    ],
+)
+def test_the_same(one: RequestHead, other: RequestHead) -> None:
+    assert key(one) == key(other)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        head("/A"),
+        head("/a/"),
+        head("/a?"),
+        head("/a?b"),
+        head("/%61"),
+        head("//a"),
+        head(authority="other.example"),
+        head(authority="app.example:8080"),
+        head(authority="app.example:443"),
+        head(scheme="https"),
+        head(method="POST"),
+        *[head("/a", (name, "host=evil.example")) for name in REWRITING_FIELDS],
+    ],
+)
+def test_not_the_same(other: RequestHead) -> None:
+    assert key(other) != key(head())
+
+
+def test_query_arguments_are_not_sorted() -> None:
+    assert key(head("/a?x=1&y=2")) != key(head("/a?y=2&x=1"))
+
+
+def test_the_target_uri_keeps_path_and_query_octet_for_octet() -> None:
+    assert target_uri(head("/a%2f../b?x=%20+", authority="App.Example:80")) == "http://app.example/a%2f../b?x=%20+"
+
+
+PART = st.text(st.characters(max_codepoint=255, exclude_characters="\r\n"), max_size=6)
+
+
+@given(PART, PART, PART, PART)
+def test_no_two_targets_share_a_key(a: str, b: str, c: str, d: str) -> None:
+    one, other = head("/" + a, authority=b.lower()), head("/" + c, authority=d.lower())
+    assert (key(one) == key(other)) == (target_uri(one) == target_uri(other) and one.authority == other.authority)
+
+
+# -- rules
+
+
+def test_a_rule_has_keys_of_its_own() -> None:
+    assert key(head(), rule()) != key(head())
+
+
+@pytest.mark.parametrize(
+    ("parts", "one", "other", "same"),
+    [
+        (["query:x"], head("/a?x=1&t=5"), head("/a?t=6&x=1"), True),
+        (["query:x"], head("/a?x=1"), head("/a?x=2"), False),
+        (["query:x"], head("/a"), head("/a?x"), False),
+        (["query:x"], head("/a?x"), head("/a?x="), False),
+        (["query:x"], head("/a?x=1&x=2"), head("/a?x=2&x=1"), False),
+        (["query:x", "query:y"], head("/a?x=1"), head("/a?y=1"), False),
+        (["query"], head("/a?x=1"), head("/a?x=1&t=5"), False),
+        (["header:x-tenant"], head("/a", ("X-Tenant", "1")), head("/a", ("X-Tenant", "2")), False),
+        (["header:x-tenant"], head("/a", ("X-Tenant", "")), head("/a"), False),
+        (["header:x-tenant"], head("/a", ("X-Tenant", "1")), head("/a", ("x-tenant", "1"), ("Accept", "b")), True),
+        (["header:x"], head("/a", ("X", "1"), ("X", "2")), head("/a", ("X", "1\n1:2")), False),
+        (["cookie:sid"], head("/a", ("Cookie", "a=1; sid=x")), head("/a", ("Cookie", "sid=x; a=2")), True),
+        (["cookie:sid"], head("/a", ("Cookie", "sid=x")), head("/a", ("Cookie", "sid=y")), False),
+        (["cookie:sid"], head("/a", ("Cookie", "sid=x; sid=y")), head("/a", ("Cookie", "sid=x")), False),
+        (["cookie:sid"], head("/a", ("Cookie", "xsid=x")), head("/a"), True),
+        (
+            ["authorization"],
+            head("/a", ("Authorization", "Bearer a")),
+            head("/a", ("Authorization", "Bearer b")),
+            False,
+        ),
+        (["authorization"], head("/a", ("Authorization", "")), head("/a"), False),
+    ],
+)
+def test_parts_of_the_key(parts: list[str], one: RequestHead, other: RequestHead, same: bool) -> None:
+    assert (key(one, rule(*parts)) == key(other, rule(*parts))) is same
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (b'{"a": 1, "b": [1, 2]}', b'{"b":[1,2],"a":1}', True),
+        (b'{"a": "\\u00e9"}', '{"a":"é"}'.encode(), True),
+        (b'{"a": [1, 2]}', b'{"a": [2, 1]}', False),
+        (b'{"a": 1}', b'{"a": "1"}', False),
+        (b'{"a": 1}', b'{"a": 1.0}', False),
+        (b'{"a": 1.0}', b'{"a": 1.00}', False),
+        (b'{"a": null}', b"{}", False),
+        (b'{"a": true}', b'{"a": 1}', False),
+        (b'{"a": 1, "a": 2}', b'{"a": 2}', False),
+        (b'{"a": 9007199254740993}', b'{"a": 9007199254740992}', False),
+        (b'{"a": NaN}', b'{"a":NaN}', False),
+        (b"not json", b"not  json", False),
+        (b"", b"{}", False),
+        (b"[" * 100_000, b"[" * 99_999, False),
+        (b'{"a": 1e400}', b'{"a": 1e500}', False),
+    ],
+)
+def test_json_content_is_compared_by_what_it_says(one: bytes, other: bytes, same: bool) -> None:
+    request = head("/a", JSON, method="POST")
+    assert (key(request, rule("body"), one) == key(request, rule("body"), other)) is same
+
+
+@pytest.mark.parametrize("lines", [[("Content-Type", "text/plain")], [JSON, ("Content-Encoding", "gzip")], []])
+def test_other_content_is_compared_octet_for_octet(lines: list[tuple[str, str]]) -> None:
+    request = head("/a", *lines, method="POST")
+    assert key(request, rule("body"), b'{"a": 1}') != key(request, rule("body"), b'{"a":1}')
+
+
+def test_the_type_of_raw_content_counts() -> None:
+    one, other = head("/a", ("Content-Type", "a/b")), head("/a", ("Content-Type", "a/c"))
+    assert key(one, rule("body"), b"x") != key(other, rule("body"), b"x")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (b'{"id": 1, "t": 5}', b'{"t": 6, "id": 1}', True),
+        (b'{"id": {"b": 1, "a": 2}}', b'{"id": {"a": 2, "b": 1}}', True),
+        (b'{"id": 1}', b'{"id": 2}', False),
+        (b'{"id": null}', b"{}", False),
+        (b'{"t": 1}', b'{"t": 2}', True),
+        (b"[1]", b"[2]", False),
+        (b"nonsense", b"other", False),
+    ],
+)
+def test_one_member_of_the_content(one: bytes, other: bytes, same: bool) -> None:
+    request = head("/a", JSON, method="POST")
+    assert (key(request, rule("body:id"), one) == key(request, rule("body:id"), other)) is same
+
+
+def test_content_that_was_not_read_cannot_be_keyed() -> None:
+    assert key(head(method="POST"), rule("body"), None) is None
+    assert key(head(), rule("query"), None) is not None
+
+
+def test_nested_beyond_what_can_be_written_is_compared_raw() -> None:
+    deep: Any = 1
+    for _ in range(100_000):
+        deep = [deep]
+    assert canonical(deep) is None
+
+
+def test_no_secret_stands_in_a_key() -> None:
+    secrets = ["hunter2", "swordfish", "opensesame", "tenant-xyz"]
+    request = head(
+        "/a",
+        JSON,
+        ("Authorization", "Bearer hunter2"),
+        ("Cookie", "sid=swordfish"),
+        ("X-Tenant", "tenant-xyz"),
+        ("X-Forwarded-Host", "opensesame"),
+        method="POST",
+    )
+    found = key(request, rule("authorization", "cookie:sid", "header:x-tenant", "body"), b'{"p": "hunter2"}')
+    assert found is not None
+    assert not any(secret in found for secret in secrets)
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+)
+
+
+def _shuffled(value: Any, order: random.Random) -> Any:
+    if isinstance(value, dict):
+        pairs = [(name, _shuffled(member, order)) for name, member in value.items()]
+        order.shuffle(pairs)
+        return dict(pairs)
+    return [_shuffled(member, order) for member in value] if isinstance(value, list) else value
+
+
+@given(JSON_VALUES, st.randoms(use_true_random=False))
+def test_order_and_white_space_never_matter(value: Any, order: random.Random) -> None:
+    content = json.dumps(value).encode()
+    other = json.dumps(_shuffled(value, order), indent=2, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    request = head("/a", JSON, method="POST")
+    parsed = parse_json(content)
+    if parsed is not None and parse_json(other) is not None:
+        assert key(request, rule("body"), content) == key(request, rule("body"), other)
+
+
+@given(JSON_VALUES, JSON_VALUES)
+def test_different_values_never_share_a_text(one: Any, other: Any) -> None:
+    same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+    assert (canonical(one) == canonical(other)) is same
+
+
+# -- who may be answered by a rule
+
+
+@pytest.mark.parametrize(
+    ("parts", "lines", "applies"),
+    [
+        ([], [], True),
+        ([], [("Authorization", "a")], False),
+        ([], [("Cookie", "a=b")], False),
+        ([], [("X-Api-Key", "a")], False),
+        (["authorization"], [], True),
+        (["authorization"], [("Authorization", "a")], True),
+        (["authorization"], [("Authorization", "a"), ("Cookie", "a=b")], False),
+        (["authorization", "cookie:a"], [("Authorization", "a"), ("Cookie", "a=b")], True),
+        (["cookie:a"], [("Cookie", "b=c")], False),
+        (["header:x-api-key"], [("X-Api-Key", "a")], True),
+        (["header:x-tenant"], [("X-Api-Key", "a")], False),
+    ],
+)
+def test_every_credential_must_be_keyed(parts: list[str], lines: list[tuple[str, str]], applies: bool) -> None:
+    assert rule_applies(rule(*parts), head("/a", *lines)) is applies
+
+
+def test_a_public_rule_applies_to_all() -> None:
+    assert rule_applies(rule(public=True), head("/a", ("Authorization", "a"), ("Cookie", "b=c")))
+
+
+def test_credential_fields() -> None:
+    request = head("/a", ("Authorization", "a"), ("X-API-Key", "b"), ("Accept", "c"))
+    assert credential_fields(request) == ("authorization", "x-api-key")
+
+
+# -- Vary
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([], ()),
+        ([""], ()),
+        (["Accept"], ("accept",)),
+        (["Foo, accept"], ("accept", "foo")),
+        (["Foo", "Bar", "foo"], ("bar", "foo")),
+        (["*"], None),
+        (["Foo, *"], None),
+        (["Foo", "*"], None),
+        ([", ".join(f"f{n}" for n in range(MAX_VARY_NAMES + 1))], None),
+    ],
+)
+def test_vary_names(values: list[str], expected: tuple[str, ...] | None) -> None:
+    assert vary_names(Fields(("Vary", value) for value in values)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "other", "same"),
+    [
+        ("foo", ["1"], ["1"], True),
+        ("foo", ["1"], ["2"], False),
+        ("foo", [], [], True),
+        ("foo", [], [""], False),
+        ("foo", ["1, 2"], ["1,2"], True),
+        ("foo", ["1", "2"], ["1, 2"], True),
+        ("foo", ["1 ,\t2"], ["1, 2"], True),
+        ("foo", ["a"], ["A"], False),
+        ("foo", ["1, 2"], ["2, 1"], False),
+        ("foo", ['"a,b"'], ['"a, b"'], False),
+        ("accept-encoding", ["gzip, br"], ["BR,gzip"], True),
+        ("accept-encoding", ["gzip;q=1"], ["gzip; q=1"], True),
+        ("accept-encoding", ["gzip"], ["br"], False),
+    ],
+)
+def test_selecting(name: str, one: list[str], other: list[str], same: bool) -> None:
+    stored = secondary_key((name,), Fields((name, value) for value in one))
+    assert selects(stored, Fields((name.title(), value) for value in other)) is same
+
+
+def test_every_selecting_field_must_match() -> None:
+    stored = secondary_key(("a", "b"), Fields([("A", "1"), ("B", "2")]))
+    assert selects(stored, Fields([("B", "2"), ("A", "1"), ("C", "3")]))
+    assert not selects(stored, Fields([("A", "1"), ("B", "3")]))
+    assert not selects(stored, Fields([("A", "1")]))
