@@ -36,6 +36,9 @@ async def ask(
         traceparent=visit.traceparent,
         upgrade=upgrade,
     )
+    if not isinstance(content, AsyncIterator):
+        # nothing is held back, so there is nothing to wait for
+        fields = fields.without({"expect"})
     return await shared.origin.request(
         request.method, request.target, fields, content, length, on_interim=on_interim, upgrade=upgrade
     )
