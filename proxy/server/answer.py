@@ -77,12 +77,14 @@ def labelled(visit: Visit, head: ResponseHead, ttl: float | None = None) -> Resp
     )
 
 
-async def from_store(shared: Shared, visit: Visit, stored: StoredResponse, *, now: float) -> None:
-    """Answer with a stored response: Age, preconditions, ranges, coding (RFC 9111 4)."""
-    outcome = visit.observation.outcome
+async def from_store(shared: Shared, visit: Visit, stored: StoredResponse, *, now: float, anew: bool = False) -> None:
+    """Answer with a stored response: Age, preconditions, ranges, coding (RFC 9111 4).
+
+    anew -- the origin made or validated it for this request, which is what no Age means (RFC 9111 5.1).
+    """
     age = freshness.current_age(stored.freshness, stored.response_time, now)
     head = stored.head
-    if outcome in HITS or outcome is Outcome.STALE_IF_ERROR or age >= 1:
+    if not anew:
         head = ResponseHead(head.status, head.reason, head.fields.adding(("Age", str(int(age)))))
     ttl = stored.freshness.lifetime - age
     await whole(shared, visit, Whole(head, stored.content, stored, evaluate=True), ttl=ttl)

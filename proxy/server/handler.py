@@ -124,13 +124,13 @@ class Handler:
             observation.outcome = Outcome.LOCAL
             await answer.whole(shared, visit, answer.Whole(own[0], own[1], None, evaluate=False))
             return
+        observation.route = shared.routes.route_of(request.path)
         if (request.fields.get("upgrade") or "").lower() == "websocket" and request.version >= (1, 1):
             await self._upgrade(visit)
             return
         if flags.bypass:
             await self._bypass(visit)
             return
-        observation.route = shared.routes.route_of(request.path)
         rule = shared.routes.match("GET" if request.method == "HEAD" else request.method, request.path)
         visit.rule = rule if rule is not None and cache_key.rule_applies(rule, request) else None
         if request.method not in LOOKED_UP and visit.rule is None:
@@ -163,7 +163,6 @@ class Handler:
 
     async def _upgrade(self, visit: Visit) -> None:
         visit.observation.forward = Forward.METHOD
-        visit.observation.route = self._shared.routes.route_of(visit.exchange.head.path)
         response = await tunnel(self._shared, visit)
         if response is not None:
             visit.observation.outcome = Outcome.PASS
@@ -428,7 +427,8 @@ class Handler:
             if observation.collapsed and result.outcome is Outcome.MISS:
                 observation.outcome = Outcome.COLLAPSED
             observation.origin_total = fetch.total_seconds
-            await answer.from_store(shared, visit, result.stored, now=shared.wall())
+            anew = result.judgement.ruling is not Ruling.HIDDEN and "age" not in result.judgement.head.fields
+            await answer.from_store(shared, visit, result.stored, now=shared.wall(), anew=anew)
             return
         observation.outcome = Outcome.COLLAPSED if observation.collapsed else Outcome.MISS
         observation.origin_status = result.judgement.head.status

@@ -24,6 +24,20 @@ async def test_a_fresh_stored_response_answers_the_second_request(origin: Origin
     assert second.get("via") == "1.1 siding"
 
 
+async def test_an_answer_made_for_the_request_has_no_age(origin: Origin) -> None:
+    """However long the origin took (RFC 9111 5.1); one from a cache nearer the origin keeps its own."""
+    async with running_proxy(origin.url) as proxy:
+
+        async def script(turn: Turn) -> None:
+            proxy.clock.now += 7
+            await turn.answer("slow", FRESH, *(["Age: 3"] if turn.request.target == "/cached" else []))
+
+        origin.script = script
+        assert (await proxy.get("/a")).get("age") is None
+        assert (await proxy.get("/a")).get("age") == "7"
+        assert (await proxy.get("/cached")).get("age") == "10"
+
+
 async def test_a_stale_response_is_validated_and_freshened(origin: Origin) -> None:
     async def script(turn: Turn) -> None:
         if turn.request.get("if-none-match") == '"v1"':
