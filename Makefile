@@ -30,11 +30,12 @@ run: .venv/run ## start Siding here (UPSTREAM_URL=http://localhost:3000 puts it 
 test: .venv/dev ## run the whole test suite (PYTEST_ARGS="-k name" for a part)
 	@exec $(VENV_PYTHON) -m pytest $(PYTEST_ARGS)
 
-check: .venv/dev ## lint, format, types, and the tests of architecture and documents
+check: .venv/dev ## lint, format, types, the tests of architecture and documents, every branch of the policy
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m ruff format --check .
 	$(VENV_PYTHON) -m mypy $(CODE)
 	$(VENV_PYTHON) -m pytest -q tests/test_laws.py tests/test_docs.py tests/test_packaging.py
+	$(VENV_PYTHON) -m pytest -q tests/policy --cov=proxy.policy --cov-branch --cov-report=term-missing --cov-fail-under=100
 
 format: .venv/dev ## lay out the code, mend what the linter can
 	$(VENV_PYTHON) -m ruff check --fix .

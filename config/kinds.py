@@ -30,6 +30,7 @@ _SIZE_UNITS = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "tb": 10
     "tib": TIB,
 }
 _HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?")
+_FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 
 
@@ -199,6 +200,20 @@ def read_word(raw: object) -> str:
     return _text(raw).lower()
 
 
+def read_field_names(raw: object) -> tuple[str, ...]:
+    """Field names from a list of texts or from one text with commas, in lower case; `none` for none."""
+    names = raw if isinstance(raw, (list, tuple)) else _text(raw).split(",")
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError("it is not a list of texts")
+    lower = [name.strip().lower() for name in names]
+    if lower == ["none"]:
+        return ()
+    for name in lower:
+        if not _FIELD_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no field name" if name else "it has an empty name in it")
+    return tuple(dict.fromkeys(lower))
+
+
 # -- kinds
 
 Switch = Annotated[bool, BeforeValidator(read_switch), Kind(SWITCH_WORDS, show=lambda on: str(on).lower())]
@@ -225,6 +240,11 @@ OptionalSecret = Annotated[
     SecretStr | None,
     BeforeValidator(read_secret),
     Kind("visible ASCII characters without spaces", secret=True),
+]
+FieldNames = Annotated[
+    tuple[str, ...],
+    BeforeValidator(read_field_names),
+    Kind("field names with commas between them, or none", show=lambda names: ", ".join(names) or "none"),
 ]
 OptionalFile = Annotated[Path | None, BeforeValidator(read_path), Kind("the path of a file")]
 LogLevel = Annotated[

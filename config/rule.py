@@ -31,6 +31,8 @@ CREDENTIAL_FIELDS = frozenset(
     }
 )
 """Fields that say who is asking. To the cache (`proxy.policy.cache_key`) they are credentials too, as a test holds."""
+ORIGIN = "origin"
+"""A `ttl` that leaves the freshness lifetime to the origin."""
 MOST_SECONDS = 2.0**31
 """The largest number of seconds a cache has to tell from infinity (RFC 9111 1.2.2)."""
 MOST_TAGS, LONGEST_TAG = 64, 256
@@ -45,6 +47,7 @@ _KEYS = (
     "tags",
     "invalidated_by",
     "public",
+    "set_cookie",
 )
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TAG = re.compile(r"[\x21-\x2b\x2d-\x7e]+")
@@ -56,12 +59,13 @@ Part = tuple[str, str]
 class Rule:
     """A route rule; `proxy.policy.messages.RouteRule` says what the parts mean.
 
-    ttl, stale_while_revalidate, stale_if_error -- seconds. invalidated_by -- (method, path pattern) pairs.
+    ttl, stale_while_revalidate, stale_if_error -- seconds; None leaves them to the origin.
+    invalidated_by -- (method, path pattern) pairs.
     """
 
     name: str
     methods: frozenset[str]
-    ttl: float
+    ttl: float | None
     key: tuple[Part, ...] = ()
     stale_while_revalidate: float | None = None
     stale_if_error: float | None = None
@@ -69,13 +73,14 @@ class Rule:
     invalidated_by: tuple[tuple[str, str], ...] = ()
     private: bool = False
     public: bool = False
+    set_cookie: bool = False
 
     def describe(self) -> dict[str, object]:
         """The rule as JSON, its parts written as in the rules file."""
         return {
             "match": self.name,
             "methods": sorted(self.methods),
-            "ttl": self.ttl,
+            "ttl": ORIGIN if self.ttl is None else self.ttl,
             "key": [":".join(filter(None, part)) for part in self.key],
             "stale_while_revalidate": self.stale_while_revalidate,
             "stale_if_error": self.stale_if_error,
@@ -83,6 +88,7 @@ class Rule:
             "invalidated_by": [" ".join(pair) for pair in self.invalidated_by],
             "private": self.private,
             "public": self.public,
+            "set_cookie": self.set_cookie,
         }
 
 
@@ -99,14 +105,15 @@ def read_rule(table: Mapping[str, Any], default_ttl: float) -> tuple[Rule, list[
     rule = Rule(
         name=reader.match(),
         methods=reader.methods(),
-        ttl=reader.seconds("ttl", default_ttl) or 0.0,
+        ttl=reader.ttl(default_ttl),
         key=key,
         stale_while_revalidate=reader.seconds("stale_while_revalidate", None),
         stale_if_error=reader.seconds("stale_if_error", None),
         tags=reader.tags(),
         invalidated_by=reader.invalidated_by(),
         private=any(map(is_credential, key)),
-        public=reader.public(),
+        public=reader.switch("public"),
+        set_cookie=reader.switch("set_cookie"),
     )
     reader.unknown_keys()
     return rule, reader.faults or leaks(rule)
@@ -129,6 +136,11 @@ def leaks(rule: Rule) -> list[str]:
         )
     if rule.public and rule.private:
         found.append("public: an answer that is the same for everyone cannot depend on the credential in the key")
+    if rule.set_cookie and not (rule.public or rule.private):
+        found.append(
+            "set_cookie: everyone would be given the cookie that one was given; "
+            "if that is meant, say public = true as well"
+        )
     return found
 
 
@@ -190,6 +202,10 @@ class _Reader:
         if "HEAD" in methods and "GET" not in methods:
             self._fault("methods", "HEAD is answered from what GET stored, so GET must be named too")
         return frozenset(methods)
+
+    def ttl(self, otherwise: float) -> float | None:
+        """The freshness lifetime; None where it is the origin's."""
+        return None if self._table.get("ttl") == ORIGIN else self.seconds("ttl", otherwise) or 0.0
 
     def seconds(self, key: str, otherwise: float | None) -> float | None:
         """A number of seconds."""
@@ -268,9 +284,9 @@ class _Reader:
                 pairs.append((method, path))
         return tuple(pairs)
 
-    def public(self) -> bool:
-        """Whether the operator declares the answer to be the same for everyone."""
-        given = self._table.get("public", False)
+    def switch(self, key: str) -> bool:
+        """A declaration of the operator's."""
+        given = self._table.get(key, False)
         if not isinstance(given, bool):
-            self._fault("public", f"{quoted(given)} is neither true nor false")
+            self._fault(key, f"{quoted(given)} is neither true nor false")
         return given is True

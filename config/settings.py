@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from config.kinds import (
     MIB,
     TIB,
+    FieldNames,
     Host,
     HttpUrl,
     LogFormat,
@@ -105,6 +106,10 @@ class ProxySettings(FlagSettings):
     )
     cache_ttl_seconds: Seconds = Field(
         default=300.0, ge=0, le=YEAR_SECONDS, description="freshness a route rule gets when it names none"
+    )
+    targeted_fields: FieldNames = Field(
+        default=("siding-cache-control", "cdn-cache-control"),
+        description="fields of the origin that go before its Cache-Control and Expires, the first first (RFC 9213)",
     )
     upstream_connect_timeout_ms: Milliseconds = Field(
         default=2000, ge=1, le=DAY_MS, description="longest wait for a connection to the origin"

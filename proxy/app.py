@@ -91,6 +91,7 @@ class Worker:
                 max_object_bytes=settings.cache_max_object_bytes,
                 upstream_seconds=settings.upstream_timeout_ms / 1000,
             ),
+            targets=settings.targeted_fields,
             digest=keyed_digest(secrets.token_bytes(32)),
             wall=wall,
             clock=time.monotonic,

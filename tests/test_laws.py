@@ -25,6 +25,7 @@ PURE = frozenset(
         "functools",
         "hashlib",
         "heapq",
+        "http_sf",
         "ipaddress",
         "itertools",
         "json",
@@ -37,7 +38,8 @@ PURE = frozenset(
         "urllib",
     }
 )
-"""What `proxy.policy` may take from the standard library: nothing that reads a clock, a socket or the environment."""
+"""What `proxy.policy` may take from elsewhere: the standard library without what reads a clock, a socket or the
+environment, and the parser of structured fields."""
 
 LAYERS = {"proxy.policy": 0, "proxy.origin": 1, "proxy.store": 1, "proxy.observe": 1, "proxy.server": 2}
 """app -> server -> {origin, store, observe} -> policy; what is not listed is composed of these and stands above."""

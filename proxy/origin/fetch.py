@@ -14,15 +14,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from proxy import errors
 from proxy.origin.client import OriginResponse
 from proxy.policy import judgement as policy
 from proxy.policy import reuse
 from proxy.policy.decisions import Outcome, Verdict
-from proxy.policy.judgement import Judgement, Question, Ruling
-from proxy.policy.messages import StoredResponse
+from proxy.policy.judgement import Judgement, Ruling
+from proxy.policy.messages import Question, StoredResponse
 
 log = logging.getLogger("siding.fetch")
 
@@ -83,7 +83,8 @@ Finish = Callable[[Question, Judgement, bytes, tuple[float, float]], Awaitable[S
 class Fetch:
     """See the module. All times in seconds.
 
-    ask -- sends the request; awaited once. keep -- puts a response into the store and says whether it could.
+    ask -- sends the request; awaited once. again -- asks for the whole and without conditions, once the answer was of
+        no use. keep -- puts a response into the store and says whether it could.
     finish -- makes the stored response of complete content (which may cost CPU, hence awaitable).
     origin_seconds, total_seconds -- until the head of the origin's response, and until its content was complete.
     limit -- octets of content beyond which nothing is kept. wall -- the wall clock.
@@ -94,6 +95,7 @@ class Fetch:
         question: Question,
         *,
         ask: Callable[[], Awaitable[OriginResponse]],
+        again: Callable[[], Awaitable[OriginResponse]],
         keep: Keep,
         finish: Finish,
         limit: int,
@@ -106,6 +108,7 @@ class Fetch:
         self.origin_seconds = 0.0
         self.total_seconds: float | None = None
         self.result: Result | None = None
+        self._again = again
         self._ask, self._keep, self._finish, self._limit, self._wall = ask, keep, finish, limit, wall
         self._worth_finishing = worth_finishing
         self._settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -233,8 +236,15 @@ class Fetch:
             )
             return
         response_time = self._wall()
-        self.origin_seconds = response_time - request_time
         judged = policy.judge(question, response.head, request_time, response_time)
+        if judged.ruling is Ruling.REPEAT:
+            response.close()
+            question = self.question = replace(question, stored=None, candidates=(), part=None)
+            request_time = self._wall()
+            response = await self._again()
+            response_time = self._wall()
+            judged = policy.judge(question, response.head, request_time, response_time)
+        self.origin_seconds = response_time - request_time
         if judged.stored is not None:
             response.close()
             freshened = judged.ruling is Ruling.FRESHENED
@@ -244,8 +254,8 @@ class Fetch:
             kept = verdict is Verdict.STORE
             self._settle(Ready(judged.stored, outcome, judged, kept, verdict, response.head.status, hidden))
             return
-        if judged.ruling is Ruling.SHARED and response.length is not None and response.length > self._limit:
-            judged = Judgement(Ruling.ALONE, Verdict.TOO_LARGE, judged.head, judged.freshness)
+        if judged.ruling is Ruling.SHARED and not judged.before and (response.length or 0) > self._limit:
+            judged = replace(judged, ruling=Ruling.ALONE, verdict=Verdict.TOO_LARGE)
         if judged.ruling is Ruling.ALONE:
             self._close()
             self._settle(Alone(response, judged))
@@ -260,12 +270,16 @@ class Fetch:
         content = await response.settle(min(SMALL_BYTES, self._limit), patience)
         if content is not None:
             self._complete(times[0])
-            stored = await self._finish(self.question, judged, content, times)
+            stored = await self._finish(self.question, judged, judged.before + content, times)
             verdict = self._keep(stored)
             kept = verdict is Verdict.STORE
             self._settle(Ready(stored, Outcome.MISS, judged, kept, verdict, response.head.status))
             return
-        self._settle(Streaming(judged, response.length))
+        length = None if response.length is None else len(judged.before) + response.length
+        self._settle(Streaming(judged, length))
+        if judged.before:
+            self._pieces.append(judged.before)
+            self._size = len(judged.before)
         while piece := await response.read():
             self._pieces.append(piece)
             self._size += len(piece)

@@ -2,6 +2,7 @@
 
 messages       Fields, RequestHead, ResponseHead, StoredResponse: what decisions are about
 decisions      every outcome and every reason, by name
+targeted       CDN-Cache-Control and its like: fields that go before Cache-Control
 fields         what field values say: lists, dates, entity tags, weights, cache directives
 cache_key      which requests are the same: target URI, rule, Vary
 freshness      how long a response may be reused, and how old it is

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from proxy.policy.fields import split_list
+from proxy.policy.fields import parse_weights, split_list
 from proxy.policy.messages import Fields, RequestHead, RouteRule, SecondaryKey
 
 Digest = Callable[[bytes], str]
@@ -52,6 +52,8 @@ X-Forwarded-Host would poison every other client's page."""
 
 _REWRITING = frozenset(REWRITING_FIELDS)
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+_WEIGHTED = frozenset({"accept-encoding", "accept-language"})
+"""Selecting fields whose members are told apart by weight alone, so that neither order nor case matters."""
 MAX_VARY_NAMES = 32
 """A response that varies on more names than this is treated as varying on everything."""
 
@@ -289,8 +291,8 @@ def _normal(name: str, fields: Fields) -> str | None:
     if not values:
         return None
     members = [member for value in values for member in split_list(value)]
-    if name == "accept-encoding":
-        return ",".join(sorted({member.lower().replace(" ", "") for member in members}))
+    if name in _WEIGHTED:
+        return ",".join(sorted({f"{member};q={weight:g}" for member, weight in parse_weights(",".join(members))}))
     return ",".join(members)
 
 
@@ -299,6 +301,24 @@ def secondary_key(names: tuple[str, ...], fields: Fields) -> SecondaryKey:
     return tuple((name, _normal(name, fields)) for name in names)
 
 
-def selects(key: SecondaryKey, fields: Fields) -> bool:
-    """Whether a request with `fields` selects the response stored under `key` (RFC 9111 4.1)."""
-    return all(_normal(name, fields) == value for name, value in key)
+def selects(key: SecondaryKey, fields: Fields, language: str | None = None) -> bool:
+    """Whether a request with `fields` selects the response stored under `key` (RFC 9111 4.1).
+
+    language -- the stored response's Content-Language. Where the request likes it better than every other, no
+    other response could suit it more, whatever the stored response's own request liked (RFC 9110 12.5.4).
+    """
+    for name, value in key:
+        if _normal(name, fields) != value and not (name == "accept-language" and _likes_best(fields, language)):
+            return False
+    return True
+
+
+def _likes_best(fields: Fields, language: str | None) -> bool:
+    """Whether Accept-Language gives one language, this one, a greater weight than all others."""
+    if not language:
+        return False
+    weights = parse_weights(fields.get("accept-language") or "")
+    liked = sorted(((weight, name) for name, weight in weights), reverse=True)
+    if not liked or liked[0][1] != language.lower() or liked[0][0] <= 0:
+        return False
+    return len(liked) == 1 or liked[1][0] < liked[0][0]

@@ -1,15 +1,18 @@
 """What field values say: lists, tokens, dates, entity tags, weights and cache directives.
 
-No parser here raises, whatever the text. What is invalid is read the safe way: a date is no date, an age
-is older than any lifetime, a lifetime is over.
+No parser here raises, whatever the text. What is invalid is read as the RFCs say: a date is no date, an age is
+not there, a lifetime is over.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any, cast
+
+import http_sf
 
 OWS = " \t"
 """Optional white space (RFC 9110 5.6.3)."""
@@ -67,6 +70,27 @@ def _delta_seconds(text: str) -> int | None:
         return None
     digits = text.lstrip("0")
     return FOREVER if len(digits) > 10 else min(int(digits or "0"), FOREVER)
+
+
+# -- structured fields (RFC 9651)
+
+
+def parse_dictionary(value: str) -> Mapping[str, tuple[Any, Mapping[str, Any]]] | None:
+    """The members of a structured Dictionary, each with its parameters; None for anything else (RFC 9651 4.2.2)."""
+    try:
+        return cast("Mapping[str, Any]", http_sf.parse(value.encode("latin-1"), tltype="dictionary"))
+    except ValueError:
+        return None
+
+
+def parse_strings(values: Iterable[str]) -> tuple[str, ...]:
+    """The Strings of a structured List, without parameters; none where it is no such list (RFC 9651 4.2.1)."""
+    try:
+        members = cast("list[Any]", http_sf.parse(", ".join(values).encode("latin-1"), tltype="list"))
+    except ValueError:
+        return ()
+    texts = [member for member, _ in members]
+    return tuple(texts) if all(type(text) is str for text in texts) else ()
 
 
 # -- dates (RFC 9110 5.6.7)
@@ -181,21 +205,31 @@ def weak_match(one: ETag, other: ETag) -> bool:
     return one.opaque == other.opaque
 
 
+# -- parts (RFC 9110 14.4)
+
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
+
+
+def parse_content_range(value: str | None) -> tuple[int, int, int] | None:
+    """First and last octet and complete length, as a Content-Range of bytes gives them; None for anything else."""
+    match = _CONTENT_RANGE.fullmatch(value.strip(OWS)) if value is not None else None
+    if match is None:
+        return None
+    first, last, complete = int(match[1]), int(match[2]), int(match[3])
+    return (first, last, complete) if first <= last < complete else None
+
+
 # -- Age and weights
 
 
 def parse_age(values: Iterable[str]) -> float | None:
-    """Age in seconds from the values of its field lines; None where there is none.
+    """Age in seconds from the values of its field lines; None where there is none that is valid.
 
-    An invalid age, or more than one, counts as `FOREVER`: its sender did count the seconds, and we cannot tell them.
-    RFC 9111 5.1 advises to take the first of a list and to ignore what is invalid, both of which may make an old
-    response fresh.
+    Of several the first counts, and what is no non-negative integer is ignored (RFC 9111 5.1).
     """
-    lines = tuple(values)
-    if not lines:
-        return None
-    age = _delta_seconds(lines[0].strip(OWS)) if len(lines) == 1 else None
-    return float(FOREVER if age is None else age)
+    first = next(iter(values), "").partition(",")[0].strip(OWS)
+    age = _delta_seconds(first)
+    return None if age is None else float(age)
 
 
 # weight = OWS ";" OWS "q=" qvalue; qvalue = "0" [ "." 0*3DIGIT ] / "1" [ "." 0*3"0" ] (RFC 9110 12.4.2)
@@ -242,13 +276,10 @@ class Directives:
     def seconds(self, name: str) -> int | None:
         """The argument in seconds; None where there is no such directive.
 
-        Anything but a non-negative integer is 0, stale already (RFC 9111 4.2.1). Of several the smallest counts:
-        the most restrictive of conflicting directives is to be honoured.
+        Anything but a non-negative integer is 0, stale already; of several the first counts (RFC 9111 4.2.1).
         """
         given = self._arguments.get(name)
-        if given is None:
-            return None
-        return min(_delta_seconds(argument or "") or 0 for argument in given)
+        return None if given is None else _delta_seconds(given[0] or "") or 0
 
     def names_in(self, name: str) -> tuple[str, ...]:
         """The field names, lower case, of a qualified directive such as no-cache="a, b" (RFC 9111 5.2.2.4, .7).

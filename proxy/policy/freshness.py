@@ -20,16 +20,18 @@ def response_directives(fields: Fields) -> Directives:
     return parse_directives(fields.all("cache-control"))
 
 
-def withholds(directives: Directives, name: str, fields: Fields) -> bool:
-    """Whether a no-cache or private directive concerns a response with these fields.
+def withholds(directives: Directives, name: str) -> bool:
+    """Whether a no-cache or private directive concerns the whole response, and not just the fields it lists."""
+    return directives.has(name) and not directives.names_in(name)
 
-    A qualified one concerns the fields it lists alone (RFC 9111 5.2.2.4, 5.2.2.7). While one of them is there it
-    is taken as unqualified, as both sections allow.
+
+def withheld_fields(directives: Directives, *, private: bool) -> frozenset[str]:
+    """The fields, in lower case, that only the client that asked may be given (RFC 9111 5.2.2.4, 5.2.2.7).
+
+    private -- each credential has stored responses of its own, so what is private may be stored.
     """
-    if not directives.has(name):
-        return False
-    listed = directives.names_in(name)
-    return not listed or any(field in fields for field in listed)
+    listed = directives.names_in("no-cache")
+    return frozenset(listed if private else (*listed, *directives.names_in("private")))
 
 
 def _date(fields: Fields, response_time: float) -> float:
@@ -95,7 +97,7 @@ def freshness_of(
     while_revalidate: float = directives.seconds("stale-while-revalidate") or 0
     if_error: float | None = directives.seconds("stale-if-error")
     if rule is not None:
-        if response.status == 200:
+        if response.status == 200 and rule.ttl is not None:
             lifetime = initial_age + rule.ttl
         if rule.stale_while_revalidate is not None:
             while_revalidate = rule.stale_while_revalidate
@@ -110,7 +112,7 @@ def freshness_of(
         stale_if_error=if_error,
         # s-maxage says proxy-revalidate as well (RFC 9111 5.2.2.10)
         must_revalidate=any(directives.has(name) for name in ("must-revalidate", "proxy-revalidate", "s-maxage")),
-        no_cache=withholds(directives, "no-cache", fields),
+        no_cache=withholds(directives, "no-cache"),
     )
 
 

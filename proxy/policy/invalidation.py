@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import urljoin, urlsplit
 
 from proxy.policy.cache_key import authority_of, target_uri
-from proxy.policy.fields import split_list
+from proxy.policy.fields import parse_strings, split_list
 from proxy.policy.messages import Fields, RequestHead, ResponseHead
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PROPFIND", "REPORT", "SEARCH", "QUERY"})
@@ -36,15 +36,16 @@ def invalidated_uris(request: RequestHead, response: ResponseHead) -> tuple[str,
     for name in ("location", "content-location"):
         value = response.fields.get(name)
         if value is not None:
-            uri = _same_origin(request, target, value)
+            uri = resolved(request, value)
             if uri is not None:
                 uris[uri] = None
     return tuple(uris)
 
 
-def _same_origin(request: RequestHead, target: str, reference: str) -> str | None:
+def resolved(request: RequestHead, reference: str) -> str | None:
+    """The URI that a reference in the response to `request` means; None where it is of another origin."""
     try:
-        parts = urlsplit(urljoin(target, reference.strip()))
+        parts = urlsplit(urljoin(target_uri(request), reference.strip()))
     except ValueError:
         return None
     authority = parts.netloc.lower().removesuffix(_DEFAULT_PORTS.get(parts.scheme, "\n"))
@@ -52,6 +53,28 @@ def _same_origin(request: RequestHead, target: str, reference: str) -> str | Non
         return None
     query = f"?{parts.query}" if parts.query else ""
     return f"{parts.scheme}://{authority}{parts.path or '/'}{query}"
+
+
+def _groups(name: str, head: RequestHead, fields: Fields) -> tuple[str, ...]:
+    """The cache groups that a field names, as tags of this origin (RFC 9875 2)."""
+    origin = f"{head.scheme}://{authority_of(head)}"
+    groups = dict.fromkeys(parse_strings(fields.all(name)))
+    return tuple(f"group\n{origin}\n{group}" for group in groups if len(group) <= MAX_TAG_CHARACTERS)[:MAX_TAGS]
+
+
+def groups(request: RequestHead, fields: Fields) -> tuple[str, ...]:
+    """The tags of the groups that a response belongs to: `Cache-Groups` (RFC 9875 2)."""
+    return _groups("cache-groups", request, fields)
+
+
+def invalidated_groups(request: RequestHead, response: ResponseHead) -> tuple[str, ...]:
+    """The tags of the groups that a response invalidates: `Cache-Group-Invalidation` (RFC 9875 3).
+
+    Only an unsafe request's response that is no error may.
+    """
+    if not invalidates(request, response.status):
+        return ()
+    return _groups("cache-group-invalidation", request, response.fields)
 
 
 def response_tags(fields: Fields) -> tuple[str, ...]:

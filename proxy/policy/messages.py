@@ -158,12 +158,13 @@ class RouteRule(Protocol):
     """What the policy needs to know of a route rule; `config.rules.Rule` is one.
 
     name -- the match pattern, which is also the route's label in metrics.
-    ttl -- freshness lifetime in seconds, instead of the origin's.
+    ttl -- freshness lifetime in seconds, instead of the origin's; None leaves it to the origin.
     key -- parts beside the target URI: ("query", ""), ("query", NAME), ("body", ""), ("body", FIELD),
         ("authorization", ""), ("header", NAME), ("cookie", NAME); field names in lower case.
     stale_while_revalidate, stale_if_error -- seconds past the lifetime; None leaves it to the origin.
     private -- the key holds the whole credential, so each one has stored responses of its own.
     public -- the operator declares that the answer is the same for everyone.
+    set_cookie -- the operator declares that everyone may be given the cookies that one was given.
     """
 
     @property
@@ -171,7 +172,7 @@ class RouteRule(Protocol):
     @property
     def methods(self) -> frozenset[str]: ...
     @property
-    def ttl(self) -> float: ...
+    def ttl(self) -> float | None: ...
     @property
     def key(self) -> tuple[tuple[str, str], ...]: ...
     @property
@@ -184,6 +185,20 @@ class RouteRule(Protocol):
     def private(self) -> bool: ...
     @property
     def public(self) -> bool: ...
+    @property
+    def set_cookie(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Which octets of a representation a stored response holds, where it does not hold all (RFC 9110 14.4).
+
+    first -- position of the first. complete -- length of the whole representation. to_end -- it holds the last.
+    """
+
+    first: int
+    complete: int
+    to_end: bool
 
 
 SecondaryKey = tuple[tuple[str, str | None], ...]
@@ -192,16 +207,17 @@ SecondaryKey = tuple[tuple[str, str | None], ...]
 
 @dataclass(slots=True, eq=False)
 class StoredResponse:
-    """A complete response kept for reuse. Compared by identity.
+    """A response kept for reuse. Compared by identity.
 
     uri -- target URI, by which it is invalidated. key -- cache key. secondary_key -- see `cache_key.secondary_key`.
     head -- status and fields as they will be sent: no hop-by-hop fields, no Age, no framing.
-    content -- the whole content in the origin's coding.
+    content -- the content in the origin's coding: all of it, or the `part` of it.
     request_time, response_time -- wall clock, seconds since the epoch.
     epoch -- the invalidation counter when the origin was asked (see `invalidation`).
     tags -- what it can be purged by. made_etag -- its ETag was made here; the origin knows nothing of it.
     origin_seconds -- how long the origin took, which each hit saves.
     codings -- content coding -> content in that coding, made once when first asked for.
+    part -- None when the content is complete; otherwise `head` is that of the complete response.
     """
 
     key: str
@@ -217,3 +233,28 @@ class StoredResponse:
     made_etag: bool = False
     origin_seconds: float = 0.0
     codings: dict[str, bytes] = field(default_factory=dict)
+    part: Part | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What the origin is asked, and on whose behalf.
+
+    request -- the client's request, before any validator was added to it.
+    uri, key -- target URI and cache key. rule -- the route rule that applies, if any.
+    stored -- the stored response to be validated, or to fall back on.
+    epoch -- the invalidation counter when the origin was asked.
+    targets -- the target list (RFC 9213 2.2), in lower case.
+    candidates -- stored for other selecting fields, of which the origin may say that one will do.
+    part -- the stored part of which the rest is asked for.
+    """
+
+    request: RequestHead
+    uri: str
+    key: str
+    rule: RouteRule | None
+    stored: StoredResponse | None
+    epoch: int
+    targets: tuple[str, ...] = ()
+    candidates: tuple[StoredResponse, ...] = ()
+    part: StoredResponse | None = None

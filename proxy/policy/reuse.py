@@ -37,10 +37,13 @@ def request_no_store(request: RequestHead) -> bool:
 
 
 def select(variants: Sequence[StoredResponse], request_fields: Fields) -> StoredResponse | None:
-    """The stored response that the request selects, the most recent if several are (RFC 9111 4, 4.1)."""
+    """The stored response that the request selects: a complete one first, then the most recent (RFC 9111 4, 4.1)."""
     best: StoredResponse | None = None
     for stored in variants:
-        if selects(stored.secondary_key, request_fields) and (best is None or _made(stored) >= _made(best)):
+        language = stored.head.fields.get("content-language") if stored.secondary_key else None
+        if not selects(stored.secondary_key, request_fields, language):
+            continue
+        if best is None or (stored.part is None, _made(stored)) >= (best.part is None, _made(best)):
             best = stored
     return best
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from proxy.policy.cache_key import vary_names
+from dataclasses import replace
+
+from proxy.policy.cache_key import target_uri, vary_names
 from proxy.policy.decisions import Verdict
-from proxy.policy.fields import Directives, parse_date, parse_etag
-from proxy.policy.freshness import HEURISTIC_STATUSES, is_explicit, response_directives, withholds
+from proxy.policy.fields import Directives, parse_content_range, parse_date, parse_etag
+from proxy.policy.freshness import HEURISTIC_STATUSES, is_explicit, response_directives, withheld_fields, withholds
+from proxy.policy.invalidation import resolved
 from proxy.policy.messages import Fields, Freshness, RequestHead, ResponseHead, RouteRule
 from proxy.policy.reuse import request_no_store
 
@@ -16,6 +19,8 @@ UNDERSTOOD = frozenset(
 
 ABOUT_THE_REQUEST = frozenset({304, 412, 416})
 """Answers to a precondition or a range, which other requests for the same target do not have."""
+
+_OF_CONTENT = frozenset({"content-type", "content-length", "content-encoding", "expect", "transfer-encoding", "range"})
 
 RULE_STATUSES = frozenset({203, 204, 301, 308, 404, 410})
 """What a rule stores beside 200, and only when the origin states a lifetime: a rule is about answers, not mishaps."""
@@ -38,7 +43,7 @@ def forbidden(response: ResponseHead, rule: RouteRule | None) -> Verdict | None:
         return Verdict.STATUS
     if directives.has("no-store") and not must_understand:
         return Verdict.NO_STORE
-    if withholds(directives, "private", response.fields) and (rule is None or not rule.private):
+    if withholds(directives, "private") and (rule is None or not rule.private):
         return Verdict.PRIVATE
     return None
 
@@ -58,7 +63,7 @@ def _authorized(directives: Directives, rule: RouteRule | None) -> bool:
 def _cacheable(response: ResponseHead, directives: Directives, rule: RouteRule | None) -> Verdict | None:
     """Why this status may not be kept with what the origin says of its lifetime; None where it may."""
     explicit = is_explicit(directives, response.fields)
-    if rule is None:
+    if rule is None or rule.ttl is None:
         allowed = explicit or directives.has("public") or response.status in HEURISTIC_STATUSES
         return None if allowed else Verdict.NO_FRESHNESS
     if response.status == 200:
@@ -66,6 +71,13 @@ def _cacheable(response: ResponseHead, directives: Directives, rule: RouteRule |
     if response.status not in RULE_STATUSES:
         return Verdict.STATUS
     return None if explicit else Verdict.NO_FRESHNESS
+
+
+def _cookie_allowed(directives: Directives, rule: RouteRule | None) -> bool:
+    """Whether a response that sets a cookie may be kept: by a rule, or where the cookie itself is not."""
+    if rule is not None and (rule.private or rule.set_cookie):
+        return True
+    return "set-cookie" in withheld_fields(directives, private=False)
 
 
 def _of_use(method: str, fields: Fields, freshness: Freshness) -> bool:
@@ -76,6 +88,24 @@ def _of_use(method: str, fields: Fields, freshness: Freshness) -> bool:
         return False
     stale = 0.0 if freshness.must_revalidate else max(freshness.stale_while_revalidate, freshness.stale_if_error or 0.0)
     return freshness.lifetime + stale > freshness.initial_age
+
+
+def stands_for_get(request: RequestHead, response: ResponseHead) -> bool:
+    """Whether the answer to a POST says that it is what a GET of the same target would bring (RFC 9110 9.3.3).
+
+    It does with a Content-Location that is the target URI, and only with a stated lifetime.
+    """
+    if request.method != "POST" or response.status != 200:
+        return False
+    location = response.fields.get("content-location")
+    if location is None or resolved(request, location) != target_uri(request):
+        return False
+    return is_explicit(response_directives(response.fields), response.fields)
+
+
+def as_get(request: RequestHead) -> RequestHead:
+    """The GET for the same target, with the fields that may select its answer."""
+    return replace(request, method="GET", fields=request.fields.without(_OF_CONTENT))
 
 
 def may_store(
@@ -93,8 +123,8 @@ def may_store(
     # 2. the request does not forbid it (5.2.1.5)
     if request_no_store(request):
         return Verdict.REQUEST_NO_STORE
-    # 3. the status is final, and one that is handled here; ranges are not combined (3.3, 3.4)
-    if response.status == 206:
+    # 3. the status is final, and one that is handled here; of a part it must be known which it is (3.3)
+    if response.status == 206 and parse_content_range(fields.get("content-range")) is None:
         return Verdict.PARTIAL
     if response.status < 200 or response.status in ABOUT_THE_REQUEST:
         return Verdict.STATUS
@@ -110,7 +140,7 @@ def may_store(
     if refused is not None:
         return refused
     # 7. RFC 9111 7.3 leaves cookies to the origin; a cookie given to everyone is too dear a mistake
-    if "set-cookie" in fields and (rule is None or not rule.private):
+    if "set-cookie" in fields and not _cookie_allowed(directives, rule):
         return Verdict.SET_COOKIE
     # 8. some request could select it (4.1)
     if vary_names(fields) is None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from proxy.policy.cache_key import vary_names
-from proxy.policy.fields import parse_date, parse_etag
-from proxy.policy.freshness import freshness_of
-from proxy.policy.invalidation import response_tags
-from proxy.policy.messages import Fields, RequestHead, ResponseHead, RouteRule, StoredResponse
-from proxy.policy.storability import forbidden, has_validator
+from proxy.policy.fields import parse_date, parse_etag, strong_match, weak_match
+from proxy.policy.freshness import freshness_of, response_directives, withheld_fields
+from proxy.policy.invalidation import groups, response_tags
+from proxy.policy.messages import Fields, Question, RequestHead, ResponseHead, RouteRule, StoredResponse
+from proxy.policy.storability import forbidden
+from proxy.policy.targeted import governing
 
 PRECONDITIONS = ("if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "if-range")
 """Fields that make a request conditional (RFC 9110 13.1), in lower case."""
@@ -27,10 +29,63 @@ def without_preconditions(request: RequestHead) -> RequestHead:
     return replace(request, fields=request.fields.without(_THE_CLIENTS_OWN))
 
 
-def has_origin_validator(stored: StoredResponse) -> bool:
-    """Whether the origin can be asked about it; an ETag made here means nothing to the origin."""
-    fields = stored.head.fields
-    return has_validator(fields.without({"etag"}) if stored.made_etag else fields)
+MAX_CANDIDATES = 16
+"""Stored responses that the origin is asked about at once."""
+
+
+def candidates(variants: Sequence[StoredResponse]) -> tuple[StoredResponse, ...]:
+    """Those stored for other selecting fields, of which the origin may say that one will do, latest first."""
+    tagged = [stored for stored in variants if stored.part is None and _origin_etag(stored) is not None]
+    return tuple(reversed(tagged[-MAX_CANDIDATES:]))
+
+
+def _origin_etag(stored: StoredResponse) -> str | None:
+    etag = stored.head.fields.get("etag")
+    return etag if etag is not None and not stored.made_etag and parse_etag(etag) is not None else None
+
+
+def which(request: RequestHead, stored: Sequence[StoredResponse]) -> RequestHead:
+    """The request that asks the origin which of several stored responses it would send (RFC 9111 4.3.1)."""
+    fields = request.fields.without(_THE_CLIENTS_OWN)
+    tags = dict.fromkeys(tag for one in stored if (tag := _origin_etag(one)) is not None)
+    return replace(request, fields=fields.adding(("If-None-Match", ", ".join(tags))) if tags else fields)
+
+
+def rest(request: RequestHead, stored: StoredResponse) -> RequestHead:
+    """The request for what a stored part, which begins at the beginning, lacks (RFC 9111 3.3)."""
+    fields = request.fields.without(_THE_CLIENTS_OWN).adding(("Range", f"bytes={len(stored.content)}-"))
+    etag = _strong(stored)
+    return replace(request, fields=fields if etag is None else fields.adding(("If-Range", etag)))
+
+
+def _strong(stored: StoredResponse) -> str | None:
+    """The origin's strong entity tag."""
+    etag = _origin_etag(stored)
+    tag = parse_etag(etag) if etag is not None else None
+    return etag if tag is not None and not tag.weak else None
+
+
+def same_representation(stored: StoredResponse, fields: Fields) -> bool:
+    """Whether parts of the two may be combined: both have the same strong validator (RFC 9111 3.4)."""
+    one, other = parse_etag(_strong(stored) or ""), parse_etag(fields.get("etag") or "")
+    return one is not None and other is not None and strong_match(one, other)
+
+
+def confirmed(stored: Sequence[StoredResponse], fields: Fields) -> StoredResponse | None:
+    """Which stored response a 304 with `fields` is about; None where it cannot be told (RFC 9111 4.3.4).
+
+    One with an entity tag names it. One without can only be about the single response that was asked about.
+    """
+    etag = fields.get("etag")
+    tag = parse_etag(etag) if etag is not None else None
+    if tag is None:
+        return stored[0] if len(stored) == 1 else None
+    for one in stored:
+        own = parse_etag(_origin_etag(one) or "")
+        if own is not None and weak_match(own, tag):
+            return one
+    # what was asked about by its date alone may have a tag by now
+    return stored[0] if len(stored) == 1 and _origin_etag(stored[0]) is None else None
 
 
 def conditional(request: RequestHead, stored: StoredResponse) -> RequestHead:
@@ -43,12 +98,18 @@ def conditional(request: RequestHead, stored: StoredResponse) -> RequestHead:
     fields = request.fields.without(_THE_CLIENTS_OWN)
     if request.method != "GET":
         return replace(request, fields=fields)
-    etag, modified = stored.head.fields.get("etag"), stored.head.fields.get("last-modified")
-    if etag is not None and not stored.made_etag and parse_etag(etag) is not None:
+    etag, modified = _origin_etag(stored), stored.head.fields.get("last-modified")
+    if etag is not None:
         fields = fields.adding(("If-None-Match", etag))
     if modified is not None and parse_date(modified) is not None:
         fields = fields.adding(("If-Modified-Since", modified))
     return replace(request, fields=fields)
+
+
+def combined(stored: Fields, update: Fields) -> Fields:
+    """The fields of two parts of one representation, the later ones in place of their namesakes (RFC 9111 3.4)."""
+    news = update.without({"content-range", "content-length"})
+    return stored.without({name.lower() for name, _ in news}).adding(*news)
 
 
 def _merged(stored: Fields, update: Fields, kept: frozenset[str]) -> Fields:
@@ -62,11 +123,12 @@ def _merged(stored: Fields, update: Fields, kept: frozenset[str]) -> Fields:
     return stored.without({name.lower() for name, _ in news}).adding(*news)
 
 
-def _tags(stored: StoredResponse, fields: Fields, rule: RouteRule | None) -> tuple[str, ...]:
+def _tags(request: RequestHead, stored: StoredResponse, fields: Fields, rule: RouteRule | None) -> tuple[str, ...]:
     """The tags the fields give now, in place of those they gave before; a rule's own stay."""
-    former = set(response_tags(stored.head.fields)).difference(rule.tags if rule is not None else ())
+    before = stored.head.fields
+    former = {*response_tags(before), *groups(request, before)}.difference(rule.tags if rule is not None else ())
     lasting = [tag for tag in stored.tags if tag not in former]
-    return tuple(dict.fromkeys((*lasting, *response_tags(fields))))
+    return tuple(dict.fromkeys((*lasting, *response_tags(fields), *groups(request, fields))))
 
 
 def _selected_as_before(stored: StoredResponse, fields: Fields) -> bool:
@@ -75,35 +137,47 @@ def _selected_as_before(stored: StoredResponse, fields: Fields) -> bool:
     return names is not None and {name for name, _ in stored.secondary_key}.issuperset(names)
 
 
+def matches_head(stored: StoredResponse, fields: Fields) -> bool:
+    """Whether the answer to a HEAD describes the stored response: the same validators and length (RFC 9111 4.3.5)."""
+    before = stored.head.fields
+    if stored.part is not None or _origin_etag(stored) != fields.get("etag"):
+        return False
+    if before.get("last-modified") != fields.get("last-modified"):
+        return False
+    length = fields.get("content-length")
+    return length is None or length == str(len(stored.content))
+
+
 def freshen(
     stored: StoredResponse,
     response: ResponseHead,
-    rule: RouteRule | None,
+    asked: Question,
     request_time: float,
     response_time: float,
-    epoch: int,
 ) -> StoredResponse:
-    """The stored response as the origin's 304 confirms it: new fields, new freshness, the same content.
+    """The stored response as a 304 (or the 200 to a HEAD) confirms it: new fields, new freshness, the same content.
 
-    response -- the 304 as this hop passes it on, without hop-by-hop fields, with a Date. Times in seconds since the
-    epoch. RFC 9111 4.3.4 would refuse a 304 whose strong ETag differs; it can only confirm what it was asked about,
-    so the stored ETag stays. If it now forbids storing, or varies by more than what was keyed, the result is to be
-    validated each time, so that nobody is answered with what the origin would not give them.
+    response -- as this hop passes it on, without hop-by-hop fields, with a Date. Times in seconds since the epoch.
+    If it now forbids storing, or varies by more than what was keyed, the result is to be validated each time, so that
+    nobody is answered with what the origin would not give them.
     """
+    rule = asked.rule
     # a cookie is for the client that asked; Age is worked out anew at every reuse
     kept = CONTENT_FIELDS if rule is not None and rule.private else CONTENT_FIELDS | {"set-cookie"}
     fields = _merged(stored.head.fields, response.fields, kept)
     head = ResponseHead(stored.head.status, stored.head.reason, fields)
-    freshness = freshness_of(head, request_time, response_time, rule)
-    if forbidden(head, rule) is not None or not _selected_as_before(stored, fields):
+    governed = replace(head, fields=governing(fields, asked.targets))
+    freshness = freshness_of(governed, request_time, response_time, rule)
+    if forbidden(governed, rule) is not None or not _selected_as_before(stored, fields):
         freshness = replace(freshness, no_cache=True)
+    withheld = withheld_fields(response_directives(governed.fields), private=rule is not None and rule.private)
     return replace(
         stored,
-        head=replace(head, fields=fields.without({"age"})),
+        head=replace(head, fields=fields.without({"age", *withheld})),
         freshness=freshness,
         request_time=request_time,
         response_time=response_time,
-        epoch=epoch,
-        tags=_tags(stored, fields, rule),
+        epoch=asked.epoch,
+        tags=_tags(asked.request, stored, fields, rule),
         codings=dict(stored.codings),
     )

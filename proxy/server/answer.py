@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from proxy import errors
 from proxy.observe.events import Observation
@@ -77,13 +77,22 @@ def labelled(visit: Visit, head: ResponseHead, ttl: float | None = None) -> Resp
     )
 
 
-async def from_store(shared: Shared, visit: Visit, stored: StoredResponse, *, now: float, anew: bool = False) -> None:
+async def from_store(
+    shared: Shared,
+    visit: Visit,
+    stored: StoredResponse,
+    *,
+    now: float,
+    anew: bool = False,
+    head: ResponseHead | None = None,
+) -> None:
     """Answer with a stored response: Age, preconditions, ranges, coding (RFC 9111 4).
 
     anew -- the origin made or validated it for this request, which is what no Age means (RFC 9111 5.1).
+    head -- instead of the stored one.
     """
     age = freshness.current_age(stored.freshness, stored.response_time, now)
-    head = stored.head
+    head = head or stored.head
     if not anew:
         head = ResponseHead(head.status, head.reason, head.fields.adding(("Age", str(int(age)))))
     ttl = stored.freshness.lifetime - age
@@ -94,12 +103,16 @@ async def whole(shared: Shared, visit: Visit, response: Whole, *, ttl: float | N
     """Answer with complete content: preconditions first, then ranges, then a content coding."""
     request, observation = visit.exchange.head, visit.observation
     head, content = response.head, response.content
-    answer, span = preconditions.Answer.FULL, None
+    answer: preconditions.Answer = preconditions.Answer.FULL
+    pieces: tuple[preconditions.Piece, ...] = ()
     if response.evaluate:
-        answer, span = preconditions.evaluate(request, head, len(content))
-    if answer is preconditions.Answer.RANGE and span is not None:
-        part = content[span[0] : span[1] + 1]
-        await _send(visit, labelled(visit, preconditions.partial(head, *span, len(content)), ttl), part)
+        answer, pieces = preconditions.evaluate(request, head, len(content))
+    if answer is preconditions.Answer.RANGE:
+        if len(pieces) == 1:
+            await _send_piece(visit, head, content, pieces[0], len(content), ttl)
+        else:
+            head, content = preconditions.multipart(head, pieces, content)
+            await _send(visit, labelled(visit, head, ttl), content)
         return
     if answer is preconditions.Answer.UNSATISFIABLE:
         await _send(visit, labelled(visit, preconditions.unsatisfiable(head, len(content)), ttl), b"")
@@ -121,6 +134,26 @@ async def whole(shared: Shared, visit: Visit, response: Whole, *, ttl: float | N
         await _send(visit, labelled(visit, preconditions.not_modified(head), ttl), b"")
         return
     await _send(visit, labelled(visit, head, ttl), content)
+
+
+async def from_part(visit: Visit, stored: StoredResponse, piece: preconditions.Piece, *, now: float) -> None:
+    """Answer a range request with a piece of a stored part."""
+    age = freshness.current_age(stored.freshness, stored.response_time, now)
+    head = replace(stored.head, fields=stored.head.fields.adding(("Age", str(int(age)))))
+    complete = stored.part.complete if stored.part is not None else len(stored.content)
+    await _send_piece(visit, head, stored.content, piece, complete, stored.freshness.lifetime - age)
+
+
+async def _send_piece(
+    visit: Visit,
+    head: ResponseHead,
+    content: bytes,
+    piece: preconditions.Piece,
+    complete: int,
+    ttl: float | None,
+) -> None:
+    head = preconditions.partial(head, piece, complete)
+    await _send(visit, labelled(visit, head, ttl), content[piece.begin : piece.end])
 
 
 async def _coded_content(shared: Shared, response: Whole, plan: str) -> bytes:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from proxy import errors
 from proxy.observe.events import OriginObservation
 from proxy.origin.client import OriginResponse
 from proxy.origin.fetch import SMALL_BYTES, SMALL_SECONDS, Alone, Failed, Fetch, Ready, Streaming
-from proxy.policy import cache_key, encoding, invalidation, reuse, validation
+from proxy.policy import cache_key, encoding, invalidation, preconditions, reuse, storability, validation
 from proxy.policy import judgement as policy
 from proxy.policy.decisions import Forward, Outcome, Reuse, Verdict
-from proxy.policy.judgement import Judgement, Question, Ruling
-from proxy.policy.messages import RequestHead, ResponseHead, StoredResponse
+from proxy.policy.judgement import Judgement, Ruling
+from proxy.policy.messages import Question, RequestHead, ResponseHead, StoredResponse
 from proxy.server import answer
 from proxy.server.forwarder import ask, ask_for_one, tunnel
 from proxy.server.protocol import ClientGone, Exchange
@@ -36,10 +37,22 @@ class Lookup:
 
     key, uri -- cache key and target URI. stored -- the selected response, if it may be used at all.
     soft -- it was purged softly: stale from now on. known -- something was stored under the key, even if
-    it may not be used any more. other_variant -- only responses to other request fields are stored.
+    it may not be used any more. candidates -- stored for other request fields, in case the origin says that one will
+    do; other_variant -- there are such. part -- only a part is stored. lacking -- of that, just the rest is missing.
     """
 
-    __slots__ = ("key", "known", "other_variant", "secondary_names", "soft", "stored", "uri")
+    __slots__ = (
+        "candidates",
+        "key",
+        "known",
+        "lacking",
+        "other_variant",
+        "part",
+        "secondary_names",
+        "soft",
+        "stored",
+        "uri",
+    )
 
     def __init__(self, key: str, uri: str) -> None:
         self.key = key
@@ -48,6 +61,9 @@ class Lookup:
         self.soft = False
         self.known = False
         self.other_variant = False
+        self.candidates: tuple[StoredResponse, ...] = ()
+        self.part: StoredResponse | None = None
+        self.lacking = False
         self.secondary_names: tuple[str, ...] = ()
 
 
@@ -184,7 +200,59 @@ class Handler:
         visit.observation.forward = Forward.METHOD
         response = await ask_for_one(self._shared, visit)
         self._invalidate(visit, response.head)
-        await self._hand_on(visit, response, self._received(response))
+        if storability.stands_for_get(visit.exchange.head, response.head) and self._shared.flags.query_cache:
+            await self._keep_for_get(visit, response)
+        else:
+            await self._hand_on(visit, response, self._received(response))
+
+    async def _keep_for_get(self, visit: Visit, response: OriginResponse) -> None:
+        """Store the answer to a POST that says it is what a GET would bring, too (RFC 9110 9.3.3)."""
+        shared, observation = self._shared, visit.observation
+        request = storability.as_get(visit.exchange.head)
+        key = cache_key.cache_key(request, None, None, shared.digest)
+        if key is None or shared.routes.match("GET", request.path) is not None:
+            await self._hand_on(visit, response, self._received(response))
+            return
+
+        async def given() -> OriginResponse:
+            return response
+
+        uri, epoch = cache_key.target_uri(request), shared.invalidations.epoch
+        fetch = Fetch(
+            Question(request, uri, key, None, None, epoch, shared.targets),
+            ask=given,
+            again=given,
+            keep=self._keep,
+            finish=self._finish,
+            limit=shared.limits.max_object_bytes,
+            wall=shared.wall,
+            worth_finishing=True,
+        )
+        self._lead(None, fetch)
+        result = await fetch.wait(shared.limits.upstream_seconds * 2)
+        if isinstance(result, Alone):
+            taken = fetch.take()
+            assert taken is not None
+            observation.verdict = result.judgement.verdict
+            await self._hand_on(visit, taken, result.judgement.head)
+        else:
+            await self._answer_shared(visit, fetch, result)
+
+    async def _write_head_through(self, visit: Visit, found: Lookup) -> None:
+        """Ask the origin, and let its answer freshen what is stored, or show that it changed (RFC 9111 4.3.5)."""
+        shared, request = self._shared, visit.exchange.head
+        visit.observation.outcome = Outcome.PASS
+        began = shared.wall()
+        response = await ask_for_one(shared, visit)
+        stored, head = found.stored, self._received(response)
+        if stored is not None and response.head.status == 200:
+            if validation.matches_head(stored, response.head.fields):
+                epoch = shared.invalidations.epoch
+                question = Question(request, found.uri, found.key, visit.rule, stored, epoch, shared.targets)
+                self._keep(validation.freshen(stored, head, question, began, shared.wall()))
+            else:
+                shared.store.remove(stored)
+        await self._hand_on(visit, response, head)
 
     def _invalidate(self, visit: Visit, response: ResponseHead) -> None:
         """Before the client learns of its success, so that its next request already sees the change."""
@@ -193,6 +261,7 @@ class Handler:
             return
         rules = shared.routes.invalidated_by(request.method, request.path)
         tags = [policy.route_tag(rule.name) for rule in rules]
+        tags += invalidation.invalidated_groups(request, response)
         uris: tuple[str, ...] = ()
         if visit.rule is None and invalidation.invalidates(request, response.status):
             uris = invalidation.invalidated_uris(request, response)
@@ -221,14 +290,20 @@ class Handler:
         stored = reuse.select(variants, request.fields)
         if stored is None:
             found.other_variant = True
+            found.candidates = validation.candidates([one for one in variants if self._validity(one) is Validity.VALID])
             return found
-        validity = shared.invalidations.state(stored.uri, stored.tags, stored.epoch)
+        validity = self._validity(stored)
         if validity is Validity.GONE:
             shared.store.remove(stored)
+        elif stored.part is not None:
+            found.part = stored if validity is Validity.VALID else None
         else:
             found.stored = stored
             found.soft = validity is Validity.STALE
         return found
+
+    def _validity(self, stored: StoredResponse) -> Validity:
+        return self._shared.invalidations.state(stored.uri, stored.tags, stored.epoch)
 
     async def _from_cache(self, visit: Visit) -> None:
         shared, request, observation = self._shared, visit.exchange.head, visit.observation
@@ -245,15 +320,33 @@ class Handler:
                 return
             by_request = decision is Reuse.VALIDATE_BY_REQUEST
             observation.forward = Forward.REQUEST if by_request else Forward.STALE
+        elif found.part is not None:
+            if await self._from_part(visit, found, found.part, now):
+                return
+            observation.forward = Forward.PARTIAL
         else:
             observation.forward = Forward.VARY_MISS if found.other_variant else Forward.URI_MISS
         if reuse.only_if_cached(request):
             observation.outcome = Outcome.LOCAL
             raise errors.NotCached("nothing stored may be used, and the request says only-if-cached")
-        if not self._may_be_fetched_for_others(visit, found):
-            await self._pass(visit, observation.forward)
-            return
-        await self._fetch(visit, found)
+        if request.method == "HEAD":
+            await self._write_head_through(visit, found)
+        else:
+            await self._fetch(visit, found)
+
+    async def _from_part(self, visit: Visit, found: Lookup, part: StoredResponse, now: float) -> bool:
+        """Answer a range request from a stored part that is fresh and holds it; False when it cannot be."""
+        request, observation = visit.exchange.head, visit.observation
+        if part.part is None or reuse.decide(part, request, now, rule=visit.rule) is not Reuse.FRESH:
+            return False
+        piece = preconditions.from_part(request, part.head, part.part, len(part.content))
+        if piece is None:
+            found.lacking = part.part.first == 0 and not self._on_its_own(visit, found)
+            return False
+        observation.outcome, observation.reuse = Outcome.HIT, Reuse.FRESH
+        observation.origin_seconds_saved = part.origin_seconds
+        await answer.from_part(visit, part, piece, now=now)
+        return True
 
     async def _reuse(self, visit: Visit, found: Lookup, stored: StoredResponse, decision: Reuse, now: float) -> None:
         observation = visit.observation
@@ -267,18 +360,19 @@ class Handler:
             self._validate_behind(visit, found)
         await answer.from_store(self._shared, visit, stored, now=now)
 
-    def _may_be_fetched_for_others(self, visit: Visit, found: Lookup) -> bool:
-        """Whether the origin may be asked in the cache's name instead of the client's.
+    def _on_its_own(self, visit: Visit, found: Lookup) -> bool:
+        """Whether the client's own condition or range goes to the origin, and not a request in the cache's name.
 
-        A HEAD or a range is of use to its client only. So is a conditional request for something never
-        stored: the origin's 304 spares more than a full answer kept here would.
+        With nothing stored, the origin's 304 or 206 spares more than a full answer kept here would.
         """
-        request = visit.exchange.head
-        if request.method == "HEAD" or "range" in request.fields:
+        fields = visit.exchange.head.fields
+        if found.stored is not None:
             return False
-        if visit.rule is not None or found.known:
+        if "range" in fields:
             return True
-        return not any(name in request.fields for name in validation.PRECONDITIONS)
+        if visit.rule is not None or (found.known and found.part is None):
+            return False
+        return any(name in fields for name in validation.PRECONDITIONS)
 
     # -- steps 8 to 12: lead or join, ask, judge
 
@@ -292,18 +386,29 @@ class Handler:
         parts.extend(f"{name}={value}" for name, value in cache_key.secondary_key(found.secondary_names, fields))
         return "\n".join(parts)
 
-    def _new_fetch(self, visit: Visit, found: Lookup, *, behind: bool = False) -> Fetch:
+    def _new_fetch(self, visit: Visit, found: Lookup, *, own: bool = False, behind: bool = False) -> Fetch:
+        """own -- the client's conditions and range go with it. behind -- no client waits for it."""
         shared, request = self._shared, visit.exchange.head
         stored = found.stored
-        question = Question(request, found.uri, found.key, visit.rule, stored, shared.invalidations.epoch)
-        if stored is not None:
+        whole = validation.without_preconditions(request)
+        question = Question(
+            request, found.uri, found.key, visit.rule, stored, shared.invalidations.epoch, shared.targets
+        )
+        if own:
+            asked = request
+        elif stored is not None:
             asked = validation.conditional(request, stored)
+        elif found.lacking and found.part is not None:
+            question = replace(question, part=found.part)
+            asked = validation.rest(request, found.part)
         else:
-            asked = validation.without_preconditions(request)
+            question = replace(question, candidates=found.candidates)
+            asked = validation.which(request, found.candidates)
         on_interim = None if behind else visit.exchange.interim
         return Fetch(
             question,
             ask=lambda: ask(shared, visit, asked, visit.content, on_interim=on_interim),
+            again=lambda: ask(shared, visit, whole, visit.content, on_interim=on_interim),
             keep=self._keep,
             finish=self._finish,
             limit=shared.limits.max_object_bytes,
@@ -315,15 +420,25 @@ class Handler:
         shared = self._shared
         if not shared.flags.query_cache or shared.flags.bypass:
             return Verdict.CACHE_OFF
-        if shared.invalidations.state(stored.uri, stored.tags, stored.epoch) is not Validity.VALID:
+        if self._validity(stored) is not Validity.VALID:
             return Verdict.INVALIDATED
+        if stored.part is not None:
+            for other in shared.store.get(stored.key):
+                if other.secondary_key == stored.secondary_key and self._validity(other) is Validity.VALID:
+                    if other.part is None:
+                        return Verdict.PARTIAL
+                    stored = policy.with_neighbour(stored, other)
         return Verdict.STORE if shared.store.put(stored) else Verdict.TOO_LARGE
 
     async def _finish(
         self, question: Question, judged: Judgement, content: bytes, times: tuple[float, float]
     ) -> StoredResponse:
         stored = policy.to_store(question, judged, content, times)
-        if self._shared.flags.etag and answer.lacks_validator(question.request.method, stored.head):
+        if (
+            self._shared.flags.etag
+            and stored.part is None
+            and answer.lacks_validator(question.request.method, stored.head)
+        ):
             if len(content) > answer.ETAG_OFF_LOOP_BYTES:
                 tag = await asyncio.to_thread(answer.make_etag, content)
             else:
@@ -365,22 +480,26 @@ class Handler:
         shared, observation = self._shared, visit.observation
         key = self._collapse_key(visit, found)
         by_request = observation.reuse is Reuse.VALIDATE_BY_REQUEST
-        collapsing = shared.flags.dedup and not by_request and shared.collapse.worth_waiting(key, shared.clock())
+        own = self._on_its_own(visit, found)
+        collapsing = (
+            not own and shared.flags.dedup and not by_request and shared.collapse.worth_waiting(key, shared.clock())
+        )
         if collapsing and (fetch := self._joinable(visit, key)) is not None:
             if await self._follow(visit, fetch):
                 return
             collapsing = False
-        fetch = self._new_fetch(visit, found)
+        fetch = self._new_fetch(visit, found, own=own)
         self._lead(key if collapsing else None, fetch)
         result = await fetch.wait(shared.limits.upstream_seconds * 2)
         observation.origin_seconds = fetch.origin_seconds
         if isinstance(result, Alone):
             response = fetch.take()
             assert response is not None
-            shared.collapse.remember_unshareable(key, shared.clock())
+            if not own:
+                shared.collapse.remember_unshareable(key, shared.clock())
             await self._answer_alone(visit, response, result.judgement)
             return
-        if result is not None and not isinstance(result, Failed):
+        if result is not None and not isinstance(result, Failed) and not own:
             if policy.shareable_in_flight(result.judgement):
                 shared.collapse.forget_unshareable(key)
             else:
@@ -427,15 +546,23 @@ class Handler:
             if observation.collapsed and result.outcome is Outcome.MISS:
                 observation.outcome = Outcome.COLLAPSED
             observation.origin_total = fetch.total_seconds
-            anew = result.judgement.ruling is not Ruling.HIDDEN and "age" not in result.judgement.head.fields
-            await answer.from_store(shared, visit, result.stored, now=shared.wall(), anew=anew)
+            judged = result.judgement
+            if judged.head.status == 206:
+                await answer.whole(
+                    shared, visit, answer.Whole(judged.head, result.stored.content, None, evaluate=False)
+                )
+                return
+            anew = judged.ruling is not Ruling.HIDDEN and "age" not in judged.head.fields
+            head = None if observation.collapsed else policy.for_the_asker(judged, result.stored)
+            await answer.from_store(shared, visit, result.stored, now=shared.wall(), anew=anew, head=head)
             return
         observation.outcome = Outcome.COLLAPSED if observation.collapsed else Outcome.MISS
         observation.origin_status = result.judgement.head.status
         observation.verdict, observation.stored = result.judgement.verdict, shared.flags.query_cache
         reader = fetch.reader()
         try:
-            await answer.stream(shared, visit, result.judgement.head, result.length, reader.read)
+            head = policy.for_others(result.judgement) if observation.collapsed else result.judgement.head
+            await answer.stream(shared, visit, head, result.length, reader.read)
             observation.origin_total = fetch.total_seconds
         finally:
             reader.close()

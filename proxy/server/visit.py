@@ -30,6 +30,7 @@ class Limits:
 class Shared:
     """What every request of the process works with. Built once, by `app`.
 
+    targets -- fields that go before Cache-Control (RFC 9213).
     digest -- keyed hash that stands for a credential in a cache key. wall -- wall clock, seconds.
     clock -- monotonic seconds. observe, observe_origin -- take what is told.
     """
@@ -41,6 +42,7 @@ class Shared:
     collapse: Collapse
     origin: OriginClient
     limits: Limits
+    targets: tuple[str, ...]
     digest: Callable[[bytes], str]
     wall: Callable[[], float]
     clock: Callable[[], float]

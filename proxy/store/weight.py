@@ -72,6 +72,8 @@ def weigh(stored: StoredResponse) -> int:
     total += _fields(stored.head.fields) + _of(stored.secondary_key) + _of(stored.tags) + _dict(len(stored.codings))
     for name, value in stored.secondary_key:
         total += _PAIR + _of(name) + _of(value)
+    if stored.part is not None:
+        total += _of(stored.part) + 2 * _NUMBER
     for tag in stored.tags:
         total += _of(tag)
     for coding, content in stored.codings.items():

@@ -55,6 +55,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         "cache_max_bytes": 256 * MIB,
         "cache_max_object_bytes": 8 * MIB,
         "cache_ttl_seconds": 300,
+        "targeted_fields": ("siding-cache-control", "cdn-cache-control"),
         "upstream_connect_timeout_ms": 2000,
         "upstream_timeout_ms": 120_000,
         "max_request_bytes": 64 * MIB,

@@ -365,6 +365,7 @@ def test_routes_are_described_as_they_were_written(file: Path) -> None:
             "invalidated_by": ["POST /api/homework/*", "DELETE /api/homework/{id}"],
             "private": True,
             "public": False,
+            "set_cookie": False,
         }
     ]
     assert json.loads(json.dumps(described)) == described

@@ -13,10 +13,13 @@ from proxy.policy.fields import (
     ETag,
     format_date,
     parse_age,
+    parse_content_range,
     parse_date,
+    parse_dictionary,
     parse_directives,
     parse_etag,
     parse_etags,
+    parse_strings,
     parse_weights,
     split_list,
     strong_match,
@@ -261,24 +264,27 @@ def test_the_comparisons_of_entity_tags(one: ETag, other: ETag, strong: bool, we
         (["99999999999"], FOREVER),
         (["9" * 6000], FOREVER),
         (["0" * 6000], 0),
-        ([""], FOREVER),
-        (["abc"], FOREVER),
-        (["-7200"], FOREVER),
-        (["+1"], FOREVER),
-        (["7200.0"], FOREVER),
-        (["1_0"], FOREVER),
-        (["٣"], FOREVER),
-        (["²"], FOREVER),
-        (["7200,0"], FOREVER),
-        (["0,7200"], FOREVER),
-        (["0, 0"], FOREVER),
-        (["0", "0"], FOREVER),
-        (["0", "7200"], FOREVER),
-        (["7200;foo=bar"], FOREVER),
-        (["7200;foo=111"], FOREVER),
+        # what is invalid is ignored
+        ([""], None),
+        (["abc"], None),
+        (["-7200"], None),
+        (["+1"], None),
+        (["7200.0"], None),
+        (["1_0"], None),
+        (["٣"], None),
+        (["²"], None),
+        (["7200;foo=bar"], None),
+        (["7200;foo=111"], None),
+        # and of several the first counts
+        (["7200,0"], 7200),
+        (["0 , 7200"], 0),
+        (["0", "7200"], 0),
+        (["7200", "0"], 7200),
+        (["x", "7200"], None),
+        ([",7200"], None),
     ],
 )
-def test_an_age_that_is_not_one_number_is_older_than_anything(values: list[str], age: float | None) -> None:
+def test_age(values: list[str], age: float | None) -> None:
     assert parse_age(values) == age
 
 
@@ -329,9 +335,10 @@ def test_weights(value: str, weights: list[tuple[str, float]]) -> None:
         ("max-age= 3600", 0),
         ('max-age="3600', 0),
         ("max-age=3600;x", 0),
-        ("max-age=3600, max-age=1800", 1800),
+        ("max-age=3600, max-age=1800", 3600),
         ("max-age=1, max-age=1800", 1),
-        ("max-age=3600, max-age=x", 0),
+        ("max-age=3600, max-age=x", 3600),
+        ("max-age=x, max-age=3600", 0),
         ('extension="max-age=3600", max-age=1', 1),
         ('max-age=1, extension="max-age=3600"', 1),
         ('extension="max-age=3600", max-age="1"', 1),
@@ -357,7 +364,7 @@ def test_directives_are_gathered_from_all_lines() -> None:
     assert directives.arg("a") == "1"
     assert directives.arg("b") == 'x, "y'
     assert directives.arg("c") is None
-    assert directives.seconds("max-age") == 5
+    assert directives.seconds("max-age") == 60
 
 
 @pytest.mark.parametrize(
@@ -378,6 +385,48 @@ def test_the_fields_a_qualified_directive_lists(value: str, names: tuple[str, ..
     assert parse_directives([value]).names_in("no-cache") == names
 
 
+# -- structured fields and parts
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([], ()),
+        ([""], ()),
+        (['"a"'], ("a",)),
+        (['"a", "b;c"; x=1'], ("a", "b;c")),
+        (['"a"', '"b"'], ("a", "b")),
+        (["a"], ()),
+        (['"a", 1'], ()),
+        (['"a'], ()),
+        (['("a" "b")'], ()),
+    ],
+)
+def test_lists_of_strings(values: list[str], expected: tuple[str, ...]) -> None:
+    assert parse_strings(values) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("bytes 0-4/10", (0, 4, 10)),
+        ("bytes 9-9/10", (9, 9, 10)),
+        (" bytes 0-0/1 ", (0, 0, 1)),
+        ("bytes 5-4/10", None),
+        ("bytes 0-10/10", None),
+        ("bytes 0-4/*", None),
+        ("bytes */10", None),
+        ("bytes 0-4/10, bytes 5-9/10", None),
+        ("items 0-4/10", None),
+        ("bytes 0-4/" + "9" * 30, None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_content_range(value: str | None, expected: tuple[int, int, int] | None) -> None:
+    assert parse_content_range(value) == expected
+
+
 # -- whatever the text
 
 
@@ -389,9 +438,12 @@ def test_no_parser_raises(text: str) -> None:
     assert date is None or isinstance(date, float)
     tag = parse_etag(text)
     assert tag is None or '"' not in tag.opaque
-    age = parse_age([text])
-    assert age is not None
-    assert 0 <= age <= FOREVER
+    assert 0 <= (parse_age([text]) or 0) <= FOREVER
+    members = parse_dictionary(text)
+    assert members is None or all(name == name.lower() for name in members)
+    assert all(isinstance(member, str) for member in parse_strings([text]))
+    span = parse_content_range(text)
+    assert span is None or 0 <= span[0] <= span[1] < span[2]
     assert all(0 <= weight <= 1 for _, weight in parse_weights(text))
 
 

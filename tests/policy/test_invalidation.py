@@ -7,6 +7,8 @@ import pytest
 from proxy.policy.invalidation import (
     MAX_TAG_CHARACTERS,
     MAX_TAGS,
+    groups,
+    invalidated_groups,
     invalidated_uris,
     invalidates,
     is_safe,
@@ -104,3 +106,33 @@ def test_tags(lines: list[tuple[str, str]], expected: tuple[str, ...]) -> None:
 def test_tags_are_bounded() -> None:
     many = " ".join(str(number) for number in range(10 * MAX_TAGS))
     assert len(response_tags(Fields([("Surrogate-Key", many)]))) == MAX_TAGS
+
+
+# -- cache groups (RFC 9875)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([], ()),
+        (['"a", "b"'], ("a", "b")),
+        (['"a"', '"a"'], ("a",)),
+        (["a, b"], ()),
+        (['"a'], ()),
+        ([f'"{"x" * (MAX_TAG_CHARACTERS + 1)}", "b"'], ("b",)),
+    ],
+)
+def test_groups_are_of_the_origin(values: list[str], expected: tuple[str, ...]) -> None:
+    fields = Fields(("Cache-Groups", value) for value in values)
+    assert groups(request(), fields) == tuple(f"group\nhttp://app.example\n{name}" for name in expected)
+    assert not set(groups(request(authority="other.example"), fields)) & set(groups(request(), fields))
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "invalidated"),
+    [("POST", 200, True), ("FOO", 302, True), ("POST", 500, False), ("GET", 200, False)],
+)
+def test_only_a_successful_change_invalidates_groups(method: str, status: int, invalidated: bool) -> None:
+    head = response(("Cache-Group-Invalidation", '"a"'), status=status)
+    expected = ("group\nhttp://app.example\na",) if invalidated else ()
+    assert invalidated_groups(request(method), head) == expected

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from config.rule import Rule
+from proxy.policy.cache_key import secondary_key
 from proxy.policy.decisions import Reuse
 from proxy.policy.freshness import current_age
-from proxy.policy.messages import Fields, Freshness, RequestHead, ResponseHead, SecondaryKey, StoredResponse
+from proxy.policy.messages import Fields, Freshness, Part, RequestHead, ResponseHead, SecondaryKey, StoredResponse
 from proxy.policy.reuse import (
     ERROR_STATUSES,
     UNSTATED_STALE_IF_ERROR,
@@ -125,7 +126,8 @@ def test_the_rule_as_it_reads_now_goes_first(window: float | None, elapsed: floa
         ("max-age=10", 10, Reuse.FRESH),
         ("max-age=10", 11, Reuse.VALIDATE_BY_REQUEST),
         ("max-age=x", 1, Reuse.VALIDATE_BY_REQUEST),
-        ("max-age=100, max-age=0", 1, Reuse.VALIDATE_BY_REQUEST),
+        ("max-age=0, max-age=100", 1, Reuse.VALIDATE_BY_REQUEST),
+        ("max-age=100, max-age=0", 1, Reuse.FRESH),
         ("max-age=1000", 61, Reuse.VALIDATE),
         ("min-fresh=30", 30, Reuse.FRESH),
         ("min-fresh=30", 31, Reuse.VALIDATE_BY_REQUEST),
@@ -256,26 +258,67 @@ def test_the_statuses_a_stale_response_may_hide() -> None:
 # -- selection
 
 
+def varying(language: str, response_time: float = NOW, content_language: str | None = None) -> StoredResponse:
+    key = secondary_key(("accept-language",), Fields([("Accept-Language", language)]))
+    made = stored(MINUTE, key, response_time)
+    if content_language is not None:
+        made.head = ResponseHead(200, "OK", Fields([("Content-Language", content_language)]))
+    return made
+
+
+def asking_for(language: str) -> Fields:
+    return Fields([("Accept-Language", language)])
+
+
 def test_vary_selects() -> None:
-    german = stored(MINUTE, (("accept-language", "de"),))
-    english = stored(MINUTE, (("accept-language", "en"),))
+    german, english = varying("de"), varying("en")
     variants = (german, english)
-    assert select(variants, Fields([("Accept-Language", "de")])) is german
-    assert select(variants, Fields([("Accept-Language", "en")])) is english
-    assert select(variants, Fields([("Accept-Language", "fr")])) is None
+    assert select(variants, asking_for("de")) is german
+    assert select(variants, asking_for("EN")) is english
+    assert select(variants, asking_for("fr")) is None
     assert select(variants, Fields()) is None
     assert select((), Fields()) is None
 
 
+@pytest.mark.parametrize(
+    ("wanted", "selected"),
+    [
+        ("en, de", True),
+        ("de, EN", True),
+        ("de;q=1.0,en", True),
+        ("de", True),
+        ("fr;q=0.5, DE", True),
+        ("de, en;q=0.9", True),
+        ("de, fr", False),
+        ("en;q=0.9, de;q=0.8", False),
+        ("en", False),
+        ("de;q=0", False),
+        ("*", False),
+        ("", False),
+    ],
+)
+def test_the_language_that_is_liked_best_is_selected(wanted: str, selected: bool) -> None:
+    german = varying("en, de", content_language="de")
+    assert (select((german,), asking_for(wanted)) is german) is selected
+
+
+def test_no_language_is_guessed() -> None:
+    assert select((varying("en, de"),), asking_for("de")) is None
+
+
 def test_the_most_recent_of_several_is_selected() -> None:
-    fields = Fields([("Accept-Language", "de")])
+    fields = asking_for("de")
     plain = stored(MINUTE, response_time=NOW)
-    varied = stored(MINUTE, (("accept-language", "de"),), NOW + 5)
+    varied = varying("de", NOW + 5)
     assert select((plain, varied), fields) is varied
     assert select((varied, plain), fields) is varied
     # received later, but made earlier
     aged = stored(Freshness(initial_age=100, lifetime=60), response_time=NOW + 10)
     assert select((varied, aged), fields) is varied
+    # a part is only taken where there is nothing complete
+    part = replace(stored(MINUTE, response_time=NOW + 20), part=Part(0, 10, to_end=False))
+    assert select((part, plain), fields) is plain
+    assert select((part,), fields) is part
 
 
 # -- properties

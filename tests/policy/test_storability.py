@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +13,7 @@ from proxy.policy.decisions import Verdict
 from proxy.policy.fields import format_date
 from proxy.policy.freshness import freshness_of
 from proxy.policy.messages import Fields, RequestHead, ResponseHead, RouteRule
-from proxy.policy.storability import UNDERSTOOD, forbidden, has_validator, may_store
+from proxy.policy.storability import UNDERSTOOD, as_get, forbidden, has_validator, may_store, stands_for_get
 
 NOW = 1_800_000_000.0
 DATE = format_date(NOW)
@@ -104,9 +106,7 @@ def test_directives_hold_with_and_without_a_rule(
     ("answer", "expected"),
     [
         (fresh("private"), Verdict.PRIVATE),
-        (fresh("Private=x", ("X", "1")), Verdict.PRIVATE),
-        (fresh('private="x, y"', ("Y", "1")), Verdict.PRIVATE),
-        (fresh('private="x, y"', ("Z", "1")), Verdict.STORE),
+        (fresh('private="x, y", private', ("Y", "1")), Verdict.PRIVATE),
         (fresh("public, private"), Verdict.PRIVATE),
         (fresh("", ("Set-Cookie", "a=b")), Verdict.SET_COOKIE),
         (fresh("public", ("Set-Cookie", "a=b")), Verdict.SET_COOKIE),
@@ -117,6 +117,57 @@ def test_only_a_private_rule_keeps_what_is_for_one_user(answer: Lines, expected:
     assert verdict(answer, rule=SHARED) is expected
     assert verdict(answer, rule=PUBLIC) is expected
     assert verdict(answer, rule=PRIVATE) is Verdict.STORE
+
+
+@pytest.mark.parametrize("directives", ["private=x", 'private="y, X"', 'no-cache="x"'])
+def test_what_is_for_one_user_in_part_is_stored_without_that(directives: str) -> None:
+    assert verdict(fresh(directives, ("X", "1"))) is Verdict.STORE
+    assert verdict(fresh(directives.replace("x", "set-cookie").replace("X", "Set-Cookie"), ("Set-Cookie", "a"))) is (
+        Verdict.STORE
+    )
+
+
+def test_a_rule_may_let_cookies_be_stored() -> None:
+    assert verdict(fresh("", ("Set-Cookie", "a=b")), rule=replace(PUBLIC, set_cookie=True)) is Verdict.STORE
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ([], Verdict.NO_FRESHNESS),
+        ([("Cache-Control", "max-age=60")], Verdict.STORE),
+        ([("Cache-Control", "max-age=0")], Verdict.NO_FRESHNESS),
+    ],
+)
+def test_a_rule_may_leave_the_lifetime_to_the_origin(lines: Lines, expected: Verdict) -> None:
+    assert verdict(lines, rule=replace(PUBLIC, ttl=None)) is expected
+
+
+@pytest.mark.parametrize(
+    ("content_range", "expected"),
+    [("bytes 0-4/10", Verdict.STORE), ("bytes 0-4/*", Verdict.PARTIAL), (None, Verdict.PARTIAL)],
+)
+def test_a_part_is_stored_when_it_is_known_which(content_range: str | None, expected: Verdict) -> None:
+    lines = fresh("") if content_range is None else fresh("", ("Content-Range", content_range))
+    assert verdict(lines, 206) is expected
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "lines", "expected"),
+    [
+        ("POST", 200, [("Content-Location", "/a"), ("Cache-Control", "max-age=60")], True),
+        ("POST", 200, [("Content-Location", ""), ("Expires", EARLIER)], True),
+        ("POST", 200, [("Content-Location", "/b"), ("Cache-Control", "max-age=60")], False),
+        ("POST", 200, [("Cache-Control", "max-age=60")], False),
+        ("POST", 200, [("Content-Location", "/a")], False),
+        ("POST", 201, [("Content-Location", "/a"), ("Cache-Control", "max-age=60")], False),
+        ("PUT", 200, [("Content-Location", "/a"), ("Cache-Control", "max-age=60")], False),
+    ],
+)
+def test_a_post_whose_answer_is_that_of_a_get(method: str, status: int, lines: Lines, expected: bool) -> None:
+    request = RequestHead(method, "/a", Fields([("Content-Type", "a/b"), ("Accept", "c")]), authority="app.example")
+    assert stands_for_get(request, ResponseHead(status, "", Fields(lines))) is expected
+    assert as_get(request) == RequestHead("GET", "/a", Fields([("Accept", "c")]), authority="app.example")
 
 
 @pytest.mark.parametrize(
@@ -219,7 +270,7 @@ def test_a_rule_stores_no_mishaps(status: int) -> None:
         ([("Cache-Control", "max-age='60'")], Verdict.NO_FRESHNESS),
         ([("Cache-Control", "max-age=60"), ("Age", "60")], Verdict.NO_FRESHNESS),
         ([("Cache-Control", "max-age=60"), ("Age", "59")], Verdict.STORE),
-        ([("Cache-Control", "max-age=60"), ("Age", "x")], Verdict.NO_FRESHNESS),
+        ([("Cache-Control", "max-age=60"), ("Age", "x")], Verdict.STORE),
         ([("Cache-Control", "max-age=0"), ("ETag", '"a"')], Verdict.STORE),
         ([("Cache-Control", "max-age=0"), ("ETag", "a")], Verdict.NO_FRESHNESS),
         ([("Cache-Control", "max-age=0"), ("Last-Modified", EARLIER)], Verdict.STORE),

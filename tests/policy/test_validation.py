@@ -11,19 +11,38 @@ from hypothesis import strategies as st
 from config.rule import Rule
 from proxy.policy.fields import format_date
 from proxy.policy.freshness import remaining
-from proxy.policy.messages import Fields, Freshness, RequestHead, ResponseHead, RouteRule, SecondaryKey, StoredResponse
+from proxy.policy.messages import (
+    Fields,
+    Freshness,
+    Part,
+    Question,
+    RequestHead,
+    ResponseHead,
+    RouteRule,
+    SecondaryKey,
+    StoredResponse,
+)
 from proxy.policy.validation import (
     CONTENT_FIELDS,
+    MAX_CANDIDATES,
     PRECONDITIONS,
+    candidates,
+    combined,
     conditional,
+    confirmed,
     freshen,
-    has_origin_validator,
+    matches_head,
+    rest,
+    same_representation,
+    which,
     without_preconditions,
 )
 
 NOW = 1_800_000_000.0
 THEN = NOW - 3600
 MODIFIED = "Wed, 01 Jan 2020 00:00:00 GMT"
+
+TARGETS = ("cdn-cache-control",)
 
 Lines = list[tuple[str, str]]
 PRIVATE = Rule("/a", frozenset({"GET"}), 300, (("authorization", ""),), private=True)
@@ -53,7 +72,10 @@ def freshened(before: StoredResponse, lines: Lines, rule: RouteRule | None = Non
     fields = Fields(lines)
     if "date" not in fields:
         fields = fields.adding(("Date", format_date(NOW)))
-    return freshen(before, ResponseHead(304, "Not Modified", fields), rule, NOW - 1, NOW, 7)
+    question = Question(
+        RequestHead("GET", "/a", Fields()), before.uri, before.key, rule, before, epoch=7, targets=TARGETS
+    )
+    return freshen(before, ResponseHead(304, "Not Modified", fields), question, NOW - 1, NOW)
 
 
 # -- asking
@@ -102,12 +124,106 @@ def test_the_origins_own_validators_are_sent(lines: Lines, made_etag: bool, aske
     before = stored(lines, made_etag=made_etag)
     request = conditional(REQUEST, before)
     assert request == replace(REQUEST, fields=Fields([*PLAIN, *asked]))
-    assert has_origin_validator(before) is bool(asked)
 
 
 def test_a_post_is_not_made_conditional() -> None:
     request = conditional(replace(REQUEST, method="POST"), stored([("ETag", '"a"'), ("Last-Modified", MODIFIED)]))
     assert request == replace(REQUEST, method="POST", fields=Fields(PLAIN))
+
+
+# -- asking about several (4.3.1), and which one a 304 is about (4.3.4)
+
+TAGGED = stored([("ETag", '"a"')])
+WEAK = stored([("ETag", 'W/"b"')])
+DATED = stored([("Last-Modified", MODIFIED)])
+MADE = stored([("ETag", '"m"')], made_etag=True)
+PART = replace(stored([("ETag", '"p"')]), content=b"01234", part=Part(0, 10, to_end=False))
+
+
+def test_candidates_are_those_the_origin_knows_by_a_tag() -> None:
+    assert candidates([TAGGED, DATED, MADE, PART, WEAK]) == (WEAK, TAGGED)
+    assert len(candidates([TAGGED] * 100)) == MAX_CANDIDATES
+
+
+@pytest.mark.parametrize(
+    ("several", "asked"),
+    [
+        ([], []),
+        ([TAGGED], [("If-None-Match", '"a"')]),
+        ([WEAK, TAGGED, TAGGED], [("If-None-Match", 'W/"b", "a"')]),
+        ([MADE], []),
+    ],
+)
+def test_the_origin_is_asked_which(several: list[StoredResponse], asked: Lines) -> None:
+    assert which(REQUEST, several) == replace(REQUEST, fields=Fields([*PLAIN, *asked]))
+
+
+@pytest.mark.parametrize(
+    ("several", "lines", "expected"),
+    [
+        ([TAGGED], [], TAGGED),
+        ([TAGGED], [("ETag", '"a"')], TAGGED),
+        ([TAGGED], [("ETag", 'W/"a"')], TAGGED),
+        ([TAGGED], [("ETag", '"other"')], None),
+        ([TAGGED], [("ETag", "nonsense")], TAGGED),
+        ([WEAK], [("ETag", '"b"')], WEAK),
+        ([DATED], [("ETag", '"new"')], DATED),
+        ([MADE], [("ETag", '"new"')], MADE),
+        ([WEAK, TAGGED], [("ETag", '"a"')], TAGGED),
+        ([WEAK, TAGGED], [("ETag", '"c"')], None),
+        ([WEAK, TAGGED], [], None),
+        ([WEAK, DATED], [("ETag", '"c"')], None),
+    ],
+)
+def test_which_a_304_is_about(several: list[StoredResponse], lines: Lines, expected: StoredResponse | None) -> None:
+    assert confirmed(several, Fields(lines)) is expected
+
+
+# -- parts (3.3, 3.4)
+
+
+def test_the_rest_of_a_part_is_asked_for() -> None:
+    assert rest(REQUEST, PART).fields == Fields([*PLAIN, ("Range", "bytes=5-"), ("If-Range", '"p"')])
+    weak = replace(PART, head=ResponseHead(200, "OK", Fields([("ETag", 'W/"p"')])))
+    assert rest(REQUEST, weak).fields == Fields([*PLAIN, ("Range", "bytes=5-")])
+
+
+@pytest.mark.parametrize(
+    ("etag", "expected"), [('"p"', True), ('W/"p"', False), ('"q"', False), ("p", False), (None, False)]
+)
+def test_only_one_representation_is_combined(etag: str | None, expected: bool) -> None:
+    fields = Fields() if etag is None else Fields([("ETag", etag)])
+    assert same_representation(PART, fields) is expected
+    assert not same_representation(WEAK, fields)
+    assert not same_representation(replace(PART, made_etag=True), fields)
+
+
+def test_the_later_fields_go_before() -> None:
+    update = Fields([("a", "2"), ("Content-Range", "bytes 5-9/10"), ("Content-Length", "5")])
+    assert combined(Fields([("A", "1"), ("B", "1")]), update) == Fields([("B", "1"), ("a", "2")])
+
+
+# -- the answer to a HEAD (4.3.5)
+
+
+@pytest.mark.parametrize(
+    ("before", "lines", "expected"),
+    [
+        (TAGGED, [("ETag", '"a"')], True),
+        (TAGGED, [("ETag", '"a"'), ("Content-Length", "11")], True),
+        (TAGGED, [("ETag", '"a"'), ("Content-Length", "12")], False),
+        (TAGGED, [("ETag", '"b"')], False),
+        (TAGGED, [], False),
+        (DATED, [("Last-Modified", MODIFIED)], True),
+        (DATED, [], False),
+        (stored([]), [], True),
+        (stored([]), [("ETag", '"a"')], False),
+        (MADE, [], True),
+        (PART, [("ETag", '"p"')], False),
+    ],
+)
+def test_whether_a_head_describes_what_is_stored(before: StoredResponse, lines: Lines, expected: bool) -> None:
+    assert matches_head(before, Fields(lines)) is expected
 
 
 # -- freshening (3.2)
@@ -214,6 +330,17 @@ def test_a_rules_lifetime_starts_anew_as_well() -> None:
     assert remaining(after.freshness, after.response_time, NOW) == 300
 
 
+def test_a_targeted_field_speaks_for_the_304_as_well() -> None:
+    after = freshened(stored([("Cache-Control", "no-store")]), [("CDN-Cache-Control", "max-age=60")])
+    assert remaining(after.freshness, after.response_time, NOW) == 59
+    assert not after.freshness.no_cache
+
+
+def test_what_only_the_asker_may_have_is_not_stored() -> None:
+    after = freshened(stored([]), [("Cache-Control", 'max-age=60, no-cache="x", private="y"'), ("X", "1"), ("Y", "2")])
+    assert not {"x", "y"} & after.head.fields.names()
+
+
 @pytest.mark.parametrize(
     ("directives", "shared", "private"),
     [
@@ -241,6 +368,11 @@ def test_what_varies_by_more_than_was_keyed_is_validated_each_time(vary: str, no
     assert after.freshness.no_cache is no_cache
     # and stays so as long as it does
     assert freshened(after, [("Cache-Control", "max-age=60")]).freshness.no_cache is no_cache
+
+
+def test_groups_follow_the_fields() -> None:
+    before = stored([("Cache-Groups", '"a", "b"')], tags=("group\nhttp://\na", "group\nhttp://\nb"))
+    assert freshened(before, [("Cache-Groups", '"b", "c"')]).tags == ("group\nhttp://\nb", "group\nhttp://\nc")
 
 
 def test_tags_follow_the_fields() -> None:
