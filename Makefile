@@ -19,7 +19,7 @@ ifneq ($(shell $(VENV_PYTHON) -c 'import pip; print("works")' 2>/dev/null),works
 endif
 
 .DEFAULT_GOAL = help
-.PHONY: help run test check format docs bench cover lock clean
+.PHONY: help run test check format docs bench conformance cover lock clean
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile | expand -t 16
@@ -47,6 +47,9 @@ docs: .venv/run ## bring the README's tables of settings up to date
 bench: .venv/dev ## measure requests a second (BENCH_ARGS="--rounds 9")
 	@exec $(VENV_PYTHON) -m tests.bench $(BENCH_ARGS)
 
+conformance: .venv/dev ## run the public HTTP cache test suite (needs node; UPDATE=1 writes the baseline)
+	@exec $(VENV_PYTHON) -m tests.conformance.suite $(if $(UPDATE),--update)
+
 cover: .venv/dev ## run the tests and show what they do not reach
 	@exec $(VENV_PYTHON) -m pytest --cov $(PYTEST_ARGS)
 
@@ -56,7 +59,7 @@ lock: .venv/made ## lock the newest versions that pyproject.toml allows
 	$(LOCK) --extra dev --constraint requirements.lock --output-file requirements-dev.lock
 
 clean: ## remove what was made here
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist
+	rm -rf tests/conformance/node_modules .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/run: requirements.lock .venv/made

@@ -163,7 +163,8 @@ def freshen(
     """
     rule = asked.rule
     # a cookie is for the client that asked; Age is worked out anew at every reuse
-    kept = CONTENT_FIELDS if rule is not None and rule.private else CONTENT_FIELDS | {"set-cookie"}
+    everyones = rule is not None and (rule.private or rule.set_cookie)
+    kept = CONTENT_FIELDS if everyones else CONTENT_FIELDS | {"set-cookie"}
     fields = _merged(stored.head.fields, response.fields, kept)
     head = ResponseHead(stored.head.status, stored.head.reason, fields)
     governed = replace(head, fields=governing(fields, asked.targets))
