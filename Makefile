@@ -22,7 +22,7 @@ endif
 .PHONY: help run test check format docs bench conformance cover lock clean
 
 help: ## show this
-	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile | expand -t 24
 
 run: .venv/run ## start Siding here (UPSTREAM_URL=http://localhost:3000 puts it in front of a service)
 	@exec $(VENV_PYTHON) -m deploy.local

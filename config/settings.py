@@ -111,6 +111,9 @@ class ProxySettings(FlagSettings):
         default=("siding-cache-control", "cdn-cache-control"),
         description="fields of the origin that go before its Cache-Control and Expires, the first first (RFC 9213)",
     )
+    cache_status_key: Switch = Field(
+        default=False, description="also tell the cache key in Cache-Status, to find out why something is not a hit"
+    )
     upstream_connect_timeout_ms: Milliseconds = Field(
         default=2000, ge=1, le=DAY_MS, description="longest wait for a connection to the origin"
     )

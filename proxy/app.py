@@ -92,6 +92,7 @@ class Worker:
                 upstream_seconds=settings.upstream_timeout_ms / 1000,
             ),
             targets=settings.targeted_fields,
+            show_keys=settings.cache_status_key,
             digest=keyed_digest(secrets.token_bytes(32)),
             wall=wall,
             clock=time.monotonic,

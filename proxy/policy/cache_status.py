@@ -19,11 +19,13 @@ def cache_status(
     collapsed: bool,
     ttl: float | None,
     detail: str | None,
+    key: str | None = None,
 ) -> str:
     """This cache's member of the list.
 
     hit -- answered without the origin. fwd, fwd_status -- why the origin was asked, and what it answered.
     ttl -- remaining freshness in seconds, negative when stale. detail -- a word of our own.
+    key -- the cache key, for those who look for a fault.
     """
     parts = [NAME]
     if hit:
@@ -40,6 +42,8 @@ def cache_status(
         parts.append("collapsed")
     if detail is not None:
         parts.append(f"detail={_item(detail)}")
+    if key is not None:
+        parts.append(f"key={_string(key)}")
     return "; ".join(parts)
 
 
@@ -47,5 +51,9 @@ def _item(text: str) -> str:
     """A structured token where `text` is one, otherwise a string of its printable characters (RFC 9651 3.3)."""
     if valid_token(text) and (text[0].isalpha() or text[0] == "*"):
         return text
+    return _string(text)
+
+
+def _string(text: str) -> str:
     printable = "".join(character for character in text if " " <= character <= "~")
     return '"' + printable.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -62,6 +62,7 @@ def _status_value(visit: Visit, ttl: float | None) -> str:
         collapsed=observation.collapsed,
         ttl=ttl if hit else None,
         detail=observation.detail,
+        key=visit.shown_key,
     )
 
 

@@ -311,6 +311,8 @@ class Handler:
         if found is None:
             await self._pass(visit, Forward.REQUEST)
             return
+        if shared.show_keys:
+            visit.shown_key = found.key
         now = shared.wall()
         stored = found.stored
         if stored is not None:

@@ -30,7 +30,7 @@ class Limits:
 class Shared:
     """What every request of the process works with. Built once, by `app`.
 
-    targets -- fields that go before Cache-Control (RFC 9213).
+    targets -- fields that go before Cache-Control (RFC 9213). show_keys -- tell cache keys in Cache-Status.
     digest -- keyed hash that stands for a credential in a cache key. wall -- wall clock, seconds.
     clock -- monotonic seconds. observe, observe_origin -- take what is told.
     """
@@ -43,6 +43,7 @@ class Shared:
     origin: OriginClient
     limits: Limits
     targets: tuple[str, ...]
+    show_keys: bool
     digest: Callable[[bytes], str]
     wall: Callable[[], float]
     clock: Callable[[], float]
@@ -57,6 +58,7 @@ class Visit:
 
     content -- the request's content when it had to be read whole (to be keyed); None while unread.
     asked_at -- when the origin was asked for this client alone, on the monotonic clock.
+    shown_key -- the cache key, where CACHE_STATUS_KEY lets it be told.
     """
 
     exchange: Exchange
@@ -66,6 +68,7 @@ class Visit:
     rule: Rule | None = None
     content: bytes | None = None
     asked_at: float | None = None
+    shown_key: str | None = None
 
     def pieces(self, limit: int) -> AsyncIterator[bytes]:
         """The request's content as it arrives. Raises ContentTooLarge beyond `limit` octets."""

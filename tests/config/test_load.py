@@ -56,6 +56,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         "cache_max_object_bytes": 8 * MIB,
         "cache_ttl_seconds": 300,
         "targeted_fields": ("siding-cache-control", "cdn-cache-control"),
+        "cache_status_key": False,
         "upstream_connect_timeout_ms": 2000,
         "upstream_timeout_ms": 120_000,
         "max_request_bytes": 64 * MIB,

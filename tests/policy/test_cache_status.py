@@ -22,9 +22,10 @@ def value(
     collapsed: bool = False,
     ttl: float | None = None,
     detail: str | None = None,
+    key: str | None = None,
 ) -> str:
     return cache_status(
-        hit=hit, fwd=fwd, fwd_status=fwd_status, stored=stored, collapsed=collapsed, ttl=ttl, detail=detail
+        hit=hit, fwd=fwd, fwd_status=fwd_status, stored=stored, collapsed=collapsed, ttl=ttl, detail=detail, key=key
     )
 
 
@@ -47,6 +48,7 @@ def value(
         (value(detail="7up"), 'siding; detail="7up"'),
         (value(detail="*star"), "siding; detail=*star"),
         (value(detail=""), 'siding; detail=""'),
+        (value(hit=True, key='GET "/a\n'), 'siding; hit; key="GET \\"/a"'),
         (value(detail="a\r\nSet-Cookie: b"), 'siding; detail="aSet-Cookie: b"'),
     ],
 )

@@ -270,3 +270,15 @@ async def test_interim_responses_reach_the_first_client_and_are_not_stored(origi
     assert second.interim == []
     assert (first.get("x-hint"), second.get("x-hint")) == (None, None)
     assert len(origin.requests) == 1
+
+
+# -- Cache-Status (RFC 9211)
+
+
+async def test_the_key_is_told_to_who_looks_for_a_fault(origin: Origin) -> None:
+    origin.respond("one", FRESH)
+    async with running_proxy(origin.url, cache_status_key=True) as proxy:
+        await proxy.get("/a", "Cookie: secret=1", "X-Forwarded-Host: hidden.example")
+        told = (await proxy.get("/a", "X-Forwarded-Host: hidden.example")).get("cache-status") or ""
+    assert told.startswith('siding; hit; ttl=60; key="3:GET4:http11:app.example2:/a')
+    assert "hidden" not in told
