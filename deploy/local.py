@@ -26,10 +26,10 @@ import aiohttp
 from pydantic import Field
 
 from config.kinds import OptionalHttpUrl
+from config.listen import ListenError, address_of, open_socket
 from config.load import load
 from config.settings import ProxySettings
 from config.words import masked
-from proxy.server.listen import ListenError, address_of, open_socket
 
 EXAMPLE_RULES = Path(__file__).parent / "example_rules.toml"
 ORIGIN_PORT = 3000

@@ -11,12 +11,12 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from config.listen import ListenError, address_of, open_socket
 from config.load import load
+from config.logs import configure_logging
 from config.rules import RouteTable, RulesError
 from config.settings import ProxySettings
 from proxy import app, fleet
-from proxy.observe.access_log import configure_logging
-from proxy.server.listen import ListenError, address_of, open_socket
 
 log = logging.getLogger("siding")
 

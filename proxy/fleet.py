@@ -21,13 +21,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from config.flags import Flags
+from config.listen import open_socket
+from config.logs import configure_logging
 from config.rules import RouteTable
 from config.settings import ProxySettings
 from proxy.app import AdminListener, Worker
 from proxy.channel import Channel, ChannelError
-from proxy.observe.access_log import configure_logging
 from proxy.server.admin import PurgeOrder, admin_app
-from proxy.server.listen import open_socket
 
 log = logging.getLogger("siding.fleet")
 

@@ -15,12 +15,12 @@ from typing import Self
 from aiohttp import web
 
 from config.flags import Flags
+from config.listen import open_socket
 from config.load import load
 from config.rules import RouteTable
 from config.settings import ProxySettings
 from proxy.app import Worker, build_routes
 from proxy.server.admin import admin_app
-from proxy.server.listen import open_socket
 
 PATIENCE = 10.0
 """Seconds after which a scenario that does not move is stuck."""

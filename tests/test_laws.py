@@ -136,7 +136,7 @@ def test_a_breach_is_seen(module: str, source: str) -> None:
         ("proxy.store.memory", "from proxy import errors\nfrom proxy.policy.messages import Fields"),
         ("proxy.server.handler", "from proxy.store import base\nfrom config.rules import Rule\nimport asyncio"),
         ("proxy.app", "from proxy.server import handler"),
-        ("deploy.local", "from config.load import load\nfrom proxy.server.listen import open_socket"),
+        ("deploy.local", "from config.load import load\nfrom config.listen import open_socket"),
     ],
 )
 def test_what_the_laws_allow(module: str, source: str) -> None:

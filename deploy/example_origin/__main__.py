@@ -11,8 +11,8 @@ import sys
 
 from aiohttp import web
 
+from config.listen import ListenError, address_of, open_socket
 from deploy.example_origin.app import REPORT_SECONDS, make_app
-from proxy.server.listen import ListenError, address_of, open_socket
 
 CANNOT_LISTEN = 1
 STOP_SECONDS = 1.0

@@ -1,4 +1,4 @@
-"""One line for each request on standard output, and the application's own log on standard error.
+"""One line for each request on standard output.
 
 A line never holds a query, a field of the request or content: secrets travel in those. What a client
 chose (path, identifiers) is cut to length and stripped of what could forge a line or move a terminal's
@@ -11,15 +11,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import TextIO
 
 import orjson
 
+from config.logs import instant, level_number
 from proxy.observe.events import Observation
 from proxy.policy.decisions import Outcome
 
@@ -71,14 +69,10 @@ def _path(seen: Observation) -> str:
     return seen.path.partition("?")[0].partition("#")[0]
 
 
-def _instant(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def as_json(seen: Observation) -> bytes:
     """The request as one JSON object and a line feed. What is not known or zero by nature is left out."""
     line: dict[str, object] = {
-        "time": _instant(seen.started),
+        "time": instant(seen.started),
         "level": _LEVEL_NAMES[level_of(seen)],
         "type": "access",
         "client": _plain(seen.client),
@@ -127,7 +121,7 @@ def _particulars(seen: Observation) -> list[tuple[str, object]]:
 def as_text(seen: Observation) -> bytes:
     """The request as words on one line, for a person at a terminal."""
     words = [
-        _instant(seen.started),
+        instant(seen.started),
         _word(seen.client),
         _word(seen.method),
         _word(_path(seen), MAX_PATH),
@@ -158,7 +152,7 @@ class AccessLog:
     def __init__(self, level: str, format: str, fd: int = 1, capacity: int = CAPACITY) -> None:
         self._refused = 0
         self._lost = 0
-        self._level = _level(level)
+        self._level = level_number(level)
         self._form: Form = as_text if format == "text" else as_json
         self._fd = fd
         self._capacity = capacity
@@ -231,51 +225,3 @@ class AccessLog:
         if not self._complained:
             self._complained = True
             log.error("the access log cannot be written, its lines are dropped: %s", fault)
-
-
-# -- the application's own log
-
-
-class _JsonFormatter(logging.Formatter):
-    """A record as one JSON object."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        line = {
-            "time": _instant(record.created),
-            "level": record.levelname.lower(),
-            "type": "log",
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line)
-
-
-class _TextFormatter(logging.Formatter):
-    """A record as words on a line, its exception below it."""
-
-    def __init__(self) -> None:
-        super().__init__("{asctime} {levelname} {name}: {message}", style="{")
-
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
-        return _instant(record.created)
-
-
-class _Handler(logging.StreamHandler[TextIO]):
-    """Told apart from handlers that others have put on the root logger."""
-
-
-def configure_logging(level: str, format: str) -> None:
-    """Send log records of at least `level` to standard error, as "json" or "text". May be called again."""
-    handler = _Handler(sys.stderr)
-    handler.setFormatter(_TextFormatter() if format == "text" else _JsonFormatter())
-    root = logging.getLogger()
-    for old in [one for one in root.handlers if isinstance(one, _Handler)]:
-        root.removeHandler(old)
-    root.addHandler(handler)
-    root.setLevel(_level(level))
-
-
-def _level(name: str) -> int:
-    return logging.getLevelNamesMapping()[name.upper()]

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from config.logs import configure_logging
 from proxy.observe import access_log
-from proxy.observe.access_log import AccessLog, as_json, as_text, configure_logging, level_of
+from proxy.observe.access_log import AccessLog, as_json, as_text, level_of
 from proxy.observe.events import Observation
 from proxy.policy.decisions import Forward, Outcome, Reuse, Verdict
 

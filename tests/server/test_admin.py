@@ -15,18 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from config import answers
+from config.access import Refusal, is_local_authority, is_loopback, refusal_of
 from config.flags import Flags
 from proxy.observe.events import PurgeKind
-from proxy.server import admin
-from proxy.server.admin import (
-    PurgeOrder,
-    Refusal,
-    admin_app,
-    is_local_authority,
-    is_loopback,
-    parse_purge,
-    refusal_of,
-)
+from proxy.server.admin import PurgeOrder, admin_app, parse_purge
 
 SESAME = "correct horse battery staple"
 Client = TestClient[web.Request, web.Application]
@@ -248,7 +241,7 @@ async def test_a_charset_does_no_harm(client: Client, control: Scripted) -> None
 
 
 async def test_large_content_is_refused(client: Client) -> None:
-    content = b'{"tag": "' + b"a" * admin.MAX_CONTENT_BYTES + b'"}'
+    content = b'{"tag": "' + b"a" * answers.MAX_CONTENT_BYTES + b'"}'
     response = await client.post("/api/purge", data=content, headers={"Content-Type": "application/json"})
     assert response.status == 413
     assert (await response.json())["error"]["code"] == "too-large"
@@ -257,7 +250,7 @@ async def test_large_content_is_refused(client: Client) -> None:
 async def test_content_that_does_not_come_is_not_waited_for(
     client: Client, control: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admin, "READ_SECONDS", 0.0)
+    monkeypatch.setattr(answers, "READ_SECONDS", 0.0)
     reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
     writer.write(
         b"POST /api/purge HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n{"

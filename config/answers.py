@@ -1,0 +1,75 @@
+"""Answers as JSON, and what is asked of a call that changes something; for the admin listeners of both services."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+
+import orjson
+from aiohttp import hdrs, web
+
+from config.access import Refusal, refusal_of
+
+log = logging.getLogger("siding.admin")
+
+MAX_CONTENT_BYTES = 64 * 1024
+READ_SECONDS = 10.0
+"""How long a caller may take to send its content."""
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+async def change_asked(request: web.Request, token: str | None) -> object:
+    """The decoded content of a call that changes something. Raises Refusal unless it is allowed."""
+    fields = {name.lower(): request.headers.getall(name) for name in request.headers}
+    refusal = refusal_of(peer_of(request), fields, token)
+    if refusal is not None:
+        raise refusal
+    if request.content_type != "application/json":
+        # a page of another site cannot send this type without asking first, which nobody here allows
+        raise Refusal(415, "not-json", "Content-Type must be application/json", {"Accept": "application/json"})
+    try:
+        async with asyncio.timeout(READ_SECONDS):
+            return orjson.loads(await request.read())
+    except TimeoutError:
+        raise Refusal(408, "too-slow", f"the content did not arrive within {READ_SECONDS:.0f} s") from None
+    except orjson.JSONDecodeError as fault:
+        raise Refusal(400, "bad-json", f"the content is not JSON: {fault}") from fault
+
+
+def peer_of(request: web.Request) -> str | None:
+    """The address of the other end of the connection."""
+    peername = request.get_extra_info("peername")
+    return str(peername[0]) if isinstance(peername, tuple) and peername else None
+
+
+def answer_json(status: int, document: object, fields: Mapping[str, str] | None = None) -> web.Response:
+    """An answer with a JSON document, not to be stored."""
+    headers = {hdrs.CACHE_CONTROL: "no-store", **(fields or {})}
+    return web.Response(status=status, body=orjson.dumps(document), headers=headers, content_type="application/json")
+
+
+def _refused(refusal: Refusal) -> web.Response:
+    error = {"code": refusal.code, "message": refusal.message}
+    return answer_json(refusal.status, {"error": error, **refusal.more}, refusal.fields)
+
+
+@web.middleware
+async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every refusal and every fault as `{"error": {"code": …, "message": …}}`."""
+    try:
+        return await handler(request)
+    except Refusal as refusal:
+        return _refused(refusal)
+    except web.HTTPMethodNotAllowed as fault:
+        allowed = ", ".join(sorted(fault.allowed_methods))
+        return _refused(Refusal(405, "method-not-allowed", f"allowed here: {allowed}", {"Allow": allowed}))
+    except web.HTTPNotFound:
+        paths = sorted({resource.canonical for resource in request.app.router.resources()})
+        return _refused(Refusal(404, "not-found", "no such path; see `paths`", more={"paths": paths}))
+    except web.HTTPRequestEntityTooLarge:
+        return _refused(Refusal(413, "too-large", f"the content is larger than {MAX_CONTENT_BYTES} bytes"))
+    except Exception:
+        log.exception("%s %s failed", request.method, request.path)
+        return _refused(Refusal(500, "internal-error", "a fault of Siding's own; its log has the details"))
