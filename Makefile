@@ -56,15 +56,16 @@ cover: .venv/dev ## run the tests and show what they do not reach
 lock: .venv/made ## lock the newest versions that pyproject.toml allows
 	$(PIP_INSTALL) 'uv>=0.9'
 	$(LOCK) --output-file requirements.lock
-	$(LOCK) --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+	$(LOCK) --extra local --constraint requirements.lock --output-file requirements-local.lock
+	$(LOCK) --extra dev --constraint requirements-local.lock --output-file requirements-dev.lock
 
 clean: ## remove what was made here
 	rm -rf tests/conformance/node_modules .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.venv/run: requirements.lock .venv/made
+.venv/run: requirements-local.lock .venv/made
 	@echo "installing what runs Siding into .venv (once)"
-	@$(PIP_INSTALL) --require-hashes -r requirements.lock
+	@$(PIP_INSTALL) --require-hashes -r requirements-local.lock
 	@touch $@
 
 .venv/dev: requirements-dev.lock .venv/made

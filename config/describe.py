@@ -14,12 +14,12 @@ from annotated_types import Ge, Le
 from pydantic.fields import FieldInfo
 
 from config.kinds import Kind
-from config.settings import FlagSettings, ProxySettings, Settings
+from config.settings import FlagSettings, MonitorSettings, ProxySettings, Settings
 from config.words import did_you_mean
 
 CONFIG = "siding_config"
 CONFIG_MEANING = "a TOML file with settings under their lower-case names"
-TABLES: dict[str, type[Settings]] = {"proxy": ProxySettings}
+TABLES: dict[str, type[Settings]] = {"proxy": ProxySettings, "monitor": MonitorSettings}
 """Names of the README's tables, each between `<!-- settings:NAME -->` and `<!-- /settings:NAME -->`."""
 
 

@@ -179,6 +179,14 @@ def read_redis_url(raw: object) -> str:
     return _text(raw)
 
 
+def read_database_url(raw: object) -> str:
+    """`postgresql://[user[:password]@]host[:port]/database[?options]`."""
+    parts = _read_url(raw, ("postgresql", "postgres"))
+    if "host=" not in parts.query:
+        _checked_host(parts)
+    return _text(raw)
+
+
 def read_secret(raw: object) -> str:
     """A secret that can be sent in a field: visible ASCII characters."""
     secret = _text(raw)
@@ -236,6 +244,12 @@ OptionalRedisUrl = Annotated[
     BeforeValidator(read_redis_url),
     Kind("redis://host:port/number, rediss:// for TLS, or unix:///path, with user:password@ where needed"),
 ]
+OptionalDatabaseUrl = Annotated[
+    str | None,
+    BeforeValidator(read_database_url),
+    Kind("postgresql://user:password@host:port/database", secret=True),
+]
+Tristate = Annotated[Literal["auto", "yes", "no"], BeforeValidator(read_word), Kind("auto, yes or no")]
 OptionalSecret = Annotated[
     SecretStr | None,
     BeforeValidator(read_secret),

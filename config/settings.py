@@ -20,6 +20,7 @@ from config.kinds import (
     LogFormat,
     LogLevel,
     Milliseconds,
+    OptionalDatabaseUrl,
     OptionalFile,
     OptionalHttpUrl,
     OptionalRedisUrl,
@@ -27,6 +28,7 @@ from config.kinds import (
     Seconds,
     Size,
     Switch,
+    Tristate,
     Whole,
     show_size,
 )
@@ -150,3 +152,72 @@ class ProxySettings(FlagSettings):
         if budget is not None and size > budget:
             raise ValueError(f"it is more than CACHE_MAX_BYTES, which is {show_size(budget)}")
         return size
+
+
+class MonitorSettings(FlagSettings):
+    """The settings of the pool monitor."""
+
+    database_url: OptionalDatabaseUrl = Field(
+        default=None, repr=False, description="the database; without it the pool part is off"
+    )
+    host: Host = Field(
+        default="::", description="address to listen on; :: is dual stack, 0.0.0.0 where there is no IPv6"
+    )
+    port: Whole = Field(default=8081, ge=0, le=65_535, description="port to listen on; 0 takes a free one")
+    admin_token: OptionalSecret = Field(
+        default=None,
+        description="bearer token for every call that changes something; "
+        "without it those are refused unless the peer is this machine",
+    )
+    queries_token: OptionalSecret = Field(
+        default=None,
+        description="bearer token for named queries; without it those are refused unless the peer is this machine",
+    )
+    db_pool_max: Whole = Field(default=20, ge=1, le=10_000, description="most connections to the database")
+    db_pool_min: Whole = Field(
+        default=2, ge=0, le=10_000, validate_default=True, description="connections kept open and warm"
+    )
+    db_pool_idle_timeout_ms: Milliseconds = Field(
+        default=30_000, ge=1, le=DAY_MS, description="a connection above DB_POOL_MIN is closed when idle for this long"
+    )
+    db_pool_connection_timeout_ms: Milliseconds = Field(
+        default=2000, ge=1, le=DAY_MS, description="longest wait for a connection, connecting included; then an error"
+    )
+    db_pool_max_age_ms: Milliseconds = Field(
+        default=1_800_000, ge=1000, le=DAY_MS, description="a connection of this age, give or take a tenth, is replaced"
+    )
+    db_statement_timeout_ms: Milliseconds = Field(
+        default=10_000, ge=1, le=DAY_MS, description="after this long the server ends a statement"
+    )
+    db_query_timeout_ms: Milliseconds = Field(
+        default=10_000, ge=1, le=DAY_MS, description="after this long the client gives a query up"
+    )
+    db_pgbouncer: Tristate = Field(
+        default="auto", description="whether DATABASE_URL is a PgBouncer in transaction mode; auto finds out"
+    )
+    queries_file: OptionalFile = Field(default=None, description="named queries (TOML)")
+    pgbouncer_admin_url: OptionalDatabaseUrl = Field(
+        default=None, repr=False, description="a PgBouncer's console; no effect yet"
+    )
+    grading_upstream_url: OptionalHttpUrl = Field(default=None, description="where grading requests go; no effect yet")
+    grading_api_key: OptionalSecret = Field(
+        default=None, description="used when the caller sends no Authorization; no effect yet"
+    )
+    redis_url: OptionalRedisUrl = Field(default=None, repr=False, description="shared tier; no effect yet")
+    proxy_admin_url: OptionalHttpUrl = Field(
+        default=None, description="the proxy's admin listener, where tags are purged when a table changes"
+    )
+    proxy_admin_token: OptionalSecret = Field(default=None, description="ADMIN_TOKEN of that proxy")
+    drain_seconds: Seconds = Field(
+        default=25.0, ge=0, le=86_400, description="on SIGTERM, requests on their way have this long"
+    )
+    log_level: LogLevel = Field(default="info", description="least level that is logged")
+    log_format: LogFormat = Field(default="json", description="form of log lines")
+
+    @field_validator("db_pool_min")
+    @classmethod
+    def _within_the_pool(cls, least: int, others: ValidationInfo) -> int:
+        most = others.data.get("db_pool_max")
+        if most is not None and least > most:
+            raise ValueError(f"it is more than DB_POOL_MAX, which is {most}")
+        return least

@@ -18,7 +18,7 @@ PACKAGES = ("config", "deploy", "pool_monitor", "proxy")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 STANDARD = sys.stdlib_module_names | {"compression"}
 """Modules of Python itself; the last is new in 3.14."""
-RUN, DEV = ROOT / "requirements.lock", ROOT / "requirements-dev.lock"
+RUN, LOCAL, DEV = (ROOT / f"requirements{kind}.lock" for kind in ("", "-local", "-dev"))
 
 
 def locked(path: Path) -> dict[str, tuple[Requirement, frozenset[str]]]:
@@ -37,7 +37,7 @@ def pinned(requirement: Requirement) -> str:
     return specifier.version
 
 
-@pytest.mark.parametrize("path", [RUN, DEV], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [RUN, LOCAL, DEV], ids=lambda path: path.name)
 def test_every_requirement_is_pinned_and_hashed(path: Path) -> None:
     requirements = locked(path)
     assert len(requirements) > 10
@@ -46,7 +46,7 @@ def test_every_requirement_is_pinned_and_hashed(path: Path) -> None:
         assert hashes, requirement.name
 
 
-@pytest.mark.parametrize("path", [RUN, DEV], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [RUN, LOCAL, DEV], ids=lambda path: path.name)
 def test_a_lock_names_no_host_and_no_path(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert "://" not in text
@@ -60,7 +60,8 @@ def test_a_lock_names_no_host_and_no_path(path: Path) -> None:
         (RUN, PROJECT["dependencies"]),
         (DEV, PROJECT["dependencies"]),
         (DEV, PROJECT["optional-dependencies"]["test"]),
-        (DEV, [one for one in PROJECT["optional-dependencies"]["dev"] if "[test]" not in one]),
+        (LOCAL, PROJECT["optional-dependencies"]["local"]),
+        (DEV, [one for one in PROJECT["optional-dependencies"]["dev"] if "[" not in one]),
     ],
 )
 def test_the_locks_hold_what_the_project_asks_for(path: Path, wanted: list[str]) -> None:
@@ -72,13 +73,14 @@ def test_the_locks_hold_what_the_project_asks_for(path: Path, wanted: list[str])
 
 def test_what_is_tested_is_what_runs() -> None:
     tested = locked(DEV)
-    for name, (requirement, hashes) in locked(RUN).items():
+    for name, (requirement, hashes) in {**locked(RUN), **locked(LOCAL)}.items():
         assert (str(tested[name][0]), tested[name][1]) == (str(requirement), hashes)
 
 
 def test_every_import_is_a_declared_dependency() -> None:
     """What only comes along with another dependency may be gone with its next release."""
-    declared = {canonicalize_name(Requirement(one).name) for one in PROJECT["dependencies"]}
+    local = PROJECT["optional-dependencies"]["local"]
+    declared = {canonicalize_name(Requirement(one).name) for one in [*PROJECT["dependencies"], *local]}
     providers = importlib.metadata.packages_distributions()
     undeclared = {}
     for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
@@ -94,5 +96,8 @@ def test_every_import_is_a_declared_dependency() -> None:
 def test_the_packages_and_the_command_are_those_of_the_tree() -> None:
     config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert tuple(config["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]) == PACKAGES
-    assert PROJECT["scripts"] == {"siding-proxy": "proxy.__main__:main"}
+    assert PROJECT["scripts"] == {
+        "siding-proxy": "proxy.__main__:main",
+        "siding-monitor": "pool_monitor.__main__:main",
+    }
     assert PROJECT["requires-python"] == ">=3.11"

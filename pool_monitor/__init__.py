@@ -1,0 +1,13 @@
+"""The pool monitor: a tuned asyncpg pool that tells the truth about itself.
+
+app          composition root: builds, starts, stops
+endpoints    what is asked over HTTP
+admission    first come, first served: who may have a connection, counted and timed
+pool         the asyncpg pool behind it: warmth, age, faults, recovery
+pool_stats   pure: numbers -> the JSON, the verdict, the advice
+observe      metrics
+server_stats what the server says of itself, sampled on a connection apart
+queries      named queries: the file, the parameters
+results      rows as JSON
+query_cache  answers kept for a while, until their tables change
+"""
