@@ -103,6 +103,8 @@ class Record:
     born: float
     ends: float
     idle_since: float
+    prepared: bool = False
+    """Its codecs for results are set."""
 
 
 class Tracked(asyncpg.Connection):
@@ -120,6 +122,7 @@ Connection = Any
 class _Lease:
     name: str
     since: float
+    record: Record
 
 
 class Pool:
@@ -260,7 +263,7 @@ class Pool:
             try:
                 row = await connection.fetchrow(_BUDGET, APPLICATION, timeout=self.tuning.acquire)
             finally:
-                await connection.close(timeout=self.tuning.acquire)
+                connection.terminate()
         except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as fault:
             log.warning("the server's connection budget could not be read: %s", describe(fault))
             return
@@ -298,7 +301,7 @@ class Pool:
             ) from None
         try:
             connection = await self._take(deadline, bound)
-            lease = _Lease(name, self._clock())
+            lease = _Lease(name, self._clock(), connection.record)
             self._leases[id(lease)] = lease
             self._counts["acquired"] += 1
             log.debug("connection acquired by %s", name)
@@ -310,7 +313,7 @@ class Pool:
             finally:
                 del self._leases[id(lease)]
                 self._observer.used(self._clock() - lease.since)
-                await self._give_back(connection)
+                await self._give_back(connection, lease.record)
         finally:
             self.admission.leave()
 
@@ -343,9 +346,9 @@ class Pool:
             connection.terminate()
             await self._inner.release(connection)
 
-    async def _give_back(self, connection: Connection) -> None:
+    async def _give_back(self, connection: Connection, record: Record) -> None:
         assert self._inner is not None
-        now, record = self._clock(), cast("Record", connection.record)
+        now = self._clock()
         record.idle_since = now
         try:
             if now >= record.ends and not connection.is_closed():
@@ -357,7 +360,8 @@ class Pool:
 
     async def _note(self, fault: Exception) -> None:
         """Count an error of the database, and let go of what a fail-over or a restart has made useless."""
-        if not isinstance(fault, (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)):
+        if not isinstance(fault, (asyncpg.PostgresError, OSError, TimeoutError)):
+            # asyncpg's InterfaceError is about how it was called
             return
         self._count_error(fault)
         state = sqlstate(fault)

@@ -1,0 +1,100 @@
+"""`python -m pool_monitor`: read the settings, serve until SIGTERM or Ctrl-C; `triggers` manages the triggers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+
+import asyncpg
+
+from config.listen import ListenError, address_of, open_socket
+from config.load import load
+from config.logs import configure_logging
+from config.settings import MonitorSettings
+from pool_monitor import app, changes
+from pool_monitor.pool import APPLICATION, describe
+from pool_monitor.queries import QueriesError, Query, load_queries
+
+log = logging.getLogger("siding")
+
+BAD_SETTINGS = 2
+FAILED = 1
+PROG = "siding-monitor"
+USAGE = f"usage: {PROG} triggers install TABLE … | remove | show   (DATABASE_URL names the database)"
+
+
+async def _until_stopped() -> None:
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    await stopped.wait()
+    log.info("stopping: no new connections; requests on their way may finish")
+
+
+async def _triggers(url: str, action: str, tables: list[str]) -> str:
+    connection = await asyncpg.connect(url, timeout=10, server_settings={"application_name": APPLICATION})
+    try:
+        match action:
+            case "install":
+                names = await changes.install(connection, tables)
+                return f"these tables notify of their changes now: {', '.join(names)}"
+            case "remove":
+                names = await changes.remove(connection)
+                return f"these tables do not notify any more: {', '.join(names) or 'none did'}"
+        names = await changes.installed(connection)
+        return f"these tables notify of their changes: {', '.join(names) or 'none'}"
+    finally:
+        await connection.close()
+
+
+def triggers(argv: list[str]) -> int:
+    """`siding-monitor triggers …`."""
+    action, tables = (argv[0], argv[1:]) if argv else ("", [])
+    if action not in {"install", "remove", "show"} or bool(tables) is not (action == "install"):
+        print(USAGE, file=sys.stderr)
+        return BAD_SETTINGS
+    url = load(MonitorSettings, [], os.environ, prog=PROG).database_url
+    if url is None:
+        print(f"{PROG}: DATABASE_URL is not set", file=sys.stderr)
+        return BAD_SETTINGS
+    try:
+        print(asyncio.run(_triggers(url, action, tables)))
+    except changes.TableError as fault:
+        print(f"{PROG}: {fault}", file=sys.stderr)
+        return FAILED
+    except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
+        print(f"{PROG}: {describe(fault)}", file=sys.stderr)
+        return FAILED
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit status: 0 stopped as asked, 1 cannot listen, 2 a bad setting."""
+    given = sys.argv[1:] if argv is None else argv
+    if given[:1] == ["triggers"]:
+        return triggers(given[1:])
+    settings = load(MonitorSettings, given, os.environ, prog=PROG)
+    queries: dict[str, Query] = {}
+    try:
+        if settings.queries_file is not None:
+            queries = load_queries(settings.queries_file)
+    except QueriesError as fault:
+        print(fault, file=sys.stderr)
+        return BAD_SETTINGS
+    configure_logging(settings.log_level, settings.log_format)
+    try:
+        sock = open_socket(settings.host, settings.port)
+    except ListenError as fault:
+        print(fault.strerror, file=sys.stderr)
+        return FAILED
+    log.info("pool monitor: http://%s, %d named queries", address_of(sock), len(queries))
+    asyncio.run(app.serve(settings, queries, sock, _until_stopped))
+    log.info("stopped")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

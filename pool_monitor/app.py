@@ -1,0 +1,160 @@
+"""Composition root: the monitor's parts are built, started and stopped here, and nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+import asyncpg
+from aiohttp import web
+from prometheus_client.metrics_core import Metric
+
+from config.flags import Flags
+from config.settings import MonitorSettings
+from pool_monitor.changes import Listener, tables_of
+from pool_monitor.endpoints import Parts, monitor_app
+from pool_monitor.observe import Metrics, pool_levels
+from pool_monitor.pool import Pool, PoolError, Tuning, describe
+from pool_monitor.proxy_tags import ProxyTags
+from pool_monitor.queries import Query
+from pool_monitor.query_cache import QueryCache
+from pool_monitor.runner import Runner
+from pool_monitor.server_stats import Sampler
+
+log = logging.getLogger("siding.monitor")
+
+READ_TABLES_SECONDS = 5.0
+
+
+def tuning_of(settings: MonitorSettings) -> Tuning:
+    """The pool as the settings have it. DATABASE_URL must be set."""
+    assert settings.database_url is not None
+    return Tuning(
+        url=settings.database_url,
+        most=settings.db_pool_max,
+        least=settings.db_pool_min,
+        idle=settings.db_pool_idle_timeout_ms / 1000,
+        acquire=settings.db_pool_connection_timeout_ms / 1000,
+        max_age=settings.db_pool_max_age_ms / 1000,
+        statement=settings.db_statement_timeout_ms / 1000,
+        query=settings.db_query_timeout_ms / 1000,
+        pgbouncer={"auto": None, "yes": True, "no": False}[settings.db_pgbouncer],
+    )
+
+
+class Monitor:
+    """One process's monitor. `start` returns at once, whether the database is there or not."""
+
+    def __init__(self, settings: MonitorSettings, queries: Mapping[str, Query]) -> None:
+        self._settings = settings
+        self._queries = queries
+        self._pool: Pool | None = None
+        self.sampler: Sampler | None = None
+        self._listener: Listener | None = None
+        self._finder: asyncio.Task[None] | None = None
+        self._tags = ProxyTags(settings.proxy_admin_url, settings.proxy_admin_token)
+        self._flags = Flags.from_settings(settings)
+        self.cache = QueryCache(time.monotonic)
+        self._metrics = Metrics(self._flags.as_dict, self._levels)
+        self.parts = Parts(self._flags, self._metrics, self.cache, queries=queries)
+        self._runner: web.AppRunner | None = None
+
+    def _levels(self) -> Iterable[Metric]:
+        if self._pool is not None:
+            yield from pool_levels(self._pool.numbers())
+        if self.sampler is not None:
+            yield from self.sampler.levels()
+
+    async def start(self, sock: socket.socket) -> None:
+        """Serve on `sock`, which must be listening."""
+        url = self._settings.database_url
+        if url is not None:
+            self._pool = Pool(tuning_of(self._settings), self._metrics)
+            self._pool.start()
+            self.parts.numbers = self._pool.numbers
+            self.parts.runner = Runner(self._pool, self.cache, self._flags, self._metrics.answered)
+            self.sampler = Sampler(url)
+            self.sampler.start()
+            if self._queries:
+                self.cache.distrust()
+                self._listener = Listener(url, self._changed, self._heard)
+                self._listener.start()
+                self._finder = asyncio.create_task(self._find_tables(self._pool, self.parts.runner))
+        else:
+            log.warning("DATABASE_URL is not set: the pool part is off")
+        app = monitor_app(self.parts, self._settings.admin_token, self._settings.queries_token)
+        self._runner = web.AppRunner(
+            app, access_log=None, handle_signals=False, shutdown_timeout=self._settings.drain_seconds
+        )
+        await self._runner.setup()
+        await web.SockSite(self._runner, sock).start()
+
+    def _heard(self, listening: bool) -> None:
+        if listening:
+            self.cache.trust()
+        else:
+            self.cache.distrust()
+
+    def _changed(self, table: str) -> None:
+        self.cache.changed(table)
+        self.cache.changed(table.rpartition(".")[2])
+        tags = {tag for query in self._queries.values() if self._reads(query, table) for tag in query.tags}
+        self._tags.purge(tags)
+
+    def _reads(self, query: Query, table: str) -> bool:
+        found = self.parts.runner.tables.get(query.name, ()) if self.parts.runner is not None else ()
+        return table in (*query.tables, *found) or table.rpartition(".")[2] in query.tables
+
+    async def _find_tables(self, pool: Pool, runner: Runner) -> None:
+        """What each query reads, where the operator did not say."""
+        for query in self._queries.values():
+            while not query.tables and not query.write:
+                try:
+                    async with pool.acquire("finding tables", READ_TABLES_SECONDS) as connection:
+                        runner.tables[query.name] = await tables_of(
+                            connection, query.statement(), len(query.parameters)
+                        )
+                    break
+                except (PoolError, OSError, TimeoutError):
+                    await asyncio.sleep(1.0)
+                except (asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
+                    log.warning(
+                        "the tables that query %s reads cannot be found, so its answers live for their ttl whatever "
+                        "changes; declare `tables`: %s",
+                        query.name,
+                        describe(fault),
+                    )
+                    break
+
+    async def close(self) -> None:
+        """Stop serving and close every connection."""
+        self.parts.draining = True
+        if self._runner is not None:
+            await self._runner.cleanup()
+        if self._finder is not None:
+            self._finder.cancel()
+            await asyncio.gather(self._finder, return_exceptions=True)
+        for part in (self._listener, self.sampler):
+            if part is not None:
+                await part.close()
+        await self._tags.close()
+        if self._pool is not None:
+            await self._pool.close(5.0)
+
+
+async def serve(
+    settings: MonitorSettings,
+    queries: Mapping[str, Query],
+    sock: socket.socket,
+    stop: Callable[[], Awaitable[object]],
+) -> None:
+    """Run the monitor until `stop` returns."""
+    monitor = Monitor(settings, queries)
+    try:
+        await monitor.start(sock)
+        await stop()
+    finally:
+        await monitor.close()

@@ -1,0 +1,174 @@
+"""Hearing of changed tables from the database itself: statement-level triggers notify, one connection listens."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import asyncpg
+import orjson
+
+from pool_monitor.pool import APPLICATION, describe
+
+log = logging.getLogger("siding.changes")
+
+CHANNEL = "siding_changed"
+FUNCTION = "siding_notify_changed"
+TRIGGER = "siding_changed"
+HEARTBEAT_SECONDS = 5.0
+ANSWER_SECONDS = 2.0
+RETRY_SECONDS = 1.0
+
+_PREPARED = "siding_plan"
+
+_FUNCTION_SQL = f"""
+CREATE OR REPLACE FUNCTION {FUNCTION}() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('{CHANNEL}', TG_TABLE_SCHEMA || '.' || TG_TABLE_NAME);
+    RETURN NULL;
+END $$
+"""
+_INSTALLED = """
+SELECT n.nspname || '.' || c.relname AS name
+FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE t.tgname = $1 ORDER BY 1
+"""
+
+
+class TableError(Exception):
+    """A table that does not exist or is not one; the text names it."""
+
+
+async def _resolve(connection: Any, table: str) -> tuple[str, str]:
+    row = await connection.fetchrow(
+        "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE c.oid = to_regclass($1) AND c.relkind IN ('r', 'p')",
+        table,
+    )
+    if row is None:
+        raise TableError(f"there is no table {table!r} in this database")
+    return row["nspname"], row["relname"]
+
+
+def _quoted(schema: str, name: str) -> str:
+    return ".".join('"' + part.replace('"', '""') + '"' for part in (schema, name))
+
+
+async def install(connection: Any, tables: Sequence[str]) -> list[str]:
+    """Let `tables` notify of their changes; all or none. Raises TableError."""
+    async with connection.transaction():
+        names = [await _resolve(connection, table) for table in tables]
+        await connection.execute(_FUNCTION_SQL)
+        for schema, name in names:
+            where = _quoted(schema, name)
+            await connection.execute(f"DROP TRIGGER IF EXISTS {TRIGGER} ON {where}")
+            await connection.execute(
+                f"CREATE TRIGGER {TRIGGER} AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON {where} "
+                f"FOR EACH STATEMENT EXECUTE FUNCTION {FUNCTION}()"
+            )
+    return [f"{schema}.{name}" for schema, name in names]
+
+
+async def remove(connection: Any) -> list[str]:
+    """Take every trigger and the function away again."""
+    async with connection.transaction():
+        names = await installed(connection)
+        for name in names:
+            await connection.execute(f"DROP TRIGGER {TRIGGER} ON {_quoted(*name.split('.', 1))}")
+        await connection.execute(f"DROP FUNCTION IF EXISTS {FUNCTION}()")
+    return names
+
+
+async def installed(connection: Any) -> list[str]:
+    """The tables that notify of their changes."""
+    return [row["name"] for row in await connection.fetch(_INSTALLED, TRIGGER)]
+
+
+async def tables_of(connection: Any, sql: str, parameters: int) -> tuple[str, ...]:
+    """The tables that a statement with so many parameters reads, from its generic plan. Raises asyncpg's errors.
+
+    A plan for given values would leave out what those values make unnecessary.
+    """
+    await connection.execute(f"PREPARE {_PREPARED} AS {sql}")
+    try:
+        async with connection.transaction(readonly=True):
+            await connection.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+            arguments = f"({', '.join(['NULL'] * parameters)})" if parameters else ""
+            plan = await connection.fetchval(f"EXPLAIN (VERBOSE, FORMAT JSON) EXECUTE {_PREPARED}{arguments}")
+    finally:
+        await connection.execute(f"DEALLOCATE {_PREPARED}")
+    found: dict[str, None] = {}
+    # a connection that queries have used gives JSON as it came
+    _walk(orjson.loads(plan.contents if isinstance(plan, orjson.Fragment) else plan), found)
+    return tuple(found)
+
+
+def _walk(node: Any, found: dict[str, None]) -> None:
+    if isinstance(node, dict):
+        if "Relation Name" in node:
+            found[f"{node.get('Schema', 'public')}.{node['Relation Name']}"] = None
+        for value in node.values():
+            _walk(value, found)
+    elif isinstance(node, list):
+        for value in node:
+            _walk(value, found)
+
+
+class Listener:
+    """Listens on a connection apart, and says when it cannot.
+
+    changed -- called with each table that has changed, as schema.name. heard -- called with True once it listens,
+    and with False once it does not any more.
+    """
+
+    def __init__(self, url: str, changed: Callable[[str], None], heard: Callable[[bool], None]) -> None:
+        self._url = url
+        self._changed = changed
+        self._heard = heard
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        self._task = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        """Stop."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        told = ""
+        while True:
+            try:
+                await self._listen()
+            except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
+                if told != (told := describe(fault)):
+                    log.warning("changes of tables are not heard of; the query cache is off until they are: %s", told)
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _listen(self) -> None:
+        connection = await asyncpg.connect(
+            self._url,
+            timeout=ANSWER_SECONDS,
+            statement_cache_size=0,
+            server_settings={"application_name": f"{APPLICATION} changes"},
+        )
+        lost = asyncio.Event()
+        connection.add_termination_listener(lambda _: lost.set())
+        try:
+            await connection.add_listener(CHANNEL, lambda *what: self._changed(str(what[3])))
+            self._heard(True)
+            log.info("changes of tables are heard of")
+            while not lost.is_set():
+                try:
+                    async with asyncio.timeout(HEARTBEAT_SECONDS):
+                        await lost.wait()
+                except TimeoutError:
+                    await connection.execute("SELECT 1", timeout=ANSWER_SECONDS)
+            log.warning("the connection that hears of changes was lost; the query cache is off until it is back")
+        finally:
+            self._heard(False)
+            connection.terminate()

@@ -1,0 +1,193 @@
+"""What is asked over HTTP. Metrics and health never take a connection of the pool, so a starving pool can be seen."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import orjson
+from aiohttp import hdrs, web
+from pydantic import SecretStr
+
+from config.access import Refusal, refusal_of
+from config.answers import MAX_CONTENT_BYTES, READ_SECONDS, answer_json, change_asked, errors_as_json, peer_of
+from config.flags import FlagError, Flags
+from pool_monitor.observe import Metrics
+from pool_monitor.pool_stats import Numbers, Verdict, document, verdict
+from pool_monitor.queries import ArgumentError, Query
+from pool_monitor.query_cache import QueryCache
+from pool_monitor.runner import QueryError, Runner
+
+NDJSON = "application/x-ndjson"
+
+
+@dataclass(slots=True)
+class Parts:
+    """What the endpoints speak for. numbers, runner -- None without DATABASE_URL."""
+
+    flags: Flags
+    metrics: Metrics
+    cache: QueryCache
+    numbers: Callable[[], Numbers] | None = None
+    runner: Runner | None = None
+    queries: Mapping[str, Query] = field(default_factory=dict)
+    draining: bool = False
+
+
+def monitor_app(parts: Parts, admin_token: SecretStr | None, queries_token: SecretStr | None) -> web.Application:
+    """The application. The tokens are ADMIN_TOKEN and QUERIES_TOKEN; None where they are not set."""
+    app = web.Application(client_max_size=MAX_CONTENT_BYTES, middlewares=[errors_as_json])
+    endpoints = _Endpoints(parts, _secret(admin_token), _secret(queries_token))
+    app.router.add_get("/healthz", endpoints.healthz)
+    app.router.add_get("/readyz", endpoints.readyz)
+    app.router.add_get("/metrics", endpoints.metrics)
+    app.router.add_get("/api/metrics/database-pool", endpoints.database_pool)
+    app.router.add_get("/api/metrics/query-cache", endpoints.query_cache)
+    app.router.add_get("/api/flags", endpoints.flags)
+    app.router.add_patch("/api/flags", endpoints.set_flags)
+    app.router.add_get("/api/queries", endpoints.list_queries)
+    app.router.add_get("/api/queries/{name}", endpoints.query)
+    app.router.add_post("/api/queries/{name}", endpoints.query)
+    return app
+
+
+def _secret(token: SecretStr | None) -> str | None:
+    return token.get_secret_value() if token is not None else None
+
+
+class _Endpoints:
+    def __init__(self, parts: Parts, admin_token: str | None, queries_token: str | None) -> None:
+        self._parts = parts
+        self._admin_token = admin_token
+        self._queries_token = queries_token
+
+    async def healthz(self, _: web.Request) -> web.StreamResponse:
+        return answer_json(200, {"status": "ok"})
+
+    async def readyz(self, _: web.Request) -> web.StreamResponse:
+        ready, reason = self._ready()
+        return answer_json(200 if ready else 503, {"ready": ready, "reason": reason})
+
+    def _ready(self) -> tuple[bool, str]:
+        if self._parts.draining:
+            return False, "draining: no new connections are accepted"
+        if self._parts.numbers is None:
+            return True, "serving; the pool is off: DATABASE_URL is not set"
+        word, sentence, _ = verdict(self._parts.numbers())
+        return word is not Verdict.UNREACHABLE, sentence
+
+    async def metrics(self, request: web.Request) -> web.StreamResponse:
+        accept = ",".join(request.headers.getall(hdrs.ACCEPT, []))
+        content, content_type = self._parts.metrics.render(accept)
+        return web.Response(body=content, headers={hdrs.CONTENT_TYPE: content_type, hdrs.CACHE_CONTROL: "no-store"})
+
+    async def database_pool(self, _: web.Request) -> web.StreamResponse:
+        if self._parts.numbers is None:
+            off = Numbers(most=0, least=0)
+            return answer_json(
+                200,
+                {**document(off), "state": Verdict.OFF.value, "verdict": "off: DATABASE_URL is not set", "advice": ""},
+            )
+        return answer_json(200, document(self._parts.numbers()))
+
+    async def query_cache(self, _: web.Request) -> web.StreamResponse:
+        flags = self._parts.flags
+        return answer_json(200, self._parts.cache.report(flags.query_cache and not flags.bypass))
+
+    async def flags(self, _: web.Request) -> web.StreamResponse:
+        return answer_json(200, self._parts.flags.as_dict())
+
+    async def set_flags(self, request: web.Request) -> web.StreamResponse:
+        changes = await change_asked(request, self._admin_token)
+        if not isinstance(changes, dict) or not changes:
+            raise Refusal(400, "bad-flags", 'give flags to change, as in {"ENABLE_QUERY_CACHE": false}')
+        try:
+            return answer_json(200, self._parts.flags.update(changes))
+        except FlagError as fault:
+            raise Refusal(400, "bad-flags", str(fault), more={"faults": fault.faults}) from fault
+
+    # -- named queries
+
+    def _allow(self, request: web.Request) -> None:
+        fields = {name.lower(): request.headers.getall(name) for name in request.headers}
+        refusal = refusal_of(peer_of(request), fields, self._queries_token)
+        if refusal is not None:
+            message = refusal.message.replace("ADMIN_TOKEN", "QUERIES_TOKEN").replace("change anything", "ask")
+            raise Refusal(refusal.status, refusal.code.replace("admin", "queries"), message, refusal.fields)
+
+    async def list_queries(self, request: web.Request) -> web.StreamResponse:
+        self._allow(request)
+        return answer_json(200, [query.describe() for query in self._parts.queries.values()])
+
+    async def query(self, request: web.Request) -> web.StreamResponse:
+        self._allow(request)
+        runner = self._parts.runner
+        if runner is None:
+            raise Refusal(503, "pool-off", "DATABASE_URL is not set")
+        query = self._parts.queries.get(request.match_info["name"])
+        if query is None:
+            raise Refusal(
+                404,
+                "no-such-query",
+                "QUERIES_FILE has no query of this name",
+                more={"queries": sorted(self._parts.queries)},
+            )
+        if query.write and request.method != "POST":
+            raise Refusal(405, "method-not-allowed", "a query that writes is asked with POST", {"Allow": "POST"})
+        try:
+            values = query.arguments(await _arguments(request))
+        except ArgumentError as fault:
+            raise Refusal(400, "bad-arguments", str(fault)) from fault
+        try:
+            if NDJSON in request.headers.get(hdrs.ACCEPT, "") and not query.exists:
+                return await _stream(request, runner, query, values)
+            content, found = await runner.answer(query, values)
+        except QueryError as fault:
+            more = dict(fault.more)
+            fields = {"Retry-After": "1"} if more.pop("retry", False) else None
+            raise Refusal(fault.status, fault.code, str(fault), fields, more) from fault
+        headers = {hdrs.CACHE_CONTROL: "no-store", "X-Query-Cache": found.value}
+        return web.Response(body=content, content_type="application/json", headers=headers)
+
+
+async def _arguments(request: web.Request) -> Mapping[str, object]:
+    """From the content of a POST (a JSON object), or from the URL's query."""
+    if request.method != "POST":
+        return dict(request.query)
+    if request.content_type != "application/json":
+        raise Refusal(415, "not-json", "Content-Type must be application/json", {"Accept": "application/json"})
+    try:
+        async with asyncio.timeout(READ_SECONDS):
+            content = await request.read()
+        given = orjson.loads(content) if content.strip() else {}
+    except TimeoutError:
+        raise Refusal(408, "too-slow", f"the content did not arrive within {READ_SECONDS:.0f} s") from None
+    except orjson.JSONDecodeError as fault:
+        raise Refusal(400, "bad-json", f"the content is not JSON: {fault}") from fault
+    if not isinstance(given, dict):
+        raise Refusal(400, "bad-json", "give a JSON object with the query's parameters")
+    return given
+
+
+async def _stream(request: web.Request, runner: Runner, query: Query, values: list[object]) -> web.StreamResponse:
+    """Rows as lines, as they come; a fault after the first piece cuts the connection."""
+    response: web.StreamResponse | None = None
+    pieces = runner.lines(query, values)
+    try:
+        async for piece in pieces:
+            if response is None:
+                response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: NDJSON, hdrs.CACHE_CONTROL: "no-store"})
+                await response.prepare(request)
+            await response.write(piece)
+    except QueryError:
+        if response is None:
+            raise
+        if request.transport is not None:
+            request.transport.abort()
+        return response
+    finally:
+        await pieces.aclose()
+    assert response is not None
+    await response.write_eof()
+    return response

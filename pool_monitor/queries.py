@@ -1,0 +1,292 @@
+"""Named queries: SQL that the operator declared, with typed parameters. No SQL comes from the network.
+
+[[query]]
+name       = "report-exists"
+sql        = "SELECT 1 FROM parent_reports WHERE user_id = $1"
+parameters = ["userId: text"]
+exists     = true
+ttl        = 300
+tables     = ["parent_reports"]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any
+from uuid import UUID
+
+from config.words import counted, did_you_mean, quoted
+
+DEFAULT_ROWS = 10_000
+DEFAULT_TTL = 300.0
+MOST_SECONDS = 86_400.0
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_TABLE = re.compile(r"[A-Za-z_][\w$]*(\.[A-Za-z_][\w$]*)?")
+_KEYS = ("name", "sql", "parameters", "exists", "ttl", "rows", "timeout_ms", "write", "tables", "tags")
+
+
+class QueriesError(Exception):
+    """A file of queries that cannot be used. Its text lists every fault."""
+
+    def __init__(self, path: str | os.PathLike[str], faults: Sequence[str]) -> None:
+        words = counted(len(faults), "fault")
+        super().__init__("\n  ".join([f"QUERIES_FILE {os.fspath(path)}: {words}:", *faults]))
+        self.faults = tuple(faults)
+
+
+class ArgumentError(ValueError):
+    """Arguments that do not fit the parameters. Its text lists every fault."""
+
+
+# -- parameters
+
+
+def _integer(value: object) -> int:
+    if isinstance(value, bool):
+        raise TypeError
+    if isinstance(value, str):
+        return int(value, 10)
+    if not isinstance(value, int):
+        raise TypeError
+    return value
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise TypeError
+    return float(value)
+
+
+def _decimal(value: object) -> Decimal:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise TypeError
+    return Decimal(str(value))
+
+
+def _boolean(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    if value in {"true", "false"}:
+        return value == "true"
+    raise TypeError
+
+
+def _string(value: object) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise TypeError
+    return value
+
+
+def _moment(value: object) -> datetime:
+    moment = datetime.fromisoformat(_string(value))
+    if moment.tzinfo is None:
+        raise ValueError("a timestamptz needs a time zone, as in 2026-01-31T12:00:00Z")
+    return moment
+
+
+def _plain_moment(value: object) -> datetime:
+    moment = datetime.fromisoformat(_string(value))
+    if moment.tzinfo is not None:
+        raise ValueError("a timestamp has no time zone")
+    return moment
+
+
+def _json(value: object) -> str:
+    return json.dumps(value)
+
+
+_TYPES: dict[str, Callable[[object], object]] = {
+    "text": _string,
+    "integer": _integer,
+    "bigint": _integer,
+    "double": _number,
+    "numeric": _decimal,
+    "boolean": _boolean,
+    "uuid": lambda value: UUID(_string(value)),
+    "date": lambda value: date.fromisoformat(_string(value)),
+    "timestamptz": _moment,
+    "timestamp": _plain_moment,
+    "jsonb": _json,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter: its name in JSON or in the URL's query, and its type; `[]` behind the type is an array."""
+
+    name: str
+    type: str
+
+    def convert(self, value: object) -> object:
+        """The value for asyncpg. Raises ValueError or TypeError."""
+        if value is None:
+            return None
+        if self.type.endswith("[]"):
+            if isinstance(value, str):
+                value = [part for part in value.split(",") if part]
+            if not isinstance(value, list):
+                raise TypeError
+            return [None if one is None else _TYPES[self.type[:-2]](one) for one in value]
+        return _TYPES[self.type](value)
+
+
+# -- queries
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A named query.
+
+    exists -- answered as `{"exists": true}` by the EXISTS form. ttl -- seconds that an answer is kept; 0: not at all.
+    rows -- more are an error. timeout -- seconds. write -- not read-only, and never kept.
+    tables -- read by it, if declared. tags -- purged at the proxy when one of the tables changes.
+    """
+
+    name: str
+    sql: str
+    parameters: tuple[Parameter, ...] = ()
+    exists: bool = False
+    ttl: float = DEFAULT_TTL
+    rows: int = DEFAULT_ROWS
+    timeout: float | None = None
+    write: bool = False
+    tables: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+
+    def arguments(self, given: Mapping[str, object]) -> list[object]:
+        """Values in the order of the parameters. Raises ArgumentError."""
+        names = [parameter.name for parameter in self.parameters]
+        faults = [f"{quoted(name)} is no parameter{did_you_mean(name, names)}" for name in given if name not in names]
+        values: list[object] = []
+        for parameter in self.parameters:
+            if parameter.name not in given:
+                faults.append(f"{quoted(parameter.name)} is missing: give {parameter.type}")
+                continue
+            try:
+                values.append(parameter.convert(given[parameter.name]))
+            except (ValueError, TypeError, InvalidOperation) as fault:
+                reason = f": {fault}" if str(fault) and isinstance(fault, ValueError) else ""
+                faults.append(f"{quoted(parameter.name)} is not of the type {parameter.type}{reason}")
+        if faults:
+            raise ArgumentError("; ".join(faults))
+        return values
+
+    def statement(self) -> str:
+        """The SQL as it is sent."""
+        sql = self.sql.strip().rstrip(";")
+        return f"SELECT EXISTS ({sql})" if self.exists else sql
+
+    def describe(self) -> dict[str, object]:
+        """For `GET /api/queries`."""
+        return {
+            "name": self.name,
+            "parameters": [f"{one.name}: {one.type}" for one in self.parameters],
+            "exists": self.exists,
+            "ttl": self.ttl,
+            "write": self.write,
+            "tables": list(self.tables),
+        }
+
+
+def load_queries(path: str | os.PathLike[str]) -> dict[str, Query]:
+    """The queries in a TOML file, by name. Raises QueriesError."""
+    try:
+        with open(path, "rb") as file:
+            document = tomllib.load(file)
+    except OSError as fault:
+        raise QueriesError(path, [f"it cannot be read: {fault.strerror or fault}"]) from fault
+    except ValueError as fault:
+        raise QueriesError(path, [f"it is not TOML: {fault}"]) from fault
+    faults = [f"{name}: this key is not known{did_you_mean(name, ['query'])}" for name in document if name != "query"]
+    tables = document.get("query", [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise QueriesError(path, [*faults, "query: each query begins with [[query]], in double brackets"])
+    queries: dict[str, Query] = {}
+    for number, table in enumerate(tables, 1):
+        query, found = _read(table)
+        where = f"query {number} ({quoted(table['name'])})" if "name" in table else f"query {number}"
+        if query.name in queries:
+            found.append("name: another query is called so")
+        faults += [f"{where}: {fault}" for fault in found]
+        queries[query.name] = query
+    if faults:
+        raise QueriesError(path, faults)
+    return queries
+
+
+@dataclass
+class _Reader:
+    table: Mapping[str, Any]
+    faults: list[str] = field(default_factory=list)
+
+    def text(self, key: str, pattern: re.Pattern[str] | None, words: str) -> str:
+        value = self.table.get(key)
+        if not isinstance(value, str) or not value.strip() or (pattern is not None and not pattern.fullmatch(value)):
+            self.faults.append(
+                f"{key}: {'it is missing' if value is None else quoted(value) + ' cannot be used'}; {words}"
+            )
+            return ""
+        return value
+
+    def number(self, key: str, default: float, low: float, high: float) -> float:
+        value = self.table.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            self.faults.append(f"{key}: {quoted(value)} is not a number from {low:g} to {high:g}")
+            return default
+        return float(value)
+
+    def switch(self, key: str) -> bool:
+        value = self.table.get(key, False)
+        if not isinstance(value, bool):
+            self.faults.append(f"{key}: {quoted(value)} is neither true nor false")
+        return value is True
+
+    def texts(self, key: str, pattern: re.Pattern[str] | None = None) -> tuple[str, ...]:
+        value = self.table.get(key, [])
+        if not isinstance(value, list) or not all(
+            isinstance(one, str) and (pattern is None or pattern.fullmatch(one)) for one in value
+        ):
+            self.faults.append(f"{key}: {quoted(value)} is not a list of names")
+            return ()
+        return tuple(value)
+
+
+def _read(table: Mapping[str, Any]) -> tuple[Query, list[str]]:
+    """The query in a table, and what is wrong with it."""
+    reader = _Reader(table)
+    for key in table:
+        if key not in _KEYS:
+            reader.faults.append(f"{key}: this key is not known{did_you_mean(key, _KEYS)}")
+    parameters = []
+    for text in reader.texts("parameters"):
+        name, _, kind = (part.strip() for part in text.partition(":"))
+        if not name or kind.removesuffix("[]") not in _TYPES:
+            known = ", ".join(_TYPES)
+            reader.faults.append(
+                f'parameters: {quoted(text)} is not "name: type" with a type of {known}, or one with []'
+            )
+        else:
+            parameters.append(Parameter(name, kind))
+    milliseconds = reader.number("timeout_ms", 0, 0, MOST_SECONDS * 1000)
+    query = Query(
+        name=reader.text("name", _NAME, "use letters, digits, dots, dashes and underscores"),
+        sql=reader.text("sql", None, "give one statement with $1, $2 … for the parameters"),
+        parameters=tuple(parameters),
+        exists=reader.switch("exists"),
+        ttl=reader.number("ttl", DEFAULT_TTL, 0, MOST_SECONDS),
+        rows=int(reader.number("rows", DEFAULT_ROWS, 1, 10_000_000)),
+        timeout=milliseconds / 1000 if milliseconds else None,
+        write=reader.switch("write"),
+        tables=reader.texts("tables", _TABLE),
+        tags=reader.texts("tags"),
+    )
+    if query.exists and query.write:
+        reader.faults.append("exists: a query that writes cannot be an existence check")
+    return query, reader.faults

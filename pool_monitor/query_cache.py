@@ -1,0 +1,170 @@
+"""Answers of named queries, kept for a while: until their time is over, or a table they read has changed.
+
+Nothing is kept of what changed while it was read: an answer carries the count of changes at which its query began,
+and any later change of one of its tables spoils it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+MAX_BYTES = 64 * 1024 * 1024
+MAX_ANSWER_BYTES = 1024 * 1024
+OVERHEAD_BYTES = 600
+
+
+class Found(StrEnum):
+    """Where an answer came from."""
+
+    HIT = "hit"
+    MISS = "miss"
+    COLLAPSED = "collapsed"
+    BYPASS = "bypass"
+
+
+@dataclass(slots=True)
+class _Kept:
+    content: bytes
+    until: float
+    tables: frozenset[str]
+    epoch: int
+
+    @property
+    def weight(self) -> int:
+        return len(self.content) + OVERHEAD_BYTES
+
+
+class QueryCache:
+    """Kept answers by key, least recently used first out. clock -- monotonic seconds.
+
+    trusted -- False while changes cannot be heard of: then nothing is served from here or kept.
+    """
+
+    def __init__(self, clock: Callable[[], float], max_bytes: int = MAX_BYTES) -> None:
+        self._clock = clock
+        self._max_bytes = max_bytes
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._asking: dict[str, asyncio.Task[bytes]] = {}
+        self._epoch = 0
+        self._changed: dict[str, int] = {}
+        self._all_changed = 0
+        self.trusted = True
+        self.bytes = 0
+        self.tally = dict.fromkeys(Found, 0)
+        self.invalidations = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    async def answer(
+        self,
+        key: str,
+        ttl: float,
+        tables: Iterable[str],
+        ask: Callable[[], Awaitable[bytes]],
+    ) -> tuple[bytes, Found]:
+        """The kept answer, or that of `ask`, which is called once however many want it at the same time."""
+        if not self.trusted or ttl <= 0:
+            return await ask(), self._count(Found.BYPASS)
+        kept = self._find(key)
+        if kept is not None:
+            return kept.content, self._count(Found.HIT)
+        asking = self._asking.get(key)
+        if asking is not None:
+            return await asyncio.shield(asking), self._count(Found.COLLAPSED)
+        # in a task of its own: whoever came first may leave without failing the others
+        task = asyncio.create_task(self._ask(key, ttl, frozenset(tables), ask))
+        self._asking[key] = task
+        task.add_done_callback(lambda done: self._asked(key, done))
+        return await asyncio.shield(task), self._count(Found.MISS)
+
+    def _asked(self, key: str, task: asyncio.Task[bytes]) -> None:
+        if self._asking.get(key) is task:
+            del self._asking[key]
+        if not task.cancelled():
+            task.exception()
+
+    async def _ask(self, key: str, ttl: float, tables: frozenset[str], ask: Callable[[], Awaitable[bytes]]) -> bytes:
+        epoch = self._epoch
+        content = await ask()
+        kept = _Kept(content, self._clock() + ttl, tables, epoch)
+        if self.trusted and len(content) <= MAX_ANSWER_BYTES and self._holds(kept):
+            self._keep(key, kept)
+        return content
+
+    def _count(self, found: Found) -> Found:
+        self.tally[found] += 1
+        return found
+
+    def _holds(self, kept: _Kept) -> bool:
+        changed = max((self._changed.get(table, 0) for table in kept.tables), default=0)
+        return kept.epoch >= max(changed, self._all_changed)
+
+    def _find(self, key: str) -> _Kept | None:
+        kept = self._kept.get(key)
+        if kept is None:
+            return None
+        if kept.until <= self._clock() or not self._holds(kept):
+            self._drop(key)
+            return None
+        self._kept.move_to_end(key)
+        return kept
+
+    def _keep(self, key: str, kept: _Kept) -> None:
+        if key in self._kept:
+            self._drop(key)
+        self._kept[key] = kept
+        self.bytes += kept.weight
+        while self.bytes > self._max_bytes:
+            self._drop(next(iter(self._kept)))
+
+    def _drop(self, key: str) -> None:
+        self.bytes -= self._kept.pop(key).weight
+
+    def changed(self, table: str) -> None:
+        """A table has changed: what was read from it before is not served any more."""
+        self._epoch += 1
+        self._changed[table] = self._epoch
+        self.invalidations += 1
+        # requests from now on must not be given what is being read now
+        self._asking.clear()
+
+    def distrust(self) -> None:
+        """Changes cannot be heard of: drop everything, and keep nothing until `trust`."""
+        self.trusted = False
+        self.clear()
+
+    def trust(self) -> None:
+        """Changes are heard of again; those missed in between count as if everything had changed."""
+        self.clear()
+        self.trusted = True
+
+    def clear(self) -> None:
+        """Drop everything, and what is being read as well."""
+        self._epoch += 1
+        self._all_changed = self._epoch
+        self._asking.clear()
+        self._kept.clear()
+        self.bytes = 0
+
+    def report(self, enabled: bool) -> dict[str, object]:
+        """The `/api/metrics/query-cache` answer, as the proxy's `/api/metrics/report-cache`."""
+        hits = self.tally[Found.HIT] + self.tally[Found.COLLAPSED]
+        misses = self.tally[Found.MISS]
+        total = hits + misses
+        return {
+            "cacheHits": hits,
+            "cacheMisses": misses,
+            "cacheHitRate": f"{100 * hits / total if total else 0:.2f}%",
+            "enabled": enabled,
+            "collapsed": self.tally[Found.COLLAPSED],
+            "bypassed": self.tally[Found.BYPASS],
+            "listening": self.trusted,
+            "storedAnswers": len(self._kept),
+            "storedBytes": self.bytes,
+            "invalidations": self.invalidations,
+        }

@@ -1,0 +1,154 @@
+"""Runs named queries: on a lent connection, in a transaction of its own, within bounds, from the cache where it may."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from typing import Any
+
+import asyncpg
+
+from config.flags import Flags
+from pool_monitor import results
+from pool_monitor.pool import Pool, PoolError, describe, sqlstate
+from pool_monitor.queries import Query
+from pool_monitor.query_cache import Found, QueryCache
+
+log = logging.getLogger("siding.queries")
+
+FETCH_ROWS = 500
+PIECE_BYTES = 64 * 1024
+
+Observe = Callable[[str, str, float], None]
+"""Told of a query's name, how it was answered, and seconds."""
+
+
+class QueryError(Exception):
+    """A query that failed. status -- for HTTP. more -- for the JSON beside code and message."""
+
+    def __init__(self, status: int, code: str, message: str, **more: object) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.more = more
+
+
+class TooManyRows(Exception):
+    """The query brought more rows than it may."""
+
+
+class Runner:
+    """Answers named queries. tables -- of each query, once they are known."""
+
+    def __init__(self, pool: Pool, cache: QueryCache, flags: Flags, observe: Observe) -> None:
+        self._pool = pool
+        self._cache = cache
+        self._flags = flags
+        self._observe = observe
+        self.tables: dict[str, tuple[str, ...]] = {}
+
+    async def answer(self, query: Query, values: Sequence[object]) -> tuple[bytes, Found]:
+        """The whole answer as JSON. Raises QueryError."""
+        began = time.monotonic()
+        outcome = "error"
+        try:
+            content, found = await self._answer(query, values)
+            outcome = found.value
+            return content, found
+        except Exception as fault:
+            raise _told(query, fault) from fault
+        finally:
+            self._observe(query.name, outcome, time.monotonic() - began)
+
+    async def _answer(self, query: Query, values: Sequence[object]) -> tuple[bytes, Found]:
+        async def ask() -> bytes:
+            pieces = [piece async for piece in self._document(query, values)]
+            return b"".join(pieces)
+
+        keeps = self._flags.query_cache and not self._flags.bypass and not query.write
+        key = f"{query.name}\n{results.encode(list(values)).decode()}"
+        tables = query.tables or self.tables.get(query.name, ())
+        return await self._cache.answer(key, query.ttl if keeps else 0.0, tables, ask)
+
+    async def _document(self, query: Query, values: Sequence[object]) -> AsyncIterator[bytes]:
+        if query.exists:
+            async for record in self._records(query, values):
+                yield results.encode({"exists": record[0]})
+            return
+        count = 0
+        yield b'{"rows":['
+        async for record in self._records(query, values):
+            yield (b"," if count else b"") + results.row(record)
+            count += 1
+        yield b'],"rowCount":%d}' % count
+
+    async def lines(self, query: Query, values: Sequence[object]) -> AsyncGenerator[bytes, None]:
+        """The rows as they come, each as a line of JSON, gathered into pieces. Raises QueryError."""
+        began = time.monotonic()
+        outcome, piece, size = "error", [], 0
+        try:
+            async for record in self._records(query, values):
+                line = results.row(record) + b"\n"
+                piece.append(line)
+                size += len(line)
+                if size >= PIECE_BYTES:
+                    yield b"".join(piece)
+                    piece, size = [], 0
+            outcome = Found.BYPASS.value
+            yield b"".join(piece)
+        except Exception as fault:
+            raise _told(query, fault) from fault
+        finally:
+            self._observe(query.name, outcome, time.monotonic() - began)
+
+    async def _records(self, query: Query, values: Sequence[object]) -> AsyncIterator[Any]:
+        count = 0
+        async with self._pool.acquire(query.name) as connection, _bounded(query.timeout or self._pool.tuning.query):
+            await results.prepare_once(connection)
+            async with connection.transaction(readonly=not query.write):
+                limit = query.timeout or (self._pool.tuning.statement if self._pool.through_pgbouncer else None)
+                if limit is not None:
+                    await connection.execute(f"SET LOCAL statement_timeout = {round(1000 * limit)}")
+                if query.write:
+                    for record in await connection.fetch(query.statement(), *values):
+                        yield record
+                    return
+                async for record in connection.cursor(query.statement(), *values, prefetch=FETCH_ROWS):
+                    count += 1
+                    if count > query.rows:
+                        raise TooManyRows
+                    yield record
+
+
+@contextlib.asynccontextmanager
+async def _bounded(seconds: float) -> AsyncIterator[None]:
+    async with asyncio.timeout(seconds):
+        yield
+
+
+def _told(query: Query, fault: Exception) -> QueryError:
+    match fault:
+        case QueryError():
+            return fault
+        case PoolError():
+            return QueryError(503, fault.code, str(fault), retry=True)
+        case TooManyRows():
+            return QueryError(
+                422, "too-many-rows", f"{query.name} brings more than {query.rows} rows; narrow it, or raise its `rows`"
+            )
+        case TimeoutError():
+            return QueryError(504, "query-timeout", f"{query.name} took too long")
+        case asyncpg.QueryCanceledError():
+            return QueryError(504, "query-timeout", f"{query.name} took too long", sqlstate=fault.sqlstate)
+        case asyncpg.PostgresError():
+            client = sqlstate(fault)[:2] in {"22", "23"}
+            return QueryError(400 if client else 500, "query-failed", describe(fault), sqlstate=sqlstate(fault))
+        case asyncpg.DataError():
+            return QueryError(400, "bad-argument", str(fault))
+        case OSError() | asyncpg.InterfaceError():
+            return QueryError(503, "database-unreachable", describe(fault), retry=True)
+    log.error("query %s failed inside Siding", query.name, exc_info=fault)
+    return QueryError(500, "internal-error", "a fault of Siding's own; its log has the details")

@@ -1,0 +1,72 @@
+"""A monitor in this process, on a free port, and a client for it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from config.listen import open_socket
+from config.load import load
+from config.settings import MonitorSettings
+from pool_monitor.app import Monitor
+from pool_monitor.queries import load_queries
+
+
+@dataclass
+class Served:
+    """The answer to a request."""
+
+    status: int
+    fields: Mapping[str, str]
+    content: bytes
+    document: Any
+
+
+class Client:
+    """Asks a monitor."""
+
+    def __init__(self, session: aiohttp.ClientSession, monitor: Monitor) -> None:
+        self.session = session
+        self.monitor = monitor
+
+    async def ask(self, method: str, path: str, json: object = None, **fields: str) -> Served:
+        headers = {name.replace("_", "-"): value for name, value in fields.items()}
+        async with self.session.request(method, path, json=json, headers=headers) as answer:
+            content = await answer.read()
+            document = await answer.json() if answer.content_type == "application/json" else None
+            return Served(answer.status, answer.headers, content, document)
+
+    async def get(self, path: str, **fields: str) -> Served:
+        return await self.ask("GET", path, **fields)
+
+    async def query(self, name: str, **parameters: object) -> Served:
+        return await self.ask("POST", f"/api/queries/{name}", json=parameters)
+
+
+@contextlib.asynccontextmanager
+async def running_monitor(
+    database: str | None, queries: str = "", directory: Path | None = None, **settings: object
+) -> AsyncIterator[Client]:
+    """A monitor for `database`; `queries` is the text of a queries file."""
+    environ = {"HOST": "127.0.0.1", "PORT": "0"} | {name.upper(): str(value) for name, value in settings.items()}
+    if database is not None:
+        environ["DATABASE_URL"] = database
+    loaded = {}
+    if queries:
+        assert directory is not None
+        path = directory / "queries.toml"
+        path.write_text(queries)
+        loaded = load_queries(path)
+    monitor = Monitor(load(MonitorSettings, [], environ, prog="siding-monitor"), loaded)
+    sock = open_socket("127.0.0.1", 0)
+    await monitor.start(sock)
+    try:
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{sock.getsockname()[1]}") as session:
+            yield Client(session, monitor)
+    finally:
+        await monitor.close()

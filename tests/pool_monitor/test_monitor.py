@@ -1,0 +1,339 @@
+"""The monitor over HTTP against a real server: numbers, named queries, the query cache, and what breaks them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import asyncpg
+import pytest
+from aiohttp import web
+
+from deploy.postgres import Postgres, running
+from pool_monitor import changes
+from tests.pool_monitor.support import Client, Served, running_monitor
+from tests.support import PATIENCE
+
+QUERIES = """
+[[query]]
+name = "reports"
+sql = "SELECT id, title FROM reports WHERE user_id = $1 ORDER BY id"
+parameters = ["userId: text"]
+ttl = 300
+tags = ["reports"]
+
+[[query]]
+name = "has-report"
+sql = "SELECT 1 FROM reports WHERE user_id = $1"
+parameters = ["userId: text"]
+exists = true
+ttl = 0
+
+[[query]]
+name = "slow"
+sql = "SELECT pg_sleep($1)"
+parameters = ["seconds: double"]
+timeout_ms = 100
+ttl = 0
+
+[[query]]
+name = "many"
+sql = "SELECT i FROM generate_series(1, $1) AS i"
+parameters = ["n: integer"]
+rows = 1000
+ttl = 0
+
+[[query]]
+name = "add"
+sql = "INSERT INTO reports (user_id, title) VALUES ($1, $2) RETURNING id"
+parameters = ["userId: text", "title: text"]
+write = true
+
+[[query]]
+name = "sneaky"
+sql = "INSERT INTO reports (user_id, title) VALUES ('x', 'y') RETURNING id"
+
+[[query]]
+name = "divide"
+sql = "SELECT 1 / $1::int AS q"
+parameters = ["by: integer"]
+ttl = 0
+
+[[query]]
+name = "hold"
+sql = "SELECT pg_sleep($1)"
+parameters = ["seconds: double"]
+ttl = 0
+"""
+
+TABLE = (
+    "CREATE TABLE reports (id serial PRIMARY KEY, user_id text NOT NULL, title text); CREATE INDEX ON reports (user_id)"
+)
+
+
+@pytest.fixture
+async def reports(database: str) -> str:
+    """A database with reports in it."""
+    connection = await asyncpg.connect(database)
+    await connection.execute(TABLE)
+    await connection.execute("INSERT INTO reports (user_id, title) VALUES ('ann', 'first'), ('ann', 'second')")
+    await connection.close()
+    return database
+
+
+async def until_true(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not holds():  # noqa: ASYNC110 - what is waited for comes over a socket
+            await asyncio.sleep(0.005)
+
+
+async def listening(client: Client) -> None:
+    await until_true(lambda: client.monitor.cache.trusted)
+
+
+async def tables_known(client: Client) -> None:
+    runner = client.monitor.parts.runner
+    assert runner is not None
+    await until_true(lambda: "reports" in runner.tables)
+
+
+async def execute(url: str, sql: str) -> None:
+    connection = await asyncpg.connect(url)
+    await connection.execute(sql)
+    await connection.close()
+
+
+# -- numbers
+
+
+async def test_the_pool_in_json(database: str) -> None:
+    async with running_monitor(database) as client:
+        async with asyncio.timeout(PATIENCE):
+            while (answer := await client.get("/api/metrics/database-pool")).document["idleCount"] != 2:
+                pass
+        five = ("totalCount", "idleCount", "waitingCount", "maxConnections", "activeConnections")
+        assert {name: answer.document[name] for name in five} == dict(zip(five, (2, 2, 0, 20, 0), strict=True))
+        assert answer.document["verdict"] == "healthy"
+        assert (await client.get("/healthz")).status == 200
+        assert (await client.get("/readyz")).document == {"ready": True, "reason": "healthy"}
+
+
+async def test_the_pool_for_prometheus(server: Postgres, database: str) -> None:
+    await execute(database, "CREATE EXTENSION pg_stat_statements")
+    async with running_monitor(database) as client:
+        await until_true(lambda: client.monitor.sampler is not None and client.monitor.sampler.latest is not None)
+        text = (await client.get("/metrics")).content.decode()
+    for line in (
+        'siding_pool_connections{state="idle"}',
+        "siding_pool_waiting 0.0",
+        "siding_pool_connections_max 20.0",
+        'siding_pool_connect_seconds_count{outcome="ok"}',
+        'siding_pool_state{state="healthy"} 1.0',
+        "siding_server_up 1.0",
+        'siding_server_connections{state="idle"}',
+        "siding_server_cache_hit_ratio",
+        "siding_server_connections_max 60.0",
+        'siding_server_statement_seconds_total{fingerprint="',
+        'siding_flag{flag="ENABLE_QUERY_CACHE"} 1.0',
+    ):
+        assert line in text, line
+
+
+async def test_a_starving_pool_is_seen(reports: str, tmp_path: Path) -> None:
+    async with running_monitor(reports, QUERIES, tmp_path, db_pool_max=1, db_pool_min=1) as client:
+        await client.query("has-report", userId="ann")
+        hold = asyncio.create_task(client.query("hold", seconds=1))
+        numbers = client.monitor.parts.numbers
+        assert numbers is not None
+        await until_true(lambda: [holder.name for holder in numbers().holders] == ["hold"])
+        waiting = asyncio.create_task(client.query("has-report", userId="ann"))
+        answer: Served | None = None
+        async with asyncio.timeout(PATIENCE):
+            while answer is None or answer.document["waitingCount"] != 1:
+                answer = await client.get("/api/metrics/database-pool")
+        assert answer.document["state"] == "saturated"
+        assert answer.document["holders"][0]["name"] == "hold"
+        assert answer.document["targets"]["waitingAlwaysZero"] is False
+        assert (await client.get("/metrics")).status == 200
+        assert (await waiting).document == {"exists": True}
+        await hold
+
+
+async def test_without_a_database(tmp_path: Path) -> None:
+    async with running_monitor(None, QUERIES, tmp_path) as client:
+        assert (await client.get("/readyz")).status == 200
+        assert (await client.get("/api/metrics/database-pool")).document["state"] == "off"
+        assert (await client.query("reports", userId="ann")).status == 503
+
+
+async def test_a_database_that_is_away_is_told(tmp_path: Path) -> None:
+    async with running() as server:
+        await server.stop()
+        async with running_monitor(server.url(), QUERIES, tmp_path, db_pool_connection_timeout_ms=100) as client:
+            answer = await client.query("reports", userId="ann")
+            assert (answer.status, answer.document["error"]["code"]) == (503, "database-unreachable")
+            assert answer.fields["Retry-After"] == "1"
+            ready = await client.get("/readyz")
+            assert (ready.status, ready.document["reason"].partition(":")[0]) == (503, "unreachable")
+            await server.start()
+            async with asyncio.timeout(PATIENCE):
+                while (await client.get("/readyz")).status != 200:
+                    pass
+
+
+# -- named queries
+
+
+async def test_named_queries(reports: str, tmp_path: Path) -> None:
+    async with running_monitor(reports, QUERIES, tmp_path) as client:
+        rows = [{"id": 1, "title": "first"}, {"id": 2, "title": "second"}]
+        assert (await client.query("reports", userId="ann")).document == {"rows": rows, "rowCount": 2}
+        assert (await client.get("/api/queries/reports?userId=ann")).document == {"rows": rows, "rowCount": 2}
+        assert (await client.query("has-report", userId="ann")).document == {"exists": True}
+        assert (await client.query("has-report", userId="bob")).document == {"exists": False}
+        lines = await client.ask("POST", "/api/queries/reports", {"userId": "ann"}, Accept="application/x-ndjson")
+        assert [json.loads(line) for line in lines.content.splitlines()] == rows
+        assert len((await client.get("/api/queries")).document) == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "status", "code", "words"),
+    [
+        ("nothing", {}, 404, "no-such-query", "QUERIES_FILE"),
+        ("reports", {}, 400, "bad-arguments", "'userId' is missing: give text"),
+        ("reports", {"userId": 5}, 400, "bad-arguments", "'userId' is not of the type text"),
+        ("reports", {"userId": "a", "userid": "b"}, 400, "bad-arguments", "did you mean"),
+        ("slow", {"seconds": 5}, 504, "query-timeout", "slow took too long"),
+        ("many", {"n": 5000}, 422, "too-many-rows", "more than 1000 rows"),
+        ("divide", {"by": 0}, 400, "query-failed", "division by zero"),
+        ("sneaky", {}, 500, "query-failed", "read-only transaction"),
+    ],
+)
+async def test_queries_that_fail(
+    reports: str, tmp_path: Path, name: str, parameters: dict[str, object], status: int, code: str, words: str
+) -> None:
+    async with running_monitor(reports, QUERIES, tmp_path) as client:
+        answer = await client.query(name, **parameters)
+        assert (answer.status, answer.document["error"]["code"]) == (status, code)
+        assert words in answer.document["error"]["message"]
+        assert (await client.query("has-report", userId="ann")).status == 200
+
+
+async def test_a_query_that_writes(reports: str, tmp_path: Path) -> None:
+    async with running_monitor(reports, QUERIES, tmp_path) as client:
+        assert (await client.query("add", userId="bob", title="x")).document == {"rows": [{"id": 3}], "rowCount": 1}
+        assert (await client.get("/api/queries/add?userId=bob&title=x")).status == 405
+        assert (await client.query("has-report", userId="bob")).document == {"exists": True}
+
+
+async def test_tokens(reports: str, tmp_path: Path) -> None:
+    async with running_monitor(reports, QUERIES, tmp_path, queries_token="sesame", admin_token="door") as client:
+        assert (await client.query("reports", userId="ann")).status == 401
+        assert (await client.get("/api/queries/reports?userId=ann", Authorization="Bearer door")).status == 401
+        assert (await client.get("/api/queries/reports?userId=ann", Authorization="Bearer sesame")).status == 200
+        assert (await client.ask("PATCH", "/api/flags", {"BYPASS": True})).status == 401
+        flags = await client.ask("PATCH", "/api/flags", {"BYPASS": True}, Authorization="Bearer door")
+        assert flags.document["BYPASS"] is True
+
+
+# -- the query cache
+
+
+def found(answer: Served) -> str:
+    return answer.fields["X-Query-Cache"]
+
+
+async def test_answers_are_kept_and_flags_stop_that(reports: str, tmp_path: Path) -> None:
+    async with running_monitor(reports, QUERIES, tmp_path) as client:
+        await listening(client)
+        assert [found(await client.query("reports", userId="ann")) for _ in range(3)] == ["miss", "hit", "hit"]
+        assert found(await client.query("reports", userId="bob")) == "miss"
+        report = (await client.get("/api/metrics/query-cache")).document
+        keys = ("cacheHits", "cacheMisses", "cacheHitRate", "enabled")
+        assert {name: report[name] for name in keys} == dict(zip(keys, (2, 2, "50.00%", True), strict=True))
+        await client.ask("PATCH", "/api/flags", {"ENABLE_QUERY_CACHE": False})
+        assert found(await client.query("reports", userId="ann")) == "bypass"
+        assert (await client.get("/api/metrics/query-cache")).document["enabled"] is False
+
+
+async def test_equal_calls_ask_once(reports: str, tmp_path: Path) -> None:
+    slow = QUERIES.replace('name = "hold"', 'name = "held"\ntables = ["reports"]', 1).replace("ttl = 0\n", "ttl = 60\n")
+    async with running_monitor(reports, slow, tmp_path) as client:
+        await listening(client)
+        answers = await asyncio.gather(*(client.query("held", seconds=0.2) for _ in range(20)))
+        assert sorted(found(answer) for answer in answers) == ["collapsed"] * 19 + ["miss"]
+
+
+async def test_a_change_makes_answers_fresh(reports: str, tmp_path: Path) -> None:
+    connection = await asyncpg.connect(reports)
+    assert await changes.install(connection, ["reports"]) == ["public.reports"]
+    async with running_monitor(reports, QUERIES, tmp_path) as client:
+        await listening(client)
+        await until_true(
+            lambda: client.monitor.parts.runner is not None and "reports" in client.monitor.parts.runner.tables
+        )
+        assert (await client.query("reports", userId="ann")).document["rowCount"] == 2
+        assert found(await client.query("reports", userId="ann")) == "hit"
+        await connection.execute("INSERT INTO reports (user_id, title) VALUES ('ann', 'third')")
+        async with asyncio.timeout(PATIENCE):
+            while (await client.query("reports", userId="ann")).document["rowCount"] != 3:
+                pass
+        assert found(await client.query("reports", userId="ann")) == "hit"
+    assert await changes.remove(connection) == ["public.reports"]
+    assert await changes.installed(connection) == []
+    await connection.close()
+
+
+async def test_without_ears_nothing_is_kept(reports: str, tmp_path: Path) -> None:
+    async with running_monitor(reports, QUERIES, tmp_path) as client:
+        await listening(client)
+        await client.query("reports", userId="ann")
+        cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'siding-monitor changes'"
+        await execute(reports, cut)
+        await until_true(lambda: not client.monitor.cache.trusted)
+        assert found(await client.query("reports", userId="ann")) == "bypass"
+        await listening(client)
+        assert found(await client.query("reports", userId="ann")) == "miss"
+
+
+async def test_the_proxy_is_told(reports: str, tmp_path: Path) -> None:
+    purged: asyncio.Queue[tuple[object, str | None]] = asyncio.Queue()
+
+    async def purge(request: web.Request) -> web.Response:
+        purged.put_nowait((await request.json(), request.headers.get("Authorization")))
+        return web.json_response({})
+
+    app = web.Application()
+    app.router.add_post("/api/purge", purge)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    await execute(reports, "SELECT 1")
+    connection = await asyncpg.connect(reports)
+    await changes.install(connection, ["reports"])
+    try:
+        async with running_monitor(
+            reports, QUERIES, tmp_path, proxy_admin_url=f"http://127.0.0.1:{port}", proxy_admin_token="door"
+        ) as client:
+            await listening(client)
+            await until_true(
+                lambda: client.monitor.parts.runner is not None and "reports" in client.monitor.parts.runner.tables
+            )
+            await connection.execute("UPDATE reports SET title = 'new'")
+            async with asyncio.timeout(PATIENCE):
+                assert await purged.get() == ({"tag": "reports"}, "Bearer door")
+    finally:
+        await connection.close()
+        await runner.cleanup()
+
+
+async def test_triggers_are_all_or_none(reports: str) -> None:
+    connection = await asyncpg.connect(reports)
+    with pytest.raises(changes.TableError, match="'nothing'"):
+        await changes.install(connection, ["reports", "nothing"])
+    assert await changes.installed(connection) == []
+    await connection.close()
