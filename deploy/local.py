@@ -23,15 +23,21 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import asyncpg
 from pydantic import Field
 
-from config.kinds import OptionalHttpUrl
+from config.kinds import Host, OptionalDatabaseUrl, OptionalHttpUrl, Whole
 from config.listen import ListenError, address_of, open_socket
 from config.load import load
-from config.settings import ProxySettings
+from config.settings import ProxySettings, Settings
 from config.words import masked
+from deploy.postgres import USER
+from pool_monitor import changes
 
 EXAMPLE_RULES = Path(__file__).parent / "example_rules.toml"
+EXAMPLE_SQL = Path(__file__).parent / "example.sql"
+EXAMPLE_QUERIES = Path(__file__).parent / "example_queries.toml"
+EXAMPLE_TABLE = "parent_reports"
 ORIGIN_PORT = 3000
 """Where the example origin listens if nothing else does."""
 
@@ -76,6 +82,22 @@ def answers(url: str) -> Callable[[], Awaitable[bool]]:
             async with aiohttp.ClientSession(timeout=timeout) as client, client.get(url) as answer:
                 return answer.status == 200
         except (aiohttp.ClientError, OSError, TimeoutError):
+            return False
+
+    return ready
+
+
+def has_table(url: str, table: str) -> Callable[[], Awaitable[bool]]:
+    """A ready check: the database has notified triggers on `table`, the last thing that is made."""
+
+    async def ready() -> bool:
+        try:
+            connection = await asyncpg.connect(url, timeout=PROBE_SECONDS)
+            try:
+                return any(name.endswith(f".{table}") for name in await changes.installed(connection))
+            finally:
+                await connection.close()
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
             return False
 
     return ready
@@ -193,6 +215,18 @@ class LocalSettings(ProxySettings):
     )
 
 
+class MonitorOptions(Settings):
+    """What is said of the monitor, in environment variables alone: the file and the options are the proxy's."""
+
+    database_url: OptionalDatabaseUrl = Field(
+        None, repr=False, description="the database; without it a PostgreSQL of this machine's own is started"
+    )
+    monitor_host: Host = Field("::", description="address the pool monitor listens on")
+    monitor_port: Whole = Field(
+        8081, ge=0, le=65_535, description="port the pool monitor listens on; 0 takes a free one"
+    )
+
+
 class PortTaken(Exception):
     """A part's address cannot be listened on. Its text says what to do."""
 
@@ -221,6 +255,24 @@ def free_addresses(settings: LocalSettings) -> Addresses:
         admin = held.enter_context(_reserved("ADMIN_HOST", settings.admin_host, "ADMIN_PORT", settings.admin_port))
         origin = held.enter_context(_origin_socket()) if settings.upstream_url is None else None
         return Addresses(address_of(public), address_of(admin), address_of(origin) if origin is not None else None)
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorAddresses:
+    """Where the monitor listens, and the PostgreSQL of this machine's own; None where DATABASE_URL names another."""
+
+    monitor: str
+    postgres: str | None
+
+
+def free_monitor_addresses(options: MonitorOptions) -> MonitorAddresses:
+    """As `free_addresses`. Raises PortTaken."""
+    with contextlib.ExitStack() as held:
+        monitor = held.enter_context(
+            _reserved("MONITOR_HOST", options.monitor_host, "MONITOR_PORT", options.monitor_port)
+        )
+        postgres = held.enter_context(open_socket("127.0.0.1", 0)) if options.database_url is None else None
+        return MonitorAddresses(address_of(monitor), address_of(postgres) if postgres is not None else None)
 
 
 def _reserved(host_variable: str, host: str, port_variable: str, port: int) -> socket.socket:
@@ -253,6 +305,42 @@ def plan(settings: LocalSettings, addresses: Addresses, argv: Sequence[str], env
     ]
 
 
+def monitor_plan(
+    options: MonitorOptions, addresses: MonitorAddresses, admin: str, environ: Mapping[str, str]
+) -> list[Part]:
+    """The monitor, after a PostgreSQL where none is given. admin -- HOST:PORT of the proxy's admin listener."""
+    apart = {"PORT", "HOST", "ADMIN_PORT", "ADMIN_HOST", "SIDING_CONFIG"}
+    own = {name: value for name, value in environ.items() if name not in apart}
+    own |= {"PORT": Addresses.port_of(addresses.monitor), "HOST": options.monitor_host}
+    own.setdefault("LOG_FORMAT", "text")
+    own.setdefault("PROXY_ADMIN_URL", f"http://{admin}")
+    if "ADMIN_TOKEN" in own:
+        own.setdefault("PROXY_ADMIN_TOKEN", own["ADMIN_TOKEN"])
+    parts = []
+    if addresses.postgres is not None:
+        own["DATABASE_URL"] = f"postgresql://{USER}@{addresses.postgres}/postgres"
+        own.setdefault("QUERIES_FILE", str(EXAMPLE_QUERIES))
+        port = Addresses.port_of(addresses.postgres)
+        sql = ("--sql", str(EXAMPLE_SQL), "--notify", EXAMPLE_TABLE)
+        parts.append(
+            Part(
+                name="PostgreSQL",
+                command=(sys.executable, "-m", "deploy.postgres", "--port", port, *sql),
+                environ=environ,
+                ready=has_table(own["DATABASE_URL"], EXAMPLE_TABLE),
+            )
+        )
+    parts.append(
+        Part(
+            name="the pool monitor",
+            command=(sys.executable, "-m", "pool_monitor"),
+            environ=own,
+            ready=answers(f"http://{addresses.monitor}/healthz"),
+        )
+    )
+    return parts
+
+
 def _origin_part(address: str, environ: Mapping[str, str]) -> Part:
     host, _, port = address.rpartition(":")
     return Part(
@@ -277,7 +365,7 @@ def _proxy_part(settings: LocalSettings, addresses: Addresses, argv: Sequence[st
     )
 
 
-def welcome(settings: LocalSettings, addresses: Addresses) -> str:
+def welcome(settings: LocalSettings, addresses: Addresses, monitor: MonitorAddresses) -> str:
     """The addresses, and one command to try."""
     if addresses.origin is None:
         origin = masked(settings.upstream_url or "")
@@ -291,6 +379,7 @@ def welcome(settings: LocalSettings, addresses: Addresses) -> str:
             "Siding is up. Ctrl-C stops it.",
             f"  proxy   http://{addresses.public}",
             f"  admin   http://{addresses.admin} (/metrics, /api/metrics/report-cache, /api/flags, /api/routes)",
+            f"  monitor http://{monitor.monitor} (/api/metrics/database-pool, /api/queries, /metrics)",
             f"  origin  {origin}",
             hint,
             f"  {shlex.join(curl(addresses))}",
@@ -312,13 +401,23 @@ def main(argv: list[str] | None = None) -> int:
     """Returns the exit status: 0 stopped as asked, 1 a port is taken, 2 a bad setting, or a failed part's own."""
     given = sys.argv[1:] if argv is None else argv
     settings = load(LocalSettings, given, os.environ, prog="python -m deploy.local")
+    options = load(
+        MonitorOptions,
+        [],
+        {name: value for name, value in os.environ.items() if name != "SIDING_CONFIG"},
+        prog="python -m deploy.local",
+    )
     try:
         addresses = free_addresses(settings)
+        monitor = free_monitor_addresses(options)
     except PortTaken as fault:
         print(f"siding: {fault}", file=sys.stderr)
         return FAILED
-    parts = plan(settings, addresses, given, os.environ)
-    return asyncio.run(Stack(parts).run(welcome(settings, addresses)))
+    parts = [
+        *monitor_plan(options, monitor, addresses.admin, os.environ),
+        *plan(settings, addresses, given, os.environ),
+    ]
+    return asyncio.run(Stack(parts).run(welcome(settings, addresses, monitor)))
 
 
 if __name__ == "__main__":

@@ -17,8 +17,12 @@ import socket
 import stat
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
+
+import asyncpg
+
+from pool_monitor import changes
 
 USER = "siding"
 """The superuser of the databases."""
@@ -194,16 +198,15 @@ async def running(settings: Mapping[str, str] | None = None, port: int = 0) -> A
             await server.stop()
 
 
-async def _serve(port: int, sql: str | None) -> None:
+async def _serve(port: int, sql: str | None, notifying: Sequence[str]) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     async with running({"shared_preload_libraries": "pg_stat_statements"}, port) as server:
         if sql is not None:
-            import asyncpg  # noqa: PLC0415 - only needed here
-
             connection = await asyncpg.connect(server.url())
             await connection.execute(sql)
+            await changes.install(connection, notifying)
             await connection.close()
         print(f"postgres: {server.url()}", flush=True)
         await stopped.wait()
@@ -214,9 +217,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m deploy.postgres", description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; 0 takes a free one")
     parser.add_argument("--sql", type=Path, help="a file with SQL to run once it is up")
+    parser.add_argument("--notify", action="append", default=[], help="a table of that file that notifies of changes")
     given = parser.parse_args(argv)
+    sql = given.sql.read_text(encoding="utf-8") if given.sql else None
     try:
-        asyncio.run(_serve(given.port, given.sql.read_text(encoding="utf-8") if given.sql else None))
+        asyncio.run(_serve(given.port, sql, given.notify))
     except PostgresError as fault:
         print(f"postgres: {fault}", file=sys.stderr)
         return 1

@@ -77,7 +77,7 @@ class QueryCache:
         if asking is not None:
             return await asyncio.shield(asking), self._count(Found.COLLAPSED)
         # in a task of its own: whoever came first may leave without failing the others
-        task = asyncio.create_task(self._ask(key, ttl, frozenset(tables), ask))
+        task = asyncio.create_task(self._ask(key, ttl, frozenset(tables), self._epoch, ask))
         self._asking[key] = task
         task.add_done_callback(lambda done: self._asked(key, done))
         return await asyncio.shield(task), self._count(Found.MISS)
@@ -88,8 +88,9 @@ class QueryCache:
         if not task.cancelled():
             task.exception()
 
-    async def _ask(self, key: str, ttl: float, tables: frozenset[str], ask: Callable[[], Awaitable[bytes]]) -> bytes:
-        epoch = self._epoch
+    async def _ask(
+        self, key: str, ttl: float, tables: frozenset[str], epoch: int, ask: Callable[[], Awaitable[bytes]]
+    ) -> bytes:
         content = await ask()
         kept = _Kept(content, self._clock() + ttl, tables, epoch)
         if self.trusted and len(content) <= MAX_ANSWER_BYTES and self._holds(kept):

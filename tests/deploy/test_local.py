@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shlex
 import signal
 import socket
@@ -21,7 +22,7 @@ from tests.deploy.processes import PATIENCE, Child, environment, listens, python
 
 LOCAL = ("-m", "deploy.local")
 REPORT = "/api/parent-reports/generate"
-ANYWHERE = {"HOST": "127.0.0.1", "PORT": "0", "ADMIN_PORT": "0"}
+ANYWHERE = {"HOST": "127.0.0.1", "PORT": "0", "ADMIN_PORT": "0", "MONITOR_HOST": "127.0.0.1", "MONITOR_PORT": "0"}
 WITH_EXAMPLE = Addresses(public="localhost:8080", admin="127.0.0.1:9090", origin="127.0.0.1:3000")
 WITHOUT = Addresses(public="localhost:8080", admin="127.0.0.1:9090", origin=None)
 
@@ -202,7 +203,34 @@ async def test_with_the_example_origin_the_second_report_comes_from_the_cache() 
         assert (await counts(origin))["reportsGenerated"] == 1
         child.press_ctrl_c()
         assert await child.end() == 0
-    assert not any(map(listens, (public, admin, origin)))
+        monitor = address(child, "monitor")
+    assert not any(map(listens, (public, admin, origin, monitor)))
+    assert "Traceback" not in child.output
+
+
+async def test_a_changed_row_makes_queries_and_reports_fresh() -> None:
+    async with python(*LOCAL, environ=environment(**ANYWHERE)) as child, asyncio.timeout(4 * PATIENCE):
+        command = await child.line("curl -i ")
+        monitor = f"http://{address(child, 'monitor')}/api/queries"
+        await try_it(command)
+        assert (await try_it(command))[0]["Cache-Status"].startswith("siding; hit")
+        async with ClientSession() as client:
+
+            async def exists(user: str) -> bool:
+                async with client.get(f"{monitor}/report-exists", params={"userId": user}) as answer:
+                    found: dict[str, bool] = await answer.json()
+                    return found["exists"]
+
+            assert await exists("large_user")
+            assert not await exists("newcomer")
+            async with client.post(f"{monitor}/add-report", json={"userId": "newcomer", "report": {}}) as answer:
+                assert answer.status == 200
+            while not await exists("newcomer"):  # noqa: ASYNC110 - the news comes over a socket
+                await asyncio.sleep(0.01)
+        while (await try_it(command))[0]["Cache-Status"].startswith("siding; hit"):
+            pass
+        child.press_ctrl_c()
+        assert await child.end() == 0
     assert "Traceback" not in child.output
 
 

@@ -1,0 +1,67 @@
+"""`python -m pool_monitor` as an operator starts it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+
+import aiohttp
+import asyncpg
+
+from tests.deploy.processes import environment, python
+
+MONITOR = ("-m", "pool_monitor")
+
+
+async def test_bad_settings_end_with_status_2_and_say_everything() -> None:
+    environ = environment(DATABASE_URL="mysql://secret@host/db", DB_POOL_MAX="1", DB_POOL_MIN="5", PORT="x")
+    async with python(*MONITOR, environ=environ) as child:
+        assert await child.end() == 2
+    for name in ("DATABASE_URL", "DB_POOL_MIN", "PORT"):
+        assert name in child.output
+    assert "secret" not in child.output
+    assert "Traceback" not in child.output
+
+
+async def test_a_bad_queries_file_ends_with_status_2(tmp_path: Path) -> None:
+    path = tmp_path / "queries.toml"
+    path.write_text('[[query]]\nname = "a"\n')
+    async with python(*MONITOR, environ=environment(QUERIES_FILE=str(path))) as child:
+        assert await child.end() == 2
+    assert "sql: it is missing" in child.output
+    assert "Traceback" not in child.output
+
+
+async def test_it_serves_until_sigterm(database: str) -> None:
+    environ = environment(DATABASE_URL=database, HOST="127.0.0.1", PORT="0", LOG_FORMAT="text")
+    async with python(*MONITOR, environ=environ) as child:
+        url = (await child.line("pool monitor: ")).split("http://")[1].split(",")[0]
+        await child.line("connection opened")
+        async with aiohttp.ClientSession() as session, session.get(f"http://{url}/readyz") as answer:
+            assert answer.status == 200
+        child.send(signal.SIGTERM)
+        assert await child.end() == 0
+    assert "Traceback" not in child.output
+
+
+async def test_triggers(database: str) -> None:
+    connection = await asyncpg.connect(database)
+    await connection.execute('CREATE TABLE "Odd Name" (i int); CREATE TABLE t (i int)')
+    await connection.close()
+    environ = environment(DATABASE_URL=database)
+
+    async def triggers(*arguments: str) -> tuple[int, str]:
+        async with python(*MONITOR, "triggers", *arguments, environ=environ) as child:
+            async with asyncio.timeout(20):
+                return await child.end(), child.output
+
+    assert await triggers("install", "t", '"Odd Name"') == (
+        0,
+        "these tables notify of their changes now: public.t, public.Odd Name",
+    )
+    assert "public.Odd Name, public.t" in (await triggers("show"))[1]
+    assert (await triggers("install", "nothing"))[0] == 1
+    assert (await triggers())[0] == 2
+    assert (await triggers("remove"))[0] == 0
+    assert (await triggers("show"))[1].endswith("none")

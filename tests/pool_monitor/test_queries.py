@@ -1,0 +1,134 @@
+"""The file of named queries: every fault at once; parameters by their types."""
+
+from __future__ import annotations
+
+import contextlib
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deploy.local import EXAMPLE_QUERIES
+from pool_monitor.queries import ArgumentError, Parameter, QueriesError, Query, load_queries
+
+
+def load(tmp_path: Path, text: str) -> dict[str, Query]:
+    path = tmp_path / "queries.toml"
+    path.write_text(text)
+    return load_queries(path)
+
+
+def test_the_example() -> None:
+    queries = load_queries(EXAMPLE_QUERIES)
+    assert queries["report-exists"].statement() == "SELECT EXISTS (SELECT 1 FROM parent_reports WHERE user_id = $1)"
+    assert queries["latest-reports"].arguments({"count": 3, "userId": "ann"}) == ["ann", 3]
+    assert queries["add-report"].write
+
+
+def test_every_fault_is_told_at_once(tmp_path: Path) -> None:
+    text = """
+    colour = 1
+    [[query]]
+    name = "a b"
+    sql = 5
+    parameters = ["x", "y: strange"]
+    ttl = -1
+    wirte = true
+    [[query]]
+    name = "one"
+    sql = "SELECT 1"
+    exists = true
+    write = true
+    [[query]]
+    name = "one"
+    sql = "SELECT 2"
+    """
+    with pytest.raises(QueriesError) as raised:
+        load(tmp_path, text)
+    told = str(raised.value)
+    for words in (
+        "colour: this key is not known",
+        "query 1 ('a b'): name:",
+        "sql: 5 cannot be used",
+        "'x' is not \"name: type\"",
+        "'y: strange'",
+        "ttl: -1 is not a number",
+        "wirte: this key is not known; did you mean write?",
+        "cannot be an existence check",
+        "another query is called so",
+    ):
+        assert words in told, told
+
+
+@pytest.mark.parametrize("text", ["[query]\nname = 1", "[[query", ""])
+def test_files_that_are_no_list_of_queries(tmp_path: Path, text: str) -> None:
+    if text:
+        with pytest.raises(QueriesError):
+            load(tmp_path, text)
+    else:
+        assert load(tmp_path, text) == {}
+    with pytest.raises(QueriesError, match="cannot be read"):
+        load_queries(tmp_path / "nowhere.toml")
+
+
+@pytest.mark.parametrize(
+    ("kind", "given_value", "expected"),
+    [
+        ("text", "a", "a"),
+        ("integer", 5, 5),
+        ("integer", "5", 5),
+        ("bigint", 2**60, 2**60),
+        ("double", 1, 1.0),
+        ("double", "1.5", 1.5),
+        ("numeric", "1.10", Decimal("1.10")),
+        ("boolean", True, True),
+        ("boolean", "false", False),
+        ("uuid", "6f1d0ec0-0000-4000-8000-000000000001", UUID("6f1d0ec0-0000-4000-8000-000000000001")),
+        ("date", "2026-01-31", date(2026, 1, 31)),
+        ("timestamptz", "2026-01-31T12:00:00Z", datetime(2026, 1, 31, 12, tzinfo=UTC)),
+        ("timestamp", "2026-01-31T12:00:00", datetime(2026, 1, 31, 12)),
+        ("jsonb", {"a": [1]}, '{"a": [1]}'),
+        ("integer[]", [1, None, "2"], [1, None, 2]),
+        ("text[]", "a,b", ["a", "b"]),
+        ("text", None, None),
+    ],
+)
+def test_values(kind: str, given_value: object, expected: object) -> None:
+    assert Parameter("p", kind).convert(given_value) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "given_value"),
+    [
+        ("text", 5),
+        ("text", "a\0b"),
+        ("integer", "x"),
+        ("integer", 1.5),
+        ("integer", True),
+        ("double", True),
+        ("numeric", "x"),
+        ("numeric", []),
+        ("boolean", 1),
+        ("uuid", "x"),
+        ("date", "31.1.2026"),
+        ("timestamptz", "2026-01-31T12:00:00"),
+        ("timestamp", "2026-01-31T12:00:00Z"),
+        ("integer[]", 5),
+        ("integer[]", ["x"]),
+    ],
+)
+def test_values_that_do_not_fit(kind: str, given_value: object) -> None:
+    query = Query("q", "SELECT $1", (Parameter("p", kind),))
+    with pytest.raises(ArgumentError, match="'p' is not of the type"):
+        query.arguments({"p": given_value})
+
+
+@given(st.dictionaries(st.text(), st.none() | st.integers() | st.text() | st.lists(st.integers())))
+def test_no_arguments_raise_anything_else(arguments: dict[str, object]) -> None:
+    query = Query("q", "SELECT $1, $2", (Parameter("a", "integer"), Parameter("b", "timestamptz[]")))
+    with contextlib.suppress(ArgumentError):
+        assert len(query.arguments(arguments)) == 2
