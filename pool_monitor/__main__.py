@@ -1,12 +1,16 @@
-"""`python -m pool_monitor`: read the settings, serve until SIGTERM or Ctrl-C; `triggers` manages the triggers."""
+"""`python -m pool_monitor`: serve until SIGTERM or Ctrl-C; `triggers` and `advise` do one thing and end."""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import json
 import logging
 import os
 import signal
 import sys
+from pathlib import Path
+from typing import Any, cast
 
 import asyncpg
 
@@ -15,6 +19,7 @@ from config.load import load
 from config.logs import configure_logging
 from config.settings import MonitorSettings
 from pool_monitor import app, changes
+from pool_monitor.advisor import advise, sources
 from pool_monitor.pool import APPLICATION, describe
 from pool_monitor.queries import QueriesError, Query, load_queries
 
@@ -71,9 +76,59 @@ def triggers(argv: list[str]) -> int:
     return 0
 
 
+async def _advise(url: str | None, source: Path | None) -> tuple[list[dict[str, Any]], str]:
+    """The advice, and what could not be looked at."""
+    connection = None
+    if url is not None:
+        connection = await asyncpg.connect(url, timeout=10, server_settings={"application_name": APPLICATION})
+    try:
+        if source is not None:
+            return await advise.from_sources(sources.scan(source), connection), ""
+        told = await advise.from_server(connection)
+        return cast("list[dict[str, Any]]", told["advice"]), str(told.get("why", ""))
+    finally:
+        if connection is not None:
+            await connection.close()
+
+
+def give_advice(argv: list[str]) -> int:
+    """`siding-monitor advise [--source DIR] [--json]`: 0 whether there is advice or not."""
+    parser = argparse.ArgumentParser(
+        prog=f"{PROG} advise",
+        description="Find COUNT(*) used as an existence check, in pg_stat_statements of the database that DATABASE_URL "
+        "names or in source code, and prove what EXISTS would save.",
+    )
+    parser.add_argument("--source", type=Path, help="a folder with JavaScript, TypeScript or Python")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    given = parser.parse_args(argv)
+    url = load(MonitorSettings, [], os.environ, prog=PROG).database_url
+    if given.source is not None and not given.source.is_dir():
+        print(f"{PROG}: {given.source} is no folder", file=sys.stderr)
+        return BAD_SETTINGS
+    if url is None and given.source is None:
+        print(f"{PROG}: set DATABASE_URL, or give --source DIR", file=sys.stderr)
+        return BAD_SETTINGS
+    try:
+        found, why = asyncio.run(_advise(url, given.source))
+    except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
+        print(f"{PROG}: {describe(fault)}", file=sys.stderr)
+        return FAILED
+    if why:
+        print(why, file=sys.stderr)
+    if given.json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        print(
+            "\n\n".join(map(advise.as_text, found)) or "no COUNT is used as an existence check, as far as can be seen"
+        )
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit status: 0 stopped as asked, 1 cannot listen, 2 a bad setting."""
     given = sys.argv[1:] if argv is None else argv
+    if given[:1] == ["advise"]:
+        return give_advice(given[1:])
     if given[:1] == ["triggers"]:
         return triggers(given[1:])
     settings = load(MonitorSettings, given, os.environ, prog=PROG)

@@ -14,6 +14,7 @@ from prometheus_client.metrics_core import Metric
 
 from config.flags import Flags
 from config.settings import MonitorSettings
+from pool_monitor.advisor.advise import from_server
 from pool_monitor.changes import Listener, tables_of
 from pool_monitor.endpoints import Parts, monitor_app
 from pool_monitor.observe import Metrics, pool_levels
@@ -76,6 +77,7 @@ class Monitor:
             self._pool.start()
             self.parts.numbers = self._pool.numbers
             self.parts.runner = Runner(self._pool, self.cache, self._flags, self._metrics.answered)
+            self.parts.advise = self._advise
             self.sampler = Sampler(url)
             self.sampler.start()
             if self._queries:
@@ -91,6 +93,11 @@ class Monitor:
         )
         await self._runner.setup()
         await web.SockSite(self._runner, sock).start()
+
+    async def _advise(self) -> dict[str, object]:
+        assert self._pool is not None
+        async with self._pool.acquire("advice") as connection:
+            return await from_server(connection)
 
     def _heard(self, listening: bool) -> None:
         if listening:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
+import asyncpg
 import orjson
 from aiohttp import hdrs, web
 from pydantic import SecretStr
@@ -14,22 +15,25 @@ from config.access import Refusal, refusal_of
 from config.answers import MAX_CONTENT_BYTES, READ_SECONDS, answer_json, change_asked, errors_as_json, peer_of
 from config.flags import FlagError, Flags
 from pool_monitor.observe import Metrics
+from pool_monitor.pool import PoolError, describe
 from pool_monitor.pool_stats import Numbers, Verdict, document, verdict
 from pool_monitor.queries import ArgumentError, Query
 from pool_monitor.query_cache import QueryCache
 from pool_monitor.runner import QueryError, Runner
 
+ADVICE_SECONDS = 30.0
 NDJSON = "application/x-ndjson"
 
 
 @dataclass(slots=True)
 class Parts:
-    """What the endpoints speak for. numbers, runner -- None without DATABASE_URL."""
+    """What the endpoints speak for. numbers, advise, runner -- None without DATABASE_URL."""
 
     flags: Flags
     metrics: Metrics
     cache: QueryCache
     numbers: Callable[[], Numbers] | None = None
+    advise: Callable[[], Awaitable[dict[str, object]]] | None = None
     runner: Runner | None = None
     queries: Mapping[str, Query] = field(default_factory=dict)
     draining: bool = False
@@ -46,6 +50,7 @@ def monitor_app(parts: Parts, admin_token: SecretStr | None, queries_token: Secr
     app.router.add_get("/api/metrics/query-cache", endpoints.query_cache)
     app.router.add_get("/api/flags", endpoints.flags)
     app.router.add_patch("/api/flags", endpoints.set_flags)
+    app.router.add_get("/api/advice", endpoints.advice)
     app.router.add_get("/api/queries", endpoints.list_queries)
     app.router.add_get("/api/queries/{name}", endpoints.query)
     app.router.add_post("/api/queries/{name}", endpoints.query)
@@ -106,6 +111,18 @@ class _Endpoints:
             return answer_json(200, self._parts.flags.update(changes))
         except FlagError as fault:
             raise Refusal(400, "bad-flags", str(fault), more={"faults": fault.faults}) from fault
+
+    async def advice(self, request: web.Request) -> web.StreamResponse:
+        self._allow(request)
+        if self._parts.advise is None:
+            raise Refusal(503, "pool-off", "DATABASE_URL is not set")
+        try:
+            async with asyncio.timeout(ADVICE_SECONDS):
+                return answer_json(200, await self._parts.advise())
+        except TimeoutError:
+            raise Refusal(504, "advice-timeout", f"the advice took longer than {ADVICE_SECONDS:.0f} s") from None
+        except (PoolError, asyncpg.PostgresError, OSError) as fault:
+            raise Refusal(503, "database-unavailable", describe(fault), {"Retry-After": "1"}) from fault
 
     # -- named queries
 

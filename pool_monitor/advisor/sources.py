@@ -1,0 +1,80 @@
+"""COUNT queries in source code, and whether what they return is merely tested."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pool_monitor.advisor.detect import Finding, detect
+
+SUFFIXES = frozenset({".js", ".cjs", ".mjs", ".jsx", ".ts", ".cts", ".mts", ".tsx", ".py"})
+SKIPPED = frozenset({"node_modules", "dist", "build", "coverage", "__pycache__", "venv", "vendor"})
+MAX_FILE_BYTES = 2 * 1024 * 1024
+LINES_AFTER = 12
+"""How far behind a query its result is looked for."""
+
+# quoted text of JavaScript and Python; a template's ${…} and an f-string's {…} are made parameters below
+_TEXT = re.compile(
+    r"""(?P<long>\"\"\"|''')(?P<a>.*?)(?P=long)|(?P<quote>["'`])(?P<b>(?:\\.|(?!(?P=quote)).)*?)(?P=quote)""", re.DOTALL
+)
+_SELECT_COUNT = re.compile(r"\bselect\b.*\bcount\s*\(", re.IGNORECASE | re.DOTALL)
+_HOLE = re.compile(r"\$?\{[^{}]*\}")
+_ALIAS = re.compile(r"count\s*\([^()]*\)(?:::\w+)?\s+(?:as\s+)?\"?(\w+)\"?", re.IGNORECASE)
+_TESTED = r"(?:\)|::\w+)*\s*(?:>=?\s*[01]\b|!==?\s*['\"]?0\b|===?\s*['\"]?0\b|<\s*1\b)"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A finding in a file. tested -- the result is compared with nothing nearby, which makes the rewrite safe there."""
+
+    file: str
+    line: int
+    finding: Finding
+    tested: bool
+
+
+def texts(source: str) -> Iterator[tuple[int, int, str]]:
+    """Quoted texts that count something, with the offsets where each begins and ends."""
+    for match in _TEXT.finditer(source):
+        text = match["a"] if match["a"] is not None else match["b"]
+        if _SELECT_COUNT.search(text):
+            yield match.start(), match.end(), text
+
+
+def as_sql(text: str) -> str:
+    """A quoted text with its holes, and the placeholders of other drivers, as parameters."""
+    sql = _HOLE.sub("$1", text.replace("\\n", " ").replace("\\'", "'").replace('\\"', '"'))
+    return re.sub(r"%\(\w+\)s|%s|\?(?![|&])|(?<![:\w]):[a-z_]\w*", "$1", sql)
+
+
+def is_tested(sql: str, after: str) -> bool:
+    """Whether the code behind a query compares the count with nothing, as in `rows[0].total > 0`."""
+    alias = _ALIAS.search(sql)
+    name = re.escape(alias[1]) if alias is not None and alias[1].lower() not in {"from", "where"} else "count"
+    return re.search(rf"\b{name}\b['\"\]]*{_TESTED}", after) is not None
+
+
+def scan_text(source: str, file: str) -> Iterator[Place]:
+    """The findings in one file's text."""
+    for start, end, text in texts(source):
+        finding = detect(as_sql(text))
+        if finding is not None:
+            after = "\n".join(source[end:].splitlines()[:LINES_AFTER])
+            yield Place(file, source.count("\n", 0, start) + 1, finding, is_tested(text, after))
+
+
+def scan(folder: Path) -> Iterator[Place]:
+    """The findings in every source file below a folder."""
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder).parts
+        if path.suffix not in SUFFIXES or any(part in SKIPPED or part.startswith(".") for part in inside):
+            continue
+        try:
+            if path.stat().st_size > MAX_FILE_BYTES:
+                continue
+            source = path.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        yield from scan_text(source, str(path.relative_to(folder)))
