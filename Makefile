@@ -44,8 +44,8 @@ format: .venv/dev ## lay out the code, mend what the linter can
 docs: .venv/run ## bring the README's tables of settings up to date
 	$(VENV_PYTHON) -m config.describe README.md
 
-bench: .venv/dev ## measure requests a second (BENCH_ARGS="--rounds 9")
-	@exec $(VENV_PYTHON) -m tests.bench $(BENCH_ARGS)
+bench: .venv/dev ## measure requests a second (BENCH_ARGS="--rounds 9"); BENCH=pool measures the pool
+	@exec $(VENV_PYTHON) -m tests.bench$(if $(BENCH),.$(BENCH)) $(BENCH_ARGS)
 
 conformance: .venv/dev ## run the public HTTP cache test suite (needs node; UPDATE=1 writes the baseline)
 	@exec $(VENV_PYTHON) -m tests.conformance.suite $(if $(UPDATE),--update)

@@ -19,6 +19,7 @@ from pool_monitor.admission import Admission, Granted, TimedOut
 from pool_monitor.pool_stats import Holder, Numbers
 
 log = logging.getLogger("siding.pool")
+logging.getLogger("asyncpg.pool").setLevel(logging.CRITICAL)  # failures to connect are told here, once, in a line
 
 APPLICATION = "siding-monitor"
 """What pg_stat_activity shows as application_name."""
