@@ -197,7 +197,7 @@ class MonitorSettings(FlagSettings):
     )
     queries_file: OptionalFile = Field(default=None, description="named queries (TOML)")
     pgbouncer_admin_url: OptionalDatabaseUrl = Field(
-        default=None, repr=False, description="a PgBouncer's console; no effect yet"
+        default=None, repr=False, description="a PgBouncer's console, whose pools are then told as well"
     )
     grading_upstream_url: OptionalHttpUrl = Field(default=None, description="where grading requests go; no effect yet")
     grading_api_key: OptionalSecret = Field(

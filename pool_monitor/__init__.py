@@ -8,6 +8,12 @@ pool_stats   pure: numbers -> the JSON, the verdict, the advice
 observe      metrics
 server_stats what the server says of itself, sampled on a connection apart
 queries      named queries: the file, the parameters
+runner       runs them
 results      rows as JSON
 query_cache  answers kept for a while, until their tables change
+changes      hearing of that from the database; the triggers
+proxy_tags   telling the proxy
+pgbouncer    a PgBouncer's own numbers
+doctor       known traps, looked for one by one
+advisor/     COUNT checks that should be EXISTS
 """

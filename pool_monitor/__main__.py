@@ -1,4 +1,4 @@
-"""`python -m pool_monitor`: serve until SIGTERM or Ctrl-C; `triggers` and `advise` do one thing and end."""
+"""`python -m pool_monitor`: serve until SIGTERM or Ctrl-C; `triggers`, `advise` and `doctor` do one thing and end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from config.listen import ListenError, address_of, open_socket
 from config.load import load
 from config.logs import configure_logging
 from config.settings import MonitorSettings
-from pool_monitor import app, changes
+from pool_monitor import app, changes, doctor
 from pool_monitor.advisor import advise, sources
 from pool_monitor.pool import APPLICATION, describe
 from pool_monitor.queries import QueriesError, Query, load_queries
@@ -124,11 +124,21 @@ def give_advice(argv: list[str]) -> int:
     return 0
 
 
+def see_the_doctor(argv: list[str]) -> int:
+    """`siding-monitor doctor`: 1 when something is at fault."""
+    settings = load(MonitorSettings, argv, os.environ, prog=f"{PROG} doctor")
+    checks = asyncio.run(doctor.examine(settings))
+    print(doctor.as_text(checks))
+    return FAILED if any(check.grade is doctor.Grade.FAULT for check in checks) else 0
+
+
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit status: 0 stopped as asked, 1 cannot listen, 2 a bad setting."""
     given = sys.argv[1:] if argv is None else argv
     if given[:1] == ["advise"]:
         return give_advice(given[1:])
+    if given[:1] == ["doctor"]:
+        return see_the_doctor(given[1:])
     if given[:1] == ["triggers"]:
         return triggers(given[1:])
     settings = load(MonitorSettings, given, os.environ, prog=PROG)

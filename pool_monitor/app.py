@@ -18,6 +18,7 @@ from pool_monitor.advisor.advise import from_server
 from pool_monitor.changes import Listener, tables_of
 from pool_monitor.endpoints import Parts, monitor_app
 from pool_monitor.observe import Metrics, pool_levels
+from pool_monitor.pgbouncer import Bouncer
 from pool_monitor.pool import Pool, PoolError, Tuning, describe
 from pool_monitor.proxy_tags import ProxyTags
 from pool_monitor.queries import Query
@@ -54,6 +55,7 @@ class Monitor:
         self._queries = queries
         self._pool: Pool | None = None
         self.sampler: Sampler | None = None
+        self.bouncer: Bouncer | None = None
         self._listener: Listener | None = None
         self._finder: asyncio.Task[None] | None = None
         self._tags = ProxyTags(settings.proxy_admin_url, settings.proxy_admin_token)
@@ -66,8 +68,9 @@ class Monitor:
     def _levels(self) -> Iterable[Metric]:
         if self._pool is not None:
             yield from pool_levels(self._pool.numbers())
-        if self.sampler is not None:
-            yield from self.sampler.levels()
+        for part in (self.sampler, self.bouncer):
+            if part is not None:
+                yield from part.levels()
 
     async def start(self, sock: socket.socket) -> None:
         """Serve on `sock`, which must be listening."""
@@ -87,6 +90,10 @@ class Monitor:
                 self._finder = asyncio.create_task(self._find_tables(self._pool, self.parts.runner))
         else:
             log.warning("DATABASE_URL is not set: the pool part is off")
+        if self._settings.pgbouncer_admin_url is not None:
+            self.bouncer = Bouncer(self._settings.pgbouncer_admin_url)
+            self.bouncer.start()
+            self.parts.bouncer = self.bouncer.document
         app = monitor_app(self.parts, self._settings.admin_token, self._settings.queries_token)
         self._runner = web.AppRunner(
             app, access_log=None, handle_signals=False, shutdown_timeout=self._settings.drain_seconds
@@ -144,7 +151,7 @@ class Monitor:
         if self._finder is not None:
             self._finder.cancel()
             await asyncio.gather(self._finder, return_exceptions=True)
-        for part in (self._listener, self.sampler):
+        for part in (self._listener, self.sampler, self.bouncer):
             if part is not None:
                 await part.close()
         await self._tags.close()

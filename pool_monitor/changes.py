@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,8 +22,6 @@ TRIGGER = "siding_changed"
 HEARTBEAT_SECONDS = 5.0
 ANSWER_SECONDS = 2.0
 RETRY_SECONDS = 1.0
-
-_PREPARED = "siding_plan"
 
 _FUNCTION_SQL = f"""
 CREATE OR REPLACE FUNCTION {FUNCTION}() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -91,14 +91,19 @@ async def tables_of(connection: Any, sql: str, parameters: int) -> tuple[str, ..
 
     A plan for given values would leave out what those values make unnecessary.
     """
-    await connection.execute(f"PREPARE {_PREPARED} AS {sql}")
+    name = f"siding_plan_{secrets.token_hex(4)}"
+    arguments = f"({', '.join(['NULL'] * parameters)})" if parameters else ""
     try:
+        # in one transaction, so that a PgBouncer does it all on one connection
         async with connection.transaction(readonly=True):
             await connection.execute("SET LOCAL plan_cache_mode = force_generic_plan")
-            arguments = f"({', '.join(['NULL'] * parameters)})" if parameters else ""
-            plan = await connection.fetchval(f"EXPLAIN (VERBOSE, FORMAT JSON) EXECUTE {_PREPARED}{arguments}")
-    finally:
-        await connection.execute(f"DEALLOCATE {_PREPARED}")
+            await connection.execute(f"PREPARE {name} AS {sql}")
+            plan = await connection.fetchval(f"EXPLAIN (VERBOSE, FORMAT JSON) EXECUTE {name}{arguments}")
+            await connection.execute(f"DEALLOCATE {name}")
+    except asyncpg.PostgresError:
+        with contextlib.suppress(asyncpg.PostgresError):
+            await connection.execute(f"DEALLOCATE {name}")
+        raise
     found: dict[str, None] = {}
     # a connection that queries have used gives JSON as it came
     _walk(orjson.loads(plan.contents if isinstance(plan, orjson.Fragment) else plan), found)
@@ -114,6 +119,15 @@ def _walk(node: Any, found: dict[str, None]) -> None:
     elif isinstance(node, list):
         for value in node:
             _walk(value, found)
+
+
+async def _comes(event: asyncio.Event) -> bool:
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
 
 
 class Listener:
@@ -156,12 +170,26 @@ class Listener:
             statement_cache_size=0,
             server_settings={"application_name": f"{APPLICATION} changes"},
         )
-        lost = asyncio.Event()
+        lost, echo = asyncio.Event(), asyncio.Event()
+
+        def notified(*what: Any) -> None:
+            if what[3]:
+                self._changed(str(what[3]))
+            else:
+                echo.set()
+
         connection.add_termination_listener(lambda _: lost.set())
         try:
-            await connection.add_listener(CHANNEL, lambda *what: self._changed(str(what[3])))
+            await connection.add_listener(CHANNEL, notified)
+            await connection.execute(f"SELECT pg_notify('{CHANNEL}', '')")
+            if await _comes(echo):
+                log.info("changes of tables are heard of")
+            else:
+                log.warning(
+                    "changes of tables cannot be heard of here (through a PgBouncer in transaction mode nothing can); "
+                    "kept answers live for their ttl, whatever changes"
+                )
             self._heard(True)
-            log.info("changes of tables are heard of")
             while not lost.is_set():
                 try:
                     async with asyncio.timeout(HEARTBEAT_SECONDS):

@@ -27,7 +27,8 @@ NDJSON = "application/x-ndjson"
 
 @dataclass(slots=True)
 class Parts:
-    """What the endpoints speak for. numbers, advise, runner -- None without DATABASE_URL."""
+    """What the endpoints speak for. numbers, advise, runner -- None without DATABASE_URL;
+    bouncer -- None without PGBOUNCER_ADMIN_URL."""
 
     flags: Flags
     metrics: Metrics
@@ -35,6 +36,7 @@ class Parts:
     numbers: Callable[[], Numbers] | None = None
     advise: Callable[[], Awaitable[dict[str, object]]] | None = None
     runner: Runner | None = None
+    bouncer: Callable[[], list[dict[str, object]] | None] | None = None
     queries: Mapping[str, Query] = field(default_factory=dict)
     draining: bool = False
 
@@ -88,13 +90,11 @@ class _Endpoints:
         return web.Response(body=content, headers={hdrs.CONTENT_TYPE: content_type, hdrs.CACHE_CONTROL: "no-store"})
 
     async def database_pool(self, _: web.Request) -> web.StreamResponse:
+        bouncer = {} if self._parts.bouncer is None else {"pgbouncer": self._parts.bouncer()}
         if self._parts.numbers is None:
-            off = Numbers(most=0, least=0)
-            return answer_json(
-                200,
-                {**document(off), "state": Verdict.OFF.value, "verdict": "off: DATABASE_URL is not set", "advice": ""},
-            )
-        return answer_json(200, document(self._parts.numbers()))
+            off = {"state": Verdict.OFF.value, "verdict": "off: DATABASE_URL is not set", "advice": ""}
+            return answer_json(200, {**document(Numbers(most=0, least=0)), **off, **bouncer})
+        return answer_json(200, {**document(self._parts.numbers()), **bouncer})
 
     async def query_cache(self, _: web.Request) -> web.StreamResponse:
         flags = self._parts.flags

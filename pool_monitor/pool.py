@@ -219,13 +219,16 @@ class Pool:
 
     def _finds_pgbouncer(self, fault: Exception) -> bool:
         """PgBouncer refuses startup parameters that it does not know: then nothing is left to the session."""
-        if self._bouncer or self.tuning.pgbouncer is not None:
-            return False
-        if not isinstance(fault, asyncpg.PostgresError) or "startup parameter" not in str(fault):
+        if not self._is_pgbouncers(fault):
             return False
         log.info("DATABASE_URL is a PgBouncer: no prepared statements are kept, timeouts are set by transaction")
         self._bouncer = True
         return True
+
+    def _is_pgbouncers(self, fault: BaseException) -> bool:
+        if self._bouncer or self.tuning.pgbouncer is not None:
+            return False
+        return isinstance(fault, asyncpg.PostgresError) and "startup parameter" in str(fault)
 
     async def _connect(self, *arguments: Any, **options: Any) -> Any:
         """Makes a connection, for asyncpg's pool."""
@@ -236,7 +239,7 @@ class Pool:
         except BaseException as fault:
             self._counts["connect_failures"] += 1
             self._observer.connected(self._clock() - began, ok=False)
-            if isinstance(fault, Exception):
+            if isinstance(fault, Exception) and not self._is_pgbouncers(fault):
                 self._failed_to_connect(fault)
             raise
         finally:
@@ -245,6 +248,7 @@ class Pool:
         life = self.tuning.max_age * random.uniform(1 - AGE_JITTER, 1 + AGE_JITTER)  # noqa: S311 - a spread
         cast("Tracked", connection).record = Record(now, now + life, now)
         _keep_alive(connection)
+        connection.add_termination_listener(_closed)
         self._failure = None
         self._counts["connects"] += 1
         self._observer.connected(now - began, ok=True)
@@ -353,7 +357,6 @@ class Pool:
         record.idle_since = now
         try:
             if now >= record.ends and not connection.is_closed():
-                log.info("connection closed: %.0f s old", now - record.born)
                 await connection.close(timeout=RELEASE_SECONDS)
             await self._inner.release(connection, timeout=RELEASE_SECONDS)
         except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
@@ -402,6 +405,10 @@ class Pool:
             failure=self._failure,
             **self._counts,
         )
+
+
+def _closed(connection: Connection) -> None:
+    log.info("connection closed (%.0f s old)", time.monotonic() - connection.record.born)
 
 
 async def _lives(connection: Connection) -> bool:

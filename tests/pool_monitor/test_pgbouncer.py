@@ -1,0 +1,149 @@
+"""Through a real PgBouncer in transaction mode, its console, and the doctor."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from deploy.postgres import Postgres, free_port
+from pool_monitor.doctor import Budget, Grade, bouncer_checks, budget_check
+from pool_monitor.pgbouncer import BouncerSample
+from tests.deploy.processes import environment, python
+from tests.pool_monitor.support import running_monitor
+from tests.support import PATIENCE
+
+BINARY = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+
+QUERIES = """
+[[query]]
+name = "timeout"
+sql = "SELECT current_setting('statement_timeout') AS t, $1::text AS echo"
+parameters = ["echo: text"]
+ttl = 0
+"""
+
+
+@dataclass
+class Running:
+    port: int
+
+    def url(self, database: str) -> str:
+        return f"postgresql://siding@127.0.0.1:{self.port}/{database}"
+
+
+@contextlib.asynccontextmanager
+async def pgbouncer_for(server: Postgres, folder: Path) -> AsyncIterator[Running]:
+    if BINARY is None:
+        pytest.skip("there is no pgbouncer here")
+    port = free_port()
+    ini = folder / "pgbouncer.ini"
+    ini.write_text(
+        f"[databases]\n* = host=127.0.0.1 port={server.port} user=siding\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
+        f"listen_port = {port}\nauth_type = any\npool_mode = transaction\ndefault_pool_size = 5\nunix_socket_dir =\n"
+        "query_wait_timeout = 0\n"
+    )
+    user = ["-u", "nobody"] if os.geteuid() == 0 else []
+    process = await asyncio.create_subprocess_exec(
+        BINARY, *user, str(ini), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                with contextlib.suppress(OSError):
+                    _, writer = await asyncio.open_connection("127.0.0.1", port)
+                    writer.close()
+                    break
+                await asyncio.sleep(0.02)
+        yield Running(port)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+@pytest.fixture
+async def bouncer(server: Postgres, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
+    folder = tmp_path_factory.mktemp("pgbouncer")
+    for readable in (folder, *folder.parents):
+        if readable == folder or readable.name.startswith("pytest"):
+            readable.chmod(0o755)
+    async with pgbouncer_for(server, folder) as running:
+        yield running
+
+
+async def test_queries_through_it(bouncer: Running, database: str, tmp_path: Path) -> None:
+    url, console = bouncer.url(database.rpartition("/")[2]), bouncer.url("pgbouncer")
+    async with running_monitor(url, QUERIES, tmp_path, pgbouncer_admin_url=console, db_pool_max=10) as client:
+        answers = await asyncio.gather(*(client.query("timeout", echo=str(n)) for n in range(30)))
+        assert [answer.status for answer in answers] == [200] * 30
+        assert [answer.document["rows"][0] for answer in answers] == [{"t": "10s", "echo": str(n)} for n in range(30)]
+        async with asyncio.timeout(2 * PATIENCE):
+            while not (told := (await client.get("/api/metrics/database-pool")).document)["pgbouncer"]:
+                pass
+        mine = next(pool for pool in told["pgbouncer"] if pool["database"] == database.rpartition("/")[2])
+        assert (mine["mode"], mine["maxConnections"]) == ("transaction", 5)
+        text = (await client.get("/metrics")).content.decode()
+    assert "siding_pgbouncer_up 1.0" in text
+    assert "siding_pgbouncer_connections{" in text
+    # nothing of a transaction's settings stays behind in the server's session
+    connection = await asyncpg.connect(url, statement_cache_size=0)
+    assert await connection.fetchval("SHOW statement_timeout") == "0"
+    await connection.close()
+
+
+async def test_the_doctor_sees_the_traps(bouncer: Running, database: str) -> None:
+    url = bouncer.url(database.rpartition("/")[2])
+    environ = environment(DATABASE_URL=url, PGBOUNCER_ADMIN_URL=bouncer.url("pgbouncer"), DB_POOL_MAX="100")
+    async with python("-m", "pool_monitor", "doctor", environ=environ) as child:
+        assert await child.end() == 1
+    for words in (
+        "refuses startup parameters",
+        "DB_POOL_MAX is 100; the server allows 60 connections",
+        "two pools in a row: DB_POOL_MAX is 100, but PgBouncer gives 5",
+        "keeps no prepared statements",
+        "clients wait for ever",
+    ):
+        assert words in child.output, child.output
+    assert "Traceback" not in child.output
+
+
+async def test_the_doctor_without_a_bouncer(database: str) -> None:
+    async with python("-m", "pool_monitor", "doctor", environ=environment(DATABASE_URL=database)) as child:
+        assert await child.end() == 0
+    assert child.output.startswith("ok      the server takes statement_timeout")
+    async with python(
+        "-m", "pool_monitor", "doctor", environ=environment(DATABASE_URL="postgresql://127.0.0.1:1/x")
+    ) as child:
+        assert await child.end() == 1
+    assert "fault   the database:" in child.output
+
+
+@pytest.mark.parametrize(
+    ("most", "budget", "grade"),
+    [
+        (20, Budget(100, 3, 10), Grade.OK),
+        (50, Budget(100, 3, 10), Grade.WARNING),
+        (20, Budget(22, 3, 0), Grade.FAULT),
+        (20, Budget(10, 3, 50), Grade.FAULT),
+    ],
+)
+def test_the_budget(most: int, budget: Budget, grade: Grade) -> None:
+    assert budget_check(most, "hint", budget).grade is grade
+
+
+def test_a_bouncer_without_traps() -> None:
+    settings = {
+        "pool_mode": "transaction",
+        "default_pool_size": "20",
+        "max_prepared_statements": "100",
+        "query_wait_timeout": "120",
+    }
+    assert {check.grade for check in bouncer_checks(20, BouncerSample((), {}, settings))} == {Grade.OK}
