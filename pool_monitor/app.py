@@ -113,8 +113,7 @@ class Monitor:
             self.cache.distrust()
 
     def _changed(self, table: str) -> None:
-        self.cache.changed(table)
-        self.cache.changed(table.rpartition(".")[2])
+        self.cache.changed(table, table.rpartition(".")[2])
         tags = {tag for query in self._queries.values() if self._reads(query, table) for tag in query.tags}
         self._tags.purge(tags)
 

@@ -126,10 +126,10 @@ class QueryCache:
     def _drop(self, key: str) -> None:
         self.bytes -= self._kept.pop(key).weight
 
-    def changed(self, table: str) -> None:
-        """A table has changed: what was read from it before is not served any more."""
+    def changed(self, *names: str) -> None:
+        """A table, known by these names, has changed: what was read from it before is not served any more."""
         self._epoch += 1
-        self._changed[table] = self._epoch
+        self._changed.update(dict.fromkeys(names, self._epoch))
         self.invalidations += 1
         # requests from now on must not be given what is being read now
         self._asking.clear()
