@@ -203,7 +203,9 @@ class MonitorSettings(FlagSettings):
     grading_api_key: OptionalSecret = Field(
         default=None, description="used when the caller sends no Authorization; no effect yet"
     )
-    redis_url: OptionalRedisUrl = Field(default=None, repr=False, description="shared tier; no effect yet")
+    redis_url: OptionalRedisUrl = Field(
+        default=None, repr=False, description="shared tier of the query cache; none means in-memory only"
+    )
     proxy_admin_url: OptionalHttpUrl = Field(
         default=None, description="the proxy's admin listener, where tags are purged when a table changes"
     )

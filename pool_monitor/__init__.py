@@ -11,6 +11,7 @@ queries      named queries: the file, the parameters
 runner       runs them
 results      rows as JSON
 query_cache  answers kept for a while, until their tables change
+replicas     answers shared with other monitors of the same database
 changes      hearing of that from the database; the triggers
 proxy_tags   telling the proxy
 pgbouncer    a PgBouncer's own numbers

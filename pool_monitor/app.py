@@ -14,6 +14,7 @@ from prometheus_client.metrics_core import Metric
 
 from config.flags import Flags
 from config.settings import MonitorSettings
+from config.tier import SharedTier
 from pool_monitor.advisor.advise import from_server
 from pool_monitor.changes import Listener, tables_of
 from pool_monitor.endpoints import Parts, monitor_app
@@ -23,6 +24,7 @@ from pool_monitor.pool import Pool, PoolError, Tuning, describe
 from pool_monitor.proxy_tags import ProxyTags
 from pool_monitor.queries import Query
 from pool_monitor.query_cache import QueryCache
+from pool_monitor.replicas import Replicas
 from pool_monitor.runner import Runner
 from pool_monitor.server_stats import Sampler
 
@@ -60,10 +62,18 @@ class Monitor:
         self._finder: asyncio.Task[None] | None = None
         self._tags = ProxyTags(settings.proxy_admin_url, settings.proxy_admin_token)
         self._flags = Flags.from_settings(settings)
-        self.cache = QueryCache(time.monotonic)
+        self._tier = SharedTier(settings.redis_url) if settings.redis_url is not None else None
+        self.replicas = self._share()
+        self.cache = QueryCache(time.monotonic, replicas=self.replicas)
         self._metrics = Metrics(self._flags.as_dict, self._levels)
         self.parts = Parts(self._flags, self._metrics, self.cache, queries=queries)
         self._runner: web.AppRunner | None = None
+
+    def _share(self) -> Replicas | None:
+        if self._tier is None or self._settings.database_url is None:
+            return None
+        flags = self._flags
+        return Replicas(self._tier, self._settings.database_url, lambda: flags.redis_cache and not flags.bypass)
 
     def _levels(self) -> Iterable[Metric]:
         if self._pool is not None:
@@ -154,6 +164,10 @@ class Monitor:
             if part is not None:
                 await part.close()
         await self._tags.close()
+        if self.replicas is not None:
+            await self.replicas.close()
+        if self._tier is not None:
+            await self._tier.close()
         if self._pool is not None:
             await self._pool.close(5.0)
 

@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pool_monitor.replicas import EVERYTHING, Replicas
+
 MAX_BYTES = 64 * 1024 * 1024
 MAX_ANSWER_BYTES = 1024 * 1024
 OVERHEAD_BYTES = 600
@@ -21,6 +23,8 @@ class Found(StrEnum):
     """Where an answer came from."""
 
     HIT = "hit"
+    SHARED = "shared"
+    """another replica had asked"""
     MISS = "miss"
     COLLAPSED = "collapsed"
     BYPASS = "bypass"
@@ -44,11 +48,14 @@ class QueryCache:
     trusted -- False while changes cannot be heard of: then nothing is served from here or kept.
     """
 
-    def __init__(self, clock: Callable[[], float], max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self, clock: Callable[[], float], max_bytes: int = MAX_BYTES, replicas: Replicas | None = None
+    ) -> None:
         self._clock = clock
         self._max_bytes = max_bytes
+        self._replicas = replicas
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
-        self._asking: dict[str, asyncio.Task[bytes]] = {}
+        self._asking: dict[str, asyncio.Task[tuple[bytes, Found]]] = {}
         self._epoch = 0
         self._changed: dict[str, int] = {}
         self._all_changed = 0
@@ -75,14 +82,16 @@ class QueryCache:
             return kept.content, self._count(Found.HIT)
         asking = self._asking.get(key)
         if asking is not None:
-            return await asyncio.shield(asking), self._count(Found.COLLAPSED)
+            content, _ = await asyncio.shield(asking)
+            return content, self._count(Found.COLLAPSED)
         # in a task of its own: whoever came first may leave without failing the others
         task = asyncio.create_task(self._ask(key, ttl, frozenset(tables), self._epoch, ask))
         self._asking[key] = task
         task.add_done_callback(lambda done: self._asked(key, done))
-        return await asyncio.shield(task), self._count(Found.MISS)
+        content, found = await asyncio.shield(task)
+        return content, self._count(found)
 
-    def _asked(self, key: str, task: asyncio.Task[bytes]) -> None:
+    def _asked(self, key: str, task: asyncio.Task[tuple[bytes, Found]]) -> None:
         if self._asking.get(key) is task:
             del self._asking[key]
         if not task.cancelled():
@@ -90,12 +99,18 @@ class QueryCache:
 
     async def _ask(
         self, key: str, ttl: float, tables: frozenset[str], epoch: int, ask: Callable[[], Awaitable[bytes]]
-    ) -> bytes:
-        content = await ask()
-        kept = _Kept(content, self._clock() + ttl, tables, epoch)
+    ) -> tuple[bytes, Found]:
+        look = await self._replicas.look(key, tables) if self._replicas is not None else None
+        if look is not None and look.content is not None:
+            content, left, found = look.content, min(ttl, look.left), Found.SHARED
+        else:
+            content, left, found = await ask(), ttl, Found.MISS
+        kept = _Kept(content, self._clock() + left, tables, epoch)
         if self.trusted and len(content) <= MAX_ANSWER_BYTES and self._holds(kept):
             self._keep(key, kept)
-        return content
+            if self._replicas is not None and look is not None and found is Found.MISS:
+                await self._replicas.tell(look, content, ttl)
+        return content, found
 
     def _count(self, found: Found) -> Found:
         self.tally[found] += 1
@@ -130,6 +145,8 @@ class QueryCache:
         """A table, known by these names, has changed: what was read from it before is not served any more."""
         self._epoch += 1
         self._changed.update(dict.fromkeys(names, self._epoch))
+        if self._replicas is not None:
+            self._replicas.spoil(names)
         self.invalidations += 1
         # requests from now on must not be given what is being read now
         self._asking.clear()
@@ -143,6 +160,8 @@ class QueryCache:
         """Changes are heard of again; those missed in between count as if everything had changed."""
         self.clear()
         self.trusted = True
+        if self._replicas is not None:
+            self._replicas.spoil((EVERYTHING,))
 
     def clear(self) -> None:
         """Drop everything, and what is being read as well."""
@@ -154,7 +173,7 @@ class QueryCache:
 
     def report(self, enabled: bool) -> dict[str, object]:
         """The `/api/metrics/query-cache` answer, as the proxy's `/api/metrics/report-cache`."""
-        hits = self.tally[Found.HIT] + self.tally[Found.COLLAPSED]
+        hits = self.tally[Found.HIT] + self.tally[Found.SHARED] + self.tally[Found.COLLAPSED]
         misses = self.tally[Found.MISS]
         total = hits + misses
         return {
@@ -163,6 +182,7 @@ class QueryCache:
             "cacheHitRate": f"{100 * hits / total if total else 0:.2f}%",
             "enabled": enabled,
             "collapsed": self.tally[Found.COLLAPSED],
+            "shared": self.tally[Found.SHARED],
             "bypassed": self.tally[Found.BYPASS],
             "listening": self.trusted,
             "storedAnswers": len(self._kept),

@@ -1,0 +1,98 @@
+"""Answers of queries shared with other monitors of the same database, by way of the shared tier.
+
+Each table has a counter there, which every monitor counts up when it hears of a change. An answer carries the
+counters as they stood before its query began, and holds only while they stand so. A monitor reads nothing from the
+tier between hearing of a change and having counted it: nobody is given what was read before a change he heard of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import orjson
+
+from config.tier import SharedTier
+
+VERSION = 1
+EVERYTHING = "*"
+RETRY_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the tier has under a key. content -- None where there is nothing that holds. left -- seconds."""
+
+    key: str
+    counters: list[int]
+    content: bytes | None
+    left: float
+
+
+class Replicas:
+    """See the module. url -- of the database, of which only host and name stand (hashed) in keys. on -- the flag."""
+
+    def __init__(self, tier: SharedTier, url: str, on: Callable[[], bool]) -> None:
+        self._tier = tier
+        self._on = on
+        parts = urlsplit(url)
+        place = f"{parts.hostname}:{parts.port}{parts.path}"
+        self._prefix = f"siding:{hashlib.blake2b(place.encode(), digest_size=8).hexdigest()}"
+        self.uncounted: set[str] = set()
+        self._counting: asyncio.Task[None] | None = None
+
+    def _counter(self, name: str) -> str:
+        return f"{self._prefix}:changes:{name}"
+
+    async def look(self, key: str, tables: Iterable[str]) -> Look | None:
+        """What is there for `key`; None where the tier cannot be had or must not be read now."""
+        if not self._on() or self.uncounted:
+            return None
+        where = f"{self._prefix}:answer:{hashlib.blake2b(key.encode(), digest_size=20).hexdigest()}"
+        names = [self._counter(name) for name in (EVERYTHING, *sorted(tables))]
+        found = await self._tier.read(where, names)
+        if found is None or self.uncounted:
+            return None
+        value, left, counters = found
+        content = _unpacked(value, where, counters) if value is not None and left > 0 else None
+        return Look(where, counters, content, left)
+
+    async def tell(self, look: Look, content: bytes, ttl: float) -> None:
+        """Let the others have an answer whose query began after `look`."""
+        header = orjson.dumps([VERSION, look.key, look.counters])
+        await self._tier.write(look.key, header + b"\n" + content, ttl)
+
+    def spoil(self, names: Iterable[str]) -> None:
+        """Count a change of these tables; until that is done nothing is read from the tier."""
+        self.uncounted.update(names)
+        if self._counting is None or self._counting.done():
+            self._counting = asyncio.create_task(self._count())
+
+    async def _count(self) -> None:
+        while self.uncounted:
+            names = sorted(self.uncounted)
+            if await self._tier.count_up([self._counter(name) for name in names]):
+                self.uncounted.difference_update(names)
+            else:
+                # what was missed meanwhile is not known: everything counts as changed
+                self.uncounted.add(EVERYTHING)
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def close(self) -> None:
+        """Stop."""
+        if self._counting is not None:
+            self._counting.cancel()
+            await asyncio.gather(self._counting, return_exceptions=True)
+
+
+def _unpacked(value: bytes, key: str, counters: list[int]) -> bytes | None:
+    """The content of a value that is of this version, for this key, and unchanged since; None for any other."""
+    header, newline, content = value.partition(b"\n")
+    try:
+        known = orjson.loads(header)
+    except orjson.JSONDecodeError:
+        return None
+    return content if newline and known == [VERSION, key, counters] else None
