@@ -21,6 +21,7 @@ from proxy.observe.events import Observation
 from proxy.observe.metrics import Metrics
 from proxy.origin.client import OriginClient
 from proxy.origin.collapse import Collapse
+from proxy.origin.fetch import Copies
 from proxy.policy.decisions import Outcome
 from proxy.server.admin import PurgeOrder, admin_app
 from proxy.server.handler import Handler
@@ -31,6 +32,9 @@ from proxy.store.invalidations import Invalidations
 from proxy.store.memory import MemoryStore
 
 log = logging.getLogger("siding")
+
+COPIES_SHARE = 4
+"""Answers on their way to the store may take up a quarter of CACHE_MAX_BYTES beside it."""
 
 Announce = Callable[[list[str]], None]
 
@@ -85,6 +89,7 @@ class Worker:
             store=self.store,
             invalidations=self._invalidations,
             collapse=self._collapse,
+            copies=Copies(settings.cache_max_bytes // settings.workers // COPIES_SHARE),
             origin=self._origin,
             limits=Limits(
                 max_request_bytes=settings.max_request_bytes,

@@ -80,6 +80,20 @@ class MethodNotSupported(ClientError):
     code = "method-not-supported"
 
 
+class CodingNotSupported(ClientError):
+    """The content comes in a transfer coding that is not known here (RFC 9112 6.1)."""
+
+    status = 501
+    code = "coding-not-supported"
+
+
+class TooFarBehind(ClientError):
+    """The client reads so slowly that others who wait for the same octets are held up."""
+
+    status = 408
+    code = "too-far-behind"
+
+
 class NotCached(ClientError):
     """The client wanted a stored response or none, and there is none (RFC 9111 5.2.1.7)."""
 

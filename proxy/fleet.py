@@ -63,6 +63,8 @@ async def _work(
     asked = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked.set)
     try:
+        # before the first client, so that no purge and no flip of a flag passes it by
+        channel.tell("listening", None)
         await worker.start(open_socket(settings.host, port, share=True))
         channel.tell("serving", None)
         waits = {asyncio.create_task(asked.wait()), asyncio.create_task(channel.closed.wait())}
@@ -97,12 +99,13 @@ async def _answer_parent(worker: Worker, name: str, argument: object) -> object:
 
 
 class Member:
-    """A worker's process as the parent sees it."""
+    """A worker's process as the parent sees it. listening -- to the parent. serving -- clients."""
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.process: BaseProcess | None = None
         self.channel: Channel | None = None
+        self.listening = False
         self.serving = False
 
 
@@ -125,7 +128,12 @@ class Fleet:
 
     async def _keep(self, member: Member) -> None:
         while not self._draining:
-            await self._live(member)
+            try:
+                await self._live(member)
+            except OSError as fault:
+                log.error("worker %d could not be started: %s", member.number, fault)
+                await asyncio.sleep(RESTART_SECONDS)
+                continue
             if not self._draining:
                 assert member.process is not None
                 log.error("worker %d ended (%s) and is replaced", member.number, member.process.exitcode)
@@ -135,7 +143,7 @@ class Fleet:
         ours, theirs = socket.socketpair()
 
         async def answer(name: str, argument: object) -> object:
-            self._answer_worker(member, name, argument)
+            await self._answer_worker(member, name, argument)
             return None
 
         member.channel = Channel(answer)
@@ -145,20 +153,39 @@ class Fleet:
             args=(self._settings, self._flags.as_dict(), self._routes, self._port, theirs),
             name=f"siding worker {member.number}",
         )
-        member.process.start()
-        theirs.close()
+        try:
+            # a process, so a matter of milliseconds; and nothing may be said to it before it is there
+            member.process.start()
+        except OSError:
+            await member.channel.close()
+            raise
+        finally:
+            theirs.close()
+        if self._draining:
+            member.process.terminate()
         await member.channel.closed.wait()
-        member.serving = False
+        member.listening = member.serving = False
         await asyncio.to_thread(member.process.join)
         await member.channel.close()
 
-    def _answer_worker(self, member: Member, name: str, argument: object) -> None:
-        if name == "serving":
+    async def _answer_worker(self, member: Member, name: str, argument: object) -> None:
+        if name == "listening":
+            await self._bring_up_to_date(member)
+        elif name == "serving":
             member.serving = True
         elif name == "invalidated":
             for other in self._members:
                 if other is not member and other.channel is not None:
                     other.channel.tell("invalidate", argument)
+
+    async def _bring_up_to_date(self, member: Member) -> None:
+        """Flags that were flipped while it started; it is told of every later change."""
+        assert member.channel is not None
+        member.listening = True
+        try:
+            await member.channel.call("set_flags", self._flags.as_dict())
+        except ChannelError as fault:
+            log.warning("worker %d did not take its flags: %s", member.number, fault)
 
     async def stop(self) -> None:
         """SIGTERM to all; those that outlive their drain are killed."""
@@ -173,17 +200,19 @@ class Fleet:
                     member.process.kill()
             await asyncio.wait(late)
 
-    async def _ask_all(self, name: str, argument: object = None) -> list[object]:
-        channels = [member.channel for member in self._members if member.serving and member.channel is not None]
-        answers = await asyncio.gather(*(channel.call(name, argument) for channel in channels), return_exceptions=True)
-        good: list[object] = []
-        for answer in answers:
+    async def _ask_all(self, name: str, argument: object = None) -> dict[int, object]:
+        """The answers, by the workers' numbers."""
+        asked = {one.number: one.channel for one in self._members if one.listening and one.channel is not None}
+        calls = (channel.call(name, argument) for channel in asked.values())
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        good: dict[int, object] = {}
+        for number, answer in zip(asked, answers, strict=True):
             if isinstance(answer, ChannelError):
-                log.warning("a worker did not answer %r: %s", name, answer)
+                log.warning("worker %d did not answer %r: %s", number, name, answer)
             elif isinstance(answer, BaseException):
                 raise answer
             else:
-                good.append(answer)
+                good[number] = answer
         return good
 
     # -- server.admin.Control
@@ -198,13 +227,13 @@ class Fleet:
     async def metrics(self, accept: str) -> tuple[bytes, str]:
         """Every worker's exposition, told apart by a `worker` label."""
         registry = CollectorRegistry()
-        texts = [str(text) for text in await self._ask_all("metrics")]
+        texts = {number: str(text) for number, text in (await self._ask_all("metrics")).items()}
         registry.register(_Merged(texts))
         return generate_latest(registry), "text/plain; version=0.0.4; charset=utf-8"
 
     async def report_cache(self) -> dict[str, object]:
         """The workers' numbers added up."""
-        reports = [cast("dict[str, object]", report) for report in await self._ask_all("report_cache")]
+        reports = [cast("dict[str, object]", report) for report in (await self._ask_all("report_cache")).values()]
         total: dict[str, object] = {}
         for report in reports:
             for name, value in report.items():
@@ -223,13 +252,18 @@ class Fleet:
     async def set_flags(self, changes: Mapping[str, object]) -> dict[str, bool]:
         """Flip flags here, for workers to come, and in every worker. Raises FlagError."""
         state = self._flags.update(changes)
-        await self._ask_all("set_flags", dict(changes))
+        # the whole state, so that what one has missed is made good with the next change
+        await self._ask_all("set_flags", state)
         return state
 
     async def purge(self, order: PurgeOrder) -> dict[str, object]:
         """Purge in every worker."""
         answers = await self._ask_all("purge", {"kind": order.kind, "value": order.value, "soft": order.soft})
-        return cast("dict[str, object]", answers[0]) if answers else {}
+        done = {"purged": order.kind, "value": order.value, "soft": order.soft}
+        if len(answers) == len(self._members):
+            return done
+        # a worker that starts has nothing stored yet; one that did not answer may
+        return done | {"workers": len(answers), "workersExpected": len(self._members)}
 
     async def routes(self) -> list[dict[str, object]]:
         """The route rules in force."""
@@ -239,13 +273,13 @@ class Fleet:
 class _Merged(Collector):
     """Expositions of several workers as one, each sample labelled with its worker's number."""
 
-    def __init__(self, texts: list[str]) -> None:
+    def __init__(self, texts: Mapping[int, str]) -> None:
         self._texts = texts
 
     def collect(self) -> list[Metric]:
         """The merged families."""
         families: dict[str, Metric] = {}
-        for number, text in enumerate(self._texts):
+        for number, text in self._texts.items():
             for family in text_string_to_metric_families(text):
                 merged = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
                 for sample in family.samples:

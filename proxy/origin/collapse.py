@@ -6,6 +6,7 @@ nobody has any use for it (see `fetch`).
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 
 from proxy.origin.fetch import Fetch
@@ -22,7 +23,7 @@ class Collapse:
 
     def __init__(self) -> None:
         self._fetches: dict[str, Fetch] = {}
-        self._unshareable: OrderedDict[str, float] = OrderedDict()
+        self._unshareable: OrderedDict[bytes, float] = OrderedDict()
 
     def __repr__(self) -> str:
         return f"<Collapse fetches={len(self._fetches)} unshareable={len(self._unshareable)}>"
@@ -46,21 +47,28 @@ class Collapse:
 
     def worth_waiting(self, key: str, now: float) -> bool:
         """False while the last answer for `key` was not shareable. `now` in seconds, any clock."""
-        until = self._unshareable.get(key)
+        until = self._unshareable.get(_short(key)) if self._unshareable else None
         if until is None:
             return True
         if until <= now:
-            del self._unshareable[key]
+            del self._unshareable[_short(key)]
             return True
         return False
 
     def remember_unshareable(self, key: str, now: float) -> None:
         """Requests for `key` need not wait for each other for a while."""
-        self._unshareable[key] = now + REMEMBER_SECONDS
-        self._unshareable.move_to_end(key)
+        short = _short(key)
+        self._unshareable[short] = now + REMEMBER_SECONDS
+        self._unshareable.move_to_end(short)
         if len(self._unshareable) > MAX_REMEMBERED:
             self._unshareable.popitem(last=False)
 
     def forget_unshareable(self, key: str) -> None:
         """A shareable answer came: waiting pays again."""
-        self._unshareable.pop(key, None)
+        if self._unshareable:
+            self._unshareable.pop(_short(key), None)
+
+
+def _short(key: str) -> bytes:
+    """A key as it is remembered: clients choose how long keys are, not how much is remembered."""
+    return hashlib.blake2b(key.encode(), digest_size=16).digest()

@@ -28,6 +28,9 @@ CONTINUE_SECONDS = 1.0
 OnInterim = Callable[[ResponseHead], None]
 Content = bytes | AsyncIterator[bytes] | None
 
+_COMPRESSING = frozenset({"compress", "deflate", "gzip", "x-compress", "x-gzip"})
+"""The registered transfer codings that change octets (RFC 9112 7.2). What is none of them, as the identity of old
+servers, changes nothing."""
 _WITHOUT_CONTENT = frozenset({204, 304})
 _OWS = b" \t"
 
@@ -188,6 +191,10 @@ class OriginConnection(asyncio.Protocol):
         assert self.head is not None
         self.idle_until = now + min(life, _announced_life(self.head.fields))
         self._begin("", None)
+        if self._paused and self._transport is not None:
+            # its content was complete, and nobody had read to the end: hear of the origin's closing again
+            self._transport.resume_reading()
+        self._paused = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -271,6 +278,7 @@ class OriginConnection(asyncio.Protocol):
             self.abort()
             return
         self.received += len(data)
+        self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -278,10 +286,8 @@ class OriginConnection(asyncio.Protocol):
         except httptools.HttpParserError as fault:
             self._not_http(fault)
         else:
-            if self.head is None:
-                self._head_bytes += len(data)
-                if self._head_bytes > MAX_HEAD_BYTES:
-                    self._not_http(None)
+            if self.head is None and self._head_bytes > MAX_HEAD_BYTES:
+                self._not_http(None)
 
     def _not_http(self, fault: httptools.HttpParserError | None) -> None:
         context = fault.__context__ if fault is not None else None
@@ -346,14 +352,16 @@ class OriginConnection(asyncio.Protocol):
 
     def _head_complete(self, head: ResponseHead) -> None:
         fields, status = head.fields, head.status
-        chunked = "transfer-encoding" in fields
+        codings = [coding.lower() for coding in split_list(fields.get("transfer-encoding") or "")]
+        if not _COMPRESSING.isdisjoint(codings):
+            raise errors.OriginMalformed("the origin's answer is in a transfer coding that would be lost here")
         declared = fields.all("content-length")
         without = self._method == "HEAD" or status in _WITHOUT_CONTENT
-        if declared and not chunked:
+        if declared and not codings:
             self.length = int(declared[0]) if declared[0].isdecimal() else None
         elif without:
             self.length = None if self._method == "HEAD" else 0
-        self._until_close = not without and not declared and not _ends_in_chunked(fields)
+        self._until_close = not without and not declared and codings[-1:] != ["chunked"]
         self._keep = not self._until_close and _keeps_alive(self._parser.get_http_version(), fields)
         self.head = head
         self._release_continue()
@@ -384,11 +392,6 @@ def _keeps_alive(version: str, fields: Fields) -> bool:
     if "close" in options:
         return False
     return version == "1.1" or (version == "1.0" and "keep-alive" in options)
-
-
-def _ends_in_chunked(fields: Fields) -> bool:
-    codings = split_list(fields.get("transfer-encoding") or "")
-    return bool(codings) and codings[-1].lower() == "chunked"
 
 
 def _announced_life(fields: Fields) -> float:

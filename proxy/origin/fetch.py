@@ -34,6 +34,30 @@ ORIGIN_SAID_ERROR = "origin-status"
 """What a hidden response with an error status is called, beside the codes of `errors`."""
 WINDOW_BYTES = 256 * 1024
 """How far the origin may run ahead of the slowest client once an answer turned out too large to be kept."""
+LAG_SECONDS = 30.0
+"""How long one slow client may hold up others that wait for the same octets; then it is cut."""
+
+
+class Copies:
+    """Octets of answers that are on their way and kept to be stored: never more than `limit` together.
+
+    What exceeds it is not kept: the clients get it, at the pace at which they read.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.held = 0
+
+    def take(self, octets: int) -> bool:
+        """Reserve; False where that would be too much."""
+        if self.held + octets > self.limit:
+            return False
+        self.held += octets
+        return True
+
+    def give(self, octets: int) -> None:
+        """Give back."""
+        self.held -= octets
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +111,8 @@ class Fetch:
         no use. keep -- puts a response into the store and says whether it could.
     finish -- makes the stored response of complete content (which may cost CPU, hence awaitable).
     origin_seconds, total_seconds -- until the head of the origin's response, and until its content was complete.
-    limit -- octets of content beyond which nothing is kept. wall -- the wall clock.
+    limit -- octets of content beyond which nothing is kept. copies -- bounds all fetches together.
+    wall -- the wall clock.
     """
 
     def __init__(
@@ -99,6 +124,7 @@ class Fetch:
         keep: Keep,
         finish: Finish,
         limit: int,
+        copies: Copies,
         wall: Callable[[], float],
         worth_finishing: bool,
     ) -> None:
@@ -116,6 +142,8 @@ class Fetch:
         self._waiting = 0
         self._taken = False
         self._pieces: list[bytes] = []
+        self._copies = copies
+        self._held = 0
         self._first = 0
         self._size = 0
         self._keeping = True
@@ -140,6 +168,7 @@ class Fetch:
                 await asyncio.wait((self._settled,), timeout=seconds)
         finally:
             self._waiting -= 1
+            self._reader_moved()
             if self._waiting == 0:
                 # the clients that were just woken take what is theirs first
                 asyncio.get_running_loop().call_soon(self._tidy)
@@ -163,7 +192,8 @@ class Fetch:
         self._closed.append(callback)
 
     def cancel(self) -> None:
-        """End it, whoever waits: the process is stopping."""
+        """End it, whoever waits: it is not to be joined any more."""
+        self._close()
         self._task.cancel()
 
     @property
@@ -188,6 +218,8 @@ class Fetch:
         """With nobody left: give up what nobody will read and nothing will store."""
         if self._waiting or self._readers:
             return
+        if self._ended and not self.open:
+            self._let_go()
         if isinstance(self.result, Alone):
             response = self.take()
             if response is not None:
@@ -196,7 +228,14 @@ class Fetch:
         unheard = self.result is None and not self._worth_finishing
         unkept = isinstance(self.result, Streaming) and not self._keeping
         if unheard or unkept:
-            self._task.cancel()
+            self.cancel()
+
+    def _let_go(self) -> None:
+        """Nobody will read it any more."""
+        self._first += len(self._pieces)
+        self._pieces.clear()
+        self._copies.give(self._held)
+        self._held = 0
 
     async def _run(self) -> None:
         try:
@@ -278,15 +317,9 @@ class Fetch:
         length = None if response.length is None else len(judged.before) + response.length
         self._settle(Streaming(judged, length))
         if judged.before:
-            self._pieces.append(judged.before)
-            self._size = len(judged.before)
+            self._add(judged.before)
         while piece := await response.read():
-            self._pieces.append(piece)
-            self._size += len(piece)
-            if self._keeping and self._size > self._limit:
-                self._keeping = False
-                self._close()
-                self._tidy()
+            self._add(piece)
             self._wake()
             if not self._keeping:
                 await self._make_room()
@@ -295,6 +328,19 @@ class Fetch:
         self._wake()
         if self._keeping:
             await self._keep_all(judged, times)
+
+    def _add(self, piece: bytes) -> None:
+        """One more piece for the clients; the first that is too much makes an end of keeping."""
+        self._pieces.append(piece)
+        self._size += len(piece)
+        if not self._keeping:
+            return
+        if self._size <= self._limit and self._copies.take(len(piece)):
+            self._held += len(piece)
+            return
+        self._keeping = False
+        self._close()
+        self._tidy()
 
     async def _keep_all(self, judged: Judgement, times: tuple[float, float]) -> None:
         try:
@@ -311,15 +357,35 @@ class Fetch:
         self._progress = None
 
     async def _make_room(self) -> None:
-        """Too large to keep: drop what all clients have, and wait for the slowest of them."""
+        """Too large to keep: drop what all clients have, and wait for the slowest of them.
+
+        Clients that were woken and have yet to begin count as having read nothing.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + LAG_SECONDS
         while True:
-            slowest = min((reader.position for reader in self._readers), default=self._first + len(self._pieces))
+            end = self._first + len(self._pieces)
+            slowest = min((reader.position for reader in self._readers), default=end)
+            slowest = self._first if self._waiting else slowest
             del self._pieces[: slowest - self._first]
             self._first = slowest
-            if sum(map(len, self._pieces)) <= WINDOW_BYTES:
+            left = sum(map(len, self._pieces))
+            if left < self._held:
+                self._copies.give(self._held - left)
+                self._held = left
+            if left <= WINDOW_BYTES:
                 return
-            self._room = asyncio.get_running_loop().create_future()
-            await self._room
+            self._room = loop.create_future()
+            starving = any(reader.position == end for reader in self._readers)
+            await asyncio.wait((self._room,), timeout=max(0.0, deadline - loop.time()) if starving else None)
+            if starving and not self._room.done():
+                self._cut(slowest)
+
+    def _cut(self, position: int) -> None:
+        """Leave those behind who have not got past `position`."""
+        for reader in [reader for reader in self._readers if reader.position == position]:
+            reader.cut = True
+            self._readers.discard(reader)
 
     def _reader_moved(self) -> None:
         if self._room is not None and not self._room.done():
@@ -340,14 +406,17 @@ class Fetch:
 class Reader:
     """One client's way through the content of a fetch."""
 
-    __slots__ = ("_fetch", "position")
+    __slots__ = ("_fetch", "cut", "position")
 
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
         self.position = 0
+        self.cut = False
 
     async def read(self) -> bytes:
-        """The next piece; b"" at the end. Raises what failed the fetch."""
+        """The next piece; b"" at the end. Raises what failed the fetch, and TooFarBehind."""
+        if self.cut:
+            raise errors.TooFarBehind(f"the others that read this answer waited {LAG_SECONDS:.0f} s for this client")
         piece = await self._fetch._piece(self.position)
         if piece:
             self.position += 1

@@ -7,10 +7,12 @@ sent in fields or content stands in it only as a keyed digest: a key may be logg
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import unquote
 
-from proxy.policy.fields import parse_weights, split_list
+from proxy.policy.fields import media_type, parse_weights, split_list
 from proxy.policy.messages import Fields, RequestHead, RouteRule, SecondaryKey
 
 Digest = Callable[[bytes], str]
@@ -51,6 +53,9 @@ REWRITING_FIELDS = (
 X-Forwarded-Host would poison every other client's page."""
 
 _REWRITING = frozenset(REWRITING_FIELDS)
+_MADE_HERE = frozenset({"x-forwarded-for", "x-request-id", "traceparent"})
+"""Request fields that are another each time by the time the origin sees them."""
+_DOT_SEGMENT = re.compile(r"(?:\A|[/\\])\.{1,2}(?:[/\\;]|\Z)")
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _WEIGHTED = frozenset({"accept-encoding", "accept-language"})
 """Selecting fields whose members are told apart by weight alone, so that neither order nor case matters."""
@@ -84,7 +89,10 @@ def rule_applies(rule: RouteRule, head: RequestHead) -> bool:
 
     Otherwise the answer may be one user's own, and the key would not tell. A public rule is the operator's word
     that it is not. A named cookie stands for the whole Cookie field: the operator says it is the session.
+    Nor when the path has a dot segment: to the origin it may be another path, which the rule is not about.
     """
+    if _DOT_SEGMENT.search(unquote(unquote(head.path))):
+        return False
     if rule.public:
         return True
     keyed = set()
@@ -198,7 +206,7 @@ class _Document:
         self._content = content
         content_type, coding = fields.get("content-type") or "", fields.get("content-encoding")
         self._kind = f"{content_type}\n{coding}".encode()
-        media = content_type.partition(";")[0].strip().lower()
+        media = media_type(content_type)
         is_json = media == "application/json" or media.endswith("+json")
         self._parsed = parse_json(content) if is_json and coding is None else None
 
@@ -275,12 +283,15 @@ def canonical(value: Any) -> bytes | None:
 
 
 def vary_names(fields: Fields) -> tuple[str, ...] | None:
-    """The selecting field names of a response, sorted; None where it varies on everything (RFC 9110 12.5.5)."""
+    """The selecting field names of a response, sorted; None where it varies on everything (RFC 9110 12.5.5).
+
+    That is so as well where it varies on a field that is another with each request.
+    """
     lines = fields.all("vary")
     if not lines:
         return ()
     names = {member.lower() for line in lines for member in split_list(line)}
-    if "*" in names or len(names) > MAX_VARY_NAMES:
+    if "*" in names or len(names) > MAX_VARY_NAMES or not names.isdisjoint(_MADE_HERE):
         return None
     return tuple(sorted(names))
 

@@ -80,7 +80,8 @@ class Verdict(StrEnum):
     NO_FRESHNESS = "no-freshness"
     VARY_STAR = "vary-star"
     TOO_LARGE = "too-large"
-    INCOMPLETE = "incomplete"
+    EVENT_STREAM = "event-stream"
+    """a stream of events has no end to wait for, and what was sent is not for who comes later"""
     INVALIDATED = "invalidated"
     """something it depends on was invalidated while it was on its way"""
 

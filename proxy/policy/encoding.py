@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from proxy.policy.decisions import NotCoded
-from proxy.policy.fields import parse_etag, parse_weights, split_list
+from proxy.policy.fields import media_type, parse_etag, parse_weights, split_list
 from proxy.policy.messages import Fields, RequestHead, ResponseHead
 
 CODINGS = ("br", "zstd", "gzip")
@@ -50,7 +50,7 @@ _EVENTS = "text/event-stream"
 
 def compressible(content_type: str | None) -> bool:
     """Whether content of this type shrinks. Event streams do not count: each event must go out at once."""
-    media = (content_type or "").partition(";")[0].strip().lower()
+    media = media_type(content_type)
     if media == _EVENTS:
         return False
     return media in _TEXTUAL or media.startswith("text/") or media.endswith(("+json", "+xml", "+yaml", "+text"))

@@ -36,6 +36,11 @@ def valid_token(text: str) -> bool:
     return _TOKEN.fullmatch(text) is not None
 
 
+def media_type(content_type: str | None) -> str:
+    """type/subtype in lower case, without parameters (RFC 9110 8.3.1); "" for none."""
+    return (content_type or "").partition(";")[0].strip().lower()
+
+
 def split_list(value: str) -> list[str]:
     """The members of a list, split at commas outside quoted strings (RFC 9110 5.6.1).
 

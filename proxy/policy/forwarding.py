@@ -34,17 +34,37 @@ fields meant for all recipients."""
 _SET_ANEW = frozenset({"x-forwarded-for", "via"})
 
 
-def strip(fields: Fields) -> Fields:
-    """Without the fields that Connection names, and without those that are always for one hop.
+def without_named(fields: Fields) -> Fields:
+    """A client's fields without those that Connection names, so that no decision here sees what the origin will not.
 
-    First the named ones, before anything of this hop is added (Traefik CVE-2021-32813).
+    First of all, before anything of this hop is added (Traefik CVE-2021-32813). What makes a cache key must be what the
+    origin is asked with. Fields for one hop stay for `strip` to take.
     """
-    connection = fields.all("connection")
-    if not connection:
-        present = HOP_BY_HOP & fields.names()
-        return fields.without(HOP_BY_HOP | _FRAMING) if present or "content-length" in fields else fields
-    named = {member.lower() for line in connection for member in split_list(line)}
-    return fields.without((named - _NOT_TO_BE_NAMED) | HOP_BY_HOP | _FRAMING)
+    named = _named(fields) - _NOT_TO_BE_NAMED - HOP_BY_HOP
+    return fields.without(named) if named else fields
+
+
+def _named(fields: Fields) -> set[str]:
+    return {member.lower() for line in fields.all("connection") for member in split_list(line)}
+
+
+def wants_websocket(head: RequestHead) -> bool:
+    """Whether the client asks to go on with a WebSocket: Upgrade counts only where Connection lists it (9110 7.8)."""
+    fields = head.fields
+    return (
+        head.method == "GET"
+        and head.version >= (1, 1)
+        and (fields.get("upgrade") or "").lower() == "websocket"
+        and "upgrade" in _named(fields)
+    )
+
+
+def strip(fields: Fields) -> Fields:
+    """Without the fields that Connection names, and without those that are always for one hop."""
+    if "connection" in fields:
+        return fields.without((_named(fields) - _NOT_TO_BE_NAMED) | HOP_BY_HOP | _FRAMING)
+    present = HOP_BY_HOP & fields.names()
+    return fields.without(HOP_BY_HOP | _FRAMING) if present or "content-length" in fields else fields
 
 
 def to_origin(head: RequestHead, *, peer: str, scheme: str, request_id: str, traceparent: str, upgrade: bool) -> Fields:

@@ -31,6 +31,12 @@ def only_if_cached(request: RequestHead) -> bool:
     return _said(request, "only-if-cached")
 
 
+def wants_origin(request: RequestHead) -> bool:
+    """Whether the client wants the origin's word, given after it asked (RFC 9111 5.2.1.4, 5.4)."""
+    directives = _directives(request)
+    return directives is not None and directives.has("no-cache")
+
+
 def request_no_store(request: RequestHead) -> bool:
     """Whether nothing of this exchange is to be stored (RFC 9111 5.2.1.5)."""
     return _said(request, "no-store")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from proxy.policy.cache_key import target_uri, vary_names
+from proxy.policy.cache_key import credential_fields, target_uri, vary_names
 from proxy.policy.decisions import Verdict
-from proxy.policy.fields import Directives, parse_content_range, parse_date, parse_etag
+from proxy.policy.fields import Directives, media_type, parse_content_range, parse_date, parse_etag
 from proxy.policy.freshness import HEURISTIC_STATUSES, is_explicit, response_directives, withheld_fields, withholds
 from proxy.policy.invalidation import resolved
 from proxy.policy.messages import Fields, Freshness, RequestHead, ResponseHead, RouteRule
@@ -73,6 +73,20 @@ def _cacheable(response: ResponseHead, directives: Directives, rule: RouteRule |
     return None if explicit else Verdict.NO_FRESHNESS
 
 
+def guarded(life: Freshness, request: RequestHead, response: ResponseHead, rule: RouteRule | None) -> Freshness:
+    """`life`, but with the origin to be asked each time where only a guess would share one user's answer.
+
+    RFC 9111 allows the guess whatever cookies came along, for it takes the origin to say private. Many origins do not.
+    """
+    if rule is not None:
+        # it applies only where it is public, or every credential is part of the key
+        return life
+    directives = response_directives(response.fields)
+    if directives.has("public") or is_explicit(directives, response.fields) or not credential_fields(request):
+        return life
+    return replace(life, no_cache=True)
+
+
 def _cookie_allowed(directives: Directives, rule: RouteRule | None) -> bool:
     """Whether a response that sets a cookie may be kept: by a rule, or where the cookie itself is not."""
     if rule is not None and (rule.private or rule.set_cookie):
@@ -132,6 +146,8 @@ def may_store(
     refused = forbidden(response, rule)
     if refused is not None:
         return refused
+    if media_type(fields.get("content-type")) == "text/event-stream":
+        return Verdict.EVENT_STREAM
     # 5. credentials (3.5)
     if "authorization" in request.fields and not _authorized(directives, rule):
         return Verdict.AUTHORIZATION

@@ -10,7 +10,7 @@ from proxy.policy.fields import parse_date, parse_etag, strong_match, weak_match
 from proxy.policy.freshness import freshness_of, response_directives, withheld_fields
 from proxy.policy.invalidation import groups, response_tags
 from proxy.policy.messages import Fields, Question, RequestHead, ResponseHead, RouteRule, StoredResponse
-from proxy.policy.storability import forbidden
+from proxy.policy.storability import forbidden, guarded
 from proxy.policy.targeted import governing
 
 PRECONDITIONS = ("if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "if-range")
@@ -168,7 +168,7 @@ def freshen(
     fields = _merged(stored.head.fields, response.fields, kept)
     head = ResponseHead(stored.head.status, stored.head.reason, fields)
     governed = replace(head, fields=governing(fields, asked.targets))
-    freshness = freshness_of(governed, request_time, response_time, rule)
+    freshness = guarded(freshness_of(governed, request_time, response_time, rule), asked.request, governed, rule)
     if forbidden(governed, rule) is not None or not _selected_as_before(stored, fields):
         freshness = replace(freshness, no_cache=True)
     withheld = withheld_fields(response_directives(governed.fields), private=rule is not None and rule.private)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from proxy import errors
 from proxy.observe.events import OriginObservation
-from proxy.origin.client import OriginResponse
-from proxy.origin.fetch import SMALL_BYTES, SMALL_SECONDS, Alone, Failed, Fetch, Ready, Streaming
-from proxy.policy import cache_key, encoding, invalidation, preconditions, reuse, storability, validation
+from proxy.origin.client import IDEMPOTENT, OriginResponse
+from proxy.origin.fetch import ORIGIN_SAID_ERROR, SMALL_BYTES, SMALL_SECONDS, Alone, Failed, Fetch, Ready, Streaming
+from proxy.policy import cache_key, encoding, forwarding, invalidation, preconditions, reuse, storability, validation
 from proxy.policy import judgement as policy
 from proxy.policy.decisions import Forward, Outcome, Reuse, Verdict
 from proxy.policy.judgement import Judgement, Ruling
@@ -124,7 +125,9 @@ class Handler:
             raise
         except Exception:
             exchange = visit.exchange
-            if exchange.started or (exchange.content_received and visit.content is None):
+            unread = not exchange.content_received or visit.content is not None
+            repeatable = visit.asked_at is None or exchange.head.method in IDEMPOTENT
+            if exchange.started or not (unread and repeatable):
                 raise
             log.exception("the cache failed; the request is forwarded without it")
             visit.observation.detail = "failed-open"
@@ -141,14 +144,14 @@ class Handler:
             await answer.whole(shared, visit, answer.Whole(own[0], own[1], None, evaluate=False))
             return
         observation.route = shared.routes.route_of(request.path)
-        if (request.fields.get("upgrade") or "").lower() == "websocket" and request.version >= (1, 1):
+        if forwarding.wants_websocket(request):
             await self._upgrade(visit)
-            return
-        if flags.bypass:
-            await self._bypass(visit)
             return
         rule = shared.routes.match("GET" if request.method == "HEAD" else request.method, request.path)
         visit.rule = rule if rule is not None and cache_key.rule_applies(rule, request) else None
+        if flags.bypass:
+            await self._bypass(visit)
+            return
         if request.method not in LOOKED_UP and visit.rule is None:
             await self._write_through(visit)
             return
@@ -182,13 +185,14 @@ class Handler:
         response = await tunnel(self._shared, visit)
         if response is not None:
             visit.observation.outcome = Outcome.PASS
-            await self._hand_on(visit, response, self._received(response))
+            await self._relay(visit, response, self._received(response))
 
     async def _bypass(self, visit: Visit) -> None:
-        """BYPASS: nothing is looked up, made, coded or stored."""
+        """BYPASS: nothing is looked up, made, coded or stored. What is invalidated stays so when it ends."""
         visit.observation.outcome = Outcome.BYPASS
         visit.observation.forward = Forward.BYPASS
         response = await ask_for_one(self._shared, visit)
+        self._invalidate(visit, response.head)
         await self._relay(visit, response, self._received(response))
 
     def _received(self, response: OriginResponse) -> ResponseHead:
@@ -225,6 +229,7 @@ class Handler:
             keep=self._keep,
             finish=self._finish,
             limit=shared.limits.max_object_bytes,
+            copies=shared.copies,
             wall=shared.wall,
             worth_finishing=True,
         )
@@ -242,9 +247,20 @@ class Handler:
         """Ask the origin, and let its answer freshen what is stored, or show that it changed (RFC 9111 4.3.5)."""
         shared, request = self._shared, visit.exchange.head
         visit.observation.outcome = Outcome.PASS
-        began = shared.wall()
-        response = await ask_for_one(shared, visit)
-        stored, head = found.stored, self._received(response)
+        began, stored = shared.wall(), found.stored
+        try:
+            response = await ask_for_one(shared, visit)
+        except errors.OriginError as fault:
+            if stored is None or not reuse.may_hide_error(stored, request, shared.wall()):
+                raise
+            await self._stand_in(visit, stored, fault.code)
+            return
+        head = self._received(response)
+        failed = head.status in reuse.ERROR_STATUSES
+        if failed and stored is not None and reuse.may_hide_error(stored, request, shared.wall()):
+            response.close()
+            await self._stand_in(visit, stored, ORIGIN_SAID_ERROR)
+            return
         if stored is not None and response.head.status == 200:
             if validation.matches_head(stored, response.head.fields):
                 epoch = shared.invalidations.epoch
@@ -253,6 +269,13 @@ class Handler:
             else:
                 shared.store.remove(stored)
         await self._hand_on(visit, response, head)
+
+    async def _stand_in(self, visit: Visit, stored: StoredResponse, code: str) -> None:
+        """Answer a HEAD from a stale response because the origin failed (RFC 5861 4)."""
+        observation = visit.observation
+        observation.outcome, observation.detail = Outcome.STALE_IF_ERROR, Outcome.STALE_IF_ERROR.value
+        observation.error = code
+        await answer.from_store(self._shared, visit, stored, now=self._shared.wall())
 
     def _invalidate(self, visit: Visit, response: ResponseHead) -> None:
         """Before the client learns of its success, so that its next request already sees the change."""
@@ -414,6 +437,7 @@ class Handler:
             keep=self._keep,
             finish=self._finish,
             limit=shared.limits.max_object_bytes,
+            copies=shared.copies,
             wall=shared.wall,
             worth_finishing=behind or visit.rule is not None or stored is not None,
         )
@@ -481,7 +505,7 @@ class Handler:
     async def _fetch(self, visit: Visit, found: Lookup) -> None:
         shared, observation = self._shared, visit.observation
         key = self._collapse_key(visit, found)
-        by_request = observation.reuse is Reuse.VALIDATE_BY_REQUEST
+        by_request = observation.reuse is Reuse.VALIDATE_BY_REQUEST or reuse.wants_origin(visit.exchange.head)
         own = self._on_its_own(visit, found)
         collapsing = (
             not own and shared.flags.dedup and not by_request and shared.collapse.worth_waiting(key, shared.clock())
@@ -593,7 +617,7 @@ class Handler:
         made = shared.flags.etag and request.method == "GET" and answer.lacks_validator("GET", head)
         coded = encoding.may_be_coded(request, head, response.length, shared.flags.compression)
         content = None
-        if made or coded:
+        if (made or coded) and request.method != "HEAD":
             known = response.length is not None
             content = await response.settle(SMALL_BYTES, SMALL_SECONDS if known else 0.0)
         if content is None:
@@ -622,7 +646,9 @@ class Handler:
         """Wait until no request is on its way; False when some still were after `seconds`."""
         if self.in_flight:
             self._idle = asyncio.Event()
-            await asyncio.wait([asyncio.create_task(self._idle.wait())], timeout=seconds)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._idle.wait()
         return not self.in_flight
 
     async def finish_background(self, seconds: float) -> None:

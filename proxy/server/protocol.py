@@ -9,6 +9,7 @@ the installed aiohttp to them.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
@@ -20,6 +21,7 @@ from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 
 from proxy import errors
 from proxy.observe.events import Observation
+from proxy.policy import forwarding
 from proxy.policy.messages import Fields, RequestHead, ResponseHead
 
 if TYPE_CHECKING:
@@ -63,12 +65,28 @@ class ClientGone(ConnectionError):
     """The client closed the connection, or stopped reading for `SEND_SECONDS`."""
 
 
-def _target_and_authority(message: RawRequestMessage, fields: Fields) -> tuple[str, str]:
-    """Origin-form target and authority; an absolute-form target overrides Host (RFC 9112 3.2.2)."""
+_AUTHORITY = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]*)?\Z")
+"""host [ ":" port ] of RFC 3986 3.2, never empty and without user information (RFC 9110 4.2.4)."""
+
+
+def _target_and_fields(message: RawRequestMessage, fields: Fields) -> tuple[str, Fields]:
+    """Origin-form target, and the fields with the Host that goes with it.
+
+    An absolute-form target replaces Host, here and for the origin (RFC 9112 3.2.2). Raises MalformedRequest.
+    """
+    target, authority = _target_and_authority(message, fields)
+    if authority is not None and _AUTHORITY.match(authority) is None:
+        raise errors.MalformedRequest(f"the host is not one: {authority[:80]!r}")
+    if authority is None or authority == fields.get("host"):
+        return target, fields
+    return target, Fields((("Host", authority), *fields.without({"host"}).lines))
+
+
+def _target_and_authority(message: RawRequestMessage, fields: Fields) -> tuple[str, str | None]:
     if message.method == "CONNECT":
         raise errors.MethodNotSupported("CONNECT is for forward proxies; this is a reverse proxy")
     target = message.path.encode("utf-8", "surrogateescape").decode("latin-1")
-    authority = fields.get("host") or ""
+    authority = fields.get("host")
     if target.startswith("/") or target == "*":
         return target, authority
     _, separator, rest = target.partition("://")
@@ -81,6 +99,17 @@ def _target_and_authority(message: RawRequestMessage, fields: Fields) -> tuple[s
     return "/", rest
 
 
+def _check_framing(message: RawRequestMessage, fields: Fields) -> None:
+    """Content whose transfer coding would be lost on the way is not taken (RFC 9112 6.1, 7)."""
+    codings = fields.get("transfer-encoding")
+    if codings is None:
+        return
+    if message.version < (1, 1):
+        raise errors.MalformedRequest("HTTP/1.0 has no Transfer-Encoding")
+    if codings.strip().lower() != "chunked":
+        raise errors.CodingNotSupported(f"the only transfer coding known here is chunked; given: {codings[:80]!r}")
+
+
 class Exchange:
     """One request of a client, and the means to answer it.
 
@@ -89,6 +118,7 @@ class Exchange:
 
     __slots__ = (
         "_chunked",
+        "_continued",
         "_has_content",
         "_protocol",
         "_request",
@@ -106,7 +136,8 @@ class Exchange:
         self._protocol: ClientConnection = request.protocol  # type: ignore[assignment]
         message = request._message
         fields = Fields.from_raw(message.raw_headers)
-        target, authority = _target_and_authority(message, fields)
+        target, fields = _target_and_fields(message, forwarding.without_named(fields))
+        _check_framing(message, fields)
         forwarded = fields.get("x-forwarded-proto")
         scheme = forwarded.partition(",")[0].strip().lower() if forwarded else ""
         self.head = RequestHead(
@@ -114,7 +145,7 @@ class Exchange:
             target,
             fields,
             scheme or "http",
-            authority,
+            fields.get("host") or "",
             (message.version.major, message.version.minor),
         )
         self.peer: str = self._protocol.peer_address
@@ -125,6 +156,7 @@ class Exchange:
         self.content_sent = 0
         self._has_content = request._payload is not EMPTY_PAYLOAD
         self._chunked = False
+        self._continued = not self._has_content or "expect" not in fields
 
     # -- the request's content
 
@@ -165,10 +197,16 @@ class Exchange:
     # -- the answer
 
     def interim(self, head: ResponseHead) -> None:
-        """Pass on an interim response (RFC 9110 15.2); HTTP/1.0 clients do not know them."""
+        """Pass on an interim response (RFC 9110 15.2); HTTP/1.0 clients do not know them.
+
+        A client that does not read gets none: they would pile up here.
+        """
         transport = self._protocol.transport
-        if transport is not None and not self.started and self.head.version >= (1, 1):
-            transport.write(_status_line(head) + head.fields.wire() + b"\r\n")
+        if transport is None or self.started or self.head.version < (1, 1) or self._protocol.writing_paused:
+            return
+        if head.status == HTTPStatus.CONTINUE:
+            self._continued = True
+        transport.write(_status_line(head) + forwarding.strip(head.fields).wire() + b"\r\n")
 
     async def respond(self, head: ResponseHead, content: bytes) -> None:
         """Send a whole response. For HEAD, 204 and 304 the content is measured but not sent."""
@@ -183,7 +221,8 @@ class Exchange:
         transport = self._protocol.transport
         if transport is None:
             raise ClientGone("the client left before its answer")
-        if self._protocol.closing:
+        if self._protocol.closing or not (self._continued or self.content_received):
+            # a client that was never told to send may send its content now or never (RFC 9110 10.1.1)
             self.keep_alive = False
         self.started = True
         self.started_at = time.monotonic()
@@ -232,16 +271,7 @@ class Exchange:
 
     async def drain(self) -> None:
         """Wait until the client has taken enough. Raises ClientGone after `SEND_SECONDS` without progress."""
-        if not self._protocol.writing_paused:
-            return
-        try:
-            async with asyncio.timeout(SEND_SECONDS):
-                await self._protocol._drain_helper()
-        except TimeoutError:
-            self.abort()
-            raise ClientGone(f"the client took nothing for {SEND_SECONDS:.0f} s") from None
-        except ConnectionError as fault:
-            raise ClientGone("the client left during its answer") from fault
+        await _drain(self._protocol)
 
     def abort(self) -> None:
         """Cut the connection, so that a truncated answer cannot pass for a complete one."""
@@ -262,6 +292,21 @@ class Exchange:
         tunnel = ClientTunnel(self._protocol)
         self._protocol.set_parser(tunnel)  # type: ignore[arg-type]
         return tunnel
+
+
+async def _drain(protocol: ClientConnection) -> None:
+    """See `Exchange.drain`."""
+    while protocol.writing_paused and (transport := protocol.transport) is not None:
+        left = transport.get_write_buffer_size()
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                await protocol._drain_helper()
+        except TimeoutError:
+            if transport.get_write_buffer_size() >= left:
+                transport.abort()
+                raise ClientGone(f"the client took nothing for {SEND_SECONDS:.0f} s") from None
+        except ConnectionError as fault:
+            raise ClientGone("the client left during its answer") from fault
 
 
 class ClientTunnel:
@@ -312,11 +357,7 @@ class ClientTunnel:
         if transport is None:
             raise ClientGone("the client left its tunnel")
         transport.write(data)
-        if self._protocol.writing_paused:
-            try:
-                await self._protocol._drain_helper()
-            except ConnectionError as fault:
-                raise ClientGone("the client left its tunnel") from fault
+        await _drain(self._protocol)
 
 
 def _status_line(head: ResponseHead) -> bytes:

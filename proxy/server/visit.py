@@ -12,6 +12,7 @@ from proxy import errors
 from proxy.observe.events import Observation, OriginObservation
 from proxy.origin.client import OriginClient
 from proxy.origin.collapse import Collapse
+from proxy.origin.fetch import Copies
 from proxy.server.protocol import Exchange
 from proxy.store.base import Store
 from proxy.store.invalidations import Invalidations
@@ -40,6 +41,7 @@ class Shared:
     store: Store
     invalidations: Invalidations
     collapse: Collapse
+    copies: Copies
     origin: OriginClient
     limits: Limits
     targets: tuple[str, ...]

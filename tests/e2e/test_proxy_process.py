@@ -120,6 +120,9 @@ async def test_a_worker_that_dies_is_replaced(origin: Origin) -> None:
         )
         assert await children.wait() == 0
         await proxy.child.line("is replaced")
+        # flipped while it starts: it must know before its first client
+        async with session.patch(f"{proxy.admin}/api/flags", json={"BYPASS": True}) as answer:
+            assert answer.status == 200
         async with asyncio.timeout(PATIENCE):
             while True:
                 async with session.get(f"{proxy.admin}/readyz") as ready:
@@ -127,3 +130,6 @@ async def test_a_worker_that_dies_is_replaced(origin: Origin) -> None:
                         break
         async with aiohttp.ClientSession() as fresh, fresh.get(f"{proxy.url}/a") as answer:
             assert await answer.text() == "hello"
+        async with session.get(f"{proxy.admin}/metrics") as answer:
+            text = await answer.text()
+        assert [f'siding_flag{{flag="BYPASS",worker="{number}"}} 1.0' in text for number in (0, 1)] == [True, True]

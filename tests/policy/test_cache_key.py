@@ -291,6 +291,27 @@ def test_every_credential_must_be_keyed(parts: list[str], lines: list[tuple[str,
     assert rule_applies(rule(*parts), head("/a", *lines)) is applies
 
 
+@pytest.mark.parametrize(
+    ("path", "applies"),
+    [
+        ("/a/../b", False),
+        ("/a/./b", False),
+        ("/a/..", False),
+        ("/a/%2E%2e/b", False),
+        ("/a/%252e%252e/b", False),
+        ("/a/..%5Cb", False),
+        ("/a\\..\\b", False),
+        ("/a/..;x/b", False),
+        ("/a/..b", True),
+        ("/a/b..", True),
+        ("/a/...", True),
+        ("/a/.well-known/b", True),
+    ],
+)
+def test_a_path_with_a_dot_segment_falls_under_no_rule(path: str, applies: bool) -> None:
+    assert rule_applies(rule(public=True), head(path)) is applies
+
+
 def test_a_public_rule_applies_to_all() -> None:
     assert rule_applies(rule(public=True), head("/a", ("Authorization", "a"), ("Cookie", "b=c")))
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.policy.forwarding import HOP_BY_HOP, from_origin, strip, to_origin
+from proxy.policy.forwarding import HOP_BY_HOP, from_origin, strip, to_origin, wants_websocket, without_named
 from proxy.policy.messages import Fields, RequestHead
 
 
@@ -39,6 +39,37 @@ def test_fields_that_connection_names(connection: str) -> None:
 @pytest.mark.parametrize("name", ["Host", "Authorization", "Cookie", "Cache-Control", "Content-Type"])
 def test_fields_that_connection_may_not_take_away(name: str) -> None:
     assert strip(fields(("Connection", name), (name, "x"))) == fields((name, "x"))
+
+
+@pytest.mark.parametrize(
+    ("connection", "kept"),
+    [
+        ("x-mine", ["Connection", "Upgrade", "Host", "TE"]),
+        ("X-Mine, host, te, upgrade", ["Connection", "Upgrade", "Host", "TE"]),
+        ("keep-alive", ["Connection", "X-Mine", "Upgrade", "Host", "TE"]),
+    ],
+)
+def test_what_connection_names_is_gone_before_anything_is_decided(connection: str, kept: list[str]) -> None:
+    lines = [("Connection", connection), ("X-Mine", "1"), ("Upgrade", "websocket"), ("Host", "a"), ("TE", "trailers")]
+    assert [name for name, _ in without_named(Fields(lines))] == kept
+
+
+@pytest.mark.parametrize(
+    ("method", "version", "lines", "expected"),
+    [
+        ("GET", (1, 1), [("Connection", "Upgrade"), ("Upgrade", "websocket")], True),
+        ("GET", (1, 1), [("Connection", "keep-alive, upgrade"), ("Upgrade", "WebSocket")], True),
+        ("GET", (1, 1), [("Upgrade", "websocket")], False),
+        ("GET", (1, 1), [("Connection", "upgrade"), ("Upgrade", "h2c")], False),
+        ("GET", (1, 1), [("Connection", "upgrade")], False),
+        ("GET", (1, 0), [("Connection", "upgrade"), ("Upgrade", "websocket")], False),
+        ("DELETE", (1, 1), [("Connection", "upgrade"), ("Upgrade", "websocket")], False),
+    ],
+)
+def test_who_wants_a_websocket(
+    method: str, version: tuple[int, int], lines: list[tuple[str, str]], expected: bool
+) -> None:
+    assert wants_websocket(RequestHead(method, "/", Fields(lines), "http", "a", version)) is expected
 
 
 def test_a_client_cannot_make_this_hop_drop_what_this_hop_adds() -> None:

@@ -21,6 +21,7 @@ from proxy.policy.reuse import (
     only_if_cached,
     request_no_store,
     select,
+    wants_origin,
 )
 
 NOW = 1_800_000_000.0
@@ -369,3 +370,16 @@ def test_what_is_no_longer_fresh_never_becomes_fresh_again(
         assert may_hide_error(kept, asked, earlier)
         assert not freshness.must_revalidate
         assert not freshness.no_cache
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ([], False),
+        ([("Cache-Control", "max-age=0")], False),
+        ([("Cache-Control", "max-age=0, No-Cache")], True),
+        ([("Pragma", "no-cache")], True),
+    ],
+)
+def test_wants_origin(lines: list[tuple[str, str]], expected: bool) -> None:
+    assert wants_origin(request(*lines)) is expected

@@ -13,7 +13,7 @@ from proxy.policy.decisions import Verdict
 from proxy.policy.fields import format_date
 from proxy.policy.freshness import freshness_of
 from proxy.policy.messages import Fields, RequestHead, ResponseHead, RouteRule
-from proxy.policy.storability import UNDERSTOOD, as_get, forbidden, has_validator, may_store, stands_for_get
+from proxy.policy.storability import UNDERSTOOD, as_get, forbidden, guarded, has_validator, may_store, stands_for_get
 
 NOW = 1_800_000_000.0
 DATE = format_date(NOW)
@@ -191,6 +191,32 @@ def test_credentials_need_a_directive_or_a_rule(directives: str, expected: Verdi
 def test_a_rule_for_credentials_or_for_everyone_keeps_the_answers_to_them() -> None:
     assert verdict(FRESH, asked=AUTHORIZATION, rule=PRIVATE) is Verdict.STORE
     assert verdict(FRESH, asked=AUTHORIZATION, rule=PUBLIC) is Verdict.STORE
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer", "rule", "each_time"),
+    [
+        ([("Cookie", "a=b")], [], None, True),
+        ([("X-Api-Key", "a")], [("ETag", '"a"')], None, True),
+        ([("Cookie", "a=b")], [("Cache-Control", "max-age=1")], None, False),
+        ([("Cookie", "a=b")], [("Cache-Control", "public")], None, False),
+        ([("Cookie", "a=b")], [("Expires", "0")], None, False),
+        ([("Cookie", "a=b")], [], PUBLIC, False),
+        ([("Accept", "a")], [], None, False),
+    ],
+)
+def test_a_guess_is_not_good_enough_for_what_a_credential_brought(
+    asked: Lines, answer: Lines, rule: RouteRule | None, each_time: bool
+) -> None:
+    request, response = RequestHead("GET", "/a", Fields(asked)), ResponseHead(200, "", Fields(answer))
+    life = freshness_of(response, NOW, NOW, rule)
+    assert guarded(life, request, response, rule) == replace(life, no_cache=each_time)
+
+
+@pytest.mark.parametrize("rule", [None, PUBLIC, PRIVATE])
+@pytest.mark.parametrize("content_type", ["text/event-stream", "Text/Event-Stream; charset=utf-8"])
+def test_a_stream_of_events_is_never_stored(rule: RouteRule | None, content_type: str) -> None:
+    assert verdict([*FRESH, ("Content-Type", content_type)], rule=rule) is Verdict.EVENT_STREAM
 
 
 def test_a_cookie_in_the_request_alone_forbids_nothing() -> None:

@@ -8,8 +8,10 @@ import socket
 
 import pytest
 
+from proxy.origin.client import OriginClient
+from proxy.policy.messages import Fields
 from proxy.store.memory import MemoryStore
-from tests.support import PATIENCE, Message, Origin, Turn, running_proxy
+from tests.support import PATIENCE, Message, Origin, Turn, gather, read_chunked, running_proxy, until
 
 FRESH = "Cache-Control: max-age=60"
 
@@ -48,6 +50,7 @@ async def test_an_origin_that_is_not_there_is_a_502() -> None:
         ("HTTP/1.1 200 OK\r\nContent-Le", "origin-reset"),
         ("SSH-2.0-OpenSSH_9.2\r\n\r\n", "origin-malformed"),
         ("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx", "origin-malformed"),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "origin-malformed"),
         (f"HTTP/1.1 200 OK\r\nX-Long: {'x' * 70_000}\r\n\r\n", "origin-malformed"),
     ],
 )
@@ -158,6 +161,205 @@ async def test_broken_chunks_fail_the_request_and_end_the_connection(origin: Ori
         answer = await client.response()
         assert await client.at_end()
     assert (answer.status, code_of(answer)) == (400, "malformed-request")
+
+
+@pytest.mark.parametrize(
+    ("framing", "status"),
+    [("HTTP/1.1|Transfer-Encoding: gzip, chunked", 501), ("HTTP/1.0|Transfer-Encoding: chunked", 400)],
+)
+async def test_a_transfer_coding_that_would_be_lost_is_not_taken(origin: Origin, framing: str, status: int) -> None:
+    version, _, field = framing.partition("|")
+    async with running_proxy(origin.url) as proxy:
+        client = await proxy.connect()
+        await client.send(f"POST /a {version}\r\nHost: a\r\n{field}\r\n\r\n0\r\n\r\n")
+        assert (await client.response()).status == status
+        assert await client.at_end()
+    assert origin.requests == []
+
+
+async def test_a_client_that_was_not_told_to_send_is_not_waited_for(origin: Origin) -> None:
+    """Its next octets may be the content it announced or another request: nobody can tell (RFC 9110 10.1.1)."""
+    origin.respond("no", status="401 Unauthorized")
+    origin.read_content = False
+    async with running_proxy(origin.url) as proxy:
+        client = await proxy.connect()
+        await client.send("POST /a HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 44\r\n\r\n")
+        answer = await client.response()
+    assert (answer.status, answer.get("connection")) == (401, "close")
+
+
+async def test_interim_responses_do_not_pile_up_before_a_client_that_does_not_read(origin: Origin) -> None:
+    async def script(turn: Turn) -> None:
+        early = "HTTP/1.1 103 Early Hints\r\nConnection: X-Hop\r\nX-Hop: 1\r\nLink: " + "x" * 1000 + "\r\n\r\n"
+        for _ in range(400):
+            await turn.send(early * 50)
+        await turn.answer("at last")
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy:
+        client = await proxy.connect()
+        await client.send("GET /a HTTP/1.1\r\nHost: app.example\r\n\r\n")
+        await until(lambda: proxy.worker._origin.in_use == 0 and bool(origin.requests))
+        answer = await client.response()
+    assert answer.content == b"at last"
+    assert 0 < len(answer.interim) < 19_000
+    assert answer.interim[0].get("x-hop") is None
+    assert answer.interim[0].get("connection") is None
+
+
+async def test_a_client_that_reads_slowly_but_reads_is_served(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not its pace is bounded, but how long it takes nothing at all."""
+    size = 8_000_000
+    origin.respond(b"x" * size, FRESH)
+    async with running_proxy(origin.url) as proxy:
+        await proxy.get("/a")
+        await until(lambda: not proxy.worker.handler._background)
+        monkeypatch.setattr("proxy.server.protocol.SEND_SECONDS", 0.25)
+        client = await proxy.connect()
+        await client.send("GET /a HTTP/1.1\r\nHost: app.example\r\n\r\n")
+        assert "hit" in ((await client.head()).get("cache-status") or "")
+        got = 0
+        while got < size:
+            piece = await client.reader.read(200_000)
+            assert piece, f"cut after {got} octets"
+            got += len(piece)
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("limit", [0, 1000, 100_000])
+async def test_what_cannot_be_kept_still_arrives_whole(origin: Origin, limit: int) -> None:
+    async def script(turn: Turn) -> None:
+        await turn.send(
+            f"HTTP/1.1 200 OK\r\n{FRESH}\r\nTransfer-Encoding: chunked\r\n\r\n"
+            + "".join(f"{40_000:x}\r\n{letter * 40_000}\r\n" for letter in "abcdefghij")
+            + "0\r\n\r\n"
+        )
+
+    origin.script = script
+    async with running_proxy(origin.url, cache_max_bytes=limit) as proxy:
+        answers = await gather(*(proxy.get("/a") for _ in range(5)))
+    assert {answer.content for answer in answers} == {b"".join(letter.encode() * 40_000 for letter in "abcdefghij")}
+
+
+async def test_answers_on_their_way_do_not_fill_the_memory(origin: Origin) -> None:
+    """However many clients do not read: what is kept to be stored is bounded for all of them together."""
+    size, copies = 7_000_000, 2_500_000
+
+    async def script(turn: Turn) -> None:
+        await turn.send(f"HTTP/1.1 200 OK\r\n{FRESH}\r\nTransfer-Encoding: chunked\r\n\r\n{size:x}\r\n")
+        for _ in range(70):
+            await turn.send(b"x" * (size // 70))
+        await turn.send("\r\n0\r\n\r\n")
+
+    origin.script = script
+    async with running_proxy(origin.url, cache_max_bytes=4 * copies) as proxy:
+        clients = [await proxy.connect() for _ in range(20)]
+        for number, client in enumerate(clients):
+            await client.send(f"GET /{number} HTTP/1.1\r\nHost: app.example\r\n\r\n")
+        most = 0
+
+        def held() -> int:
+            return sum(map(len, (piece for fetch in proxy.worker.handler._background for piece in fetch._pieces)))
+
+        for client in clients:
+            await client.head()
+            most = max(most, held())
+        for client in clients:
+            async with asyncio.timeout(PATIENCE):
+                content = b"".join([chunk async for chunk in read_chunked(client.reader)])
+            most = max(most, held())
+            assert len(content) == size
+        await until(lambda: not proxy.worker.handler._background)
+        assert proxy.worker.handler._shared.copies.held == 0
+    assert most < copies + 20 * 700_000
+
+
+async def test_one_slow_client_does_not_hold_up_the_others_for_ever(
+    origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.origin.fetch.LAG_SECONDS", 0.2)
+    size = 20_000_000
+
+    async def script(turn: Turn) -> None:
+        await turn.send(f"HTTP/1.1 200 OK\r\n{FRESH}\r\nTransfer-Encoding: chunked\r\n\r\n{size:x}\r\n")
+        for _ in range(200):
+            await turn.send(b"x" * (size // 200))
+        await turn.send("\r\n0\r\n\r\n")
+
+    origin.script = script
+    async with running_proxy(origin.url, cache_max_object_bytes=1_000_000) as proxy:
+        slow, fast = await proxy.connect(), await proxy.connect()
+        for client in (slow, fast):
+            await client.send("GET /a HTTP/1.1\r\nHost: app.example\r\n\r\n")
+        assert len((await fast.response()).content) == size
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await slow.response()
+    assert len(origin.requests) == 1
+
+
+async def test_a_connection_left_with_content_unread_serves_the_next(
+    origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held back because nobody read, and then complete: whoever comes next must hear the origin again."""
+    monkeypatch.setattr("proxy.origin.connection.HIGH_WATER_BYTES", 10)
+    origin.respond("x" * 1000)
+    origin_client = OriginClient(origin.url, connect_timeout=5, idle_timeout=0.2)
+    try:
+        first = await origin_client.request("GET", "/a", Fields([("Host", "a")]), None, None)
+        assert first._connection is not None
+        await until(lambda: first._connection is not None and first._connection.complete)
+        assert first._connection._paused
+        first.close()
+        async with asyncio.timeout(PATIENCE):
+            second = await origin_client.request("POST", "/a", Fields([("Host", "a")]), None, None)
+            assert await second.read() == b"x" * 1000
+        second.close()
+    finally:
+        await origin_client.close()
+    assert origin.connections == 1
+
+
+async def test_a_head_is_answered_stale_when_the_origin_fails(origin: Origin) -> None:
+    origin.respond("one", "Cache-Control: max-age=1, stale-if-error=600")
+    async with running_proxy(origin.url) as proxy:
+        await proxy.get("/a")
+        proxy.clock.now += 60
+        origin.respond("broken", status="503 Service Unavailable")
+        refused = await proxy.request("HEAD", "/a")
+        await origin.stop()
+        gone = await proxy.request("HEAD", "/a")
+    assert [(answer.status, answer.get("content-length")) for answer in (refused, gone)] == [(200, "3")] * 2
+    assert all("stale-if-error" in (answer.get("cache-status") or "") for answer in (refused, gone))
+
+
+async def test_a_head_keeps_the_length_that_the_origin_gave(origin: Origin) -> None:
+    async def script(turn: Turn) -> None:
+        await turn.send("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 500\r\n\r\n")
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy:
+        answer = await proxy.request("HEAD", "/a", "Accept-Encoding: gzip")
+    assert answer.get("content-length") == "500"
+
+
+async def test_a_request_right_after_the_last_client_left_is_not_failed(origin: Origin) -> None:
+    go = asyncio.Event()
+
+    async def script(turn: Turn) -> None:
+        await go.wait()
+        await turn.answer("one", FRESH)
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy:
+        first = await proxy.connect()
+        await first.send("GET /a HTTP/1.1\r\nHost: app.example\r\n\r\n")
+        await until(lambda: len(origin.requests) == 1)
+        (fetch,) = proxy.worker.handler._background
+        first.writer.transport.abort()
+        await until(lambda: proxy.worker.handler.in_flight == 0)
+        await until(lambda: not fetch.open)
+        go.set()
+        assert (await proxy.get("/a")).content == b"one"
 
 
 # -- inside (law 6)

@@ -120,6 +120,26 @@ async def test_bypass_is_octet_exact_and_leaves_no_trace_in_the_cache(origin: Or
     assert "hit" in (after.get("cache-status") or "")
 
 
+async def test_what_is_invalidated_under_bypass_stays_so(origin: Origin) -> None:
+    origin.respond("old", FRESH)
+    async with running_proxy(origin.url) as proxy:
+        await proxy.get("/a")
+        await flip(proxy, BYPASS=True)
+        await proxy.request("POST", "/a", content=b"change")
+        origin.respond("new", FRESH)
+        await flip(proxy, BYPASS=False)
+        assert (await proxy.get("/a")).content == b"new"
+
+
+async def test_an_upgrade_that_the_origin_refuses_is_octet_exact_too(origin: Origin) -> None:
+    origin.respond(b"{}" * 2000, "Content-Type: application/json")
+    async with running_proxy(origin.url) as proxy:
+        await flip(proxy, BYPASS=True)
+        answer = await proxy.get("/a", "Connection: upgrade", "Upgrade: websocket", "Accept-Encoding: gzip")
+    assert answer.content == b"{}" * 2000
+    assert (answer.get("etag"), answer.get("vary"), answer.get("content-encoding")) == (None, None, None)
+
+
 async def test_a_follower_survives_the_bypass(origin: Origin) -> None:
     go = asyncio.Event()
 

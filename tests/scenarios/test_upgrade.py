@@ -109,3 +109,19 @@ async def test_other_protocols_are_not_offered_to_the_origin(origin: Origin, pro
     assert answer.status == 200
     assert origin.requests[0].get("upgrade") is None
     assert origin.requests[0].get("http2-settings") is None
+
+
+async def test_an_upgrade_that_connection_does_not_list_is_none(origin: Origin) -> None:
+    async with running_proxy(origin.url) as proxy:
+        answer = await proxy.get("/a", "Upgrade: websocket")
+    assert answer.status == 200
+    assert origin.requests[0].get("upgrade") is None
+
+
+async def test_an_unsafe_request_with_an_upgrade_still_invalidates(origin: Origin) -> None:
+    origin.respond("old", "Cache-Control: max-age=60")
+    async with running_proxy(origin.url) as proxy:
+        await proxy.get("/a")
+        await proxy.request("DELETE", "/a", "Connection: upgrade", "Upgrade: websocket")
+        origin.respond("new", "Cache-Control: max-age=60")
+        assert (await proxy.get("/a")).content == b"new"

@@ -1,0 +1,141 @@
+"""One client's request must never become another's answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support import Origin, Turn, running_proxy, until
+
+FRESH = "Cache-Control: max-age=60"
+
+
+async def echo(turn: Turn, *names: str, fields: tuple[str, ...] = (FRESH,)) -> None:
+    await turn.answer("; ".join(f"{name}={turn.request.get(name)}" for name in names), *fields)
+
+
+async def test_the_targets_authority_replaces_host_for_the_origin_too(origin: Origin) -> None:
+    async def script(turn: Turn) -> None:
+        await echo(turn, "host", "x-forwarded-host")
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy:
+        client = await proxy.connect()
+        await client.send("GET http://victim.example/a HTTP/1.1\r\nHost: evil.example\r\n\r\n")
+        first = await client.response()
+        victim = await proxy.get("/a", host="victim.example")
+    assert first.content == victim.content == b"host=victim.example; x-forwarded-host=victim.example"
+
+
+@pytest.mark.parametrize("host", ["a b", "a/b", "user@a", "a?b", "", "[::1", "a:b"])
+async def test_what_is_no_host_is_refused(origin: Origin, host: str) -> None:
+    async with running_proxy(origin.url) as proxy:
+        assert (await proxy.get("/a", host=host)).status == 400
+    assert origin.requests == []
+
+
+@pytest.mark.parametrize("host", ["a", "a:80", "[::1]:8080", "xn--a.example", "10.0.0.1:1", "a_b.internal"])
+async def test_what_is_a_host_is_taken(origin: Origin, host: str) -> None:
+    async with running_proxy(origin.url) as proxy:
+        assert (await proxy.get("/a", host=host)).status == 200
+    assert origin.requests[0].get("host") == host
+
+
+async def test_a_field_that_connection_names_is_not_in_the_secondary_key(origin: Origin) -> None:
+    async def script(turn: Turn) -> None:
+        await echo(turn, "accept-language", fields=(FRESH, "Vary: Accept-Language"))
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy:
+        await proxy.get("/a", "Accept-Language: de", "Connection: accept-language")
+        german = await proxy.get("/a", "Accept-Language: de")
+    assert german.content == b"accept-language=de"
+
+
+async def test_a_field_that_connection_names_is_not_in_a_rules_key(origin: Origin, tmp_path: Path) -> None:
+    async def script(turn: Turn) -> None:
+        await echo(turn, "x-tenant")
+
+    origin.script = script
+    rules = '[[route]]\nmatch = "/a"\nkey = ["header:x-tenant"]\n'
+    async with running_proxy(origin.url, rules=rules, directory=tmp_path) as proxy:
+        await proxy.get("/a", "X-Tenant: one", "Connection: x-tenant")
+        one = await proxy.get("/a", "X-Tenant: one")
+    assert one.content == b"x-tenant=one"
+
+
+@pytest.mark.parametrize(
+    "path", ["/static/../api/me", "/static/%2e%2e/api/me", "/static/..%2fapi/me", "/static/..;/api/me", "/static/.."]
+)
+async def test_no_rule_is_for_a_path_that_may_be_another(origin: Origin, tmp_path: Path, path: str) -> None:
+    async def script(turn: Turn) -> None:
+        await echo(turn, "cookie", fields=())
+
+    origin.script = script
+    rules = '[[route]]\nmatch = "/static/*"\npublic = true\n'
+    async with running_proxy(origin.url, rules=rules, directory=tmp_path) as proxy:
+        await proxy.get(path, "Cookie: session=alice")
+        assert (await proxy.get(path)).content == b"cookie=None"
+        await proxy.get("/static/..a/b.js", "Cookie: session=alice")
+        assert (await proxy.get("/static/..a/b.js")).content == b"cookie=session=alice"
+
+
+@pytest.mark.parametrize("credential", ["Cookie: session=alice", "X-Api-Key: alice"])
+async def test_a_guess_never_shares_what_was_made_for_a_credential(origin: Origin, credential: str) -> None:
+    """RFC 9111 4.2.2 would let a cache guess; then Bob has Alice's page for a tenth of its age."""
+    name = credential.partition(":")[0]
+
+    async def script(turn: Turn) -> None:
+        await echo(turn, name, fields=("Last-Modified: Fri, 01 Jan 2021 00:00:00 GMT",))
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy:
+        await proxy.get("/me", credential)
+        bob = await proxy.get("/me", f"{name}: bob")
+        await origin.stop()
+        nobody = await proxy.get("/me", f"{name}: bob")
+    assert bob.content.endswith(b"=bob") or bob.content.endswith(b" bob")
+    assert nobody.status == 502
+
+
+async def test_a_stated_lifetime_is_the_origins_word(origin: Origin) -> None:
+    origin.respond("all", FRESH)
+    async with running_proxy(origin.url) as proxy:
+        await proxy.get("/a", "Cookie: session=alice")
+        bob = await proxy.get("/a", "Cookie: session=bob")
+    assert "hit" in (bob.get("cache-status") or "")
+
+
+@pytest.mark.parametrize("name", ["X-Forwarded-For", "X-Request-Id", "traceparent"])
+async def test_what_varies_by_a_field_made_here_is_not_shared(origin: Origin, name: str) -> None:
+    origin.respond("yours", FRESH, f"Vary: {name}")
+    async with running_proxy(origin.url) as proxy:
+        await proxy.get("/a")
+        await proxy.get("/a")
+    assert len(origin.requests) == 2
+
+
+async def test_an_event_stream_is_nobody_elses(origin: Origin, tmp_path: Path) -> None:
+    """Not kept for who comes later, and let go with its client, whatever a rule or the origin says."""
+    gone: list[bytes] = []
+
+    async def script(turn: Turn) -> None:
+        await turn.send(
+            f"HTTP/1.1 200 OK\r\n{FRESH}\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+            "9\r\ndata: 1\n\n\r\n"
+        )
+        gone.append(await turn.reader.read(1))
+
+    origin.script = script
+    rules = '[[route]]\nmatch = "/events"\npublic = true\nttl = 60\n'
+    async with running_proxy(origin.url, rules=rules, directory=tmp_path) as proxy:
+        for count in (1, 2):
+            client = await proxy.connect()
+            await client.send("GET /events HTTP/1.1\r\nHost: app.example\r\n\r\n")
+            head = await client.head()
+            assert head.get("cache-status") == "siding; fwd=uri-miss; fwd-status=200"
+            assert b"data: 1" in await client.reader.readuntil(b"\n\n")
+            client.writer.transport.abort()
+            await until(lambda count=count: len(gone) == count)  # type: ignore[misc]
+    assert gone == [b"", b""]
