@@ -10,6 +10,7 @@ import pytest
 
 from proxy.origin.client import OriginClient
 from proxy.policy.messages import Fields
+from proxy.server.protocol import _untaken
 from proxy.store.memory import MemoryStore
 from tests.support import PATIENCE, Message, Origin, Turn, gather, read_chunked, running_proxy, until
 
@@ -209,21 +210,41 @@ async def test_interim_responses_do_not_pile_up_before_a_client_that_does_not_re
 
 async def test_a_client_that_reads_slowly_but_reads_is_served(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not its pace is bounded, but how long it takes nothing at all."""
-    size = 8_000_000
+    size = 4_000_000
     origin.respond(b"x" * size, FRESH)
+    loop = asyncio.get_running_loop()
     async with running_proxy(origin.url) as proxy:
         await proxy.get("/a")
         await until(lambda: not proxy.worker.handler._background)
-        monkeypatch.setattr("proxy.server.protocol.SEND_SECONDS", 0.25)
-        client = await proxy.connect()
-        await client.send("GET /a HTTP/1.1\r\nHost: app.example\r\n\r\n")
-        assert "hit" in ((await client.head()).get("cache-status") or "")
-        got = 0
-        while got < size:
-            piece = await client.reader.read(200_000)
-            assert piece, f"cut after {got} octets"
-            got += len(piece)
-            await asyncio.sleep(0.02)
+        monkeypatch.setattr("proxy.server.protocol.SEND_SECONDS", 0.5)
+        with socket.socket() as client:
+            client.setblocking(False)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+            await loop.sock_connect(client, ("127.0.0.1", proxy.port))
+            await loop.sock_sendall(client, b"GET /a HTTP/1.1\r\nHost: app.example\r\n\r\n")
+            got = b""
+            while len(got) < size:
+                piece = await loop.sock_recv(client, 20_000)
+                assert piece, f"cut after {len(got)} octets"
+                got += piece
+                await asyncio.sleep(0.015)
+    assert b"hit" in got[:500]
+
+
+async def test_what_the_kernel_holds_for_a_client_counts_as_not_taken() -> None:
+    """Or a client that reads a little at a time looks, between two refills of that buffer, as if it took nothing."""
+    here, there = socket.socketpair()
+    with there:
+        _, writer = await asyncio.open_connection(sock=here)
+        transport = writer.transport
+        assert _untaken(transport) == 0
+        transport.write(b"x" * 1_000_000)
+        assert transport.get_write_buffer_size() < _untaken(transport)
+        await asyncio.to_thread(there.recv, 1_000_000, socket.MSG_WAITALL)
+        await until(lambda: _untaken(transport) == 0)
+        writer.close()
+        await writer.wait_closed()
+        assert _untaken(transport) == 0
 
 
 @pytest.mark.parametrize("limit", [0, 1000, 100_000])
