@@ -1,0 +1,139 @@
+"""A chat completion as it is asked and answered, and why one is left as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+import orjson
+
+Fields = tuple[tuple[str, str], ...]
+"""Field lines in their order."""
+
+
+class Lane(StrEnum):
+    """Who waits for a turn: those who wait in person go before those who do not."""
+
+    CALLER = "caller"
+    BATCH = "batch"
+    SHADOW = "shadow"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A chat completion that is asked of the upstream.
+
+    body -- the decoded JSON. fields -- the request's own fields without hop-by-hop ones, Host, Content-Length,
+    Content-Type and Accept-Encoding; Authorization is among them where the caller sent it.
+    deadline -- monotonic seconds.
+    """
+
+    body: Mapping[str, Any]
+    fields: Fields
+    deadline: float
+    lane: Lane = Lane.CALLER
+
+    @property
+    def credential(self) -> str:
+        """Who asks: the Authorization field's value, organization and project added. Never to be logged or kept."""
+        named = {name.lower(): value for name, value in self.fields}
+        return "\n".join(named.get(name, "") for name in ("authorization", "openai-organization", "openai-project"))
+
+    @property
+    def model(self) -> str:
+        """The model that is asked for; "" where the body does not tell."""
+        model = self.body.get("model")
+        return model if isinstance(model, str) else ""
+
+    def asking(self, body: Mapping[str, Any]) -> Call:
+        """The same with another body."""
+        return replace(self, body=body)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer. fields -- without hop-by-hop ones and Content-Length."""
+
+    status: int
+    fields: Fields
+    content: bytes
+
+    @property
+    def ok(self) -> bool:
+        return 200 <= self.status < 300
+
+
+Ask = Callable[[Call], Awaitable[Answer]]
+"""Raises UpstreamFault where there is no answer. An answer with an error's status is an answer."""
+
+
+class UpstreamFault(Exception):
+    """There is no answer of the upstream's own, and this is ours, in the form OpenAI's errors have.
+
+    kind -- OpenAI's `type`. retry_after -- seconds, whole ones are told.
+    """
+
+    def __init__(
+        self, status: int, code: str, message: str, kind: str = "api_error", retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.kind = kind
+        self.retry_after = retry_after
+
+    @property
+    def fields(self) -> Fields:
+        """What goes with the answer."""
+        told: list[tuple[str, str]] = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
+        if self.retry_after is not None:
+            told.append(("Retry-After", str(max(1, round(self.retry_after)))))
+        return tuple(told)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """As the vendor's SDKs read it."""
+        return {"error": {"message": self.message, "type": self.kind, "param": None, "code": self.code}}
+
+    @property
+    def answer(self) -> Answer:
+        return Answer(self.status, self.fields, orjson.dumps(self.document))
+
+
+class Left(StrEnum):
+    """Why a chat completion is forwarded as it came."""
+
+    OFF = "off"
+    UNRECOGNISED = "unrecognised"
+    TEMPLATE_OFF = "template-off"
+    NOT_JSON = "not-json"
+    TOO_LARGE = "too-large"
+    STRUCTURED_OUTPUT = "structured-output"
+    SEVERAL_CHOICES = "several-choices"
+    TOOLS = "tools"
+    CONVERSATION = "conversation"
+    SEVERAL_PROMPTS = "several-prompts"
+    SAMPLING = "sampling"
+    """logprobs, logit_bias, stop and prediction speak of the tokens or the text of the full answer"""
+    NOT_TEXT = "not-text"
+    """audio and other modalities"""
+
+
+class Expansion(StrEnum):
+    """What became of a compact request's answer."""
+
+    EXPANDED = "expanded"
+    REPAIRED = "repaired"
+    """fenced, chatty, or without its last brackets, but certain"""
+    ALREADY_FULL = "already-full"
+    ASKED_AGAIN = "asked-again"
+    """with the original prompt, whose answer the caller got"""
+    CUT = "cut"
+    """at the caller's own max_tokens: what was complete is expanded, finish_reason stays `length`"""
+    REFUSED = "refused"
+    """the model refused, or a filter did: passed on as it is"""
+    FAILED = "failed"
+    """the upstream's own error, or none at all"""
