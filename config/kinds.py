@@ -166,6 +166,17 @@ def read_http_url(raw: object) -> str:
     return f"{parts.scheme}://{parts.netloc}".lower()
 
 
+def read_api_url(raw: object) -> str:
+    """`http(s)://host[:port][/path]` without a slash at the end."""
+    parts = _read_url(raw, ("http", "https"))
+    if "@" in parts.netloc:
+        raise ValueError("it has a user name or a password, which would not be sent")
+    _checked_host(parts)
+    if "?" in str(raw) or "#" in str(raw):
+        raise ValueError("it has a query or a fragment")
+    return f"{parts.scheme}://{parts.netloc}".lower() + parts.path.rstrip("/")
+
+
 def read_redis_url(raw: object) -> str:
     """`redis(s)://[[user]:password@]host[:port][/number]`, or `unix://[[user]:password@]/path`."""
     parts = _read_url(raw, ("redis", "rediss", "unix"))
@@ -235,9 +246,18 @@ Size = Annotated[
     BeforeValidator(read_size),
     Kind("bytes, or a size like 256MiB or 8 MB, from {low} to {high}", show=show_size),
 ]
+Share = Annotated[
+    float, BeforeValidator(read_number), Kind("a share, a number from {low} to {high}", show=lambda n: f"{n:.15g}")
+]
+Dollars = Annotated[
+    float, BeforeValidator(read_number), Kind("US dollars, a number from {low} to {high}", show=lambda n: f"{n:.15g}")
+]
 Host = Annotated[str, BeforeValidator(read_host), Kind("a host name or an IP address")]
 _HTTP_WORDS = "http://host:port or https://host:port, without user name, path and query"
 HttpUrl = Annotated[str, BeforeValidator(read_http_url), Kind(_HTTP_WORDS)]
+ApiUrl = Annotated[
+    str, BeforeValidator(read_api_url), Kind("http://host:port/path or https://host:port/path, without user and query")
+]
 OptionalHttpUrl = Annotated[str | None, BeforeValidator(read_http_url), Kind(_HTTP_WORDS)]
 OptionalRedisUrl = Annotated[
     str | None,
@@ -261,6 +281,7 @@ FieldNames = Annotated[
     Kind("field names with commas between them, or none", show=lambda names: ", ".join(names) or "none"),
 ]
 OptionalFile = Annotated[Path | None, BeforeValidator(read_path), Kind("the path of a file")]
+OptionalFolder = Annotated[Path | None, BeforeValidator(read_path), Kind("the path of a folder")]
 LogLevel = Annotated[
     Literal["debug", "info", "warning", "error", "critical"],
     BeforeValidator(read_word),

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from config.kinds import (
     MIB,
     TIB,
+    ApiUrl,
+    Dollars,
     FieldNames,
     Host,
     HttpUrl,
@@ -22,10 +24,12 @@ from config.kinds import (
     Milliseconds,
     OptionalDatabaseUrl,
     OptionalFile,
+    OptionalFolder,
     OptionalHttpUrl,
     OptionalRedisUrl,
     OptionalSecret,
     Seconds,
+    Share,
     Size,
     Switch,
     Tristate,
@@ -199,12 +203,64 @@ class MonitorSettings(FlagSettings):
     pgbouncer_admin_url: OptionalDatabaseUrl = Field(
         default=None, repr=False, description="a PgBouncer's console, whose pools are then told as well"
     )
-    grading_upstream_url: OptionalHttpUrl = Field(default=None, description="where grading requests go; no effect yet")
+    grading_upstream_url: ApiUrl = Field(
+        default="https://api.openai.com/v1", description="where `/v1/*` goes: the API of OpenAI, or one like it"
+    )
     grading_api_key: OptionalSecret = Field(
-        default=None, description="used when the caller sends no Authorization; no effect yet"
+        default=None, description="used only when the caller sends no `Authorization` of its own"
+    )
+    grading_timeout_ms: Milliseconds = Field(
+        default=600_000, ge=1, le=DAY_MS, description="longest time for one answer of the grading upstream, retries too"
+    )
+    grading_connect_timeout_ms: Milliseconds = Field(
+        default=5000, ge=1, le=DAY_MS, description="longest wait for a connection to the grading upstream"
+    )
+    grading_concurrency: Whole = Field(
+        default=64, ge=1, le=10_000, description="most completions that are asked of the upstream at the same time"
+    )
+    grading_max_request_bytes: Size = Field(
+        default=64 * MIB, ge=1, le=TIB, description="a larger request is forwarded without looking into it"
+    )
+    grading_templates: OptionalFolder = Field(
+        default=None, description="a folder with prompt templates (TOML) beside those that come with Siding"
+    )
+    grading_models_file: OptionalFile = Field(
+        default=None, description="prices and token rules of models (TOML) instead of those that come with Siding"
+    )
+    grading_batches: Switch = Field(
+        default=True,
+        description="answer the batches API here, in minutes; off: batches go to the upstream, which may take a day "
+        "and charges half",
+    )
+    grading_data_dir: OptionalFolder = Field(
+        default=None, description="a folder where the accounts of tokens and money outlast a restart"
+    )
+    completion_cache_ttl_seconds: Seconds = Field(
+        default=3600.0, ge=0, le=YEAR_SECONDS, description="how long an answer at temperature 0 is kept"
+    )
+    completion_cache_max_bytes: Size = Field(
+        default=64 * MIB, ge=0, le=TIB, description="budget of kept completions in memory"
+    )
+    cache_secret: OptionalSecret = Field(
+        default=None,
+        description="the same on all replicas, for keys that hold credentials; "
+        "without it kept completions are not shared through Redis",
+    )
+    shadow_sample_rate: Share = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of graded homeworks that are asked again in the background with the other prompt, "
+        "at the caller's expense, to compare the grades",
+    )
+    shadow_calls_a_day: Whole = Field(default=200, ge=0, le=1_000_000, description="most such calls a day (UTC)")
+    shadow_dollars_a_day: Dollars = Field(
+        default=1.0, ge=0, le=100_000, description="most money for such calls a day (UTC), as estimated"
     )
     redis_url: OptionalRedisUrl = Field(
-        default=None, repr=False, description="shared tier of the query cache; none means in-memory only"
+        default=None,
+        repr=False,
+        description="shared tier of the query and completion caches; none means in-memory only",
     )
     proxy_admin_url: OptionalHttpUrl = Field(
         default=None, description="the proxy's admin listener, where tags are purged when a table changes"

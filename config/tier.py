@@ -58,8 +58,10 @@ class SharedTier:
             pipeline = self._client.pipeline(transaction=False)
             pipeline.get(key)
             pipeline.pttl(key)
-            pipeline.mget(counters)
-            value, left, counted = await pipeline.execute()
+            if counters:
+                pipeline.mget(counters)
+            value, left, *rest = await pipeline.execute()
+            counted = rest[0] if rest else []
             return value, max(0, left) / 1000, [int(count or 0) for count in counted]
 
         return await self._try(call)

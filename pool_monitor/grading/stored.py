@@ -1,0 +1,165 @@
+"""Answers at temperature 0, kept for a while for whoever had them: in memory, and in the tier that replicas share.
+
+Keys are HMACs, of the credential as well, so one caller never has another's answer. Where the secret is this
+process's own, no other replica could find them, and nothing is shared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+import orjson
+
+from config.tier import SharedTier
+from pool_monitor.grading.calls import Answer, Call, Fields
+
+VERSION = 1
+OVERHEAD_BYTES = 1000
+MAX_ANSWER_SHARE = 8
+"""An answer of more than this part of the budget is not kept."""
+
+_NOT_KEPT = ("x-ratelimit-", "x-request-id", "openai-processing-ms", "retry-after", "set-cookie", "date", "cf-", "age")
+"""Of one answer's transport, not of its content."""
+_WITHOUT_EFFECT = frozenset({"user-agent", "accept", "idempotency-key", "x-request-id", "traceparent", "tracestate"})
+_WITHOUT_EFFECT_PREFIXES = ("x-stainless-", "x-forwarded-", "forwarded", "sec-", "via")
+
+
+class Where(StrEnum):
+    """Where a kept answer was."""
+
+    MEMORY = "memory"
+    SHARED = "shared"
+
+
+def key_of(call: Call, secret: bytes, form: str) -> bytes:
+    """What equal requests have in common: content whatever its order and white space, credential, and other fields.
+
+    form -- what is done to it on the way; answers of one form are not those of another.
+    """
+    fields = sorted((name.lower(), value) for name, value in call.fields if _has_effect(name.lower()))
+    parts = (form, call.credential, fields)
+    found = hmac.new(secret, orjson.dumps(parts), hashlib.sha256)
+    found.update(orjson.dumps(call.body, option=orjson.OPT_SORT_KEYS))
+    return found.digest()
+
+
+def _has_effect(name: str) -> bool:
+    return name not in _WITHOUT_EFFECT and not name.startswith(_WITHOUT_EFFECT_PREFIXES)
+
+
+def repeatable(call: Call) -> bool:
+    """Whether the caller asks for the same answer each time: temperature 0, and nothing kept by the vendor."""
+    temperature = call.body.get("temperature")
+    return isinstance(temperature, int | float) and temperature == 0 and not call.body.get("store")
+
+
+@dataclass(slots=True)
+class _Kept:
+    answer: Answer
+    until: float
+
+    @property
+    def weight(self) -> int:
+        return len(self.answer.content) + OVERHEAD_BYTES
+
+
+class Stored:
+    """See the module. ttl -- seconds. clock -- monotonic seconds. tier -- None without one, or without its secret."""
+
+    def __init__(
+        self,
+        ttl: float,
+        max_bytes: int,
+        clock: Callable[[], float],
+        tier: SharedTier | None,
+        shared: Callable[[], bool],
+    ) -> None:
+        self._ttl = ttl
+        self._max_bytes = max_bytes
+        self._clock = clock
+        self._tier = tier
+        self._shared = shared
+        self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
+        self.bytes = 0
+        self._writing: set[asyncio.Task[bool]] = set()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    async def find(self, key: bytes) -> tuple[Answer, Where, float] | None:
+        """The answer, where it was, and the seconds it has left."""
+        now = self._clock()
+        kept = self._kept.get(key)
+        if kept is not None and kept.until > now:
+            self._kept.move_to_end(key)
+            return kept.answer, Where.MEMORY, kept.until - now
+        if kept is not None:
+            self._drop(key)
+        if self._tier is None or not self._shared():
+            return None
+        found = await self._tier.read(_place(key), ())
+        answer = _unpacked(found[0], key) if found is not None and found[0] is not None else None
+        if found is None or answer is None or found[1] <= 0:
+            return None
+        left = min(self._ttl, found[1])
+        self._keep(key, _Kept(answer, self._clock() + left))
+        return answer, Where.SHARED, left
+
+    def keep(self, key: bytes, answer: Answer) -> None:
+        """Keep a complete and successful answer, here and, in the background, in the tier."""
+        fields = tuple((name, value) for name, value in answer.fields if not name.lower().startswith(_NOT_KEPT))
+        answer = Answer(answer.status, fields, answer.content)
+        if len(answer.content) > self._max_bytes // MAX_ANSWER_SHARE:
+            return
+        self._keep(key, _Kept(answer, self._clock() + self._ttl))
+        if self._tier is not None and self._shared():
+            task = asyncio.create_task(self._tier.write(_place(key), _packed(answer, key), self._ttl))
+            self._writing.add(task)
+            task.add_done_callback(self._writing.discard)
+
+    async def close(self) -> None:
+        """Wait for what is on its way to the tier, which is bounded in time."""
+        await asyncio.gather(*self._writing, return_exceptions=True)
+
+    def clear(self) -> None:
+        """Drop what is in memory."""
+        self._kept.clear()
+        self.bytes = 0
+
+    def _keep(self, key: bytes, kept: _Kept) -> None:
+        if key in self._kept:
+            self._drop(key)
+        self._kept[key] = kept
+        self.bytes += kept.weight
+        while self.bytes > self._max_bytes:
+            self._drop(next(iter(self._kept)))
+
+    def _drop(self, key: bytes) -> None:
+        self.bytes -= self._kept.pop(key).weight
+
+
+def _place(key: bytes) -> str:
+    return f"siding:completion:{key.hex()}"
+
+
+def _packed(answer: Answer, key: bytes) -> bytes:
+    return orjson.dumps([VERSION, key.hex(), answer.status, answer.fields]) + b"\n" + answer.content
+
+
+def _unpacked(value: bytes, key: bytes) -> Answer | None:
+    """None for anything that is not of this version and for this key."""
+    header, newline, content = value.partition(b"\n")
+    try:
+        version, kept_key, status, fields = orjson.loads(header)
+        pairs: Fields = tuple((str(name), str(field)) for name, field in fields)
+    except (orjson.JSONDecodeError, TypeError, ValueError):
+        return None
+    if not newline or [version, kept_key] != [VERSION, key.hex()] or not isinstance(status, int):
+        return None
+    return Answer(status, pairs, content)
