@@ -153,27 +153,32 @@ def _checked_host(parts: SplitResult) -> str:
     return host
 
 
-def read_http_url(raw: object) -> str:
-    """`http(s)://host[:port]` without a slash at the end, in lower case."""
+def _read_base_url(raw: object) -> SplitResult:
     parts = _read_url(raw, ("http", "https"))
     if "@" in parts.netloc:
         raise ValueError("it has a user name or a password, which would not be sent")
     _checked_host(parts)
-    if parts.path not in {"", "/"}:
-        raise ValueError("it has a path, but paths are forwarded as they are")
+    return parts
+
+
+def _without_query(raw: object) -> None:
     if "?" in str(raw) or "#" in str(raw):
         raise ValueError("it has a query or a fragment")
+
+
+def read_http_url(raw: object) -> str:
+    """`http(s)://host[:port]` without a slash at the end, in lower case."""
+    parts = _read_base_url(raw)
+    if parts.path not in {"", "/"}:
+        raise ValueError("it has a path, but paths are forwarded as they are")
+    _without_query(raw)
     return f"{parts.scheme}://{parts.netloc}".lower()
 
 
 def read_api_url(raw: object) -> str:
     """`http(s)://host[:port][/path]` without a slash at the end."""
-    parts = _read_url(raw, ("http", "https"))
-    if "@" in parts.netloc:
-        raise ValueError("it has a user name or a password, which would not be sent")
-    _checked_host(parts)
-    if "?" in str(raw) or "#" in str(raw):
-        raise ValueError("it has a query or a fragment")
+    parts = _read_base_url(raw)
+    _without_query(raw)
     return f"{parts.scheme}://{parts.netloc}".lower() + parts.path.rstrip("/")
 
 

@@ -31,7 +31,7 @@ class Metrics:
     """
 
     def __init__(self, flags: Callable[[], Mapping[str, bool]], *levels: Levels) -> None:
-        self._registry = registry = CollectorRegistry()
+        self.registry = registry = CollectorRegistry()
         self._names: set[str] = set()
 
         def histogram(name: str, meaning: str, *labels: str) -> Histogram:
@@ -86,7 +86,7 @@ class Metrics:
     def render(self, accept: str) -> tuple[bytes, str]:
         """Every metric with its content type: OpenMetrics where `accept` (an Accept field) asks for it."""
         encode, content_type = choose_encoder(accept)
-        return encode(self._registry), content_type
+        return encode(self.registry), content_type
 
 
 class _Levels(Collector):

@@ -29,3 +29,14 @@ class Served:
     found: Found = Found.ASKED
     status: int = 0
     seconds: float = 0.0
+
+    @property
+    def what(self) -> str:
+        """What was done, as a label: how it was expanded, why it was not, or `other` for what is no completion."""
+        if not self.chat:
+            return "other"
+        if self.expansion is not None:
+            return self.expansion.value
+        if self.left is not None:
+            return self.left.value
+        return "compact" if self.found is not Found.ASKED else "failed"

@@ -19,6 +19,7 @@ READERS: list[Callable[[object], object]] = [
     kinds.read_size,
     kinds.read_host,
     kinds.read_http_url,
+    kinds.read_api_url,
     kinds.read_redis_url,
     kinds.read_secret,
     kinds.read_path,
@@ -155,6 +156,26 @@ def test_http_urls(text: str, url: str) -> None:
 )
 def test_what_is_no_http_url_and_why(text: object, reason: str) -> None:
     assert reason in str(refusal(kinds.read_http_url, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("https://API.openai.com/v1", "https://api.openai.com/v1"),
+        ("https://api.openai.com/v1/", "https://api.openai.com/v1"),
+        ("http://[::1]:8081/Some/Path", "http://[::1]:8081/Some/Path"),
+        ("http://a", "http://a"),
+    ],
+)
+def test_api_urls(text: str, url: str) -> None:
+    assert kinds.read_api_url(text) == url
+
+
+@pytest.mark.parametrize(
+    "text", ["api.openai.com/v1", "https://key@a/v1", "https://a/v1?x", "https://a/v1#", "https:///v1"]
+)
+def test_what_is_no_api_url(text: str) -> None:
+    assert refusal(kinds.read_api_url, text)
 
 
 @pytest.mark.parametrize(
