@@ -1,0 +1,145 @@
+"""What is forwarded to the grading upstream octet for octet, and its answer back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from itertools import count
+
+import aiohttp
+from multidict import CIMultiDict
+from yarl import URL
+
+from pool_monitor.grading.asking import Observe, Outcome, Retried, outcome_of
+from pool_monitor.grading.calls import UpstreamFault
+from pool_monitor.grading.wire import PIECE_BYTES, Failure, Upload, as_text, end_to_end, failure_of, pieces_of, sendable
+
+Content = bytes | AsyncIterable[bytes] | None
+
+_NOT_FORWARDED = frozenset({"expect", "host"})
+"""Expect was answered by the server here."""
+
+
+class Forwarded:
+    """The answer to what was forwarded. fields -- as they came, without those for one hop."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self.status = response.status
+        self.reason = response.reason
+        self.fields = end_to_end(as_text(response.raw_headers))
+        self._content = response.content
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        """Octets as they come, encoded as they are. Raises UpstreamFault where they break off."""
+        try:
+            async for piece in self._content.iter_any():
+                yield piece
+        except (aiohttp.ClientError, TimeoutError) as fault:
+            raise failure_of(fault).fault from None
+
+
+class Forwarding:
+    """Forwards by a session of ours. All times in seconds.
+
+    base -- of the API's URL. connect_seconds -- for a connection, and for making it again. silence -- the longest.
+    heard -- told of every answer, and why there was none. pause -- how long to wait before a connection that was
+    refused is tried again: given how often it was, and the seconds left.
+    """
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        base: str,
+        *,
+        connect_seconds: float,
+        silence: float,
+        clock: Callable[[], float],
+        observe: Observe,
+        heard: Callable[[Failure | None], None],
+        pause: Callable[[int, float], float | None],
+        sleep: Callable[[float], Awaitable[object]],
+    ) -> None:
+        self._session = session
+        self._base = base
+        self._connect_seconds = connect_seconds
+        self._silence = silence
+        self._clock = clock
+        self._observe = observe
+        self._heard = heard
+        self._pause = pause
+        self._sleep = sleep
+        self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_seconds, sock_read=silence)
+
+    @asynccontextmanager
+    async def forward(
+        self, method: str, path: str, fields: Iterable[tuple[str, str]], content: Content
+    ) -> AsyncIterator[Forwarded]:
+        """See Upstream.forward."""
+        began = self._clock()
+        outcome = Outcome.LEFT
+        response: aiohttp.ClientResponse | None = None
+        try:
+            sent = CIMultiDict((name, sendable(value)) for name, value in end_to_end(fields, _NOT_FORWARDED))
+            if isinstance(content, bytes):
+                sent["Content-Length"] = str(len(content))
+            response = await self._answered(method, self._url_of(path), sent, content)
+            yield Forwarded(response)
+            outcome = Outcome.ANSWERED if response.status < 400 else Outcome.ERROR
+        except UpstreamFault as fault:
+            outcome = outcome_of(fault)
+            raise
+        finally:
+            if response is not None:
+                response.close()
+            self._observe.forwarded(outcome, self._clock() - began)
+
+    def _url_of(self, path: str) -> URL:
+        if path and path[0] not in "/?":
+            raise UpstreamFault(404, "unknown_url", "there is no such path below /v1", "invalid_request_error")
+        return URL(self._base + path, encoded=True)
+
+    async def _answered(
+        self, method: str, url: URL, fields: CIMultiDict[str], content: Content
+    ) -> aiohttp.ClientResponse:
+        until = self._clock() + self._connect_seconds
+        for attempt in count():
+            answered = await self._send(method, url, fields, content)
+            if not isinstance(answered, Failure):
+                return answered
+            pause = self._pause(attempt, until - self._clock()) if answered.never_sent else None
+            if pause is None:
+                raise answered.fault
+            self._observe.retried(Retried.NEVER_SENT)
+            await self._sleep(pause)
+        raise AssertionError
+
+    async def _send(
+        self, method: str, url: URL, fields: CIMultiDict[str], content: Content
+    ) -> aiohttp.ClientResponse | Failure:
+        upload: Upload | None = None
+        try:
+            async with asyncio.timeout(self._connect_seconds + self._silence) as watch:
+                if content is not None and (not isinstance(content, bytes) or len(content) > PIECE_BYTES):
+                    pieces = pieces_of(content) if isinstance(content, bytes) else content
+                    upload = Upload(pieces, watch, self._silence)
+                try:
+                    response = await self._session.request(
+                        method,
+                        url,
+                        headers=fields,
+                        data=content or None if upload is None else upload,
+                        allow_redirects=False,
+                        timeout=self._timeout,
+                    )
+                finally:
+                    if upload is not None:
+                        upload.watched = False
+        except (aiohttp.ClientError, TimeoutError) as fault:
+            if upload is not None and upload.fault is not None:
+                raise upload.fault from None
+            failure = failure_of(fault)
+            self._heard(failure)
+            return failure
+        self._heard(None)
+        return response

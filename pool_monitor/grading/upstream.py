@@ -1,0 +1,342 @@
+"""Every connection to the grading upstream, with its limits, retries and breaker.
+
+Chat completions whose content is known here go by the vendor's SDK; everything else is forwarded octet for octet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import random
+import secrets
+import ssl
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from itertools import count
+from typing import Any
+
+import aiohttp
+import httpx2
+import orjson
+
+from pool_monitor.grading import care
+from pool_monitor.grading.asking import Observe, Outcome, Retried, outcome_of
+from pool_monitor.grading.calls import Answer, Call, Fields, Lane, UpstreamFault
+from pool_monitor.grading.care import Breaker, BreakerState, RateLimits
+from pool_monitor.grading.forwarding import Content, Forwarded, Forwarding
+from pool_monitor.grading.turns import MOST_WAITING, Turns
+from pool_monitor.grading.vendor import FAULTS, Vendor
+from pool_monitor.grading.wire import Failure, as_text, end_to_end, failure_of
+
+__all__ = ["Forwarded", "Observe", "Outcome", "Retried", "Streamed", "Upstream"]
+
+SILENCE_SECONDS = 600.0
+"""The longest silence of the upstream while something is forwarded; as long as the vendor's SDKs wait."""
+KEEP_ALIVE_SECONDS = 15.0
+CALLER_PATIENCE = 8.0
+"""Seconds for which who waits in person is kept waiting before another attempt; its own SDK decides beyond that."""
+
+_AUTOMATIC = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
+_DECODED = frozenset({"content-encoding", "content-length"})
+
+
+class Streamed:
+    """An answer while it arrives. fields -- as those of an Answer."""
+
+    def __init__(self, response: httpx2.Response, left: Callable[[], float]) -> None:
+        self.status = response.status_code
+        self.fields = _fields_of(response)
+        self._response = response
+        self._left = left
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        """Octets as they come, decoded. Raises UpstreamFault where they break off, or the deadline passes."""
+        if self._response.is_stream_consumed:
+            yield self._response.content
+            return
+        arriving = self._response.aiter_bytes()
+        while True:
+            try:
+                async with asyncio.timeout(self._left()):
+                    piece = await anext(arriving)
+            except StopAsyncIteration:
+                return
+            except FAULTS as fault:
+                raise failure_of(fault).fault from None
+            yield piece
+
+
+class Upstream:
+    """See the module. All times in seconds.
+
+    url -- the API's base, as `https://api.openai.com/v1`. api_key -- for callers without an Authorization field.
+    capacity -- calls at once; more wait for their turn, most_waiting of them. connect_seconds -- for a connection.
+    silence_seconds -- the longest silence while something is forwarded. clock -- monotonic; wall -- since 1970.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None,
+        *,
+        capacity: int,
+        connect_seconds: float,
+        clock: Callable[[], float],
+        observe: Observe,
+        silence_seconds: float = SILENCE_SECONDS,
+        most_waiting: int = MOST_WAITING,
+        wall: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        jitter: Callable[[], float] = random.random,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        self._base = url.rstrip("/")
+        self._api_key = api_key
+        self._connect_seconds = connect_seconds
+        self._silence = silence_seconds
+        self._clock = clock
+        self._wall = wall
+        self._sleep = sleep
+        self._jitter = jitter
+        self._observe = observe
+        self._ssl = ssl_context
+        self._secret = secrets.token_bytes(32)
+        self._turns = Turns(capacity, clock, observe, most_waiting)
+        self._breaker = Breaker()
+        self._told_state = BreakerState.CLOSED
+        self._limits = RateLimits()
+        self._vendor: Vendor
+        self._forwarding: Forwarding
+
+    async def start(self) -> None:
+        """Make ready; nothing is connected before it is needed."""
+        context = self._ssl or ssl.create_default_context()
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS, ssl=context),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            skip_auto_headers=_AUTOMATIC,
+        )
+        self._vendor = Vendor(session, self._base, context, connect_seconds=self._connect_seconds)
+        self._forwarding = Forwarding(
+            session,
+            self._base,
+            connect_seconds=self._connect_seconds,
+            silence=self._silence,
+            clock=self._clock,
+            observe=self._observe,
+            heard=self._heard,
+            pause=lambda attempt, left: self._retry_after(None, (), attempt, left),
+            sleep=self._sleep,
+        )
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._vendor.close()
+
+    @property
+    def waiting(self) -> dict[Lane, int]:
+        """How many wait for a turn."""
+        return self._turns.waiting
+
+    @property
+    def in_use(self) -> int:
+        """How many turns are taken."""
+        return self._turns.held
+
+    @property
+    def breaker_state(self) -> BreakerState:
+        """Whether the upstream is asked at the moment."""
+        return self._breaker.state(self._clock())
+
+    # -- chat completions
+
+    async def complete(self, call: Call) -> Answer:
+        """The whole answer, be it an error of the upstream's own. Raises UpstreamFault where there is none."""
+        async with self._asked(call, stream=False) as response:
+            return Answer(response.status_code, _fields_of(response), response.content)
+
+    @asynccontextmanager
+    async def stream(self, call: Call) -> AsyncIterator[Streamed]:
+        """The answer while it arrives; the connection ends with the context. Raises UpstreamFault."""
+        async with self._asked(call, stream=True) as response:
+            yield Streamed(response, lambda: call.deadline - self._clock())
+
+    @asynccontextmanager
+    async def _asked(self, call: Call, *, stream: bool) -> AsyncIterator[httpx2.Response]:
+        began = self._clock()
+        outcome = Outcome.LEFT
+        try:
+            response = await self._answered(call, stream)
+            try:
+                yield response
+            finally:
+                try:
+                    await response.aclose()
+                finally:
+                    self._turns.leave()
+            outcome = Outcome.ANSWERED if response.is_success else Outcome.ERROR
+        except UpstreamFault as fault:
+            outcome = outcome_of(fault)
+            raise
+        finally:
+            self._observe.asked(call.lane, outcome, self._clock() - began)
+
+    async def _answered(self, call: Call, stream: bool) -> httpx2.Response:
+        """An answer, and the turn that goes with it: the first attempt's, or that of a later one."""
+        model, caller = self._keyed(f"{call.credential}\n{call.model}"), self._keyed(call.credential)
+        began = self._clock()
+        for attempt in count():
+            await self._admitted(call, caller, model)
+            try:
+                answered = await self._attempt(call, model, stream)
+                pause = self._pause(call, answered, attempt, began)
+                if pause is None:
+                    if isinstance(answered, Failure):
+                        raise answered.fault
+                    return answered
+                if not isinstance(answered, Failure):
+                    await answered.aclose()
+            except BaseException:
+                self._turns.leave()
+                raise
+            self._turns.leave()
+            self._observe.retried(_reason_of(answered))
+            await self._sleep(pause)
+        raise AssertionError
+
+    async def _admitted(self, call: Call, caller: str, model: str) -> None:
+        """Wait for a turn, and for the rate limit where nobody waits in person. Raises UpstreamFault."""
+        waits = call.lane is not Lane.CALLER
+        tokens = _tokens_of(call.body) if waits else 0
+        while True:
+            while waits and (pause := self._limits.wait(model, self._clock(), tokens)) > 0:
+                if self._clock() + pause >= call.deadline:
+                    raise UpstreamFault(
+                        504, "upstream_timeout", "the upstream's rate limit leaves no time for this", "timeout", pause
+                    )
+                await self._sleep(pause)
+            self._refuse_while_open()
+            if self._clock() >= call.deadline:
+                raise Failure.SILENT.fault
+            await self._turns.enter(call.lane, caller, call.deadline)
+            # much may have changed while others had their turns
+            now = self._clock()
+            if (not waits or self._limits.wait(model, now, tokens) <= 0) and self._breaker.admit(now):
+                break
+            self._turns.leave()
+        self._tell_breaker()
+        self._limits.take(model, now, tokens)
+
+    def _refuse_while_open(self) -> None:
+        rests = self._breaker.rests(self._clock())
+        if rests > 0:
+            raise UpstreamFault(
+                503, "upstream_circuit_open", "the upstream did not answer several times in a row", retry_after=rests
+            )
+
+    async def _attempt(self, call: Call, model: str, stream: bool) -> httpx2.Response | Failure:
+        try:
+            async with asyncio.timeout(call.deadline - self._clock()):
+                response = await self._vendor.post(self._with_key(call.fields), call.body, stream=stream)
+        except FAULTS as fault:
+            failure = failure_of(fault)
+            self._heard(failure)
+            return failure
+        self._heard(None)
+        self._limits.observe(model, as_text(response.headers.raw), response.status_code, self._clock(), self._wall())
+        return response
+
+    def _pause(self, call: Call, answered: httpx2.Response | Failure, attempt: int, began: float) -> float | None:
+        """Seconds after which to ask again; None where this is what the caller gets."""
+        now = self._clock()
+        left = call.deadline - now
+        if call.lane is Lane.CALLER:
+            left = min(left, CALLER_PATIENCE - (now - began))
+        if isinstance(answered, Failure):
+            return self._retry_after(None, (), attempt, left) if answered.never_sent else None
+        status = answered.status_code
+        if status not in care.NOT_PROCESSED:
+            return None
+        return self._retry_after(status, _fields_of(answered), attempt, left, _error_code(answered.content))
+
+    def _retry_after(
+        self, status: int | None, fields: Fields, attempt: int, left: float, code: str = ""
+    ) -> float | None:
+        return care.retry_after(
+            status, fields, attempt=attempt, left=left, jitter=self._jitter(), wall=self._wall(), code=code
+        )
+
+    # -- octet for octet
+
+    def forward(
+        self, method: str, path: str, fields: Iterable[tuple[str, str]], content: Content
+    ) -> AbstractAsyncContextManager[Forwarded]:
+        """The upstream's answer as it is; the connection is given up with the context where it is not read whole.
+
+        path -- below the base, with its query, as the caller wrote it. fields -- as the caller sent them;
+        Content-Length tells the length of content that comes in pieces. Waits neither for a turn nor for the breaker:
+        with Siding taken away it would not either. Raises UpstreamFault, and what `content` raises.
+        """
+        return self._forwarding.forward(method, path, self._with_key(fields), content)
+
+    # -- both
+
+    def _with_key(self, fields: Iterable[tuple[str, str]]) -> Fields:
+        given = tuple(fields)
+        if self._api_key is None or care.value_of(given, "authorization") is not None:
+            return given
+        return (*given, ("Authorization", f"Bearer {self._api_key}"))
+
+    def _keyed(self, text: str) -> str:
+        """The same for the same credential, which it does not give away."""
+        return hmac.new(self._secret, text.encode("utf-8", "surrogateescape"), "sha256").hexdigest()
+
+    def _heard(self, failure: Failure | None) -> None:
+        """Tell the breaker of an answer, or of one that did not come."""
+        if failure is None:
+            self._breaker.succeeded()
+        elif failure is not Failure.CUT:
+            self._breaker.failed(self._clock())
+        self._tell_breaker()
+
+    def _tell_breaker(self) -> None:
+        state = self.breaker_state
+        if state is not self._told_state:
+            self._told_state = state
+            self._observe.breaker(state)
+
+
+def _fields_of(response: httpx2.Response) -> Fields:
+    return end_to_end(as_text(response.headers.raw), _DECODED)
+
+
+def _reason_of(answered: httpx2.Response | Failure) -> Retried:
+    if isinstance(answered, Failure):
+        return Retried.NEVER_SENT
+    return Retried.RATE_LIMITED if answered.status_code == 429 else Retried.UNAVAILABLE
+
+
+def _error_code(content: bytes) -> str:
+    try:
+        error = orjson.loads(content)["error"]
+        return care.NO_MONEY if care.NO_MONEY in (error.get("code"), error.get("type")) else str(error.get("code"))
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        return ""
+
+
+def _tokens_of(body: Mapping[str, Any]) -> int:
+    """Tokens as the vendor counts them against the limit: from the characters, or max_tokens when that is more.
+
+    https://platform.openai.com/docs/guides/rate-limits
+    """
+    characters = 0
+    messages = body.get("messages")
+    for message in messages if isinstance(messages, list) else ():
+        content = message.get("content") if isinstance(message, dict) else None
+        parts = content if isinstance(content, list) else [{"text": content}]
+        texts = (part.get("text") for part in parts if isinstance(part, dict))
+        characters += sum(len(text) for text in texts if isinstance(text, str))
+    most = body.get("max_completion_tokens", body.get("max_tokens"))
+    return max(characters // 4, most if isinstance(most, int) else 0)
