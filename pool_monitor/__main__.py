@@ -20,6 +20,7 @@ from config.logs import configure_logging
 from config.settings import MonitorSettings
 from pool_monitor import app, changes, doctor
 from pool_monitor.advisor import advise, sources
+from pool_monitor.grading.template_files import TemplatesError, load_templates
 from pool_monitor.pool import APPLICATION, describe
 from pool_monitor.queries import QueriesError, Query, load_queries
 
@@ -146,7 +147,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if settings.queries_file is not None:
             queries = load_queries(settings.queries_file)
-    except QueriesError as fault:
+        templates = load_templates(settings.grading_templates)
+    except (QueriesError, TemplatesError) as fault:
         print(fault, file=sys.stderr)
         return BAD_SETTINGS
     configure_logging(settings.log_level, settings.log_format)
@@ -155,8 +157,10 @@ def main(argv: list[str] | None = None) -> int:
     except ListenError as fault:
         print(fault.strerror, file=sys.stderr)
         return FAILED
+    # a line for each call to the grading upstream would be too much
+    logging.getLogger("httpx2").setLevel(max(logging.WARNING, logging.getLogger().level))
     log.info("pool monitor: http://%s, %d named queries", address_of(sock), len(queries))
-    asyncio.run(app.serve(settings, queries, sock, _until_stopped))
+    asyncio.run(app.serve(settings, queries, sock, _until_stopped, templates))
     log.info("stopped")
     return 0
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import asyncpg
 from aiohttp import web
@@ -18,6 +18,9 @@ from config.tier import SharedTier
 from pool_monitor.advisor.advise import from_server
 from pool_monitor.changes import Listener, tables_of
 from pool_monitor.endpoints import Parts, monitor_app
+from pool_monitor.grading.part import GradingPart
+from pool_monitor.grading.template_files import load_templates
+from pool_monitor.grading.templates import Template
 from pool_monitor.observe import Metrics, pool_levels
 from pool_monitor.pgbouncer import Bouncer
 from pool_monitor.pool import Pool, PoolError, Tuning, describe
@@ -52,7 +55,10 @@ def tuning_of(settings: MonitorSettings) -> Tuning:
 class Monitor:
     """One process's monitor. `start` returns at once, whether the database is there or not."""
 
-    def __init__(self, settings: MonitorSettings, queries: Mapping[str, Query]) -> None:
+    def __init__(
+        self, settings: MonitorSettings, queries: Mapping[str, Query], templates: Sequence[Template] | None = None
+    ) -> None:
+        """templates -- None: those that come with Siding."""
         self._settings = settings
         self._queries = queries
         self._pool: Pool | None = None
@@ -67,6 +73,8 @@ class Monitor:
         self.cache = QueryCache(time.monotonic, replicas=self.replicas)
         self._metrics = Metrics(self._flags.as_dict, self._levels)
         self.parts = Parts(self._flags, self._metrics, self.cache, queries=queries)
+        known = load_templates() if templates is None else templates
+        self.grading = GradingPart(settings, self._flags, self._tier, self._metrics.registry, known)
         self._runner: web.AppRunner | None = None
 
     def _share(self) -> Replicas | None:
@@ -76,6 +84,7 @@ class Monitor:
         return Replicas(self._tier, self._settings.database_url, lambda: flags.redis_cache and not flags.bypass)
 
     def _levels(self) -> Iterable[Metric]:
+        yield from self.grading.levels()
         if self._pool is not None:
             yield from pool_levels(self._pool.numbers())
         for part in (self.sampler, self.bouncer):
@@ -105,8 +114,16 @@ class Monitor:
             self.bouncer.start()
             self.parts.bouncer = self.bouncer.document
         app = monitor_app(self.parts, self._settings.admin_token, self._settings.queries_token)
+        self.grading.mount(app)
+        await self.grading.start()
         self._runner = web.AppRunner(
-            app, access_log=None, handle_signals=False, shutdown_timeout=self._settings.drain_seconds
+            app,
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=self._settings.drain_seconds,
+            # who leaves is no longer asked for, and what is forwarded goes on as it is coded
+            handler_cancellation=True,
+            auto_decompress=False,
         )
         await self._runner.setup()
         await web.SockSite(self._runner, sock).start()
@@ -160,6 +177,7 @@ class Monitor:
         if self._finder is not None:
             self._finder.cancel()
             await asyncio.gather(self._finder, return_exceptions=True)
+        await self.grading.close()
         for part in (self._listener, self.sampler, self.bouncer):
             if part is not None:
                 await part.close()
@@ -177,9 +195,10 @@ async def serve(
     queries: Mapping[str, Query],
     sock: socket.socket,
     stop: Callable[[], Awaitable[object]],
+    templates: Sequence[Template] | None = None,
 ) -> None:
     """Run the monitor until `stop` returns."""
-    monitor = Monitor(settings, queries)
+    monitor = Monitor(settings, queries, templates)
     try:
         await monitor.start(sock)
         await stop()

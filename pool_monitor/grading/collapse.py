@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from pool_monitor.grading.calls import Answer, Fields, UpstreamFault
@@ -90,7 +90,7 @@ class Telling:
             raise self._fault or UpstreamFault(502, "upstream_no_answer", "the upstream gave no answer")
         return self.status, self.fields
 
-    async def pieces(self) -> AsyncIterator[bytes]:
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
         """Everything, as it comes. Raises UpstreamFault where it breaks off."""
         told = 0
         while True:

@@ -1,0 +1,93 @@
+"""Composition of the grading wrapper: its parts are built, started and stopped here, and nowhere else."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterable, Sequence
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import Metric
+
+from config.flags import Flags
+from config.settings import MonitorSettings
+from config.tier import SharedTier
+from pool_monitor.grading.completions import Completions, Outcome
+from pool_monitor.grading.metrics import GradingMetrics, levels
+from pool_monitor.grading.observed import Served
+from pool_monitor.grading.serve import Grading, without_own_fields
+from pool_monitor.grading.stored import Stored
+from pool_monitor.grading.templates import Template
+from pool_monitor.grading.upstream import Upstream
+
+
+class GradingPart:
+    """One process's grading wrapper. tier -- None without REDIS_URL."""
+
+    def __init__(
+        self,
+        settings: MonitorSettings,
+        flags: Flags,
+        tier: SharedTier | None,
+        registry: CollectorRegistry,
+        templates: Sequence[Template],
+    ) -> None:
+        self._metrics = GradingMetrics(registry)
+        key, secret = settings.grading_api_key, settings.cache_secret
+        self.upstream = Upstream(
+            settings.grading_upstream_url,
+            key.get_secret_value() if key is not None else None,
+            capacity=settings.grading_concurrency,
+            connect_seconds=settings.grading_connect_timeout_ms / 1000,
+            clock=time.monotonic,
+            observe=self._metrics,
+        )
+        self.completions = Completions(self.upstream, time.monotonic, self._expanded)
+        self.stored = Stored(
+            settings.completion_cache_ttl_seconds,
+            settings.completion_cache_max_bytes,
+            time.monotonic,
+            # without a secret that replicas share they could not find each other's answers
+            tier if secret is not None else None,
+            lambda: flags.redis_cache and not flags.bypass,
+        )
+        self.grading = Grading(
+            flags=flags,
+            upstream=self.upstream,
+            completions=self.completions,
+            stored=self.stored,
+            templates=templates,
+            observe=self._served,
+            clock=time.monotonic,
+            secret=secret.get_secret_value().encode() if secret is not None else secrets.token_bytes(32),
+            seconds=settings.grading_timeout_ms / 1000,
+            max_content_bytes=settings.grading_max_request_bytes,
+        )
+
+    def _served(self, served: Served) -> None:
+        self._metrics.served(served)
+
+    def _expanded(self, outcome: Outcome) -> None:
+        self._metrics.expanded(outcome)
+
+    def levels(self) -> Iterable[Metric]:
+        """What stands now, as gauges."""
+        upstream = self.upstream
+        return levels(
+            upstream.waiting, upstream.in_use, upstream.breaker_state, self.completions.healths, self.stored.bytes
+        )
+
+    def mount(self, app: web.Application) -> None:
+        """Add what is answered to `app`."""
+        app.on_response_prepare.append(without_own_fields)
+        app.router.add_route("*", "/v1/{path:.*}", self.grading.handle)
+
+    async def start(self) -> None:
+        """Make ready."""
+        await self.upstream.start()
+
+    async def close(self) -> None:
+        """End what is asked, and close every connection."""
+        await self.grading.close()
+        await self.upstream.close()

@@ -1,0 +1,334 @@
+"""What `/v1/*` answers: everything as the upstream does, and known prompts made smaller on the way.
+
+Whatever is not understood is forwarded octet for octet, and so is everything under BYPASS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from aiohttp import hdrs, web
+from multidict import CIMultiDict
+
+from config.flags import Flags
+from pool_monitor.grading.calls import Answer, Call, Expansion, Fields, Lane, Left, UpstreamFault
+from pool_monitor.grading.collapse import Collapse, Telling
+from pool_monitor.grading.completions import Completions, Outcome
+from pool_monitor.grading.observed import Found, Served
+from pool_monitor.grading.stored import Stored, Where, key_of, repeatable
+from pool_monitor.grading.templates import Recognised, Template, may_hold, recognise
+from pool_monitor.grading.upstream import Upstream
+from pool_monitor.grading.wire import end_to_end
+
+PREFIX = "/v1"
+CHAT = "/v1/chat/completions"
+LARGE_BYTES = 256 * 1024
+"""The digest of larger content is made beside the event loop."""
+_TEMPERATURE = b'"temperature"'
+_NOT_SENT_ON = frozenset({"host", "content-length", "content-type", "content-encoding", "accept-encoding", "expect"})
+_STORABLE = frozenset({Expansion.EXPANDED, Expansion.REPAIRED, Expansion.ALREADY_FULL, Expansion.ASKED_AGAIN})
+_GIVEN = "siding.given"
+_MADE_BY_SERVER = (hdrs.SERVER, hdrs.DATE, hdrs.CONTENT_TYPE)
+
+
+async def without_own_fields(_: web.Request, response: web.StreamResponse) -> None:
+    """For `Application.on_response_prepare`: what is answered as it came has no fields of the server's own."""
+    given = response.get(_GIVEN)
+    if given is not None:
+        for name in _MADE_BY_SERVER:
+            if name not in given:
+                response.headers.popall(name, None)
+
+
+def as_it_came(status: int, reason: str | None, fields: Sequence[tuple[str, str]]) -> web.StreamResponse:
+    """A response with these fields and no others, whose content follows."""
+    headers = CIMultiDict(fields)
+    response = web.StreamResponse(status=status, reason=reason, headers=headers)
+    response[_GIVEN] = frozenset(name for name in _MADE_BY_SERVER if name in headers)
+    return response
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is done with a chat completion. recognised -- where it is asked in its compact form.
+
+    call -- None where its content was not even decoded. known -- whether its prompt is a template's.
+    """
+
+    left: Left | None
+    recognised: Recognised | None = None
+    call: Call | None = None
+    known: bool = False
+
+
+class Grading:
+    """The handler of `/v1/*`. clock -- monotonic seconds. secret -- of keys. seconds -- the longest for one answer."""
+
+    def __init__(
+        self,
+        *,
+        flags: Flags,
+        upstream: Upstream,
+        completions: Completions,
+        stored: Stored,
+        templates: Sequence[Template],
+        observe: Callable[[Served], None],
+        clock: Callable[[], float],
+        secret: bytes,
+        seconds: float,
+        max_content_bytes: int,
+    ) -> None:
+        self._flags = flags
+        self._upstream = upstream
+        self._completions = completions
+        self._stored = stored
+        self._templates = templates
+        self._observe = observe
+        self._clock = clock
+        self._secret = secret
+        self._seconds = seconds
+        self._max_content_bytes = max_content_bytes
+        self.collapse = Collapse()
+
+    async def close(self) -> None:
+        """End what is still asked for."""
+        await self.collapse.close()
+        await self._stored.close()
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Any request under `/v1`."""
+        began = self._clock()
+        served = Served(chat=request.method == "POST" and request.path == CHAT)
+        try:
+            if served.chat and not self._flags.bypass:
+                return await self._chat(request, served)
+            served.left = Left.OFF if served.chat else None
+            return await self._forward(request, served, _all_of(request))
+        except UpstreamFault as fault:
+            served.status = fault.status
+            return await self._tell_answer(request, fault.answer)
+        finally:
+            served.seconds = self._clock() - began
+            self._observe(served)
+
+    # -- octet for octet
+
+    async def _forward(
+        self, request: web.Request, served: Served, content: bytes | AsyncIterator[bytes] | None
+    ) -> web.StreamResponse:
+        path = request.raw_path.removeprefix(PREFIX)
+        fields = tuple(request.headers.items())
+        async with self._upstream.forward(request.method, path, fields, content) as answer:
+            served.status = answer.status
+            response = as_it_came(answer.status, answer.reason, answer.fields)
+            await response.prepare(request)
+            async with aclosing(answer.pieces()) as pieces:
+                async for piece in pieces:
+                    await response.write(piece)
+        await response.write_eof()
+        return response
+
+    # -- chat completions
+
+    async def _chat(self, request: web.Request, served: Served) -> web.StreamResponse:
+        flags = self._flags
+        if not (flags.optimized_prompts or flags.dedup or flags.completion_cache):
+            served.left = Left.OFF
+            return await self._forward(request, served, _all_of(request))
+        content, more = await _read(request, self._max_content_bytes)
+        if more:
+            served.left = Left.TOO_LARGE
+            return await self._forward(request, served, _all_of(request, content))
+        decision = self.decide(content, lambda body: self.call_of(request, body))
+        served.left = decision.left
+        call = decision.call
+        if call is None or not (decision.known or repeatable(call)):
+            return await self._forward(request, served, content)
+
+        async def produce(telling: Telling) -> None:
+            if decision.recognised is not None:
+                await self._expanded(call, decision.recognised, telling, served, key)
+            else:
+                await self._as_told(request, content, call, telling, key)
+
+        form = f"compact {decision.recognised.template.name}" if decision.recognised else _form_of(request)
+        key = await self._key(call, form, len(content))
+        return await self._shared(request, served, call, key, produce)
+
+    def call_of(self, request: web.Request, body: Mapping[str, Any], lane: Lane = Lane.CALLER) -> Call:
+        """A call with what a request's fields say."""
+        fields = end_to_end(request.headers.items(), _NOT_SENT_ON)
+        return Call(body, fields, self._clock() + self._seconds, lane)
+
+    def decide(self, content: bytes, call_of: Callable[[Mapping[str, Any]], Call]) -> Decision:
+        """What is done with a chat completion of this content."""
+        known = may_hold(content, self._templates)
+        if not known and _TEMPERATURE not in content:
+            return Decision(Left.UNRECOGNISED)
+        try:
+            body = orjson.loads(content)
+        except orjson.JSONDecodeError:
+            return Decision(Left.NOT_JSON)
+        if not isinstance(body, dict):
+            return Decision(Left.NOT_JSON)
+        return self._decided(call_of(body))
+
+    def _decided(self, call: Call) -> Decision:
+        found = recognise(call.body, self._templates)
+        if isinstance(found, Left):
+            return Decision(found, call=call, known=found is not Left.UNRECOGNISED)
+        if not self._flags.optimized_prompts:
+            return Decision(Left.OFF, call=call, known=True)
+        if not self._completions.admits(found.template):
+            return Decision(Left.TEMPLATE_OFF, call=call, known=True)
+        return Decision(None, found, call, known=True)
+
+    async def _key(self, call: Call, form: str, size: int) -> bytes:
+        if size > LARGE_BYTES:
+            return await asyncio.to_thread(key_of, call, self._secret, form)
+        return key_of(call, self._secret, form)
+
+    def _keeps(self, call: Call) -> bool:
+        return self._flags.completion_cache and repeatable(call)
+
+    async def _shared(
+        self,
+        request: web.Request,
+        served: Served,
+        call: Call,
+        key: bytes,
+        produce: Callable[[Telling], Any],
+    ) -> web.StreamResponse:
+        """From what is kept, or from an equal request that is being asked, or asked now."""
+        if self._keeps(call) and (kept := await self._stored.find(key)) is not None:
+            answer, where, left = kept
+            served.found = Found.HIT if where is Where.MEMORY else Found.SHARED
+            served.status = answer.status
+            return await self._tell_answer(request, answer, f"siding; hit; ttl={left:.0f}")
+        async with self.collapse.join(key if self._flags.dedup else None, produce) as (telling, collapsed):
+            served.found = Found.COLLAPSED if collapsed else Found.ASKED
+            served.status, fields = await telling.head()
+            status = "siding; fwd=miss; collapsed" if collapsed else None
+            if telling.ended and not telling.broken:
+                return await self._tell_answer(request, await telling.answer(), status)
+            return await self._tell(request, telling, served.status, _with_status(fields, status))
+
+    async def _expanded(self, call: Call, recognised: Recognised, telling: Telling, served: Served, key: bytes) -> None:
+        outcome: Outcome = await self._completions.produce(call, recognised, telling)
+        served.expansion = outcome.expansion
+        if outcome.expansion in _STORABLE:
+            self._keep(call, key, telling)
+
+    async def _as_told(self, request: web.Request, content: bytes, call: Call, telling: Telling, key: bytes) -> None:
+        path = request.raw_path.removeprefix(PREFIX)
+        async with self._upstream.forward("POST", path, tuple(request.headers.items()), content) as answer:
+            telling.begin(answer.status, tuple(pair for pair in answer.fields if pair[0].lower() != "content-length"))
+            async with aclosing(answer.pieces()) as pieces:
+                async for piece in pieces:
+                    telling.write(piece)
+        self._keep(call, key, telling)
+
+    def _keep(self, call: Call, key: bytes, telling: Telling) -> None:
+        if telling.status == 200 and self._keeps(call):
+            self._stored.keep(key, Answer(telling.status, telling.fields, telling.content))
+
+    # -- answering
+
+    async def _tell_answer(
+        self, request: web.Request, answer: Answer, cache_status: str | None = None
+    ) -> web.StreamResponse:
+        fields = (*_with_status(answer.fields, cache_status), ("Content-Length", str(len(answer.content))))
+        response = as_it_came(answer.status, None, fields)
+        await response.prepare(request)
+        await response.write_eof(answer.content)
+        return response
+
+    async def _tell(self, request: web.Request, telling: Telling, status: int, fields: Fields) -> web.StreamResponse:
+        response = as_it_came(status, None, fields)
+        await response.prepare(request)
+        try:
+            async with aclosing(telling.pieces()) as pieces:
+                async for piece in pieces:
+                    await response.write(piece)
+        except UpstreamFault:
+            # the caller must see that it is not whole
+            if request.transport is not None:
+                request.transport.abort()
+            return response
+        await response.write_eof()
+        return response
+
+    # -- for batches and the like
+
+    async def ask(self, call: Call) -> Answer:
+        """A whole answer to a call whose content is decoded; shared and kept as a request's would be."""
+        decision = Decision(Left.OFF, call=call) if self._flags.bypass else self._decided(call)
+        served = Served(chat=True, left=decision.left)
+        began = self._clock()
+
+        async def produce(telling: Telling) -> None:
+            if decision.recognised is not None:
+                await self._expanded(call, decision.recognised, telling, served, key)
+            else:
+                telling.whole(await self._upstream.complete(call))
+                self._keep(call, key, telling)
+
+        form = f"compact {decision.recognised.template.name}" if decision.recognised else "decoded"
+        key = await self._key(call, form, LARGE_BYTES + 1)
+        shares = self._flags.dedup and not self._flags.bypass and (decision.known or repeatable(call))
+        try:
+            if not self._flags.bypass and self._keeps(call) and (kept := await self._stored.find(key)) is not None:
+                served.found, served.status = Found.HIT, kept[0].status
+                return kept[0]
+            async with self.collapse.join(key if shares else None, produce) as (telling, collapsed):
+                served.found = Found.COLLAPSED if collapsed else Found.ASKED
+                answer = await telling.answer()
+                served.status = answer.status
+                return answer
+        except UpstreamFault as fault:
+            served.status = fault.status
+            raise
+        finally:
+            served.seconds = self._clock() - began
+            self._observe(served)
+
+
+def _form_of(request: web.Request) -> str:
+    """What is answered as it came is so in the content coding that was asked for."""
+    return f"as-it-came {request.raw_path} {','.join(request.headers.getall(hdrs.ACCEPT_ENCODING, ()))}"
+
+
+def _with_status(fields: Fields, cache_status: str | None) -> Fields:
+    return fields if cache_status is None else (*fields, ("Cache-Status", cache_status))
+
+
+async def _read(request: web.Request, most: int) -> tuple[bytes, bool]:
+    """The content, and whether there is more of it than `most`."""
+    length = request.content_length
+    if length is not None and length > most:
+        return b"", True
+    content = bytearray()
+    async for piece in request.content.iter_any():
+        content += piece
+        if len(content) > most:
+            return bytes(content), True
+    return bytes(content), False
+
+
+def _all_of(request: web.Request, begin: bytes = b"") -> AsyncIterator[bytes] | None:
+    """The content as it arrives, after what was read of it; None where there is none."""
+    if not request.can_read_body and not begin:
+        return None
+
+    async def pieces() -> AsyncIterator[bytes]:
+        if begin:
+            yield begin
+        async for piece in request.content.iter_any():
+            yield piece
+
+    return pieces()

@@ -1,0 +1,120 @@
+"""Pure: which prompt is known, and the request with its compact form instead; `template_files` reads them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pool_monitor.grading.calls import Left
+from pool_monitor.grading.shapes import Shape
+
+_PARTS = frozenset({"system", "developer", "user"})
+_ESCAPED = b"\\u00"
+"""JSON may write any letter so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A prompt that is known. original -- its text. compact -- what stands in its place. shape -- of its answers."""
+
+    name: str
+    original: str
+    compact: str
+    shape: Shape
+    pattern: re.Pattern[str] = field(repr=False, compare=False)
+    anchor: str = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Recognised:
+    """A request whose prompt is known, and its content with the compact prompt instead."""
+
+    template: Template
+    body: Mapping[str, Any]
+
+
+# -- recognising
+
+
+def words_pattern(original: str) -> re.Pattern[str]:
+    """Finds a text whatever white space its words have between them."""
+    return re.compile(r"\s+".join(map(re.escape, original.split())))
+
+
+def may_hold(content: bytes, templates: Sequence[Template]) -> bool:
+    """Whether a request's content is worth decoding: False where no template can be in it."""
+    return any(template.anchor.encode() in content for template in templates) or (
+        bool(templates) and _ESCAPED in content
+    )
+
+
+def recognise(body: Mapping[str, Any], templates: Sequence[Template]) -> Recognised | Left:
+    """The request in its compact form, or why it is left as it is."""
+    messages = body.get("messages")
+    if not isinstance(messages, list):
+        return Left.UNRECOGNISED
+    found = list(_occurrences(messages, templates))
+    if not found:
+        return Left.UNRECOGNISED
+    if len(found) > 1:
+        return Left.SEVERAL_PROMPTS
+    reason = _reason_to_leave(body, messages)
+    if reason is not None:
+        return reason
+    template, at, part, span = found[0]
+    message = _with_text(messages[at], part, span, template.compact)
+    changed = [*messages[:at], message, *messages[at + 1 :]]
+    return Recognised(template, {name: changed if name == "messages" else value for name, value in body.items()})
+
+
+_Place = tuple[Template, int, int | None, tuple[int, int]]
+
+
+def _occurrences(messages: list[Any], templates: Sequence[Template]) -> Iterator[_Place]:
+    for at, message in enumerate(messages):
+        if not isinstance(message, dict) or message.get("role") not in _PARTS:
+            continue
+        for part, text in _texts(message.get("content")):
+            for template in templates:
+                if template.anchor in text:
+                    for match in template.pattern.finditer(text):
+                        yield template, at, part, match.span()
+
+
+def _texts(content: object) -> Iterator[tuple[int | None, str]]:
+    if isinstance(content, str):
+        yield None, content
+    elif isinstance(content, list):
+        for index, part in enumerate(content):
+            if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
+                yield index, part["text"]
+
+
+def _with_text(message: Mapping[str, Any], part: int | None, span: tuple[int, int], compact: str) -> dict[str, Any]:
+    def put(text: str) -> str:
+        return text[: span[0]] + compact + text[span[1] :]
+
+    content = message["content"]
+    if part is None:
+        return {**message, "content": put(content)}
+    changed = {**content[part], "text": put(content[part]["text"])}
+    return {**message, "content": [*content[:part], changed, *content[part + 1 :]]}
+
+
+def _reason_to_leave(body: Mapping[str, Any], messages: list[Any]) -> Left | None:
+    form = body.get("response_format")
+    if form is not None and not (isinstance(form, dict) and form.get("type") in {"text", "json_object"}):
+        return Left.STRUCTURED_OUTPUT
+    if body.get("n") not in {None, 1}:
+        return Left.SEVERAL_CHOICES
+    if any(body.get(name) for name in ("tools", "functions", "tool_choice", "function_call")):
+        return Left.TOOLS
+    if any(not isinstance(message, dict) or message.get("role") not in _PARTS for message in messages):
+        return Left.CONVERSATION
+    if any(body.get(name) for name in ("logprobs", "top_logprobs", "logit_bias", "stop", "prediction")):
+        return Left.SAMPLING
+    if body.get("audio") or body.get("modalities") not in (None, ["text"]):
+        return Left.NOT_TEXT
+    return None
