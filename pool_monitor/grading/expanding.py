@@ -76,12 +76,13 @@ class Expander:
         parts = self._scanner.feed(text)
         first = self._scanner.first_key
         if first is not None and first not in self._shape.shorts and first != EXCEPTIONS:
-            if first not in {one.name for one in self._shape.fields}:
+            if first != self._shape.fields[0].name:
                 raise NotCertain(Doubt.NOT_COMPACT, f"its first key is {first!r:.40}")
             self.plain = True
             return "".join(self._raw)
         self._take(parts)
-        return self._tell(ended=False)
+        # nothing before the first question: until then another answer can take the place of this one
+        return self._tell(ended=False) if self._rows else ""
 
     def _take(self, parts: list[Part]) -> None:
         record = self._shape.record(self._shape.rows.rows or "")

@@ -32,7 +32,7 @@ LARGE_BYTES = 256 * 1024
 _TEMPERATURE = b'"temperature"'
 _NOT_SENT_ON = frozenset({"host", "content-length", "content-type", "content-encoding", "accept-encoding", "expect"})
 _STORABLE = frozenset({Expansion.EXPANDED, Expansion.REPAIRED, Expansion.ALREADY_FULL, Expansion.ASKED_AGAIN})
-_GIVEN = "siding.given"
+_GIVEN = web.ResponseKey("given", frozenset[str])
 _MADE_BY_SERVER = (hdrs.SERVER, hdrs.DATE, hdrs.CONTENT_TYPE)
 
 
