@@ -21,7 +21,7 @@ from pool_monitor.grading.answers import (
 )
 from pool_monitor.grading.calls import Expansion
 from pool_monitor.grading.scanning import Member, Part, Row, Scanner
-from pool_monitor.grading.shapes import EXCEPTIONS, Document, Field, Shape, faults_of
+from pool_monitor.grading.shapes import EXCEPTIONS, Document, Field, Shape, faults_of, of_answer
 
 INDENT = 2
 
@@ -156,6 +156,7 @@ class Expander:
                     break
                 text.append("\n" + " " * INDENT + "]" if self._rows else "]")
                 self._full[step.field.name] = self._rows
+                self._count_anew()
             elif step.field is not None:
                 if not ended and not self._ready(step.field):
                     break
@@ -205,6 +206,13 @@ class Expander:
 
     def _place(self, path: tuple[str, ...], value: Any) -> None:
         self._siblings(path)[path[-1]] = value
+
+    def _count_anew(self) -> None:
+        """What follows from a count follows from the rows, whatever the model has stated."""
+        for one in self._shape.fields:
+            if one.count is not None and one.name in self._full and self._full[one.name] == self._stated:
+                derived = of_answer(one, self._full, self._full)
+                self._full[one.name] = self._exception((one.name,), derived)
 
     def _tell_rows(self, step: _Step) -> str:
         text = []

@@ -102,9 +102,7 @@ def bootstrap(
         for means, column in zip(drawn, columns[1:], strict=True):
             means.append(sum(map(column.__getitem__, taken)) / size)
     size = sum(columns[0])
-    return [
-        _interval(sum(column) / size, means, confidence) for column, means in zip(columns[1:], drawn, strict=True)
-    ]
+    return [_interval(sum(column) / size, means, confidence) for column, means in zip(columns[1:], drawn, strict=True)]
 
 
 def _grouped(rows: list[Sequence[float]], chance: random.Random) -> list[Sequence[float]]:
@@ -210,9 +208,7 @@ def judge(
     least = needed(expected_share(first + second, questions), margin, design_effect=effect)
     verdict = _verdict(questions, len(clusters), least, difference, margin)
     sentence = _sentence(verdict, what, questions, len(clusters), least, difference, margin)
-    return Finding(
-        verdict, sentence, questions, len(clusters), least, difference, mcnemar(first, second), effect
-    )
+    return Finding(verdict, sentence, questions, len(clusters), least, difference, mcnemar(first, second), effect)
 
 
 def _verdict(questions: int, homeworks: int, least: int, difference: Interval | None, margin: float) -> Verdict:

@@ -9,14 +9,18 @@ import random
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import Any
 
 from pool_monitor.grading.paired import Finding, Interval, bootstrap, judge
+from pool_monitor.grading.shapes import Shape
 
-MOST_QUESTIONS = 1000
+MOST_QUESTIONS = 300
 """Further ones of an answer are not compared."""
+DEEPEST = 3
+"""Parts of parts of parts; what is in those is not looked at."""
 MOST_TEXT = 400
 """Characters of a question by which it is recognised."""
 ALIKE = 0.6
@@ -47,8 +51,21 @@ class QualityFields:
 
 
 PLAN = QualityFields()
+Numbered = tuple[str, Question]
 Pair = tuple[Question | None, Question | None]
 """A question as the one and as the other answer has it; None where it was not found."""
+
+
+def fields_of(shape: Shape) -> QualityFields:
+    """As a template says: where its questions and their parts are, what is a grade, and which gives most points."""
+    rows = shape.rows
+    record = shape.record(rows.rows or "")
+    points = next((one for one in record if one.by is not None and one.values), None)
+    parts = next((one.name for one in record if one.rows is not None), PLAN.parts)
+    if points is None or points.by is None:
+        return replace(PLAN, questions=rows.name, parts=parts)
+    best = max(points.values, key=lambda grade: float(points.values[grade]))
+    return replace(PLAN, questions=rows.name, parts=parts, grade=points.by, points=points.name, correct=best)
 
 
 # -- alignment
@@ -59,11 +76,20 @@ def plain(text: object) -> str:
     return "".join(unicodedata.normalize("NFKC", text).casefold().split()) if isinstance(text, str) else ""
 
 
-def _number(question: Question, named: QualityFields) -> str:
-    number = question.get(named.number)
+def _number(number: object) -> str:
     if isinstance(number, float) and number.is_integer():
         number = int(number)
-    return re.sub(r"[\W_]", "", str(number).casefold()) if number is not None else ""
+    if number is None:
+        return ""
+    return re.sub(r"[^\w.]|_|\.(?!\d)", "", re.sub(r"(?<=\d)[\W_]+(?=\d)", ".", str(number).casefold()))
+
+
+def _within(above: str, number: str) -> str:
+    """A part's number with that of its question, which it may have already."""
+    rest = number.removeprefix(above)
+    if rest != number and not rest[:1].isdigit():
+        return number
+    return f"{above}.{number}" if above and number[:1].isdigit() else above + number
 
 
 def _text(question: Question, named: QualityFields) -> str:
@@ -81,10 +107,10 @@ def _trigrams(text: str) -> frozenset[str]:
 class _Alignment:
     """Which question of one list is which of another; each is taken once."""
 
-    def __init__(self, first: Sequence[Question], second: Sequence[Question], named: QualityFields) -> None:
+    def __init__(self, first: Sequence[Numbered], second: Sequence[Numbered], named: QualityFields) -> None:
         self._lists = first, second
-        self._numbers = tuple([_number(one, named) for one in questions] for questions in self._lists)
-        self._grams = tuple([_trigrams(_text(one, named)) for one in questions] for questions in self._lists)
+        self._numbers = tuple([number for number, _ in questions] for questions in self._lists)
+        self._grams = tuple([_trigrams(_text(one, named)) for _, one in questions] for questions in self._lists)
         self._left: tuple[dict[int, None], dict[int, None]] = (
             dict.fromkeys(range(len(first))),
             dict.fromkeys(range(len(second))),
@@ -135,35 +161,40 @@ class _Alignment:
     def pairs(self) -> list[Pair]:
         first, second = self._lists
         found: list[Pair] = [
-            (question, second[self._taken[one]] if one in self._taken else None) for one, question in enumerate(first)
+            (question, second[self._taken[one]][1] if one in self._taken else None)
+            for one, (_, question) in enumerate(first)
         ]
-        return found + [(None, second[other]) for other in self._left[1]]
+        return found + [(None, second[other][1]) for other in self._left[1]]
 
 
-def questions_of(answer: Answer, name: str) -> list[Question]:
-    """The questions in a list of that name, without what is none."""
+def _listed(answer: Answer, name: str) -> list[Question]:
     listed = answer.get(name)
-    return [one for one in listed[:MOST_QUESTIONS] if isinstance(one, Mapping)] if isinstance(listed, list) else []
+    return [one for one in listed if isinstance(one, Mapping)] if isinstance(listed, list) else []
 
 
-def align(first: Sequence[Question], second: Sequence[Question], named: QualityFields = PLAN) -> list[Pair]:
-    """Each question with itself in the other answer: by number, else by text, else by order.
+def _leaves(questions: Iterable[Question], named: QualityFields, above: str, depth: int) -> Iterator[Numbered]:
+    for question in questions:
+        number = _within(above, _number(question.get(named.number)))
+        parts = _listed(question, named.parts) if depth else []
+        if parts:
+            yield from _leaves(parts, named, number, depth - 1)
+        else:
+            yield number, question
 
-    Where both divide a question into parts, these are the questions.
-    """
-    alignment = _Alignment(first, second, named)
+
+def questions_of(questions: Iterable[Question], named: QualityFields = PLAN) -> list[Numbered]:
+    """Every question with its number; one that has parts is these, numbered 1a whether said as 1a or as a."""
+    return list(islice(_leaves(questions, named, "", DEEPEST), MOST_QUESTIONS))
+
+
+def align(first: Iterable[Question], second: Iterable[Question], named: QualityFields = PLAN) -> list[Pair]:
+    """Each question with itself in the other list: by number, else by text, else by order."""
+    alignment = _Alignment(questions_of(first, named), questions_of(second, named), named)
     alignment.by_number(UNLIKE)
     alignment.by_text()
     alignment.by_number(0.0)
     alignment.by_order()
-    pairs: list[Pair] = []
-    for one, other in alignment.pairs():
-        parts = [questions_of(side or {}, named.parts) for side in (one, other)]
-        if all(parts):
-            pairs += align(parts[0], parts[1], named)
-        else:
-            pairs.append((one, other))
-    return pairs
+    return alignment.pairs()
 
 
 # -- comparison
@@ -217,7 +248,7 @@ def _compared(pairs: Sequence[Pair], good: Sequence[tuple[bool, bool]], named: Q
 
 def compare(original: Answer, compact: Answer, named: QualityFields = PLAN) -> Compared:
     """Two answers to one homework whose true grades nobody knows."""
-    pairs = align(questions_of(original, named.questions), questions_of(compact, named.questions), named)
+    pairs = align(_listed(original, named.questions), _listed(compact, named.questions), named)
     correct = plain(named.correct)
     good = [(_grade(one, named) == correct, _grade(other, named) == correct) for one, other in pairs]
     return _compared(pairs, good, named)
@@ -242,7 +273,7 @@ class Labelled:
 
 def against(truth: Sequence[Question], answer: Answer, named: QualityFields = PLAN) -> tuple[Labelled, list[bool]]:
     """How near an answer comes to the labels, and for each of these, parts one by one, whether its grade is right."""
-    pairs = align(truth, questions_of(answer, named.questions), named)
+    pairs = align(truth, _listed(answer, named.questions), named)
     labelled = [(label, found) for label, found in pairs if label is not None]
     right = [found is not None and _grade(label, named) == _grade(found, named) for label, found in labelled]
     readable = [(label, found) for label, found in labelled if named.answer in label and found is not None]
@@ -290,7 +321,8 @@ def summarise(homeworks: Sequence[Compared], chance: random.Random, what: str) -
         )
         for one in homeworks
     ]
-    difference, *others = bootstrap(rows, chance) or [None] * 6
+    intervals: list[Interval | None] = [*bootstrap(rows, chance)] or [None] * 6
+    difference, *others = intervals
     clusters = [(one.questions, one.only_original, one.only_compact) for one in homeworks]
     return Summary(judge(clusters, difference, what), total(homeworks), *others)
 
@@ -300,4 +332,4 @@ def total(homeworks: Iterable[Compared | Labelled]) -> Mapping[str, float]:
     sums: Counter[str] = Counter()
     for one in homeworks:
         sums.update(asdict(one))
-    return {name: sums[name] for name in (field.name for field in fields(Compared))}
+    return sums
