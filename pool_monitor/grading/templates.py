@@ -10,7 +10,7 @@ from typing import Any
 from pool_monitor.grading.calls import Left
 from pool_monitor.grading.shapes import Shape
 
-_PARTS = frozenset({"system", "developer", "user"})
+_ROLES = ("system", "developer", "user")
 _ESCAPED = b"\\u00"
 """JSON may write any letter so."""
 
@@ -74,7 +74,7 @@ _Place = tuple[Template, int, int | None, tuple[int, int]]
 
 def _occurrences(messages: list[Any], templates: Sequence[Template]) -> Iterator[_Place]:
     for at, message in enumerate(messages):
-        if not isinstance(message, dict) or message.get("role") not in _PARTS:
+        if not isinstance(message, dict) or message.get("role") not in _ROLES:
             continue
         for part, text in _texts(message.get("content")):
             for template in templates:
@@ -105,13 +105,13 @@ def _with_text(message: Mapping[str, Any], part: int | None, span: tuple[int, in
 
 def _reason_to_leave(body: Mapping[str, Any], messages: list[Any]) -> Left | None:
     form = body.get("response_format")
-    if form is not None and not (isinstance(form, dict) and form.get("type") in {"text", "json_object"}):
+    if form is not None and not (isinstance(form, dict) and form.get("type") in ("text", "json_object")):
         return Left.STRUCTURED_OUTPUT
-    if body.get("n") not in {None, 1}:
+    if body.get("n") not in (None, 1):
         return Left.SEVERAL_CHOICES
     if any(body.get(name) for name in ("tools", "functions", "tool_choice", "function_call")):
         return Left.TOOLS
-    if any(not isinstance(message, dict) or message.get("role") not in _PARTS for message in messages):
+    if any(not isinstance(message, dict) or message.get("role") not in _ROLES for message in messages):
         return Left.CONVERSATION
     if any(body.get(name) for name in ("logprobs", "top_logprobs", "logit_bias", "stop", "prediction")):
         return Left.SAMPLING
