@@ -1,0 +1,89 @@
+"""Pure: how many tokens an image is, by the vendor's published rules.
+
+https://platform.openai.com/docs/guides/images-vision#calculating-costs
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import math
+
+import imagesize
+
+from pool_monitor.grading.models import Model
+
+FIT = 2048
+SHORTEST = 768
+TILE = 512
+PATCH = 32
+MOST_PATCHES = 1536
+LOW_SIDE = 512
+"""A side of what a model with patches sees at low detail."""
+HEAD_CHARACTERS = 87_384
+"""Of base64, in which the size stands unless much comes before it: 64 KiB of the image."""
+
+Size = tuple[int, int]
+
+
+def size_of(url: str) -> Size | None:
+    """Width and height of an image in a `data:` URL; None where it cannot be told, as of one elsewhere."""
+    head, comma, content = url.partition(",")
+    if not comma or not head.lower().startswith("data:image/") or not head.lower().endswith(";base64"):
+        return None
+    for end in (HEAD_CHARACTERS, len(content)):
+        try:
+            width, height = imagesize.get(io.BytesIO(base64.b64decode(content[:end])))
+        except (binascii.Error, ValueError, OSError, IndexError, OverflowError):
+            continue
+        if width > 0 and height > 0:
+            return int(width), int(height)
+    return None
+
+
+def tokens_of(size: Size | None, detail: str, model: Model) -> int | None:
+    """Tokens of one image. size -- in pixels. detail -- low, high or auto, which is high.
+
+    None where they cannot be told: the size is not known, or the model takes no images.
+    """
+    low = detail == "low"
+    if model.tiles is not None:
+        base, tile = model.tiles
+        if low:
+            return base
+        return base + tile * tiles(size) if size is not None else None
+    if model.patches is not None:
+        seen = (LOW_SIDE, LOW_SIDE) if low else size
+        return math.ceil(patches(seen) * model.patches) if seen is not None else None
+    return None
+
+
+def tiles(size: Size) -> int:
+    """Tiles at high detail: fitted into a square of `FIT`, then its shortest side made `SHORTEST`; never larger."""
+    width, height = _scaled(size, min(1.0, FIT / max(size)))
+    width, height = _scaled((width, height), min(1.0, SHORTEST / min(width, height)))
+    return math.ceil(round(width, 6) / TILE) * math.ceil(round(height, 6) / TILE)
+
+
+def patches(size: Size) -> int:
+    """Patches, after the image is made as small as `MOST_PATCHES` need."""
+    width, height = size
+    count = math.ceil(width / PATCH) * math.ceil(height / PATCH)
+    if count <= MOST_PATCHES:
+        return count
+    ratio = math.sqrt(PATCH * PATCH * MOST_PATCHES / (width * height))
+    wide, high = width * ratio / PATCH, height * ratio / PATCH
+    ratio *= min(math.floor(wide) / wide, math.floor(high) / high) if wide >= 1 and high >= 1 else 1
+    wide, high = round(width * ratio / PATCH, 6), round(height * ratio / PATCH, 6)
+    return min(MOST_PATCHES, math.ceil(wide) * math.ceil(high))
+
+
+def _scaled(size: tuple[float, float], ratio: float) -> tuple[float, float]:
+    return max(1.0, size[0] * ratio), max(1.0, size[1] * ratio)
+
+
+def within(size: Size, side: int) -> Size:
+    """The size that an image has when its longest side is at most `side`."""
+    ratio = min(1.0, side / max(size))
+    return max(1, round(size[0] * ratio)), max(1, round(size[1] * ratio))

@@ -1,0 +1,117 @@
+"""What is known of models: prices, and how their tokens are counted. It is data (`config/models.toml`)."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Len
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+import config
+from config.words import counted
+
+PACKAGED = Path(config.__file__).parent / "models.toml"
+OTHER = "other"
+MILLION = 1_000_000
+Encoding = Literal["o200k_base", "cl100k_base"]
+
+
+class ModelsError(ValueError):
+    """A models file that cannot be used. Its text lists every fault."""
+
+    def __init__(self, path: Path, faults: Sequence[str]) -> None:
+        super().__init__("\n  ".join([f"GRADING_MODELS_FILE {path}: {counted(len(faults), 'fault')}:", *faults]))
+        self.faults = tuple(faults)
+
+
+class _ModelFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    encoding: Encoding
+    input: Annotated[float, Ge(0)]
+    cached: Annotated[float, Ge(0)]
+    output: Annotated[float, Ge(0)]
+    tiles: Annotated[list[Annotated[int, Ge(0)]], Len(2, 2)] | None = None
+    patches: Annotated[float, Ge(0)] | None = None
+
+
+class _ModelsFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    as_of: date
+    models: dict[str, _ModelFile]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model. Prices in US dollars for a million tokens. tiles -- tokens for an image and a tile; patches -- for a
+    patch; neither where it takes no images."""
+
+    name: str
+    encoding: Encoding
+    input: float
+    cached: float
+    output: float
+    tiles: tuple[int, int] | None = None
+    patches: float | None = None
+
+    def cost(self, input_tokens: float, output_tokens: float, cached_tokens: float = 0) -> float:
+        """US dollars. cached_tokens -- of the input tokens, those that the vendor had kept."""
+        fresh = max(0.0, input_tokens - cached_tokens)
+        return (fresh * self.input + cached_tokens * self.cached + output_tokens * self.output) / MILLION
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """The table. as_of -- when its prices were read."""
+
+    known: Mapping[str, Model]
+    as_of: date
+
+    def find(self, name: str) -> Model | None:
+        """The model of this name, or of the longest name that it begins with."""
+        parts = name.split("-")
+        for end in range(len(parts), 0, -1):
+            model = self.known.get("-".join(parts[:end]))
+            if model is not None:
+                return model
+        return None
+
+    def label(self, name: str) -> str:
+        """The name as a label of a metric: of a closed set."""
+        model = self.find(name)
+        return model.name if model is not None else OTHER
+
+
+def load_models(path: Path | None = None) -> Models:
+    """The table in a file, or the one that comes with Siding. Raises ModelsError."""
+    file = path or PACKAGED
+    try:
+        given = _ModelsFile.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
+    except OSError as fault:
+        raise ModelsError(file, [f"it cannot be read: {fault.strerror}"]) from fault
+    except UnicodeDecodeError:
+        raise ModelsError(file, ["it is not TOML: it is not UTF-8 text"]) from None
+    except tomllib.TOMLDecodeError as fault:
+        raise ModelsError(file, [f"it is not TOML: {fault}"]) from fault
+    except ValidationError as fault:
+        errors = fault.errors(include_url=False, include_input=False)
+        raise ModelsError(file, [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in errors]) from None
+    faults = [
+        f"models.{name}: it has tiles and patches; allowed: one of them"
+        for name, one in given.models.items()
+        if one.tiles is not None and one.patches is not None
+    ]
+    if faults:
+        raise ModelsError(file, faults)
+    return Models({name: _model(name, one) for name, one in given.models.items()}, given.as_of)
+
+
+def _model(name: str, given: _ModelFile) -> Model:
+    tiles = (given.tiles[0], given.tiles[1]) if given.tiles is not None else None
+    return Model(name, given.encoding, given.input, given.cached, given.output, tiles, given.patches)

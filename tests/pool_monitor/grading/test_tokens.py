@@ -1,0 +1,217 @@
+"""Tokens as the vendor counts them: texts by its vocabulary, images by its published rules, prices by the table."""
+
+from __future__ import annotations
+
+import base64
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pool_monitor.grading import images, tokens
+from pool_monitor.grading.images import Size
+from pool_monitor.grading.models import OTHER, PACKAGED, Model, ModelsError, load_models
+
+MODELS = load_models()
+
+
+def model(name: str) -> Model:
+    found = MODELS.find(name)
+    assert found is not None
+    return found
+
+
+def png(width: int, height: int) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunk = b"IHDR" + header
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+
+
+def jpeg(width: int, height: int, before: int = 0) -> bytes:
+    """Its size stands behind so many bytes of a camera's notes."""
+    notes = b"".join(b"\xff\xe1" + struct.pack(">H", 60_002) + b"x" * 60_000 for _ in range(before // 60_000))
+    return b"\xff\xd8" + notes + b"\xff\xc0" + struct.pack(">HBHHB", 11, 8, height, width, 1) + b"\x01\x11\x00"
+
+
+def gif(width: int, height: int) -> bytes:
+    return b"GIF89a" + struct.pack("<HH", width, height) + b"\x00\x00\x00"
+
+
+def url(content: bytes, kind: str = "png") -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+# -- images
+
+
+@pytest.mark.parametrize(
+    ("size", "detail", "name", "expected"),
+    [
+        # the vendor's own examples
+        ((1024, 1024), "high", "gpt-4o", 765),
+        ((2048, 4096), "high", "gpt-4o", 1105),
+        ((4096, 8192), "low", "gpt-4o", 85),
+        ((512, 512), "high", "gpt-4o", 255),
+        ((1024, 1024), "high", "gpt-4o-mini", 2833 + 4 * 5667),
+        ((1024, 1024), "low", "gpt-4o-mini", 2833),
+        ((1024, 1024), "auto", "o1", 75 + 4 * 150),
+        ((1024, 1024), "high", "gpt-4.1-mini", 1659),
+        ((1800, 2400), "high", "gpt-4.1-mini", 2353),
+        ((1, 1), "high", "gpt-4o", 255),
+        (None, "low", "gpt-4o", 85),
+        (None, "high", "gpt-4o", None),
+    ],
+)
+def test_tokens_of_an_image(size: Size | None, detail: str, name: str, expected: int | None) -> None:
+    assert images.tokens_of(size, detail, model(name)) == expected
+
+
+@pytest.mark.parametrize(("size", "count"), [((1024, 1024), 1024), ((1800, 2400), 1452), ((32, 32), 1), ((33, 32), 2)])
+def test_patches(size: Size, count: int) -> None:
+    assert images.patches(size) == count
+
+
+@given(st.integers(1, 20_000), st.integers(1, 20_000))
+def test_an_image_never_costs_without_bound(width: int, height: int) -> None:
+    assert 1 <= images.tiles((width, height)) <= 8
+    assert 1 <= images.patches((width, height)) <= 1536
+    smaller = images.within((width, height), 1024)
+    assert max(smaller) <= 1024
+    assert images.tiles(smaller) <= 8
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        (url(png(640, 480)), (640, 480)),
+        (url(jpeg(1200, 1600), "jpeg"), (1200, 1600)),
+        (url(jpeg(1200, 1600, before=300_000), "jpeg"), (1200, 1600)),
+        (url(gif(3, 5), "gif"), (3, 5)),
+        (url(png(640, 480), "jpeg"), (640, 480)),
+        ("https://example.com/a.png", None),
+        ("data:image/png;base64,", None),
+        ("data:image/png;base64,!!!!", None),
+        ("data:image/png;base64,AAA", None),
+        ("data:text/plain;base64,aGk=", None),
+        ("data:image/svg+xml,<svg/>", None),
+        (url(b"\x89PNG\r\n\x1a\n"), None),
+        (url(jpeg(1, 1)[:9]), None),
+        ("", None),
+    ],
+)
+def test_the_size_of_an_image(text: str, size: Size | None) -> None:
+    assert images.size_of(text) == size
+
+
+@given(st.binary(max_size=200))
+def test_whatever_it_is_it_has_a_size_or_none(content: bytes) -> None:
+    found = images.size_of(url(content))
+    assert found is None or min(found) > 0
+
+
+# -- texts and requests
+
+
+def test_texts() -> None:
+    assert tokens.count("hello world", None) == 2
+    assert tokens.count("<|endoftext|>", None) > 1
+    assert tokens.count("", None) == 0
+    assert tokens.count("你好", model("gpt-4-turbo")) != tokens.count("你好", model("gpt-4o"))
+
+
+def test_a_request() -> None:
+    body: dict[str, Any] = {
+        "messages": [
+            {"role": "system", "content": "hello world"},
+            {
+                "role": "user",
+                "name": "zoe",
+                "content": [
+                    {"type": "text", "text": "hello"},
+                    {"type": "image_url", "image_url": {"url": url(png(1024, 1024)), "detail": "high"}},
+                    {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}},
+                ],
+            },
+        ]
+    }
+    found = tokens.estimate(body, model("gpt-4o-mini"))
+    # of the texts 2 and 1, of the roles 1 each, 3 a message, 1 for the name, 3 for the answer
+    assert found == tokens.Estimate(text=15, image=25_501, images=2, unknown_images=1)
+    assert found.input == 25_516
+    assert tokens.estimate(body, None).unknown_images == 2
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"messages": None}, {"messages": [1, {"content": 7}, {"content": [None, {"image_url": 1}]}]}]
+)
+def test_whatever_a_request_holds(body: dict[str, Any]) -> None:
+    assert tokens.estimate(body, None).images == 0
+
+
+# -- the table
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("gpt-4o-mini", "gpt-4o-mini"),
+        ("gpt-4o-mini-2024-07-18", "gpt-4o-mini"),
+        ("gpt-4o", "gpt-4o"),
+        ("gpt-4o-2024-11-20", "gpt-4o"),
+        ("gpt-4.1-mini-2025-04-14", "gpt-4.1-mini"),
+        ("gpt-4", OTHER),
+        ("gpt-4oh", OTHER),
+        ("", OTHER),
+        ("o3", "o3"),
+    ],
+)
+def test_a_model_by_its_name(name: str, found: str) -> None:
+    assert MODELS.label(name) == found
+
+
+def test_money() -> None:
+    mini = model("gpt-4o-mini")
+    assert mini.cost(1_000_000, 0) == pytest.approx(0.15)
+    assert mini.cost(1_000_000, 1_000_000, 1_000_000) == pytest.approx(0.075 + 0.60)
+    assert mini.cost(10, 0, 20) == pytest.approx(20 * 0.075 / 1e6)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (("input = 0.15", "input = -1"), "models.gpt-4o-mini.input"),
+        (("input = 0.15", 'input = "much"'), "models.gpt-4o-mini.input"),
+        (("input = 0.15\n", ""), "models.gpt-4o-mini.input"),
+        (("tiles = [2833, 5667]", "tiles = [1]"), "models.gpt-4o-mini.tiles"),
+        (("tiles = [2833, 5667]", "tiles = [1, 2]\npatches = 1.0"), "allowed: one of them"),
+        (("tiles = [2833", "tails = [2833"), "tails"),
+        (("as_of = 2025-11-01", ""), "as_of"),
+        (('"o200k_base"', '"p50k"'), "encoding"),
+        (
+            (
+                "[models",
+                "[models[",
+            ),
+            "it is not TOML",
+        ),
+    ],
+)
+def test_every_fault_of_a_models_file_is_told(tmp_path: Path, change: tuple[str, str], fault: str) -> None:
+    file = tmp_path / "models.toml"
+    file.write_text(PACKAGED.read_text().replace(*change, 1))
+    with pytest.raises(ModelsError) as raised:
+        load_models(file)
+    assert fault in str(raised.value)
+    assert str(file) in str(raised.value)
+
+
+def test_a_models_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ModelsError, match="it cannot be read"):
+        load_models(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_bytes(b"\xff")
+    with pytest.raises(ModelsError, match="not UTF-8"):
+        load_models(tmp_path / "bad.toml")
