@@ -1,0 +1,285 @@
+"""Pure: what grading cost and what it would have cost, by day, template and model.
+
+Two books are kept apart. Estimated: tokens counted here, of the request as it came and as it was asked, and of the
+answer as the caller got it and as the model said it. Reported: the `usage` that the upstream states and bills by.
+What is never asked (kept or shared answers) stands by itself, with the `usage` of the answer that was given again.
+
+For one line with OpenTelemetry's names: gen_ai.request.model is `model`, gen_ai.usage.input_tokens and
+gen_ai.usage.output_tokens are `reported.input` and `reported.output`, gen_ai.operation.name is always chat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from typing import Any
+
+from pool_monitor.grading.models import Models
+
+VERSION = 1
+DAYS = 90
+"""Days that are kept."""
+NO_TEMPLATE = "none"
+
+
+@dataclass(slots=True)
+class Tally:
+    """Sums; tokens but for the first four. Before -- as the caller asked; after -- as it was asked of the model, what
+    was asked again included."""
+
+    requests: int = 0
+    asked_again: int = 0
+    unknown_images: int = 0
+    never_asked: int = 0
+    prompt_before: int = 0
+    prompt_after: int = 0
+    text: int = 0
+    text_after: int = 0
+    image: int = 0
+    image_after: int = 0
+    output_before: int = 0
+    output_after: int = 0
+    reported_input: int = 0
+    reported_cached: int = 0
+    reported_output: int = 0
+    unreported: int = 0
+    spared_input: int = 0
+    spared_output: int = 0
+
+    def add(self, other: Tally) -> None:
+        for one in fields(self):
+            setattr(self, one.name, getattr(self, one.name) + getattr(other, one.name))
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the upstream reports."""
+
+    input: int
+    cached: int
+    output: int
+
+    @classmethod
+    def of(cls, usage: Mapping[str, Any] | None) -> Usage | None:
+        """From a `usage` object; None where it is none."""
+        details = (usage or {}).get("prompt_tokens_details")
+        cached = details.get("cached_tokens") if isinstance(details, Mapping) else 0
+        given = [(usage or {}).get(name) for name in ("prompt_tokens", "completion_tokens")]
+        if not all(isinstance(count, int) for count in given):
+            return None
+        return cls(int(given[0] or 0), cached if isinstance(cached, int) else 0, int(given[1] or 0))
+
+
+def asked(
+    *,
+    prompt_before: int,
+    prompt_after: int,
+    text: int,
+    image: int,
+    unknown_images: int,
+    output_before: int,
+    output_after: int,
+    usage: Usage | None,
+    asked_again: bool,
+) -> Tally:
+    """One asking in the compact form. text, image -- tokens beside the prompt, which are sent as they are.
+
+    Where it was asked again, the original request and answer are paid beside the compact ones.
+    """
+    return Tally(
+        requests=1,
+        asked_again=int(asked_again),
+        unknown_images=unknown_images,
+        prompt_before=prompt_before,
+        prompt_after=prompt_after + (prompt_before if asked_again else 0),
+        text=text,
+        text_after=text * (2 if asked_again else 1),
+        image=image,
+        image_after=image * (2 if asked_again else 1),
+        output_before=output_before,
+        output_after=output_after + (output_before if asked_again else 0),
+        reported_input=usage.input if usage is not None else 0,
+        reported_cached=usage.cached if usage is not None else 0,
+        reported_output=usage.output if usage is not None else 0,
+        unreported=int(usage is None),
+    )
+
+
+def passed(usage: Usage | None) -> Tally:
+    """One that was left as it is: only what was reported is known."""
+    tally = Tally(requests=1, unreported=int(usage is None))
+    if usage is not None:
+        tally.reported_input, tally.reported_cached, tally.reported_output = usage.input, usage.cached, usage.output
+    return tally
+
+
+def spared(usage: Usage | None) -> Tally:
+    """One that was answered without asking."""
+    tally = Tally(requests=1, never_asked=1)
+    if usage is not None:
+        tally.spared_input, tally.spared_output = usage.input, usage.output
+    return tally
+
+
+Key = tuple[str, str, str]
+"""Day, template, model."""
+
+
+@dataclass(slots=True)
+class Accounts:
+    """The books."""
+
+    models: Models
+    tallies: dict[Key, Tally] = field(default_factory=dict)
+
+    def add(self, now: float, template: str, model: str, tally: Tally) -> None:
+        """Add to the day of `now` (seconds since 1970, UTC)."""
+        key = (day_of(now), template, self.models.label(model))
+        self.tallies.setdefault(key, Tally()).add(tally)
+        days = sorted({day for day, _, _ in self.tallies})
+        if len(days) > DAYS:
+            gone = set(days[:-DAYS])
+            self.tallies = {key: tally for key, tally in self.tallies.items() if key[0] not in gone}
+
+    # -- telling
+
+    def document(self) -> dict[str, Any]:
+        """For `GET /api/metrics/grading`."""
+        total = self._sum(self.tallies)
+        shown = self._shown(self.tallies)
+        return {
+            **shown,
+            "inWords": in_words(total, shown["estimated"]),
+            "pricesAsOf": self.models.as_of.isoformat(),
+            "days": [
+                {"day": day, "template": template, "model": model, **self._shown([(day, template, model)])}
+                for day, template, model in sorted(self.tallies, reverse=True)
+            ],
+        }
+
+    def _sum(self, keys: Iterable[Key]) -> Tally:
+        total = Tally()
+        for key in keys:
+            total.add(self.tallies[key])
+        return total
+
+    def _shown(self, keys: Iterable[Key]) -> dict[str, Any]:
+        keys = list(keys)
+        tally = self._sum(keys)
+        input_before = tally.prompt_before + tally.text + tally.image
+        input_after = tally.prompt_after + tally.text_after + tally.image_after
+        return {
+            "requests": tally.requests,
+            "askedAgain": tally.asked_again,
+            "neverAsked": tally.never_asked,
+            "estimated": {
+                "prompt": _change(tally.prompt_before, tally.prompt_after),
+                "text": _change(tally.text, tally.text_after),
+                "image": _change(tally.image, tally.image_after),
+                "input": _change(input_before, input_after),
+                "output": _change(tally.output_before, tally.output_after),
+                "dollars": self._dollars(keys),
+                "unknownImages": tally.unknown_images,
+            },
+            "reported": {
+                "input": tally.reported_input,
+                "cached": tally.reported_cached,
+                "output": tally.reported_output,
+                "dollars": self._money(keys, "reported_input", "reported_output", "reported_cached"),
+                "requestsWithout": tally.unreported,
+            },
+            "spared": {
+                "input": tally.spared_input,
+                "output": tally.spared_output,
+                "dollars": self._money(keys, "spared_input", "spared_output"),
+            },
+        }
+
+    def _dollars(self, keys: list[Key]) -> dict[str, Any] | None:
+        """What it would have cost and did, input text, image and output apart; None where no price is known."""
+        before = {"text": 0.0, "image": 0.0, "output": 0.0}
+        after = dict(before)
+        known = False
+        for key in keys:
+            model, tally = self.models.known.get(key[2]), self.tallies[key]
+            if model is None:
+                continue
+            known = True
+            before["text"] += model.cost(tally.prompt_before + tally.text, 0)
+            after["text"] += model.cost(tally.prompt_after + tally.text_after, 0)
+            before["image"] += model.cost(tally.image, 0)
+            after["image"] += model.cost(tally.image_after, 0)
+            before["output"] += model.cost(0, tally.output_before)
+            after["output"] += model.cost(0, tally.output_after)
+        if not known:
+            return None
+        parts = {name: _change(before[name], after[name]) for name in before}
+        return {**_change(sum(before.values()), sum(after.values())), **parts}
+
+    def _money(self, keys: list[Key], input_name: str, output_name: str, cached_name: str = "") -> float | None:
+        priced = [(self.models.known.get(key[2]), self.tallies[key]) for key in keys]
+        costs = [
+            model.cost(
+                getattr(tally, input_name),
+                getattr(tally, output_name),
+                getattr(tally, cached_name) if cached_name else 0,
+            )
+            for model, tally in priced
+            if model is not None
+        ]
+        return round(sum(costs), 6) if costs else None
+
+    # -- outlasting a restart
+
+    def as_saved(self) -> dict[str, Any]:
+        """JSON for `restored`."""
+        return {"version": VERSION, "tallies": [[*key, asdict(tally)] for key, tally in self.tallies.items()]}
+
+    def restore(self, saved: object) -> bool:
+        """Take over what was saved; False, and nothing is changed, where it is nothing of this version."""
+        if not isinstance(saved, dict) or saved.get("version") != VERSION:
+            return False
+        names = {one.name for one in fields(Tally)}
+        tallies: dict[Key, Tally] = {}
+        try:
+            for day, template, model, sums in saved["tallies"]:
+                if set(sums) != names or not all(isinstance(count, int) for count in sums.values()):
+                    return False
+                datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC)
+                tallies[day, str(template), self.models.label(model)] = Tally(**sums)
+        except (KeyError, TypeError, ValueError):
+            return False
+        self.tallies = tallies
+        return True
+
+
+def day_of(now: float) -> str:
+    """The day in UTC."""
+    return datetime.fromtimestamp(now, UTC).date().isoformat()
+
+
+def _change(before: float, after: float) -> dict[str, Any]:
+    saved = before - after
+    return {
+        "before": round(before, 6),
+        "after": round(after, 6),
+        "saved": round(saved, 6),
+        "savedShare": f"{100 * saved / before:.1f}%" if before else None,
+    }
+
+
+def in_words(total: Tally, estimated: Mapping[str, Any]) -> str:
+    """What the figures say, the small ones as well."""
+    if not total.prompt_before:
+        return "no prompt was recognised yet"
+    dollars = estimated["dollars"]
+    bill = f", which is {dollars['savedShare']} of the whole bill" if dollars is not None else ""
+    input_tokens = estimated["input"]["before"]
+    image = f"images are {100 * total.image / input_tokens:.0f}% of the input, so " if total.image else ""
+    unknown = f" ({total.unknown_images} images of unknown size are not counted)" if total.unknown_images else ""
+    return (
+        f"the template has {estimated['prompt']['savedShare']} fewer tokens; {image}that is "
+        f"{estimated['input']['savedShare']} of the input; answers have {estimated['output']['savedShare']} fewer{bill}"
+        f"{unknown}"
+    )

@@ -1,0 +1,166 @@
+"""The books: before, after and saved; estimated and reported apart; the image and the whole bill told as they are."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pool_monitor.grading.accounting import DAYS, Accounts, Tally, Usage, asked, passed, spared
+from pool_monitor.grading.models import OTHER, load_models
+
+MODELS = load_models()
+DAY = 86_400.0
+USAGE = Usage(input=26_000, cached=1000, output=409)
+
+tallies = st.builds(Tally, **{one.name: st.integers(0, 10**6) for one in fields(Tally)})
+
+
+def one(**changes: Any) -> Tally:
+    """The plan's request: its prompt, a high-detail image of a page, ten questions."""
+    given = {
+        "prompt_before": 356,
+        "prompt_after": 142,
+        "text": 44,
+        "image": 25_501,
+        "unknown_images": 0,
+        "output_before": 1387,
+        "output_after": 409,
+        "usage": USAGE,
+        "asked_again": False,
+    }
+    return asked(**{**given, **changes})
+
+
+def test_the_plans_request() -> None:
+    accounts = Accounts(MODELS)
+    accounts.add(0.0, "homework-grading", "gpt-4o-mini-2024-07-18", one())
+    told = accounts.document()
+    estimated = told["estimated"]
+    assert estimated["prompt"] == {"before": 356, "after": 142, "saved": 214, "savedShare": "60.1%"}
+    assert estimated["input"]["savedShare"] == "0.8%"
+    assert estimated["output"] == {"before": 1387, "after": 409, "saved": 978, "savedShare": "70.5%"}
+    before = (356 + 44 + 25_501) * 0.15e-6 + 1387 * 0.6e-6
+    after = (142 + 44 + 25_501) * 0.15e-6 + 409 * 0.6e-6
+    assert estimated["dollars"]["before"] == pytest.approx(before, abs=1e-6)
+    assert estimated["dollars"]["after"] == pytest.approx(after, abs=1e-6)
+    assert estimated["dollars"]["image"]["savedShare"] == "0.0%"
+    assert told["reported"] == {
+        "input": 26_000,
+        "cached": 1000,
+        "output": 409,
+        "dollars": pytest.approx((25_000 * 0.15 + 1000 * 0.075 + 409 * 0.6) / 1e6, abs=1e-6),
+        "requestsWithout": 0,
+    }
+    assert told["inWords"] == (
+        "the template has 60.1% fewer tokens; images are 98% of the input, so that is 0.8% of the input; "
+        "answers have 70.5% fewer, which is 13.1% of the whole bill"
+    )
+    assert told["days"][0]["day"] == "1970-01-01"
+    assert told["days"][0]["model"] == "gpt-4o-mini"
+
+
+def test_what_is_asked_again_counts_against_the_savings() -> None:
+    accounts = Accounts(MODELS)
+    accounts.add(0.0, "t", "gpt-4o-mini", one(asked_again=True))
+    estimated = accounts.document()["estimated"]
+    assert estimated["prompt"]["saved"] == -142
+    assert estimated["image"]["saved"] == -25_501
+    assert estimated["output"]["saved"] == -409
+    assert estimated["dollars"]["saved"] < 0
+
+
+def test_what_is_never_asked_stands_by_itself() -> None:
+    accounts = Accounts(MODELS)
+    accounts.add(0.0, "t", "gpt-4o-mini", spared(USAGE))
+    accounts.add(0.0, "t", "gpt-4o-mini", spared(None))
+    told = accounts.document()
+    assert (told["requests"], told["neverAsked"]) == (2, 2)
+    assert told["spared"]["input"] == 26_000
+    assert told["reported"]["input"] == 0
+    assert told["estimated"]["input"]["before"] == 0
+
+
+def test_of_what_is_left_as_it_is_only_the_report_is_known() -> None:
+    accounts = Accounts(MODELS)
+    accounts.add(0.0, "none", "gpt-4o", passed(USAGE))
+    accounts.add(0.0, "none", "gpt-4o", passed(None))
+    told = accounts.document()
+    assert (told["reported"]["output"], told["reported"]["requestsWithout"]) == (409, 1)
+    assert told["inWords"] == "no prompt was recognised yet"
+
+
+def test_a_model_without_a_price_has_no_cost() -> None:
+    accounts = Accounts(MODELS)
+    accounts.add(0.0, "t", "llama-of-somebody's", one(unknown_images=2))
+    told = accounts.document()
+    assert told["days"][0]["model"] == OTHER
+    assert told["estimated"]["dollars"] is None
+    assert told["reported"]["dollars"] is None
+    assert told["inWords"].endswith("(2 images of unknown size are not counted)")
+    assert "bill" not in told["inWords"]
+
+
+def test_days_are_kept_for_a_while() -> None:
+    accounts = Accounts(MODELS)
+    for day in range(DAYS + 10):
+        accounts.add(day * DAY, "t", "gpt-4o", one())
+    told = accounts.document()
+    assert len(told["days"]) == told["requests"] == DAYS
+    assert told["days"][-1]["day"] == "1970-01-11"
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["gpt-4o", "gpt-4o-mini", "x"]), tallies), max_size=12))
+def test_days_sum_up_to_the_total(added: list[tuple[int, str, Tally]]) -> None:
+    accounts = Accounts(MODELS)
+    for day, model, tally in added:
+        accounts.add(day * DAY, "t", model, tally)
+    told = accounts.document()
+    for name in ("prompt", "text", "image", "input", "output"):
+        for figure in ("before", "after", "saved"):
+            assert told["estimated"][name][figure] == sum(day["estimated"][name][figure] for day in told["days"])
+        assert told["estimated"][name]["saved"] == told["estimated"][name]["before"] - told["estimated"][name]["after"]
+    again = Accounts(MODELS)
+    assert again.restore(json.loads(json.dumps(accounts.as_saved())))
+    assert again.document() == told
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        None,
+        [],
+        {},
+        {"version": 2, "tallies": []},
+        {"version": 1},
+        {"version": 1, "tallies": 7},
+        {"version": 1, "tallies": [["1970-01-01", "t", "m", {}]]},
+        {"version": 1, "tallies": [["yesterday", "t", "m", {one.name: 1 for one in fields(Tally)}]]},
+        {"version": 1, "tallies": [["1970-01-01", "t", "m", {one.name: "1" for one in fields(Tally)}]]},
+    ],
+)
+def test_what_is_no_book_is_not_taken_over(saved: object) -> None:
+    accounts = Accounts(MODELS)
+    accounts.add(0.0, "t", "gpt-4o", one())
+    assert not accounts.restore(saved)
+    assert accounts.document()["requests"] == 1
+
+
+@pytest.mark.parametrize(
+    ("usage", "read"),
+    [
+        (None, None),
+        ({}, None),
+        ({"prompt_tokens": 1}, None),
+        ({"prompt_tokens": "1", "completion_tokens": 2}, None),
+        ({"prompt_tokens": 1, "completion_tokens": 2}, Usage(1, 0, 2)),
+        ({"prompt_tokens": 1, "completion_tokens": 2, "prompt_tokens_details": None}, Usage(1, 0, 2)),
+        ({"prompt_tokens": 9, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}}, Usage(9, 4, 2)),
+    ],
+)
+def test_usage(usage: Any, read: Usage | None) -> None:
+    assert Usage.of(usage) == read
