@@ -20,6 +20,7 @@ from config.logs import configure_logging
 from config.settings import MonitorSettings
 from pool_monitor import app, changes, doctor
 from pool_monitor.advisor import advise, sources
+from pool_monitor.grading.models import ModelsError, load_models
 from pool_monitor.grading.template_files import TemplatesError, load_templates
 from pool_monitor.pool import APPLICATION, describe
 from pool_monitor.queries import QueriesError, Query, load_queries
@@ -148,7 +149,8 @@ def main(argv: list[str] | None = None) -> int:
         if settings.queries_file is not None:
             queries = load_queries(settings.queries_file)
         templates = load_templates(settings.grading_templates)
-    except (QueriesError, TemplatesError) as fault:
+        models = load_models(settings.grading_models_file)
+    except (QueriesError, TemplatesError, ModelsError) as fault:
         print(fault, file=sys.stderr)
         return BAD_SETTINGS
     configure_logging(settings.log_level, settings.log_format)
@@ -160,7 +162,7 @@ def main(argv: list[str] | None = None) -> int:
     # a line for each call to the grading upstream would be too much
     logging.getLogger("httpx2").setLevel(max(logging.WARNING, logging.getLogger().level))
     log.info("pool monitor: http://%s, %d named queries", address_of(sock), len(queries))
-    asyncio.run(app.serve(settings, queries, sock, _until_stopped, templates))
+    asyncio.run(app.serve(settings, queries, sock, _until_stopped, templates, models))
     log.info("stopped")
     return 0
 

@@ -18,6 +18,7 @@ from config.tier import SharedTier
 from pool_monitor.advisor.advise import from_server
 from pool_monitor.changes import Listener, tables_of
 from pool_monitor.endpoints import Parts, monitor_app
+from pool_monitor.grading.models import Models, load_models
 from pool_monitor.grading.part import GradingPart
 from pool_monitor.grading.template_files import load_templates
 from pool_monitor.grading.templates import Template
@@ -56,9 +57,13 @@ class Monitor:
     """One process's monitor. `start` returns at once, whether the database is there or not."""
 
     def __init__(
-        self, settings: MonitorSettings, queries: Mapping[str, Query], templates: Sequence[Template] | None = None
+        self,
+        settings: MonitorSettings,
+        queries: Mapping[str, Query],
+        templates: Sequence[Template] | None = None,
+        models: Models | None = None,
     ) -> None:
-        """templates -- None: those that come with Siding."""
+        """templates, models -- None: those that come with Siding."""
         self._settings = settings
         self._queries = queries
         self._pool: Pool | None = None
@@ -74,7 +79,8 @@ class Monitor:
         self._metrics = Metrics(self._flags.as_dict, self._levels)
         self.parts = Parts(self._flags, self._metrics, self.cache, queries=queries)
         known = load_templates() if templates is None else templates
-        self.grading = GradingPart(settings, self._flags, self._tier, self._metrics.registry, known)
+        priced = load_models() if models is None else models
+        self.grading = GradingPart(settings, self._flags, self._tier, self._metrics.registry, known, priced)
         self._runner: web.AppRunner | None = None
 
     def _share(self) -> Replicas | None:
@@ -196,9 +202,10 @@ async def serve(
     sock: socket.socket,
     stop: Callable[[], Awaitable[object]],
     templates: Sequence[Template] | None = None,
+    models: Models | None = None,
 ) -> None:
     """Run the monitor until `stop` returns."""
-    monitor = Monitor(settings, queries, templates)
+    monitor = Monitor(settings, queries, templates, models)
     try:
         await monitor.start(sock)
         await stop()

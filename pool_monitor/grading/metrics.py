@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
+from pool_monitor.grading.accounting import Tally
 from pool_monitor.grading.calls import Lane
 from pool_monitor.grading.care import BreakerState
 from pool_monitor.grading.completions import Outcome
@@ -43,6 +44,11 @@ class GradingMetrics:
         self._forwarded = histogram("forwarded_seconds", "Requests forwarded octet for octet.", "outcome")
         self._retried = counter("retries", "Requests asked of the upstream again.", "reason")
         self._waits = histogram("turn_wait_seconds", "Waiting for a turn at the upstream.", "lane")
+        self._tokens = counter(
+            "tokens",
+            "Tokens: estimated before and after, reported by the upstream, spared by shared and kept answers.",
+            *("template", "model", "figure", "direction"),
+        )
         self._opened = counter("breaker_changes", "Changes of the breaker.", "state")
 
     # -- requests
@@ -62,6 +68,22 @@ class GradingMetrics:
             self._first.observe(outcome.first_question)
         for note in outcome.notes:
             self._mismatch.labels(note).inc()
+
+    def counted(self, template: str, model: str, tally: Tally) -> None:
+        """An answer's tokens were counted. model -- of a closed set."""
+        figures = {
+            ("before", "input"): tally.prompt_before + tally.text + tally.image,
+            ("before", "output"): tally.output_before,
+            ("after", "input"): tally.prompt_after + tally.text_after + tally.image_after,
+            ("after", "output"): tally.output_after,
+            ("reported", "input"): tally.reported_input,
+            ("reported", "output"): tally.reported_output,
+            ("spared", "input"): tally.spared_input,
+            ("spared", "output"): tally.spared_output,
+        }
+        for (figure, direction), count in figures.items():
+            if count:
+                self._tokens.labels(template, model, figure, direction).inc(count)
 
     # -- upstream.Observe
 

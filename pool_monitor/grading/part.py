@@ -10,12 +10,14 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 
+from config.answers import answer_json
 from config.flags import Flags
 from config.settings import MonitorSettings
 from config.tier import SharedTier
+from pool_monitor.grading.bookkeeping import Bookkeeping
 from pool_monitor.grading.completions import Completions, Outcome
 from pool_monitor.grading.metrics import GradingMetrics, levels
-from pool_monitor.grading.observed import Served
+from pool_monitor.grading.models import Models
 from pool_monitor.grading.serve import Grading, without_own_fields
 from pool_monitor.grading.stored import Stored
 from pool_monitor.grading.templates import Template
@@ -32,7 +34,9 @@ class GradingPart:
         tier: SharedTier | None,
         registry: CollectorRegistry,
         templates: Sequence[Template],
+        models: Models,
     ) -> None:
+        self._flags = flags
         self._metrics = GradingMetrics(registry)
         key, secret = settings.grading_api_key, settings.cache_secret
         self.upstream = Upstream(
@@ -43,6 +47,7 @@ class GradingPart:
             clock=time.monotonic,
             observe=self._metrics,
         )
+        self.books = Bookkeeping(models, time.time, settings.grading_data_dir, self._metrics.counted)
         self.completions = Completions(self.upstream, time.monotonic, self._expanded)
         self.stored = Stored(
             settings.completion_cache_ttl_seconds,
@@ -58,18 +63,17 @@ class GradingPart:
             completions=self.completions,
             stored=self.stored,
             templates=templates,
-            observe=self._served,
+            observe=self._metrics.served,
+            books=self.books,
             clock=time.monotonic,
             secret=secret.get_secret_value().encode() if secret is not None else secrets.token_bytes(32),
             seconds=settings.grading_timeout_ms / 1000,
             max_content_bytes=settings.grading_max_request_bytes,
         )
 
-    def _served(self, served: Served) -> None:
-        self._metrics.served(served)
-
     def _expanded(self, outcome: Outcome) -> None:
         self._metrics.expanded(outcome)
+        self.books.expanded(outcome)
 
     def levels(self) -> Iterable[Metric]:
         """What stands now, as gauges."""
@@ -81,13 +85,27 @@ class GradingPart:
     def mount(self, app: web.Application) -> None:
         """Add what is answered to `app`."""
         app.on_response_prepare.append(without_own_fields)
+        app.router.add_get("/api/metrics/grading", self._grading)
         app.router.add_route("*", "/v1/{path:.*}", self.grading.handle)
+
+    async def _grading(self, _: web.Request) -> web.Response:
+        flags = self._flags
+        state = {
+            "enabled": flags.optimized_prompts and not flags.bypass,
+            "templates": {
+                name: {"state": health.state.value, "failures": health.failures, "answers": health.answers}
+                for name, health in self.completions.healths.items()
+            },
+        }
+        return answer_json(200, {**state, **self.books.document()})
 
     async def start(self) -> None:
         """Make ready."""
+        await self.books.start()
         await self.upstream.start()
 
     async def close(self) -> None:
         """End what is asked, and close every connection."""
         await self.grading.close()
         await self.upstream.close()
+        await self.books.close()

@@ -16,6 +16,7 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
 from config.flags import Flags
+from pool_monitor.grading.bookkeeping import Bookkeeping
 from pool_monitor.grading.calls import Answer, Call, Expansion, Fields, Lane, Left, UpstreamFault
 from pool_monitor.grading.collapse import Collapse, Telling
 from pool_monitor.grading.completions import Completions, Outcome
@@ -27,6 +28,8 @@ from pool_monitor.grading.wire import end_to_end
 
 PREFIX = "/v1"
 CHAT = "/v1/chat/completions"
+MOST_SEEN_BYTES = 1024 * 1024
+"""Of an answer that is passed on, what is looked at afterwards for the usage that it states."""
 LARGE_BYTES = 256 * 1024
 """The digest of larger content is made beside the event loop."""
 _TEMPERATURE = b'"temperature"'
@@ -78,6 +81,7 @@ class Grading:
         stored: Stored,
         templates: Sequence[Template],
         observe: Callable[[Served], None],
+        books: Bookkeeping,
         clock: Callable[[], float],
         secret: bytes,
         seconds: float,
@@ -89,6 +93,7 @@ class Grading:
         self._stored = stored
         self._templates = templates
         self._observe = observe
+        self._books = books
         self._clock = clock
         self._secret = secret
         self._seconds = seconds
@@ -127,10 +132,14 @@ class Grading:
             served.status = answer.status
             response = as_it_came(answer.status, answer.reason, answer.fields)
             await response.prepare(request)
+            seen = _Seen(MOST_SEEN_BYTES if served.chat and answer.status == 200 else 0)
             async with aclosing(answer.pieces()) as pieces:
                 async for piece in pieces:
+                    seen.add(piece)
                     await response.write(piece)
         await response.write_eof()
+        if seen.content:
+            self._books.passed(seen.content, _coding_of(answer.fields))
         return response
 
     # -- chat completions
@@ -158,7 +167,7 @@ class Grading:
 
         form = f"compact {decision.recognised.template.name}" if decision.recognised else _form_of(request)
         key = await self._key(call, form, len(content))
-        return await self._shared(request, served, call, key, produce)
+        return await self._shared(request, served, call, decision, key, produce)
 
     def call_of(self, request: web.Request, body: Mapping[str, Any], lane: Lane = Lane.CALLER) -> Call:
         """A call with what a request's fields say."""
@@ -201,6 +210,7 @@ class Grading:
         request: web.Request,
         served: Served,
         call: Call,
+        decision: Decision,
         key: bytes,
         produce: Callable[[Telling], Any],
     ) -> web.StreamResponse:
@@ -209,14 +219,24 @@ class Grading:
             answer, where, left = kept
             served.found = Found.HIT if where is Where.MEMORY else Found.SHARED
             served.status = answer.status
+            self._spare(decision, answer)
             return await self._tell_answer(request, answer, f"siding; hit; ttl={left:.0f}")
         async with self.collapse.join(key if self._flags.dedup else None, produce) as (telling, collapsed):
             served.found = Found.COLLAPSED if collapsed else Found.ASKED
             served.status, fields = await telling.head()
             status = "siding; fwd=miss; collapsed" if collapsed else None
             if telling.ended and not telling.broken:
-                return await self._tell_answer(request, await telling.answer(), status)
-            return await self._tell(request, telling, served.status, _with_status(fields, status))
+                response = await self._tell_answer(request, await telling.answer(), status)
+            else:
+                response = await self._tell(request, telling, served.status, _with_status(fields, status))
+            if collapsed:
+                self._spare(decision, Answer(served.status, fields, telling.content))
+            return response
+
+    def _spare(self, decision: Decision, answer: Answer) -> None:
+        template = decision.recognised.template if decision.recognised is not None else None
+        if answer.ok:
+            self._books.spared(template, answer.content, _coding_of(answer.fields))
 
     async def _expanded(self, call: Call, recognised: Recognised, telling: Telling, served: Served, key: bytes) -> None:
         outcome: Outcome = await self._completions.produce(call, recognised, telling)
@@ -231,6 +251,8 @@ class Grading:
             async with aclosing(answer.pieces()) as pieces:
                 async for piece in pieces:
                     telling.write(piece)
+        if telling.status == 200:
+            self._books.passed(telling.content, _coding_of(telling.fields))
         self._keep(call, key, telling)
 
     def _keep(self, call: Call, key: bytes, telling: Telling) -> None:
@@ -276,6 +298,8 @@ class Grading:
                 await self._expanded(call, decision.recognised, telling, served, key)
             else:
                 telling.whole(await self._upstream.complete(call))
+                if telling.status == 200:
+                    self._books.passed(telling.content, "")
                 self._keep(call, key, telling)
 
         form = f"compact {decision.recognised.template.name}" if decision.recognised else "decoded"
@@ -284,11 +308,14 @@ class Grading:
         try:
             if not self._flags.bypass and self._keeps(call) and (kept := await self._stored.find(key)) is not None:
                 served.found, served.status = Found.HIT, kept[0].status
+                self._spare(decision, kept[0])
                 return kept[0]
             async with self.collapse.join(key if shares else None, produce) as (telling, collapsed):
                 served.found = Found.COLLAPSED if collapsed else Found.ASKED
                 answer = await telling.answer()
                 served.status = answer.status
+                if collapsed:
+                    self._spare(decision, answer)
                 return answer
         except UpstreamFault as fault:
             served.status = fault.status
@@ -301,6 +328,29 @@ class Grading:
 def _form_of(request: web.Request) -> str:
     """What is answered as it came is so in the content coding that was asked for."""
     return f"as-it-came {request.raw_path} {','.join(request.headers.getall(hdrs.ACCEPT_ENCODING, ()))}"
+
+
+class _Seen:
+    """What was passed on, up to so many octets; nothing of it where there was more."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._pieces: list[bytes] = []
+
+    def add(self, piece: bytes) -> None:
+        self._most -= len(piece)
+        if self._most >= 0:
+            self._pieces.append(piece)
+        else:
+            self._pieces.clear()
+
+    @property
+    def content(self) -> bytes:
+        return b"".join(self._pieces)
+
+
+def _coding_of(fields: Sequence[tuple[str, str]]) -> str:
+    return next((value for name, value in fields if name.lower() == "content-encoding"), "")
 
 
 def _with_status(fields: Fields, cache_status: str | None) -> Fields:

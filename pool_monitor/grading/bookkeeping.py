@@ -1,0 +1,205 @@
+"""Keeps the books of grading beside the event loop: counts tokens of what was asked, and saves the days.
+
+Counting never holds up an answer, and is given up where it cannot keep pace: the books then say how much is missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import brotli
+import orjson
+
+from pool_monitor.grading import tokens
+from pool_monitor.grading.accounting import NO_TEMPLATE, Accounts, Tally, Usage, asked, passed, spared
+from pool_monitor.grading.calls import Expansion
+from pool_monitor.grading.completions import Outcome
+from pool_monitor.grading.models import Models
+from pool_monitor.grading.templates import Template
+
+log = logging.getLogger("siding.grading")
+
+MOST_WAITING = 16
+"""Askings that wait to be counted, with their images."""
+SAVE_SECONDS = 30.0
+FILE = "grading-accounts.json"
+
+
+def tally_of(outcome: Outcome, models: Models) -> Tally:
+    """One asking's tokens. Slow for large texts and images."""
+    model = models.find(outcome.call.model)
+    template = outcome.template
+    before, after = tokens.count(template.original, model), tokens.count(template.compact, model)
+    found = tokens.estimate(outcome.call.body, model)
+    said = tokens.count(outcome.compact, model)
+    told = tokens.count(outcome.full, model)
+    return asked(
+        prompt_before=before,
+        prompt_after=after,
+        text=max(0, found.text - before),
+        image=found.image,
+        unknown_images=found.unknown_images,
+        output_before=told,
+        output_after=said,
+        usage=Usage.of(outcome.usage),
+        asked_again=outcome.expansion is Expansion.ASKED_AGAIN,
+    )
+
+
+class Bookkeeping:
+    """Takes what was asked, and gives the books. wall -- seconds since 1970. folder -- None: they end with us."""
+
+    def __init__(
+        self, models: Models, wall: Callable[[], float], folder: Path | None, observe: Callable[[str, str, Tally], None]
+    ) -> None:
+        """observe -- told of every tally, with its template and the model's label."""
+        self._models = models
+        self._observe = observe
+        self._wall = wall
+        self._file = folder / FILE if folder is not None else None
+        self.accounts = Accounts(models)
+        self.uncounted = 0
+        self._waiting: asyncio.Queue[tuple[str, Callable[[], tuple[str, Tally]]]] = asyncio.Queue(MOST_WAITING)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._changed = False
+
+    # -- what is told
+
+    def expanded(self, outcome: Outcome) -> None:
+        """An asking in the compact form has ended."""
+        if outcome.expansion is not Expansion.FAILED:
+            self._later(outcome.template.name, lambda: (outcome.call.model, tally_of(outcome, self._models)))
+
+    def passed(self, content: bytes, coding: str) -> None:
+        """A completion was answered as it came. coding -- the answer's Content-Encoding."""
+
+        def tally() -> tuple[str, Tally]:
+            model, usage = stated_in(content, coding)
+            return model, passed(Usage.of(usage))
+
+        self._later(NO_TEMPLATE, tally)
+
+    def spared(self, template: Template | None, content: bytes, coding: str) -> None:
+        """A completion was answered by an answer that was there, or on its way for another."""
+
+        def tally() -> tuple[str, Tally]:
+            model, usage = stated_in(content, coding)
+            return model, spared(Usage.of(usage))
+
+        self._later(template.name if template is not None else NO_TEMPLATE, tally)
+
+    def _later(self, template: str, tally: Callable[[], tuple[str, Tally]]) -> None:
+        try:
+            self._waiting.put_nowait((template, tally))
+        except asyncio.QueueFull:
+            self.uncounted += 1
+
+    def document(self) -> dict[str, Any]:
+        """For `GET /api/metrics/grading`."""
+        return {**self.accounts.document(), "uncounted": self.uncounted}
+
+    # -- the work
+
+    async def start(self) -> None:
+        """Take the saved books over, and begin to count."""
+        if self._file is not None:
+            await asyncio.to_thread(self._restore, self._file)
+            self._tasks.append(asyncio.create_task(self._save_now_and_then(self._file)))
+        self._tasks.append(asyncio.create_task(self._count()))
+
+    def _restore(self, file: Path) -> None:
+        try:
+            saved = orjson.loads(file.read_bytes())
+        except FileNotFoundError:
+            return
+        except (OSError, orjson.JSONDecodeError) as fault:
+            log.warning("the books of grading in %s cannot be read, so they begin anew: %s", file, fault)
+            return
+        if not self.accounts.restore(saved):
+            log.warning("the books of grading in %s are of another version, so they begin anew", file)
+
+    async def _count(self) -> None:
+        await asyncio.to_thread(tokens.warm)
+        while True:
+            template, tally = await self._waiting.get()
+            try:
+                model, counted = await asyncio.to_thread(tally)
+                self.accounts.add(self._wall(), template, model, counted)
+                self._observe(template, self._models.label(model), counted)
+                self._changed = True
+            except Exception:
+                log.exception("an asking could not be counted")
+                self.uncounted += 1
+            finally:
+                self._waiting.task_done()
+
+    async def counted(self) -> None:
+        """Wait until everything told so far is in the books."""
+        await self._waiting.join()
+
+    async def _save_now_and_then(self, file: Path) -> None:
+        while True:
+            await asyncio.sleep(SAVE_SECONDS)
+            await self._save(file)
+
+    async def _save(self, file: Path) -> None:
+        if not self._changed:
+            return
+        self._changed = False
+        try:
+            await asyncio.to_thread(_write, file, orjson.dumps(self.accounts.as_saved()))
+        except OSError as fault:
+            self._changed = True
+            log.warning("the books of grading cannot be saved: %s", fault)
+
+    async def close(self) -> None:
+        """Count what waits, for a moment, and save."""
+        if self._tasks:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(2.0):
+                    await self.counted()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._file is not None:
+            await self._save(self._file)
+
+
+def _write(file: Path, content: bytes) -> None:
+    """All of it or nothing."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_suffix(".new")
+    beside.write_bytes(content)
+    os.replace(beside, file)
+
+
+def stated_in(content: bytes, coding: str) -> tuple[str, Mapping[str, Any] | None]:
+    """The model and the `usage` that an answer states, whole or as events; "" and None where it states none."""
+    try:
+        plain = _decoded(content, coding.strip().lower())
+        last = plain.strip().removesuffix(b"data: [DONE]").strip().rpartition(b"data: ")[2]
+        document = orjson.loads(last)
+    except (ValueError, zlib.error, brotli.error):
+        return "", None
+    if not isinstance(document, dict):
+        return "", None
+    model, usage = document.get("model"), document.get("usage")
+    return model if isinstance(model, str) else "", usage if isinstance(usage, dict) else None
+
+
+def _decoded(content: bytes, coding: str) -> bytes:
+    match coding:
+        case "" | "identity":
+            return content
+        case "gzip" | "deflate":
+            return zlib.decompress(content, wbits=47)
+        case "br":
+            return bytes(brotli.decompress(content))
+    raise ValueError(coding)

@@ -1,0 +1,128 @@
+"""The books of a running wrapper."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import brotli
+import orjson
+import pytest
+from aiohttp import web
+
+from pool_monitor.grading.bookkeeping import FILE, stated_in
+from tests.pool_monitor.grading.samples import pretty
+from tests.pool_monitor.grading.test_serve import FULL, SAID, Wrapped, asked_for, graded, says, wrapping
+from tests.pool_monitor.grading.test_tokens import png, url
+from tests.pool_monitor.grading.upstreams import Asked, chunks, completion
+
+USAGE = completion("")["usage"]
+
+
+async def told(wrapped: Wrapped) -> Any:
+    await wrapped.monitor.monitor.grading.books.counted()
+    return (await wrapped.monitor.get("/api/metrics/grading")).document
+
+
+async def test_a_graded_homework_is_in_the_books() -> None:
+    async with wrapping() as wrapped:
+        wrapped.upstream.answering = says(SAID)
+        image = {"type": "image_url", "image_url": {"url": url(png(1024, 1024)), "detail": "high"}}
+        body = asked_for()
+        body["messages"][1]["content"][1] = image
+        async with wrapped.sdk() as sdk:
+            await sdk.chat.completions.create(**body)
+        books = await told(wrapped)
+        assert books["enabled"]
+        assert books["templates"]["homework-grading"]["state"] == "on"
+        estimated = books["estimated"]
+        assert estimated["prompt"]["before"] == 356
+        assert estimated["prompt"]["after"] <= 142
+        assert estimated["image"]["before"] == 2833 + 4 * 5667
+        assert 0 < estimated["output"]["after"] < estimated["output"]["before"]
+        assert books["reported"] | {"dollars": 0} == {
+            "input": 100,
+            "cached": 10,
+            "output": 50,
+            "dollars": 0,
+            "requestsWithout": 0,
+        }
+        labels = {"template": "homework-grading", "model": "gpt-4o-mini", "direction": "output"}
+        for figure in ("before", "after"):
+            counted = wrapped.metric("siding_grading_tokens_total", figure=figure, **labels)
+            assert counted == estimated["output"][figure]
+        assert wrapped.metric("siding_grading_tokens_total", figure="reported", **labels) == 50
+
+
+async def test_what_is_asked_again_and_what_is_spared() -> None:
+    async with wrapping() as wrapped:
+        wrapped.upstream.answering = says("no JSON")
+        await wrapped.flag(ENABLE_COMPLETION_CACHE=True)
+        await graded(wrapped.sdk(), temperature=0)
+        await graded(wrapped.sdk(), temperature=0)
+        books = await told(wrapped)
+    assert (books["requests"], books["askedAgain"], books["neverAsked"]) == (2, 1, 1)
+    assert books["estimated"]["input"]["saved"] < 0
+    assert (books["reported"]["input"], books["spared"]["input"]) == (200, 200)
+
+
+async def test_what_is_passed_on_is_in_the_books_as_it_was_reported() -> None:
+    async def squeezed(asked: Asked, request: web.Request) -> web.StreamResponse:
+        headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+        return web.Response(body=gzip.compress(orjson.dumps(completion(pretty(FULL)))), headers=headers)
+
+    async with wrapping(use_optimized_prompts="off", enable_dedup="off") as wrapped:
+        wrapped.upstream.answering = squeezed
+        assert json.loads((await graded(wrapped.sdk())).choices[0].message.content) == FULL
+        books = await told(wrapped)
+    assert not books["enabled"]
+    assert (books["reported"]["input"], books["reported"]["output"]) == (100, 50)
+    assert books["days"][0]["template"] == "none"
+    assert books["days"][0]["model"] == "gpt-4o-mini"
+
+
+async def test_the_books_outlast_a_restart(tmp_path: Path) -> None:
+    for number in (1, 2):
+        async with wrapping(grading_data_dir=tmp_path) as wrapped:
+            wrapped.upstream.answering = says(SAID)
+            await graded(wrapped.sdk())
+            assert (await told(wrapped))["requests"] == number
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"version":99}', b"[]"])
+async def test_broken_books_begin_anew(tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / FILE).write_bytes(content)
+    async with wrapping(grading_data_dir=tmp_path) as wrapped:
+        assert (await told(wrapped))["requests"] == 0
+    assert "begin anew" in caplog.text
+
+
+async def test_a_folder_that_cannot_be_written_is_no_obstacle(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    async with wrapping(grading_data_dir=tmp_path / "file" / "below") as wrapped:
+        wrapped.upstream.answering = says(SAID)
+        assert await graded(wrapped.sdk())
+    assert "cannot be saved" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "coding", "found"),
+    [
+        (orjson.dumps(completion("x")), "", True),
+        (gzip.compress(orjson.dumps(completion("x"))), "gzip", True),
+        (brotli.compress(orjson.dumps(completion("x"))), "br", True),
+        (b"".join(chunks(["x"], usage=True)), "", True),
+        (b"".join(chunks(["x"])), "", False),
+        (b"not gzip", "gzip", False),
+        (b"not br", "br", False),
+        (orjson.dumps(completion("x")), "zstd", False),
+        (b"[]", "", False),
+        (b"", "", False),
+    ],
+)
+def test_what_an_answer_states(content: bytes, coding: str, found: bool) -> None:
+    model, usage = stated_in(content, coding)
+    assert (usage == USAGE) is found
+    assert model.startswith("gpt-4o-mini") or not found
