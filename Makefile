@@ -60,7 +60,7 @@ lock: .venv/made ## lock the newest versions that pyproject.toml allows
 	$(LOCK) --extra dev --constraint requirements-local.lock --output-file requirements-dev.lock
 
 clean: ## remove what was made here
-	rm -rf tests/conformance/node_modules .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist
+	rm -rf tests/conformance/node_modules tests/e2e/node/node_modules .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/run: requirements-local.lock .venv/made

@@ -14,9 +14,6 @@ import asyncio
 import contextlib
 import json
 import os
-import re
-import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
@@ -24,19 +21,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.e2e.proxies import proxy_process
+from tests.node_packages import Unavailable, install
 
 HERE = Path(__file__).resolve().parent
 MODULES = HERE / "node_modules"
 BASELINE = HERE / "baseline.json"
 KINDS = ("required", "optimal", "check")
-INSTALL_SECONDS = 120.0
 RUN_SECONDS = 120.0
 NODE = 18
 """The least version of Node.js that is used."""
-
-
-class Unavailable(Exception):
-    """The suite cannot be run here; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -60,28 +53,6 @@ class Baseline:
         """The committed one."""
         document = json.loads(BASELINE.read_text(encoding="utf-8"))
         return cls(frozenset(document["passed"]), document["not_passed"])
-
-
-def install() -> None:
-    """Install the locked suite next to this file, once. Raises Unavailable."""
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if node is None or npm is None:
-        raise Unavailable("there is no node with npm here")
-    version = subprocess.run([node, "--version"], capture_output=True, text=True, check=False).stdout
-    found = re.match(r"v(\d+)\.", version)
-    if found is None or int(found[1]) < NODE:
-        raise Unavailable(f"node is {version.strip()}; {NODE} is needed")
-    lock, installed = HERE / "package-lock.json", MODULES / "locked.json"
-    if installed.exists() and installed.read_bytes() == lock.read_bytes():
-        return
-    command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-    try:
-        done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False)
-    except subprocess.TimeoutExpired:
-        raise Unavailable(f"npm did not install the suite within {INSTALL_SECONDS:.0f} s") from None
-    if done.returncode:
-        raise Unavailable(f"npm could not install the suite: {done.stderr.strip()[-500:]}")
-    installed.write_bytes(lock.read_bytes())
 
 
 @contextlib.asynccontextmanager
@@ -167,7 +138,7 @@ async def _main() -> int:
     parser.add_argument("--update", action="store_true", help="write what passed into the baseline")
     given = parser.parse_args()
     try:
-        install()
+        install(HERE, NODE)
     except Unavailable as reason:
         print(f"conformance: {reason}", file=sys.stderr)
         return 1

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.suite import Baseline, Unavailable, install, run
+from tests.conformance.suite import HERE, NODE, Baseline, run
+from tests.node_packages import Unavailable, install
 
 COOKIES = """
 [[route]]
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.timeout(240)
 def installed() -> None:
     """The suite, or a skip that says why it cannot be had."""
     try:
-        install()
+        install(HERE, NODE)
     except Unavailable as reason:
         pytest.skip(f"the public suite cannot be run: {reason}")
 
