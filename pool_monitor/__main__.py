@@ -1,4 +1,5 @@
-"""`python -m pool_monitor`: serve until SIGTERM or Ctrl-C; `triggers`, `advise` and `doctor` do one thing and end."""
+"""`python -m pool_monitor`: serve until SIGTERM or Ctrl-C; `triggers`, `advise`, `doctor` and `evaluate` do one
+thing and end."""
 
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ from config.logs import configure_logging
 from config.settings import MonitorSettings
 from pool_monitor import app, changes, doctor
 from pool_monitor.advisor import advise, sources
+from pool_monitor.grading import evaluate
 from pool_monitor.grading.models import ModelsError, load_models
 from pool_monitor.grading.template_files import TemplatesError, load_templates
 from pool_monitor.pool import APPLICATION, describe
@@ -141,6 +143,8 @@ def main(argv: list[str] | None = None) -> int:
         return give_advice(given[1:])
     if given[:1] == ["doctor"]:
         return see_the_doctor(given[1:])
+    if given[:1] == ["evaluate"]:
+        return evaluate.main(given[1:], os.environ)
     if given[:1] == ["triggers"]:
         return triggers(given[1:])
     settings = load(MonitorSettings, given, os.environ, prog=PROG)

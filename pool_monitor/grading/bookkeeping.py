@@ -180,16 +180,20 @@ def _write(file: Path, content: bytes) -> None:
     os.replace(beside, file)
 
 
-def stated_in(content: bytes, coding: str) -> tuple[str, Mapping[str, Any] | None]:
-    """The model and the `usage` that an answer states, whole or as events; "" and None where it states none."""
+def stated(content: bytes, coding: str) -> Mapping[str, Any] | None:
+    """The answer's document, or the last of its events; None where there is none. coding -- its Content-Encoding."""
     try:
         plain = _decoded(content, coding.strip().lower())
         last = plain.strip().removesuffix(b"data: [DONE]").strip().rpartition(b"data: ")[2]
         document = orjson.loads(last)
     except (ValueError, zlib.error, brotli.error):
-        return "", None
-    if not isinstance(document, dict):
-        return "", None
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def stated_in(content: bytes, coding: str) -> tuple[str, Mapping[str, Any] | None]:
+    """The model and the `usage` that an answer states, whole or as events; "" and None where it states none."""
+    document = stated(content, coding) or {}
     model, usage = document.get("model"), document.get("usage")
     return model if isinstance(model, str) else "", usage if isinstance(usage, dict) else None
 

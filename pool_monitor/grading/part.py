@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import secrets
 import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -14,13 +16,17 @@ from config.answers import answer_json
 from config.flags import Flags
 from config.settings import MonitorSettings
 from config.tier import SharedTier
-from pool_monitor.grading.bookkeeping import Bookkeeping
-from pool_monitor.grading.completions import Completions, Outcome
+from pool_monitor.grading.bookkeeping import Bookkeeping, stated
+from pool_monitor.grading.calls import Answer, Call, Expansion
+from pool_monitor.grading.completions import Completions, Outcome, said_by
+from pool_monitor.grading.costs import price
 from pool_monitor.grading.metrics import GradingMetrics, levels
 from pool_monitor.grading.models import Models
+from pool_monitor.grading.reading import read_answer
 from pool_monitor.grading.serve import Grading, without_own_fields
+from pool_monitor.grading.shadow import Budget, Shadow
 from pool_monitor.grading.stored import Stored
-from pool_monitor.grading.templates import Template
+from pool_monitor.grading.templates import Recognised, Template
 from pool_monitor.grading.upstream import Upstream
 
 
@@ -57,6 +63,18 @@ class GradingPart:
             tier if secret is not None else None,
             lambda: flags.redis_cache and not flags.bypass,
         )
+        self.shadow = Shadow(
+            # not by way of what is shared or made compact: the upstream itself is asked
+            ask=self.upstream.complete,
+            read=read_answer,
+            price=partial(price, models),
+            rate=settings.shadow_sample_rate,
+            budget=Budget(settings.shadow_calls_a_day, settings.shadow_dollars_a_day),
+            clock=time.monotonic,
+            wall=time.time,
+            chance=random.Random(),  # noqa: S311 - it draws samples
+            seconds=settings.grading_timeout_ms / 1000,
+        )
         self.grading = Grading(
             flags=flags,
             upstream=self.upstream,
@@ -65,6 +83,7 @@ class GradingPart:
             templates=templates,
             observe=self._metrics.served,
             books=self.books,
+            offer=self._original_answered if settings.shadow_sample_rate > 0 else None,
             clock=time.monotonic,
             secret=secret.get_secret_value().encode() if secret is not None else secrets.token_bytes(32),
             seconds=settings.grading_timeout_ms / 1000,
@@ -74,18 +93,28 @@ class GradingPart:
     def _expanded(self, outcome: Outcome) -> None:
         self._metrics.expanded(outcome)
         self.books.expanded(outcome)
+        if outcome.expansion in {Expansion.EXPANDED, Expansion.REPAIRED}:
+            self.shadow.offer_original(outcome.call, outcome.template, outcome.full)
+
+    def _original_answered(self, call: Call, recognised: Recognised, answer: Answer) -> None:
+        coding = next((value for name, value in answer.fields if name.lower() == "content-encoding"), "")
+        said = said_by(stated(answer.content, coding))
+        if said is not None and said.content is not None:
+            self.shadow.offer_compact(call, recognised, said.content)
 
     def levels(self) -> Iterable[Metric]:
         """What stands now, as gauges."""
         upstream = self.upstream
-        return levels(
+        yield from levels(
             upstream.waiting, upstream.in_use, upstream.breaker_state, self.completions.healths, self.stored.bytes
         )
+        yield from self.shadow.levels()
 
     def mount(self, app: web.Application) -> None:
         """Add what is answered to `app`."""
         app.on_response_prepare.append(without_own_fields)
         app.router.add_get("/api/metrics/grading", self._grading)
+        app.router.add_get("/api/metrics/grading-quality", self._quality)
         app.router.add_route("*", "/v1/{path:.*}", self.grading.handle)
 
     async def _grading(self, _: web.Request) -> web.Response:
@@ -99,13 +128,18 @@ class GradingPart:
         }
         return answer_json(200, {**state, **self.books.document()})
 
+    async def _quality(self, _: web.Request) -> web.Response:
+        return answer_json(200, self.shadow.document())
+
     async def start(self) -> None:
         """Make ready."""
         await self.books.start()
+        self.shadow.start()
         await self.upstream.start()
 
     async def close(self) -> None:
         """End what is asked, and close every connection."""
         await self.grading.close()
+        await self.shadow.close()
         await self.upstream.close()
         await self.books.close()

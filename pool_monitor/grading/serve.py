@@ -61,16 +61,26 @@ class Decision:
     """What is done with a chat completion. recognised -- where it is asked in its compact form.
 
     call -- None where its content was not even decoded. known -- whether its prompt is a template's.
+    could_be -- what it could be asked as, where that is switched off.
     """
 
     left: Left | None
     recognised: Recognised | None = None
     call: Call | None = None
     known: bool = False
+    could_be: Recognised | None = None
+
+
+Offer = Callable[[Call, Recognised, Answer], None]
+"""Told of answers to the original prompt that could have been asked for in the compact form."""
 
 
 class Grading:
-    """The handler of `/v1/*`. clock -- monotonic seconds. secret -- of keys. seconds -- the longest for one answer."""
+    """The handler of `/v1/*`.
+
+    offer -- None: nothing is compared. clock -- monotonic seconds. secret -- of keys. seconds -- the longest for one
+    answer.
+    """
 
     def __init__(
         self,
@@ -82,6 +92,7 @@ class Grading:
         templates: Sequence[Template],
         observe: Callable[[Served], None],
         books: Bookkeeping,
+        offer: Offer | None,
         clock: Callable[[], float],
         secret: bytes,
         seconds: float,
@@ -94,6 +105,7 @@ class Grading:
         self._templates = templates
         self._observe = observe
         self._books = books
+        self._offer = offer
         self._clock = clock
         self._secret = secret
         self._seconds = seconds
@@ -146,7 +158,7 @@ class Grading:
 
     async def _chat(self, request: web.Request, served: Served) -> web.StreamResponse:
         flags = self._flags
-        if not (flags.optimized_prompts or flags.dedup or flags.completion_cache):
+        if not (flags.optimized_prompts or flags.dedup or flags.completion_cache or self._offer):
             served.left = Left.OFF
             return await self._forward(request, served, _all_of(request))
         content, more = await _read(request, self._max_content_bytes)
@@ -164,6 +176,8 @@ class Grading:
                 await self._expanded(call, decision.recognised, telling, served, key)
             else:
                 await self._as_told(request, content, call, telling, key)
+                if self._offer is not None and decision.could_be is not None and telling.status == 200:
+                    self._offer(call, decision.could_be, Answer(200, telling.fields, telling.content))
 
         form = f"compact {decision.recognised.template.name}" if decision.recognised else _form_of(request)
         key = await self._key(call, form, len(content))
@@ -192,7 +206,7 @@ class Grading:
         if isinstance(found, Left):
             return Decision(found, call=call, known=found is not Left.UNRECOGNISED)
         if not self._flags.optimized_prompts:
-            return Decision(Left.OFF, call=call, known=True)
+            return Decision(Left.OFF, call=call, known=True, could_be=found)
         if not self._completions.admits(found.template):
             return Decision(Left.TEMPLATE_OFF, call=call, known=True)
         return Decision(None, found, call, known=True)
