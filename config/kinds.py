@@ -275,6 +275,9 @@ OptionalDatabaseUrl = Annotated[
     Kind("postgresql://user:password@host:port/database", secret=True),
 ]
 Tristate = Annotated[Literal["auto", "yes", "no"], BeforeValidator(read_word), Kind("auto, yes or no")]
+Detail = Annotated[
+    Literal["as-asked", "low", "high", "auto"], BeforeValidator(read_word), Kind("as-asked, low, high or auto")
+]
 OptionalSecret = Annotated[
     SecretStr | None,
     BeforeValidator(read_secret),

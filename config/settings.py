@@ -15,6 +15,7 @@ from config.kinds import (
     MIB,
     TIB,
     ApiUrl,
+    Detail,
     Dollars,
     FieldNames,
     Host,
@@ -231,6 +232,11 @@ class MonitorSettings(FlagSettings):
         default=True,
         description="answer the batches API here, in minutes; off: batches go to the upstream, which may take a day "
         "and charges half",
+    )
+    grading_image_detail: Detail = Field(
+        default="as-asked",
+        description="detail of the images beside a recognised prompt; change it only after `siding-monitor evaluate "
+        "--price-detail` has compared the grades",
     )
     grading_data_dir: OptionalFolder = Field(
         default=None, description="a folder where the accounts of tokens and money outlast a restart"

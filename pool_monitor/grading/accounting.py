@@ -77,13 +77,14 @@ def asked(
     prompt_after: int,
     text: int,
     image: int,
+    image_after: int,
     unknown_images: int,
     output_before: int,
     output_after: int,
     usage: Usage | None,
     asked_again: bool,
 ) -> Tally:
-    """One asking in the compact form. text, image -- tokens beside the prompt, which are sent as they are.
+    """One asking in the compact form. text -- tokens beside the prompt, which are sent as they are.
 
     Where it was asked again, the original request and answer are paid beside the compact ones.
     """
@@ -96,7 +97,7 @@ def asked(
         text=text,
         text_after=text * (2 if asked_again else 1),
         image=image,
-        image_after=image * (2 if asked_again else 1),
+        image_after=image_after + (image if asked_again else 0),
         output_before=output_before,
         output_after=output_after + (output_before if asked_again else 0),
         reported_input=usage.input if usage is not None else 0,

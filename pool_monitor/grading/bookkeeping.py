@@ -20,8 +20,8 @@ import orjson
 from pool_monitor.grading import tokens
 from pool_monitor.grading.accounting import NO_TEMPLATE, Accounts, Tally, Usage, asked, passed, spared
 from pool_monitor.grading.calls import Expansion
-from pool_monitor.grading.completions import Outcome
 from pool_monitor.grading.models import Models
+from pool_monitor.grading.outcomes import Outcome
 from pool_monitor.grading.templates import Template
 
 log = logging.getLogger("siding.grading")
@@ -45,6 +45,7 @@ def tally_of(outcome: Outcome, models: Models) -> Tally:
         prompt_after=after,
         text=max(0, found.text - before),
         image=found.image,
+        image_after=tokens.estimate(outcome.asked, model).image,
         unknown_images=found.unknown_images,
         output_before=told,
         output_after=said,

@@ -17,8 +17,8 @@ import openai
 import orjson
 
 from pool_monitor.grading.calls import Left
-from pool_monitor.grading.completions import added
 from pool_monitor.grading.dataset import Homework
+from pool_monitor.grading.outcomes import added
 from pool_monitor.grading.reading import Form, Read
 from pool_monitor.grading.templates import Template, recognise
 

@@ -16,9 +16,9 @@ from prometheus_client.metrics_core import Metric
 from pool_monitor.grading.accounting import Tally
 from pool_monitor.grading.calls import Lane
 from pool_monitor.grading.care import BreakerState
-from pool_monitor.grading.completions import Outcome
 from pool_monitor.grading.health import Health, State
 from pool_monitor.grading.observed import Served
+from pool_monitor.grading.outcomes import Outcome
 from pool_monitor.grading.upstream import Outcome as Asked
 from pool_monitor.grading.upstream import Retried
 

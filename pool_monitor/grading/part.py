@@ -18,10 +18,11 @@ from config.settings import MonitorSettings
 from config.tier import SharedTier
 from pool_monitor.grading.bookkeeping import Bookkeeping, stated
 from pool_monitor.grading.calls import Answer, Call, Expansion
-from pool_monitor.grading.completions import Completions, Outcome, said_by
+from pool_monitor.grading.completions import Completions
 from pool_monitor.grading.costs import price
 from pool_monitor.grading.metrics import GradingMetrics, levels
 from pool_monitor.grading.models import Models
+from pool_monitor.grading.outcomes import Outcome, said_by
 from pool_monitor.grading.reading import read_answer
 from pool_monitor.grading.serve import Grading, without_own_fields
 from pool_monitor.grading.shadow import Budget, Shadow
@@ -88,6 +89,7 @@ class GradingPart:
             secret=secret.get_secret_value().encode() if secret is not None else secrets.token_bytes(32),
             seconds=settings.grading_timeout_ms / 1000,
             max_content_bytes=settings.grading_max_request_bytes,
+            detail=settings.grading_image_detail,
         )
 
     def _expanded(self, outcome: Outcome) -> None:

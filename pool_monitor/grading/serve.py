@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -19,10 +19,11 @@ from config.flags import Flags
 from pool_monitor.grading.bookkeeping import Bookkeeping
 from pool_monitor.grading.calls import Answer, Call, Expansion, Fields, Lane, Left, UpstreamFault
 from pool_monitor.grading.collapse import Collapse, Telling
-from pool_monitor.grading.completions import Completions, Outcome
+from pool_monitor.grading.completions import Completions
 from pool_monitor.grading.observed import Found, Served
+from pool_monitor.grading.outcomes import Outcome
 from pool_monitor.grading.stored import Stored, Where, key_of, repeatable
-from pool_monitor.grading.templates import Recognised, Template, may_hold, recognise
+from pool_monitor.grading.templates import AS_ASKED, Recognised, Template, may_hold, recognise, with_detail
 from pool_monitor.grading.upstream import Upstream
 from pool_monitor.grading.wire import end_to_end
 
@@ -97,6 +98,7 @@ class Grading:
         secret: bytes,
         seconds: float,
         max_content_bytes: int,
+        detail: str = AS_ASKED,
     ) -> None:
         self._flags = flags
         self._upstream = upstream
@@ -110,6 +112,7 @@ class Grading:
         self._secret = secret
         self._seconds = seconds
         self._max_content_bytes = max_content_bytes
+        self._detail = detail
         self.collapse = Collapse()
 
     async def close(self) -> None:
@@ -209,7 +212,7 @@ class Grading:
             return Decision(Left.OFF, call=call, known=True, could_be=found)
         if not self._completions.admits(found.template):
             return Decision(Left.TEMPLATE_OFF, call=call, known=True)
-        return Decision(None, found, call, known=True)
+        return Decision(None, replace(found, body=with_detail(found.body, self._detail)), call, known=True)
 
     async def _key(self, call: Call, form: str, size: int) -> bytes:
         if size > LARGE_BYTES:

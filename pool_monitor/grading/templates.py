@@ -37,6 +37,8 @@ class Recognised:
 
 # -- recognising
 
+AS_ASKED = "as-asked"
+
 
 def words_pattern(original: str) -> re.Pattern[str]:
     """Finds a text whatever white space its words have between them."""
@@ -90,6 +92,22 @@ def _texts(content: object) -> Iterator[tuple[int | None, str]]:
         for index, part in enumerate(content):
             if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
                 yield index, part["text"]
+
+
+def with_detail(body: Mapping[str, Any], detail: str) -> Mapping[str, Any]:
+    """The request with this `detail` for all of its images, or as it was for `AS_ASKED`."""
+    if detail == AS_ASKED:
+        return body
+
+    def part_with(part: Any) -> Any:
+        given = part.get("image_url") if isinstance(part, dict) else None
+        return {**part, "image_url": {**given, "detail": detail}} if isinstance(given, dict) else part
+
+    def message_with(message: Any) -> Any:
+        parts = message.get("content") if isinstance(message, dict) else None
+        return {**message, "content": [*map(part_with, parts)]} if isinstance(parts, list) else message
+
+    return {name: [*map(message_with, value)] if name == "messages" else value for name, value in body.items()}
 
 
 def _with_text(message: Mapping[str, Any], part: int | None, span: tuple[int, int], compact: str) -> dict[str, Any]:

@@ -27,6 +27,7 @@ def one(**changes: Any) -> Tally:
         "prompt_after": 142,
         "text": 44,
         "image": 25_501,
+        "image_after": 25_501,
         "unknown_images": 0,
         "output_before": 1387,
         "output_after": 409,

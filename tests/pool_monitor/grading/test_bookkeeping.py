@@ -56,6 +56,22 @@ async def test_a_graded_homework_is_in_the_books() -> None:
         assert wrapped.metric("siding_grading_tokens_total", figure="reported", **labels) == 50
 
 
+async def test_a_lower_detail_is_asked_for_only_where_the_operator_says_so() -> None:
+    async with wrapping(grading_image_detail="low") as wrapped:
+        wrapped.upstream.answering = says(SAID)
+        body = asked_for()
+        body["messages"][1]["content"][1] = {"type": "image_url", "image_url": {"url": url(png(1024, 1024))}}
+        async with wrapped.sdk() as sdk:
+            await sdk.chat.completions.create(**body)
+        await graded(wrapped.sdk(), prompt="Something else.")
+        details = [
+            asked.body["messages"][1]["content"][1]["image_url"].get("detail") for asked in wrapped.upstream.asked
+        ]
+        assert details == ["low", "high"]
+        image = (await told(wrapped))["estimated"]["image"]
+        assert (image["before"], image["after"]) == (2833 + 4 * 5667, 2833)
+
+
 async def test_what_is_asked_again_and_what_is_spared() -> None:
     async with wrapping() as wrapped:
         wrapped.upstream.answering = says("no JSON")

@@ -1,0 +1,91 @@
+"""Pure: what a chat completion says, and what became of one that was asked in its compact form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from pool_monitor.grading.calls import Call, Expansion
+from pool_monitor.grading.templates import Template
+
+REFUSED_AS_ASKED = frozenset({400, 422})
+"""The upstream's answer to a request that it does not take, which may be our doing."""
+REFUSED_BY_UPSTREAM = "the upstream refused the compact request"
+NO_COMPLETION = "the upstream's answer is no chat completion"
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of one asking.
+
+    asked -- the body in its compact form. reason -- why it was asked again. compact, full -- what the model said, and
+    what the caller got. usage -- of all that was asked, as reported; None where it was not. first_question -- seconds
+    until the caller had the first question of a streamed answer.
+    """
+
+    call: Call
+    template: Template
+    asked: Mapping[str, Any]
+    expansion: Expansion = Expansion.FAILED
+    reason: str = ""
+    compact: str = ""
+    full: str = ""
+    usage: Mapping[str, Any] | None = None
+    status: int = 0
+    first_question: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a completion says. content -- None where it says nothing, as in a refusal."""
+
+    content: str | None
+    finish_reason: str | None
+
+
+def said_by(completion: Mapping[str, Any] | None) -> Said | None:
+    """The first choice of a completion; None where this is none."""
+    try:
+        choice = (completion or {})["choices"][0]
+        message = choice["message"]
+        content, refusal = message.get("content"), message.get("refusal")
+        finish = choice.get("finish_reason")
+    except (KeyError, IndexError, TypeError, AttributeError):
+        return None
+    return Said(content if isinstance(content, str) and not refusal else None, finish)
+
+
+def saying(completion: dict[str, Any], content: str) -> dict[str, Any]:
+    """The completion with other content; everything else as it was."""
+    first, *others = completion["choices"]
+    return {**completion, "choices": [{**first, "message": {**first["message"], "content": content}}, *others]}
+
+
+def added(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Two `usage` objects as one: what both cost."""
+    if one is None or other is None:
+        return one or other
+    total = dict(one)
+    for name, value in other.items():
+        if isinstance(value, Mapping):
+            total[name] = added(value, total[name] if isinstance(total.get(name), Mapping) else None)
+        elif isinstance(value, int) and isinstance(total.get(name, 0), int):
+            total[name] = total.get(name, 0) + value
+    return total
+
+
+def decoded(content: bytes) -> dict[str, Any] | None:
+    try:
+        document = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def usage_of(document: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    usage = (document or {}).get("usage")
+    return usage if isinstance(usage, dict) else None

@@ -1,0 +1,218 @@
+"""A compact answer that streams: the caller gets each question as the model completes its row.
+
+Until the first question is told another answer can take the place of this one; afterwards one can only complete it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import aclosing
+from typing import Any
+
+from pool_monitor.grading import sse
+from pool_monitor.grading.answers import NotCertain
+from pool_monitor.grading.calls import Call, Expansion, Fields, UpstreamFault
+from pool_monitor.grading.collapse import Telling
+from pool_monitor.grading.expanding import Expander, full_answer
+from pool_monitor.grading.outcomes import REFUSED_AS_ASKED, REFUSED_BY_UPSTREAM, Outcome, decoded, said_by, usage_of
+from pool_monitor.grading.upstream import Streamed, Upstream
+
+
+class Streaming:
+    """One streamed answer: events come in, events go out."""
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        clock: Callable[[], float],
+        call: Call,
+        compact: Call,
+        outcome: Outcome,
+        telling: Telling,
+    ) -> None:
+        self._upstream = upstream
+        self._clock = clock
+        self._call = call
+        self._compact = compact
+        self._outcome = outcome
+        self._telling = telling
+        self._expander = Expander(outcome.template.shape)
+        self._began = clock()
+        self._head: tuple[int, Fields] = (0, ())
+        self._held: list[bytes] = []
+        """What came before the first text; kept back, for until then another answer can take its place."""
+        self._told = False
+        self._finished = False
+        self._plain = False
+        self._last: dict[str, Any] = {}
+        self._compact_text: list[str] = []
+        self._full_text: list[str] = []
+
+    async def run(self) -> None:
+        doubt = ""
+        async with self._upstream.stream(self._compact) as streamed:
+            self._outcome.status = streamed.status
+            if streamed.status in REFUSED_AS_ASKED:
+                doubt = REFUSED_BY_UPSTREAM
+            elif not 200 <= streamed.status < 300:
+                await self._relay(streamed)
+                return
+            else:
+                try:
+                    await self._expand(streamed)
+                except NotCertain as fault:
+                    doubt = str(fault)
+        if doubt:
+            await self._again(doubt)
+        self._outcome.compact = "".join(self._compact_text)
+        self._outcome.full = "".join(self._full_text)
+
+    async def _relay(self, streamed: Streamed) -> None:
+        """As it comes."""
+        self._telling.begin(streamed.status, streamed.fields)
+        async with aclosing(streamed.pieces()) as pieces:
+            async for piece in pieces:
+                self._telling.write(piece)
+
+    async def _expand(self, streamed: Streamed) -> None:
+        decoder = sse.Decoder()
+        self._head = (streamed.status, streamed.fields)
+        async with aclosing(streamed.pieces()) as pieces:
+            async for piece in pieces:
+                for event in decoder.feed(piece):
+                    self._take(event)
+        self._release()
+        self._telling.write(decoder.rest())
+
+    def _take(self, event: sse.Event) -> None:
+        document = event.document
+        if document is None or self._plain:
+            self._pass(event.raw)
+            return
+        if "error" in document:
+            self._plain = True
+            self._release()
+            self._telling.write(event.raw)
+            return
+        usage = usage_of(document)
+        if usage is not None:
+            self._outcome.usage = usage
+        choices = document.get("choices")
+        if not (isinstance(choices, list) and choices and isinstance(choices[0], dict)):
+            self._pass(event.raw)
+            return
+        self._take_choice(event, document, choices[0])
+
+    def _take_choice(self, event: sse.Event, document: dict[str, Any], choice: dict[str, Any]) -> None:
+        self._last = document
+        given = choice.get("delta")
+        delta: dict[str, Any] = given if isinstance(given, dict) else {}
+        finish = choice.get("finish_reason")
+        if delta.get("refusal") or finish == "content_filter":
+            self._outcome.expansion = Expansion.REFUSED
+            self._plain = True
+            self._release()
+            self._telling.write(event.raw)
+            return
+        content = delta.get("content")
+        text = ""
+        if isinstance(content, str) and content:
+            self._compact_text.append(content)
+            text = self._expander.feed(content)
+        if finish is not None and not self._finished:
+            text += self._finish(str(finish))
+        self._say(text)
+        if finish is not None:
+            ended = {**choice, "delta": {name: value for name, value in delta.items() if name != "content"}}
+            self._pass(sse.event({**document, "choices": [ended]}))
+        elif content is None or content == "":
+            self._pass(event.raw)
+
+    def _finish(self, reason: str) -> str:
+        self._finished = True
+        if reason == "length":
+            self._outcome.expansion = Expansion.CUT
+            return self._expander.cut()
+        finished = self._expander.finish()
+        self._outcome.expansion, self._outcome.notes = finished.found, finished.notes
+        return finished.content
+
+    def _pass(self, raw: bytes) -> None:
+        if self._told:
+            self._telling.write(raw)
+        else:
+            self._held.append(raw)
+
+    def _say(self, text: str) -> None:
+        if not text:
+            return
+        self._release()
+        self._full_text.append(text)
+        self._telling.write(sse.event(_chunk(self._last, {"content": text}, None)))
+        if self._outcome.first_question is None and self._expander.emitted_rows:
+            self._outcome.first_question = self._clock() - self._began
+
+    def _release(self) -> None:
+        if not self._told:
+            self._told = True
+            self._telling.begin(*self._head)
+            for raw in self._held:
+                self._telling.write(raw)
+            self._held.clear()
+
+    # -- when the compact answer cannot be expanded
+
+    async def _again(self, reason: str) -> None:
+        self._outcome.reason = reason
+        self._outcome.usage = None
+        if self._told:
+            await self._complete()
+            return
+        async with self._upstream.stream(self._call) as streamed:
+            self._outcome.status = streamed.status
+            if 200 <= streamed.status < 300:
+                self._outcome.expansion = Expansion.ASKED_AGAIN
+            await self._relay(streamed)
+
+    async def _complete(self) -> None:
+        """The rest of an answer that is half told, from a whole one to the original prompt."""
+        body = {name: value for name, value in self._call.body.items() if name not in {"stream", "stream_options"}}
+        self._outcome.expansion = Expansion.FAILED
+        try:
+            answer = await self._upstream.complete(self._call.asking(body))
+            completion = decoded(answer.content)
+            said = said_by(completion)
+            if not answer.ok or completion is None or said is None or said.content is None:
+                raise UpstreamFault(
+                    answer.status if not answer.ok else 502, "upstream_no_answer", "the answer could not be completed"
+                )
+            rest = self._expander.resume(full_answer(self._outcome.template.shape, said.content))
+        except NotCertain as doubt:
+            self._end_with(UpstreamFault(502, "upstream_no_answer", f"the answer could not be completed: {doubt}"))
+            return
+        except UpstreamFault as fault:
+            self._end_with(fault)
+            return
+        self._outcome.expansion = Expansion.ASKED_AGAIN
+        self._outcome.usage = usage_of(completion)
+        self._say(rest)
+        self._telling.write(sse.event(_chunk(self._last, {}, said.finish_reason or "stop")))
+        options = self._call.body.get("stream_options")
+        if isinstance(options, Mapping) and options.get("include_usage") and self._outcome.usage is not None:
+            usage = {**_chunk(self._last, {}, None), "choices": [], "usage": dict(self._outcome.usage)}
+            self._telling.write(sse.event(usage))
+        self._telling.write(sse.DONE)
+
+    def _end_with(self, fault: UpstreamFault) -> None:
+        """As the vendor ends a stream that fails."""
+        self._outcome.status = fault.status
+        self._telling.write(sse.event(fault.document))
+
+
+def _chunk(like: Mapping[str, Any], delta: Mapping[str, Any], finish: str | None) -> dict[str, Any]:
+    """A chunk of the same completion."""
+    first = like["choices"][0] if like.get("choices") else {"index": 0}
+    choice = {**first, "delta": dict(delta), "finish_reason": finish}
+    chunk = {**like, "choices": [choice]}
+    chunk.pop("obfuscation", None)
+    return chunk
