@@ -260,9 +260,9 @@ Dollars = Annotated[
 Host = Annotated[str, BeforeValidator(read_host), Kind("a host name or an IP address")]
 _HTTP_WORDS = "http://host:port or https://host:port, without user name, path and query"
 HttpUrl = Annotated[str, BeforeValidator(read_http_url), Kind(_HTTP_WORDS)]
-ApiUrl = Annotated[
-    str, BeforeValidator(read_api_url), Kind("http://host:port/path or https://host:port/path, without user and query")
-]
+_API_WORDS = "http://host:port/path or https://host:port/path, without user and query"
+ApiUrl = Annotated[str, BeforeValidator(read_api_url), Kind(_API_WORDS)]
+OptionalApiUrl = Annotated[str | None, BeforeValidator(read_api_url), Kind(_API_WORDS)]
 OptionalHttpUrl = Annotated[str | None, BeforeValidator(read_http_url), Kind(_HTTP_WORDS)]
 OptionalRedisUrl = Annotated[
     str | None,

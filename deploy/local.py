@@ -26,7 +26,7 @@ import aiohttp
 import asyncpg
 from pydantic import Field
 
-from config.kinds import Host, OptionalDatabaseUrl, OptionalHttpUrl, Whole
+from config.kinds import Host, OptionalApiUrl, OptionalDatabaseUrl, OptionalHttpUrl, Whole
 from config.listen import ListenError, address_of, open_socket
 from config.load import load
 from config.settings import ProxySettings, Settings
@@ -221,6 +221,9 @@ class MonitorOptions(Settings):
     database_url: OptionalDatabaseUrl = Field(
         None, repr=False, description="the database; without it a PostgreSQL of this machine's own is started"
     )
+    grading_upstream_url: OptionalApiUrl = Field(
+        None, description="where grading requests go; without it a grading simulator is started"
+    )
     monitor_host: Host = Field("::", description="address the pool monitor listens on")
     monitor_port: Whole = Field(
         8081, ge=0, le=65_535, description="port the pool monitor listens on; 0 takes a free one"
@@ -259,10 +262,12 @@ def free_addresses(settings: LocalSettings) -> Addresses:
 
 @dataclass(frozen=True, slots=True)
 class MonitorAddresses:
-    """Where the monitor listens, and the PostgreSQL of this machine's own; None where DATABASE_URL names another."""
+    """Where the monitor listens, and the PostgreSQL and grading simulator of this machine's own; None where
+    DATABASE_URL or GRADING_UPSTREAM_URL names another."""
 
     monitor: str
     postgres: str | None
+    simulator: str | None = None
 
 
 def free_monitor_addresses(options: MonitorOptions) -> MonitorAddresses:
@@ -272,7 +277,12 @@ def free_monitor_addresses(options: MonitorOptions) -> MonitorAddresses:
             _reserved("MONITOR_HOST", options.monitor_host, "MONITOR_PORT", options.monitor_port)
         )
         postgres = held.enter_context(open_socket("127.0.0.1", 0)) if options.database_url is None else None
-        return MonitorAddresses(address_of(monitor), address_of(postgres) if postgres is not None else None)
+        simulator = held.enter_context(open_socket("127.0.0.1", 0)) if options.grading_upstream_url is None else None
+        return MonitorAddresses(
+            address_of(monitor),
+            address_of(postgres) if postgres is not None else None,
+            address_of(simulator) if simulator is not None else None,
+        )
 
 
 def _reserved(host_variable: str, host: str, port_variable: str, port: int) -> socket.socket:
@@ -330,6 +340,17 @@ def monitor_plan(
                 ready=has_table(own["DATABASE_URL"], EXAMPLE_TABLE),
             )
         )
+    if addresses.simulator is not None:
+        own["GRADING_UPSTREAM_URL"] = f"http://{addresses.simulator}/v1"
+        host, _, port = addresses.simulator.rpartition(":")
+        parts.append(
+            Part(
+                name="the grading simulator",
+                command=(sys.executable, "-m", "deploy.grading_simulator", "--host", host, "--port", port),
+                environ=environ,
+                ready=answers(f"http://{addresses.simulator}/healthz"),
+            )
+        )
     parts.append(
         Part(
             name="the pool monitor",
@@ -380,12 +401,19 @@ def welcome(settings: LocalSettings, addresses: Addresses, monitor: MonitorAddre
             f"  proxy   http://{addresses.public}",
             f"  admin   http://{addresses.admin} (/metrics, /api/metrics/report-cache, /api/flags, /api/routes)",
             f"  monitor http://{monitor.monitor} (/api/metrics/database-pool, /api/queries, /metrics)",
+            f"  grading OPENAI_BASE_URL=http://{monitor.monitor}/v1{_simulated(monitor)}",
             f"  origin  {origin}",
             hint,
             f"  {shlex.join(curl(addresses))}",
             "",
         ]
     )
+
+
+def _simulated(monitor: MonitorAddresses) -> str:
+    if monitor.simulator is None:
+        return ""
+    return " (a simulator answers; set GRADING_UPSTREAM_URL to https://api.openai.com/v1 for the real one)"
 
 
 def curl(addresses: Addresses) -> list[str]:
