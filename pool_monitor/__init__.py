@@ -17,4 +17,5 @@ proxy_tags   telling the proxy
 pgbouncer    a PgBouncer's own numbers
 doctor       known traps, looked for one by one
 advisor/     COUNT checks that should be EXISTS
+grading/     the wrapper before the grading upstream; a map of its own
 """

@@ -1,14 +1,25 @@
 """The grading wrapper: OpenAI's API passed through, and known prompts made smaller on the way.
 
-A request is read in this order:
+serve        what `/v1/*` answers: the story of a request
+part         composition of all this: builds, starts, stops
+calls        a completion as it is asked and answered, and why one is left as it is
 
-- `serve`      what `/v1/*` answers; the shell around the rest
-- `templates`  pure: is this a prompt we know, and the request with its compact form
-- `answers`    pure: a template's full answer and its compact form, each from the other
-- `expanding`  pure: the same while it streams
-- `completions` asks, expands, asks again when that is not certain; `collapse` and `stored` before it
-- `upstream`   every connection to the grading upstream, with its limits, retries and breaker
-- `batch`      many at once, and the API of batches
-- `tokens`, `accounting`  what it cost, and what it would have cost
-- `quality`, `shadow`, `evaluate`  whether the grades are the same
+templates    pure: is this a prompt we know, and the request in its compact form; template_files reads them
+shapes       pure: what a template says of its answers
+answers      pure: the full answer and its compact form, each from the other
+scanning, expanding  pure: the same while it streams
+
+completions  asks, expands, asks again when that is not certain; streamed does so while it streams, outcomes says how
+health       pure: a template that fails too often rests
+collapse     equal requests share one answer on its way
+stored       answers at temperature 0, kept
+upstream     every connection to the upstream: vendor (its SDK), forwarding (octets), turns, care (pure), asking, wire
+sse          pure: events of a stream
+
+batch*       many at once, and the API of batches
+
+models, images, tokens  what is known of models, and how tokens are counted
+accounting   pure: the books; bookkeeping keeps them beside the event loop; costs reckons
+quality, paired  pure: are the grades the same; shadow asks in the background, evaluate on labelled homework
+observed, metrics  what it tells of itself
 """
