@@ -16,8 +16,15 @@ from config.answers import answer_json
 from config.flags import Flags
 from config.settings import MonitorSettings
 from config.tier import SharedTier
+from pool_monitor.grading.batch_asking import Asking
+from pool_monitor.grading.batch_files import Files
+from pool_monitor.grading.batch_http import BatchCompletions
+from pool_monitor.grading.batch_runs import Runs
+from pool_monitor.grading.batches import Batches
+from pool_monitor.grading.batches_http import BatchesApi
 from pool_monitor.grading.bookkeeping import Bookkeeping, stated
 from pool_monitor.grading.calls import Answer, Call, Expansion
+from pool_monitor.grading.care import RateLimits
 from pool_monitor.grading.completions import Completions
 from pool_monitor.grading.costs import price
 from pool_monitor.grading.metrics import GradingMetrics, levels
@@ -46,6 +53,7 @@ class GradingPart:
         self._flags = flags
         self._metrics = GradingMetrics(registry)
         key, secret = settings.grading_api_key, settings.cache_secret
+        key_secret = secret.get_secret_value().encode() if secret is not None else secrets.token_bytes(32)
         self.upstream = Upstream(
             settings.grading_upstream_url,
             key.get_secret_value() if key is not None else None,
@@ -86,11 +94,28 @@ class GradingPart:
             books=self.books,
             offer=self._original_answered if settings.shadow_sample_rate > 0 else None,
             clock=time.monotonic,
-            secret=secret.get_secret_value().encode() if secret is not None else secrets.token_bytes(32),
+            secret=key_secret,
             seconds=settings.grading_timeout_ms / 1000,
             max_content_bytes=settings.grading_max_request_bytes,
             detail=settings.grading_image_detail,
         )
+        asking = Asking(
+            self.grading.ask,
+            RateLimits(),
+            clock=time.monotonic,
+            wall=time.time,
+            secret=key_secret,
+            item_seconds=settings.grading_timeout_ms / 1000,
+        )
+
+        def equal_once() -> bool:
+            return flags.dedup and not flags.bypass
+
+        self.batch = BatchCompletions(asking, Runs(), self.grading.call_of, secret=key_secret, equal_once=equal_once)
+        self._local_batches = settings.grading_batches
+        self._files = Files(wall=time.time)
+        self._batches = Batches(self._files, asking, wall=time.time, equal_once=equal_once)
+        self.batches = BatchesApi(self._batches, self._files, self.grading.call_of, self.grading.forward, key_secret)
 
     def _expanded(self, outcome: Outcome) -> None:
         self._metrics.expanded(outcome)
@@ -117,7 +142,14 @@ class GradingPart:
         app.on_response_prepare.append(without_own_fields)
         app.router.add_get("/api/metrics/grading", self._grading)
         app.router.add_get("/api/metrics/grading-quality", self._quality)
-        app.router.add_route("*", "/v1/{path:.*}", self.grading.handle)
+        app.router.add_route("*", "/v1/batch/chat/completions", self.batch.handle)
+        app.router.add_route("*", "/v1/{path:.*}", self._v1)
+
+    async def _v1(self, request: web.Request) -> web.StreamResponse:
+        taking = self._local_batches and not self._flags.bypass
+        if self.batches.concerns(request, taking=taking):
+            return await self.batches.handle(request)
+        return await self.grading.handle(request)
 
     async def _grading(self, _: web.Request) -> web.Response:
         flags = self._flags
@@ -136,11 +168,15 @@ class GradingPart:
     async def start(self) -> None:
         """Make ready."""
         await self.books.start()
+        await self._files.start()
         self.shadow.start()
         await self.upstream.start()
 
     async def close(self) -> None:
         """End what is asked, and close every connection."""
+        await self.batch.close()
+        await self._batches.close()
+        await self._files.close()
         await self.grading.close()
         await self.shadow.close()
         await self.upstream.close()

@@ -138,6 +138,16 @@ class Grading:
 
     # -- octet for octet
 
+    async def forward(self, request: web.Request, content: AsyncIterator[bytes] | bytes | None) -> web.StreamResponse:
+        """A request that is no completion, with this content."""
+        began = self._clock()
+        served = Served(chat=False)
+        try:
+            return await self._forward(request, served, content)
+        finally:
+            served.seconds = self._clock() - began
+            self._observe(served)
+
     async def _forward(
         self, request: web.Request, served: Served, content: bytes | AsyncIterator[bytes] | None
     ) -> web.StreamResponse:

@@ -1,0 +1,225 @@
+"""An item of a batch is asked: not while the upstream's limits say wait, and again where that is of use."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import orjson
+
+from pool_monitor.grading.batch_items import Refused
+from pool_monitor.grading.calls import Answer, Ask, Call, Fields, UpstreamFault
+
+log = logging.getLogger("siding.grading")
+
+MOST_ATTEMPTS = 6
+"""How often an item is asked in all, each by way of the upstream's own retries."""
+ITEM_SECONDS = 600.0
+HOPELESS = "insufficient_quota"
+"""The error code of a 429 that waiting does not help against."""
+
+
+class Limits(Protocol):
+    """What the upstream's answers tell of its limits, as `care.RateLimits`; now -- monotonic, wall -- since 1970."""
+
+    def observe(self, key: str, fields: Fields, status: int, now: float, wall: float) -> None: ...
+
+    def wait(self, key: str, now: float) -> float: ...
+
+
+# -- what became of an item
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """As reported by the upstream."""
+
+    prompt: int = 0
+    completion: int = 0
+    cached: int = 0
+    reasoning: int = 0
+
+    def __add__(self, other: Tokens) -> Tokens:
+        return Tokens(
+            self.prompt + other.prompt,
+            self.completion + other.completion,
+            self.cached + other.cached,
+            self.reasoning + other.reasoning,
+        )
+
+
+NO_TOKENS = Tokens()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The answer to an item. body -- JSON on one line; that of an error has `error`.
+
+    answered -- False: the upstream gave no answer, and the body is ours. calls -- how often it was asked.
+    """
+
+    status: int
+    body: bytes
+    answered: bool = True
+    request_id: str = ""
+    tokens: Tokens = NO_TOKENS
+    calls: int = 0
+
+    @property
+    def ok(self) -> bool:
+        return 200 <= self.status < 300
+
+    @property
+    def may_change(self) -> bool:
+        """Whether asking again later is of use."""
+        return self.status == 429 or self.status >= 500
+
+    @property
+    def error(self) -> Any:
+        """What went wrong, as OpenAI's errors tell it."""
+        document = orjson.loads(self.body)
+        return document["error"] if isinstance(document, dict) and "error" in document else document
+
+
+def refusal(refused: Refused) -> Outcome:
+    """Of an item that cannot be asked."""
+    return Outcome(400, orjson.dumps(refused.document))
+
+
+def fault_outcome(fault: UpstreamFault, calls: int = 0) -> Outcome:
+    """Of an item without an answer."""
+    return Outcome(fault.status, orjson.dumps(fault.document), answered=False, calls=calls)
+
+
+def outcome_of(answer: Answer, calls: int) -> Outcome:
+    """Of an item that was answered."""
+    request_id = next((value for name, value in answer.fields if name.lower() == "x-request-id"), "")
+    try:
+        document = orjson.loads(answer.content)
+        # on one line, which the upstream's own text need not be
+        body = orjson.dumps(document)
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        status = 502 if answer.ok else answer.status
+        fault = UpstreamFault(status, "upstream_no_json", f"the upstream answered {answer.status} without JSON")
+        return Outcome(status, orjson.dumps(fault.document), request_id=request_id, calls=calls)
+    tokens = _tokens_of(document) if answer.ok else NO_TOKENS
+    return Outcome(answer.status, body, request_id=request_id, tokens=tokens, calls=calls)
+
+
+def _tokens_of(document: object) -> Tokens:
+    usage = _part(document, "usage")
+    return Tokens(
+        _count(usage, "prompt_tokens"),
+        _count(usage, "completion_tokens"),
+        _count(_part(usage, "prompt_tokens_details"), "cached_tokens"),
+        _count(_part(usage, "completion_tokens_details"), "reasoning_tokens"),
+    )
+
+
+def _part(document: object, name: str) -> Mapping[str, Any]:
+    part = document.get(name) if isinstance(document, Mapping) else None
+    return part if isinstance(part, Mapping) else {}
+
+
+def _count(usage: Mapping[str, Any], name: str) -> int:
+    value = usage.get(name)
+    return value if isinstance(value, int) else 0
+
+
+def _is_hopeless(answer: Answer) -> bool:
+    if any(name.lower() == "x-should-retry" and value == "false" for name, value in answer.fields):
+        return True
+    try:
+        error = _part(orjson.loads(answer.content), "error")
+    except orjson.JSONDecodeError:
+        return False
+    return HOPELESS in {str(error.get("code")), str(error.get("type"))}
+
+
+# -- asking
+
+
+class Asking:
+    """Asks for items: not while the upstream's limits say wait, and again after a 429. All times in seconds.
+
+    limits -- shared by all runs, and told of every 429. secret -- of the keys in it. clock -- monotonic;
+    wall -- since 1970. item_seconds -- the longest for one attempt.
+    """
+
+    def __init__(
+        self,
+        ask: Ask,
+        limits: Limits,
+        *,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        secret: bytes,
+        item_seconds: float = ITEM_SECONDS,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        self._ask = ask
+        self._limits = limits
+        self._secret = secret
+        self._wall = wall
+        self._item_seconds = item_seconds
+        self._sleep = sleep
+        self.clock = clock
+
+    async def outcome(self, asker: Call, body: Mapping[str, Any], until: float) -> Outcome:
+        """What becomes of a completion that is asked by `asker`, at the latest at `until`. Raises nothing."""
+        call = asker.asking(body)
+        key = self._key_of(call)
+        last: Outcome | None = None
+        for calls in range(1, MOST_ATTEMPTS + 1):
+            if not await self._may_ask(key, until):
+                return last or fault_outcome(_no_time("the rate limit of the upstream leaves no time for this"))
+            try:
+                answer = await self._asked(call, until)
+            except UpstreamFault as fault:
+                last = fault_outcome(fault, calls)
+                # with a time to come again it was not asked
+                if fault.retry_after is None or self.clock() + fault.retry_after >= until or calls == MOST_ATTEMPTS:
+                    return last
+                await self._sleep(fault.retry_after)
+                continue
+            last = outcome_of(answer, calls)
+            if answer.status != 429 or _is_hopeless(answer):
+                return last
+            self._limits.observe(key, answer.fields, answer.status, self.clock(), self._wall())
+        assert last is not None
+        return last
+
+    async def _may_ask(self, key: str, until: float) -> bool:
+        while True:
+            pause = self._limits.wait(key, self.clock())
+            if self.clock() + pause >= until:
+                return False
+            if pause <= 0:
+                return True
+            await self._sleep(pause)
+
+    async def _asked(self, call: Call, until: float) -> Answer:
+        now = self.clock()
+        deadline = min(until, now + self._item_seconds)
+        try:
+            async with asyncio.timeout(deadline - now):
+                return await self._ask(replace(call, deadline=deadline))
+        except UpstreamFault:
+            raise
+        except TimeoutError:
+            raise _no_time("the upstream did not answer in time") from None
+        except Exception:
+            log.exception("asking for an item of a batch failed")
+            raise UpstreamFault(500, "internal_error", "a fault of Siding's own; its log has the details") from None
+
+    def _key_of(self, call: Call) -> str:
+        text = f"{call.credential}\n{call.model}"
+        return hmac.new(self._secret, text.encode("utf-8", "surrogateescape"), "sha256").hexdigest()
+
+
+def _no_time(message: str) -> UpstreamFault:
+    return UpstreamFault(504, "upstream_timeout", message, "timeout")

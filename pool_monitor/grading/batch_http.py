@@ -1,0 +1,296 @@
+"""`POST /v1/batch/chat/completions`: up to so many requests in one, as a JSON array or NDJSON, and answered as either.
+
+With an `Idempotency-Key` a run outlasts its caller: a retry gets what is done at once and the rest as it comes, and
+what had failed is asked again. Runs are not kept over a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+import orjson
+from aiohttp import hdrs, web
+
+from pool_monitor.grading.batch import CONCURRENCY, RUN_SECONDS, Result, Run, Work
+from pool_monitor.grading.batch_asking import Asking
+from pool_monitor.grading.batch_items import Parsed, content_digest, parse_array, parse_lines, together
+from pool_monitor.grading.batch_runs import BUSY_SECONDS, Runs
+from pool_monitor.grading.calls import Call, Lane, UpstreamFault
+
+MOST_REQUESTS = 1000
+MOST_BYTES = 64 * 1024 * 1024
+MOST_READING = 16
+"""Contents that are received at the same time."""
+READ_SECONDS = 60.0
+"""The longest pause of a caller who sends."""
+STALLED_SECONDS = 300.0
+"""After so long a caller that reads nothing is given up."""
+LOOK_SECONDS = 0.5
+"""How often to look whether the caller is still there: the server does not tell."""
+LARGE_BYTES = 256 * 1024
+"""Larger content is parsed beside the event loop."""
+MOST_KEY_CHARACTERS = 255
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+LINES = frozenset(
+    {NDJSON, "application/jsonl", "application/ndjson", "application/x-jsonlines", "application/jsonlines"}
+)
+_OF_THE_WHOLE = frozenset({"idempotency-key", "accept", "content-digest", "content-md5"})
+"""Fields that speak of all items together, so they go with none."""
+
+CallOf = Callable[[web.Request, Mapping[str, Any], Lane], Call]
+
+
+def asker_of(request: web.Request, call_of: CallOf) -> Call:
+    """A call without a body, to be made one for each item."""
+    call = call_of(request, {}, Lane.BATCH)
+    return replace(call, fields=tuple(pair for pair in call.fields if pair[0].lower() not in _OF_THE_WHOLE))
+
+
+def owner_of(call: Call, secret: bytes) -> str:
+    """Who asks, without giving the credential away."""
+    return hmac.new(secret, call.credential.encode("utf-8", "surrogateescape"), "sha256").hexdigest()
+
+
+def answer_fault(fault: UpstreamFault) -> web.Response:
+    """As the vendor's SDKs read it."""
+    return web.Response(status=fault.status, headers=dict(fault.fields), body=orjson.dumps(fault.document))
+
+
+def form_asked(accept: Sequence[str], content_type: str) -> str:
+    """The media type to answer with (RFC 9110 12.5.1); without a preference, that of the request."""
+    best: dict[bool, tuple[float, str]] = {True: (0.0, NDJSON), False: (0.0, JSON)}
+    for member in ",".join(accept).split(","):
+        name, *parameters = (part.strip().lower() for part in member.split(";"))
+        weight = next((_weight(part[2:]) for part in parameters if part.startswith("q=")), 1.0)
+        if (name in LINES or name == JSON) and weight > best[name in LINES][0]:
+            best[name in LINES] = (weight, name)
+    lines, document = best[True], best[False]
+    if lines[0] != document[0]:
+        return max(lines, document)[1]
+    return lines[1] if content_type in LINES else JSON
+
+
+def _weight(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
+
+
+async def pieces_of(request: web.Request) -> AsyncGenerator[bytes, None]:
+    """The content as it arrives. Raises UpstreamFault where the caller stops sending."""
+    arriving = request.content.iter_any()
+    while True:
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                piece = await anext(arriving)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            message = f"nothing arrived for {READ_SECONDS:.0f} s"
+            raise UpstreamFault(408, "request_timeout", message, "invalid_request_error") from None
+        yield piece
+
+
+async def in_order(results: AsyncIterator[Result]) -> AsyncGenerator[Result, None]:
+    """By index, each as soon as all before it were given."""
+    early: dict[int, Result] = {}
+    following = 0
+    async for result in results:
+        early[result.item.index] = result
+        while following in early:
+            yield early.pop(following)
+            following += 1
+
+
+class BatchCompletions:
+    """The handler. call_of -- gives a call with a request's own fields. equal_once -- whether equal items are asked
+    once, looked at for each request. secret -- of the keys of runs and owners.
+    """
+
+    def __init__(
+        self,
+        asking: Asking,
+        runs: Runs,
+        call_of: CallOf,
+        *,
+        secret: bytes,
+        equal_once: Callable[[], bool] = lambda: True,
+        concurrency: int = CONCURRENCY,
+        most_requests: int = MOST_REQUESTS,
+        most_bytes: int = MOST_BYTES,
+        run_seconds: float = RUN_SECONDS,
+    ) -> None:
+        self._asking = asking
+        self._runs = runs
+        self._call_of = call_of
+        self._secret = secret
+        self._equal_once = equal_once
+        self._concurrency = concurrency
+        self._most_requests = most_requests
+        self._most_bytes = most_bytes
+        self._run_seconds = run_seconds
+        self._reading = 0
+
+    async def close(self) -> None:
+        """End every run."""
+        await self._runs.close()
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Any method."""
+        try:
+            if request.method != "POST":
+                raise UpstreamFault(405, "method_not_allowed", "batches are posted", "invalid_request_error")
+            parsed = await self._parsed(request)
+            asker = asker_of(request, self._call_of)
+            key = self._key_of(request, asker)
+            digest = content_digest(parsed) if key is not None else b""
+            with self._runs.joined(key, digest, lambda: self._run(asker, parsed, key is not None)) as (run, again):
+                # the contents of items live no longer than their turn
+                parsed = []
+                return await _while_there(request, lambda response: _tell(response, run), _response(request, again))
+        except UpstreamFault as fault:
+            return answer_fault(fault)
+
+    # -- what is asked
+
+    async def _parsed(self, request: web.Request) -> list[Parsed]:
+        if self._reading >= MOST_READING:
+            message = f"{MOST_READING} batches are being received already"
+            raise UpstreamFault(503, "too_many_batches", message, retry_after=BUSY_SECONDS)
+        self._reading += 1
+        try:
+            content = await self._read(request)
+            parse = parse_lines if request.content_type in LINES else parse_array
+            if len(content) > LARGE_BYTES:
+                return await asyncio.to_thread(parse, content, self._most_requests)
+            return parse(content, self._most_requests)
+        finally:
+            self._reading -= 1
+
+    async def _read(self, request: web.Request) -> bytes:
+        content = bytearray()
+        if (request.content_length or 0) > self._most_bytes:
+            raise self._too_large()
+        async with aclosing(pieces_of(request)) as pieces:
+            async for piece in pieces:
+                content += piece
+                if len(content) > self._most_bytes:
+                    raise self._too_large()
+        return bytes(content)
+
+    def _too_large(self) -> UpstreamFault:
+        message = f"a batch may have {self._most_bytes} bytes"
+        return UpstreamFault(413, "batch_too_large", message, "invalid_request_error")
+
+    def _key_of(self, request: web.Request, asker: Call) -> str | None:
+        given = request.headers.get("Idempotency-Key")
+        if given is None:
+            return None
+        if not 0 < len(given) <= MOST_KEY_CHARACTERS:
+            message = f"Idempotency-Key must have 1 to {MOST_KEY_CHARACTERS} characters"
+            raise UpstreamFault(400, "invalid_idempotency_key", message, "invalid_request_error")
+        text = f"{asker.credential}\n\n{given}"
+        return hmac.new(self._secret, text.encode("utf-8", "surrogateescape"), "sha256").hexdigest()
+
+    def _run(self, asker: Call, parsed: Sequence[Parsed], kept: bool) -> Run:
+        groups = together(parsed, equal_once=self._equal_once())
+        return Run(
+            self._asking,
+            asker,
+            [_work(group) for group in groups],
+            [one.item for one in parsed if one.item.refused is not None],
+            kept=kept,
+            concurrency=self._concurrency,
+            seconds=self._run_seconds,
+        )
+
+
+def _work(group: Sequence[Parsed]) -> Work:
+    body = group[0].body
+    assert body is not None
+
+    async def load() -> Mapping[str, Any]:
+        return body
+
+    return Work(tuple(one.item for one in group), load)
+
+
+# -- answering
+
+
+def _response(request: web.Request, again: bool) -> web.StreamResponse:
+    form = form_asked(request.headers.getall(hdrs.ACCEPT, ()), request.content_type)
+    fields: dict[str, str] = {hdrs.CONTENT_TYPE: form, hdrs.CACHE_CONTROL: "no-store"}
+    if again:
+        fields["Idempotent-Replayed"] = "true"
+    return web.StreamResponse(headers=fields)
+
+
+async def _tell(response: web.StreamResponse, run: Run) -> None:
+    if response.content_type in LINES:
+        await _tell_lines(response, run)
+    else:
+        await _tell_document(response, run)
+
+
+async def _tell_lines(response: web.StreamResponse, run: Run) -> None:
+    async with aclosing(run.listen()) as results:
+        async for result in results:
+            await _write(response, result.line + b"\n")
+    await _write(response, orjson.dumps({"summary": run.summary}) + b"\n")
+
+
+async def _tell_document(response: web.StreamResponse, run: Run) -> None:
+    before = b'{"results":['
+    async with aclosing(run.listen()) as results, aclosing(in_order(results)) as ordered:
+        async for result in ordered:
+            await _write(response, before + result.line)
+            before = b","
+    await _write(
+        response, (b'{"results":[' if before != b"," else b"") + b'],"summary":' + orjson.dumps(run.summary) + b"}"
+    )
+
+
+async def _write(response: web.StreamResponse, piece: bytes) -> None:
+    """Raises TimeoutError where the caller does not read, ConnectionError where it is gone."""
+    async with asyncio.timeout(STALLED_SECONDS):
+        await response.write(piece)
+
+
+async def _while_there(
+    request: web.Request,
+    tell: Callable[[web.StreamResponse], Coroutine[Any, Any, None]],
+    response: web.StreamResponse,
+) -> web.StreamResponse:
+    """Answer for as long as the caller is there. Cut off what is not whole."""
+
+    async def whole() -> None:
+        await response.prepare(request)
+        await tell(response)
+        await response.write_eof()
+
+    telling = asyncio.create_task(whole())
+    try:
+        while not telling.done() and _is_there(request):
+            await asyncio.wait({telling}, timeout=LOOK_SECONDS)
+        if telling.done():
+            telling.result()
+    except (ConnectionError, TimeoutError, UpstreamFault):
+        if request.transport is not None:
+            request.transport.abort()
+    finally:
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)
+    return response
+
+
+def _is_there(request: web.Request) -> bool:
+    return request.transport is not None and not request.transport.is_closing()

@@ -1,0 +1,191 @@
+"""Pure: what is asked for at once, item by item, and which items ask for the same."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from config.words import counted, quoted
+from pool_monitor.grading.calls import UpstreamFault
+
+CHAT = "/v1/chat/completions"
+MOST_ID_CHARACTERS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why an item is not asked. code, param -- as in OpenAI's errors."""
+
+    code: str
+    message: str
+    param: str | None = None
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """As the vendor's SDKs read it."""
+        error = {"message": self.message, "type": "invalid_request_error", "param": self.param, "code": self.code}
+        return {"error": error}
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One of many. index -- its place, from 0. custom_id -- the caller's own name for it."""
+
+    index: int
+    custom_id: str | None = None
+    refused: Refused | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """An item with its content. digest -- the same for equal content, whatever its order and white space."""
+
+    item: Item
+    digest: bytes
+    body: Mapping[str, Any] | None
+
+
+class _Bad(Exception):
+    def __init__(self, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.refused = Refused(code, message, param)
+
+
+def malformed(message: str) -> UpstreamFault:
+    """Nothing of it can be asked."""
+    return UpstreamFault(400, "invalid_batch", message, "invalid_request_error")
+
+
+# -- items
+
+
+def parse_item(index: int, document: object, *, strict: bool = False) -> Parsed:
+    """An item that is a chat completion's body, or OpenAI's line of a batch. strict -- only the latter will do."""
+    custom_id = document.get("custom_id") if isinstance(document, dict) else None
+    named = custom_id if isinstance(custom_id, str) and len(custom_id) <= MOST_ID_CHARACTERS else None
+    try:
+        body = _body_of(document, strict)
+        canonical = _canonical(body)
+    except _Bad as bad:
+        return Parsed(Item(index, named, bad.refused), _digest_of(document), None)
+    return Parsed(Item(index, named if _is_line(document) else None), hashlib.sha256(canonical).digest(), body)
+
+
+def parse_line(index: int, line: bytes, number: int, *, strict: bool = False) -> Parsed:
+    """An item that is a line of NDJSON. number -- of the line, from 1."""
+    try:
+        document = orjson.loads(line)
+    except orjson.JSONDecodeError as fault:
+        refused = Refused("invalid_json_line", f"line {number} is not JSON: {fault}")
+        return Parsed(Item(index, None, refused), hashlib.sha256(line).digest(), None)
+    return parse_item(index, document, strict=strict)
+
+
+def _is_line(document: object) -> bool:
+    return isinstance(document, dict) and "body" in document and "messages" not in document
+
+
+def _body_of(document: object, strict: bool) -> dict[str, Any]:
+    if not isinstance(document, dict):
+        raise _Bad("invalid_item", "an item must be an object: a chat completion's body, or one with `body`")
+    if not strict and not _is_line(document):
+        return _checked(document)
+    custom_id = document.get("custom_id")
+    if custom_id is None and strict:
+        raise _Bad("missing_required_parameter", "`custom_id` is missing", "custom_id")
+    if custom_id is not None and not (isinstance(custom_id, str) and len(custom_id) <= MOST_ID_CHARACTERS):
+        message = f"`custom_id` must be a string of at most {MOST_ID_CHARACTERS} characters"
+        raise _Bad("invalid_custom_id", message, "custom_id")
+    for name, wanted in (("method", "POST"), ("url", CHAT)):
+        given = document.get(name)
+        if given is None and strict:
+            raise _Bad("missing_required_parameter", f"`{name}` is missing, it must be {quoted(wanted)}", name)
+        if given is not None and given != wanted:
+            raise _Bad(f"invalid_{name}", f"`{name}` must be {quoted(wanted)}", name)
+    return _checked(document.get("body"))
+
+
+def _checked(body: object) -> dict[str, Any]:
+    if not isinstance(body, dict):
+        raise _Bad("invalid_body", "`body` must be an object: that of a chat completion", "body")
+    if body.get("stream", False) is not False and body["stream"] is not None:
+        raise _Bad("invalid_stream", "an item of a batch cannot be streamed: leave `stream` out", "stream")
+    if not isinstance(body.get("messages"), list):
+        raise _Bad("missing_required_parameter", "`messages` is missing or no array", "messages")
+    return body
+
+
+def _canonical(body: Mapping[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError:
+        raise _Bad("invalid_body", "`body` is nested too deeply", "body") from None
+
+
+def _digest_of(document: object) -> bytes:
+    try:
+        return hashlib.sha256(orjson.dumps(document, option=orjson.OPT_SORT_KEYS)).digest()
+    except orjson.JSONEncodeError:
+        return b""
+
+
+# -- all of them
+
+
+def parse_array(content: bytes, most: int) -> list[Parsed]:
+    """A JSON array of items. Raises UpstreamFault."""
+    try:
+        documents = orjson.loads(content)
+    except orjson.JSONDecodeError as fault:
+        raise malformed(
+            f"the content is not JSON: {fault}. Give an array of requests, or NDJSON with its type"
+        ) from None
+    if not isinstance(documents, list):
+        raise malformed(
+            "the content must be a JSON array of requests; for NDJSON give application/x-ndjson as its type"
+        )
+    _check_count(len(documents), most)
+    return [parse_item(index, document) for index, document in enumerate(documents)]
+
+
+def parse_lines(content: bytes, most: int) -> list[Parsed]:
+    """Items as lines of JSON; blank ones do not count. Raises UpstreamFault."""
+    lines = [(number, line) for number, line in enumerate(content.split(b"\n"), 1) if line.strip()]
+    _check_count(len(lines), most)
+    parsed = [parse_line(index, line, number) for index, (number, line) in enumerate(lines)]
+    faults = [one.item.refused.message for one in parsed if one.item.refused is not None]
+    if len(faults) == len(parsed) and all("is not JSON" in fault for fault in faults):
+        raise malformed("; ".join(["no line is a request", *faults[:10]]))
+    return parsed
+
+
+def _check_count(count: int, most: int) -> None:
+    if not count:
+        raise malformed("there is no request in it")
+    if count > most:
+        message = f"{counted(count, 'request')} are more than the {most} that are taken at once"
+        raise UpstreamFault(413, "too_many_requests_in_batch", message, "invalid_request_error")
+
+
+def content_digest(parsed: Iterable[Parsed]) -> bytes:
+    """The same for the same items in the same order."""
+    found = hashlib.sha256()
+    for one in parsed:
+        found.update(orjson.dumps([one.item.custom_id, one.digest.hex()]))
+    return found.digest()
+
+
+def together(parsed: Iterable[Parsed], *, equal_once: bool) -> Iterator[list[Parsed]]:
+    """Items in their order, equal ones with the first of them. Refused ones are left out."""
+    asked = [one for one in parsed if one.item.refused is None]
+    if not equal_once:
+        yield from ([one] for one in asked)
+        return
+    groups: dict[bytes, list[Parsed]] = {}
+    for one in asked:
+        groups.setdefault(one.digest, []).append(one)
+    yield from groups.values()

@@ -1,0 +1,471 @@
+"""The batches API of OpenAI, answered here in minutes: a file of requests becomes a file of answers.
+
+Nothing outlasts a restart: a batch that was running is gone then, and asking for it gives 404. There is no discount
+either: each request is asked, and billed, as if it had come alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from itertools import islice
+from typing import Any, BinaryIO
+
+import orjson
+
+from config.words import counted, quoted
+from pool_monitor.grading.batch import CONCURRENCY, Crew, Work
+from pool_monitor.grading.batch_asking import NO_TOKENS, Asking, Outcome, Tokens, refusal
+from pool_monitor.grading.batch_files import Draft, File, Files, new_id, open_for_reading
+from pool_monitor.grading.batch_items import CHAT, Item, Parsed, Refused, parse_line, together
+from pool_monitor.grading.calls import Call, UpstreamFault
+
+log = logging.getLogger("siding.grading")
+
+BATCH_PREFIX = "batch_siding-"
+WINDOW = "24h"
+WINDOW_SECONDS = 86_400.0
+MOST_LINES = 50_000
+"""As many as OpenAI takes."""
+MOST_RUNNING = 4
+MOST_BATCHES = 1000
+CANCEL_SECONDS = 30.0
+"""How long what was asked already may take when a batch is cancelled."""
+MOST_ERRORS = 50
+MOST_METADATA = 16
+
+
+class Status(StrEnum):
+    """As OpenAI's."""
+
+    VALIDATING = "validating"
+    FAILED = "failed"
+    IN_PROGRESS = "in_progress"
+    FINALIZING = "finalizing"
+    COMPLETED = "completed"
+    EXPIRED = "expired"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        return self in {Status.FAILED, Status.COMPLETED, Status.EXPIRED, Status.CANCELLED}
+
+
+_UNASKED = {
+    Status.CANCELLED: ("batch_cancelled", "The batch was cancelled before this request was executed."),
+    Status.EXPIRED: ("batch_expired", "This request could not be executed before the completion window expired."),
+    Status.FAILED: ("batch_failed", "The batch failed before this request was executed."),
+}
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """times -- when each status began, in seconds since 1970. stop -- set to cancel it."""
+
+    id: str
+    owner: str
+    input: File
+    metadata: Mapping[str, str] | None
+    keep_seconds: float | None
+    created: float
+    status: Status = Status.VALIDATING
+    times: dict[Status, float] = field(default_factory=dict)
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+    tokens: Tokens = NO_TOKENS
+    errors: list[dict[str, Any]] = field(default_factory=list)
+    output: File | None = None
+    error_output: File | None = None
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def enter(self, status: Status, now: float) -> None:
+        self.status = status
+        self.times[status] = now
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """As OpenAI's API tells it."""
+        times = {f"{status}_at": _whole(self.times.get(status)) for status in Status if status is not Status.VALIDATING}
+        return {
+            "id": self.id,
+            "object": "batch",
+            "endpoint": CHAT,
+            "errors": {"object": "list", "data": self.errors} if self.errors else None,
+            "input_file_id": self.input.id,
+            "completion_window": WINDOW,
+            "status": self.status.value,
+            "output_file_id": self.output.id if self.output is not None else None,
+            "error_file_id": self.error_output.id if self.error_output is not None else None,
+            "created_at": int(self.created),
+            "expires_at": int(self.created + WINDOW_SECONDS),
+            **times,
+            "request_counts": {"total": self.total, "completed": self.completed, "failed": self.failed},
+            "usage": _usage(self.tokens),
+            "metadata": self.metadata,
+        }
+
+
+def _whole(moment: float | None) -> int | None:
+    return int(moment) if moment is not None else None
+
+
+def _usage(tokens: Tokens) -> dict[str, Any]:
+    return {
+        "input_tokens": tokens.prompt,
+        "input_tokens_details": {"cached_tokens": tokens.cached},
+        "output_tokens": tokens.completion,
+        "output_tokens_details": {"reasoning_tokens": tokens.reasoning},
+        "total_tokens": tokens.prompt + tokens.completion,
+    }
+
+
+# -- what is asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """A file's requests. works -- by groups of equal ones, each with where its line is."""
+
+    groups: list[tuple[tuple[Item, ...], int, int]]
+    refused: list[Item]
+
+    @property
+    def total(self) -> int:
+        return len(self.refused) + sum(len(items) for items, _, _ in self.groups)
+
+
+class Unusable(Exception):
+    """Not one request of a file can be asked. errors -- as a batch tells them."""
+
+    def __init__(self, errors: list[dict[str, Any]]) -> None:
+        super().__init__(errors[0]["message"])
+        self.errors = errors
+
+
+def error_of(code: str, message: str, line: int | None = None, param: str | None = None) -> dict[str, Any]:
+    """One of a batch's errors."""
+    return {"code": code, "message": message, "line": line, "param": param}
+
+
+def _lines(file: File) -> Iterator[tuple[int, int, bytes]]:
+    """Number, place and content of each line that is not blank."""
+    with open_for_reading(file.path) as raw, os.fdopen(os.dup(raw.fileno()), "rb") as stream:
+        stream.seek(file.begin)
+        at, end, number = file.begin, file.begin + file.size, 0
+        while at < end and (line := stream.readline(end - at)):
+            number += 1
+            if line.strip():
+                yield number, at, line
+            at += len(line)
+
+
+def entered_in(file: File, *, equal_once: bool, most: int = MOST_LINES) -> Entered:
+    """Raises Unusable, OSError."""
+    places: list[tuple[int, int]] = []
+    parsed: list[Parsed] = []
+    numbers: list[int] = []
+    seen: set[str] = set()
+    for number, at, line in _lines(file):
+        if len(parsed) >= most:
+            message = f"The batch has more than {counted(most, 'request')}."
+            raise Unusable([error_of("too_many_requests", message)])
+        one = _without_twins(parse_line(len(parsed), line, number, strict=True), seen)
+        parsed.append(replace(one, body=None))
+        places.append((at, len(line)))
+        numbers.append(number)
+    if not parsed:
+        raise Unusable([error_of("empty_file", "The input file has no requests.")])
+    refused = [one.item for one in parsed if one.item.refused is not None]
+    if len(refused) == len(parsed):
+        raise Unusable([_error(item.refused, numbers[item.index]) for item in refused[:MOST_ERRORS] if item.refused])
+    groups = [
+        (tuple(one.item for one in group), *places[group[0].item.index])
+        for group in together(parsed, equal_once=equal_once)
+    ]
+    return Entered(groups, refused)
+
+
+def _error(refused: Refused, line: int) -> dict[str, Any]:
+    return error_of(refused.code, refused.message, line, refused.param)
+
+
+def _without_twins(one: Parsed, seen: set[str]) -> Parsed:
+    custom_id = one.item.custom_id
+    if custom_id is None or one.item.refused is not None:
+        return one
+    if custom_id in seen:
+        message = f"the custom_id {quoted(custom_id)} was used before in this file"
+        return replace(one, item=replace(one.item, refused=Refused("duplicate_custom_id", message, "custom_id")))
+    seen.add(custom_id)
+    return one
+
+
+def _work(stream: BinaryIO, items: tuple[Item, ...], at: int, size: int) -> Work:
+    async def load() -> Mapping[str, Any]:
+        body: Mapping[str, Any] = orjson.loads(os.pread(stream.fileno(), size, at))["body"]
+        return body
+
+    return Work(items, load)
+
+
+# -- what is answered
+
+
+def output_line(item: Item, outcome: Outcome) -> bytes:
+    """A line of the output file, or of that of errors.
+
+    https://platform.openai.com/docs/api-reference/batch/request-output
+    """
+    response, error = None, None
+    if outcome.answered:
+        body = orjson.Fragment(outcome.body)
+        request_id = outcome.request_id or new_id("req_siding-")
+        response = {"status_code": outcome.status, "request_id": request_id, "body": body}
+    else:
+        fault = outcome.error
+        code = "request_timeout" if outcome.status == 504 else fault["code"]
+        error = {"code": code, "message": fault["message"]}
+    return _line(item, response, error)
+
+
+def _line(item: Item, response: object, error: object) -> bytes:
+    document = {"id": new_id("batch_req_siding-"), "custom_id": item.custom_id, "response": response, "error": error}
+    return orjson.dumps(document) + b"\n"
+
+
+# -- batches
+
+
+class _Running:
+    """One batch while it runs. until -- monotonic seconds."""
+
+    def __init__(self, batch: Batch, asking: Asking, asker: Call, files: Files, until: float) -> None:
+        self._batch = batch
+        self._asking = asking
+        self._asker = asker
+        self._files = files
+        self._until = until
+        self._left: dict[int, Work] = {}
+        self._output = files.draft()
+        self._errors = files.draft()
+
+    async def run(self, stream: BinaryIO, entered: Entered, concurrency: int) -> Status:
+        """How it ended; what was asked has its line. Raises UpstreamFault where there is no room for it."""
+        batch = self._batch
+        for item in entered.refused:
+            if item.refused is not None:
+                await self._write(item, refusal(item.refused))
+        works = [_work(stream, *group) for group in entered.groups]
+        self._left = {work.items[0].index: work for work in works}
+        crew = Crew(concurrency, self._do, batch.news.set)
+        try:
+            crew.add(works)
+            await batch.news.wait()
+            if batch.status is Status.CANCELLING:
+                await self._wind_up(crew)
+        finally:
+            await crew.close()
+        if isinstance(crew.fault, Exception):
+            raise crew.fault
+        if batch.status is Status.CANCELLING:
+            return Status.CANCELLED
+        return Status.EXPIRED if self._left else Status.COMPLETED
+
+    async def _wind_up(self, crew: Crew) -> None:
+        crew.stop()
+        try:
+            async with asyncio.timeout(CANCEL_SECONDS):
+                while crew.active:
+                    self._batch.news.clear()
+                    await self._batch.news.wait()
+        except TimeoutError:
+            log.warning("a cancelled batch gives up %s", counted(crew.active, "request"))
+
+    async def _do(self, work: Work) -> None:
+        outcome = await self._asking.outcome(self._asker, await work.load(), self._until)
+        if not outcome.answered and self._asking.clock() >= self._until:
+            return
+        self._batch.tokens += outcome.tokens
+        for item in work.items:
+            await self._write(item, outcome)
+        del self._left[work.items[0].index]
+
+    async def _write(self, item: Item, outcome: Outcome) -> None:
+        await (self._output if outcome.ok else self._errors).write(output_line(item, outcome))
+        if outcome.ok:
+            self._batch.completed += 1
+        else:
+            self._batch.failed += 1
+
+    async def finish(self, status: Status) -> None:
+        """Make files of what there is. Raises UpstreamFault."""
+        batch = self._batch
+        code, message = _UNASKED.get(status, ("", ""))
+        for work in self._left.values():
+            for item in work.items:
+                await self._errors.write(_line(item, None, {"code": code, "message": message}))
+                batch.failed += 1
+        batch.output = await self._kept(self._output, "output")
+        batch.error_output = await self._kept(self._errors, "error")
+
+    async def _kept(self, draft: Draft, what: str) -> File | None:
+        if not draft.size:
+            return None
+        batch = self._batch
+        name = f"{batch.id}_{what}.jsonl"
+        return await self._files.keep(draft, batch.owner, "batch_output", name, seconds=batch.keep_seconds)
+
+    async def discard(self) -> None:
+        """Remove what no file was made of."""
+        await self._output.discard()
+        await self._errors.discard()
+
+
+class Batches:
+    """Every batch. equal_once -- whether equal requests are asked once. wall -- seconds since 1970.
+
+    running -- batches at once; others wait in `validating`. window_seconds -- the longest for one.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        asking: Asking,
+        *,
+        wall: Callable[[], float],
+        equal_once: Callable[[], bool] = lambda: True,
+        concurrency: int = CONCURRENCY,
+        running: int = MOST_RUNNING,
+        most: int = MOST_BATCHES,
+        window_seconds: float = WINDOW_SECONDS,
+    ) -> None:
+        self.files = files
+        self._asking = asking
+        self._wall = wall
+        self._equal_once = equal_once
+        self._concurrency = concurrency
+        self._turns = asyncio.Semaphore(running)
+        self._most = most
+        self._window = window_seconds
+        self._batches: dict[str, Batch] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    async def close(self) -> None:
+        """End every batch; they are gone."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._batches.clear()
+
+    def create(
+        self,
+        source: File,
+        asker: Call,
+        metadata: Mapping[str, str] | None = None,
+        keep_seconds: float | None = None,
+    ) -> Batch:
+        """Begin one. keep_seconds -- how long its output is kept, if shorter than usual. Raises UpstreamFault."""
+        self._sweep()
+        if len(self._batches) >= self._most:
+            raise UpstreamFault(429, "too_many_batches", f"there are {self._most} batches", retry_after=60)
+        batch = Batch(new_id(BATCH_PREFIX), source.owner, source, metadata, keep_seconds, self._wall())
+        self._batches[batch.id] = batch
+        # it is read even when the file is deleted before its turn comes
+        stream = open_for_reading(source.path)
+        task = asyncio.create_task(self._go(batch, stream, asker))
+        self._tasks[batch.id] = task
+        task.add_done_callback(lambda _: (self._tasks.pop(batch.id, None), stream.close()))
+        return batch
+
+    def find(self, owner: str, batch_id: str) -> Batch:
+        """Raises UpstreamFault (404): there is none, or it is another's."""
+        self._sweep()
+        batch = self._batches.get(batch_id)
+        if batch is None or batch.owner != owner:
+            message = f"No batch found with id '{batch_id}'."
+            raise UpstreamFault(404, "batch_not_found", message, "invalid_request_error")
+        return batch
+
+    def of(self, owner: str, after: str | None, limit: int) -> tuple[list[Batch], bool]:
+        """The newest first, and whether there are more. Raises UpstreamFault."""
+        self._sweep()
+        newest = (one for one in reversed(self._batches.values()) if one.owner == owner)
+        if after is not None:
+            self.find(owner, after)
+            for one in newest:
+                if one.id == after:
+                    break
+        found = list(islice(newest, limit + 1))
+        return found[:limit], len(found) > limit
+
+    def cancel(self, batch: Batch) -> None:
+        """Ask no more for it. Raises UpstreamFault (409) when it has ended."""
+        if batch.status.ended or batch.status is Status.FINALIZING:
+            message = f"Cannot cancel a batch with status '{batch.status}'."
+            raise UpstreamFault(409, "batch_ended", message, "invalid_request_error")
+        began = batch.status is Status.IN_PROGRESS
+        batch.enter(Status.CANCELLING, self._wall())
+        batch.news.set()
+        if not began and Status.IN_PROGRESS not in batch.times:
+            self._tasks[batch.id].cancel()
+            batch.enter(Status.CANCELLED, self._wall())
+
+    def _sweep(self) -> None:
+        """Forget what ended long ago."""
+        before = self._wall() - self.files.keep_seconds
+        for one in list(self._batches.values()):
+            if one.status.ended and one.times[one.status] <= before:
+                del self._batches[one.id]
+
+    async def _go(self, batch: Batch, stream: BinaryIO, asker: Call) -> None:
+        until = self._asking.clock() + self._window
+        async with self._turns:
+            try:
+                entered = await asyncio.to_thread(entered_in, batch.input, equal_once=self._equal_once())
+            except Unusable as fault:
+                self._fail(batch, fault.errors)
+                return
+            except Exception:
+                log.exception("the requests of a batch cannot be read")
+                self._fail(batch, [error_of("internal_error", "The input file cannot be read.")])
+                return
+            batch.total = entered.total
+            batch.enter(Status.IN_PROGRESS, self._wall())
+            await self._run(batch, _Running(batch, self._asking, asker, self.files, until), stream, entered)
+
+    async def _run(self, batch: Batch, running: _Running, stream: BinaryIO, entered: Entered) -> None:
+        status = Status.FAILED
+        try:
+            try:
+                status = await running.run(stream, entered, self._concurrency)
+            except Exception as fault:
+                batch.errors = [_what_failed(fault)]
+            if status is not Status.CANCELLED:
+                batch.enter(Status.FINALIZING, self._wall())
+            await running.finish(status)
+        except Exception as fault:
+            log.exception("the output of a batch cannot be kept")
+            status, batch.errors = Status.FAILED, [*batch.errors, _what_failed(fault)]
+        finally:
+            await running.discard()
+        batch.enter(status, self._wall())
+
+    def _fail(self, batch: Batch, errors: list[dict[str, Any]]) -> None:
+        batch.errors = errors
+        batch.enter(Status.FAILED, self._wall())
+
+
+def _what_failed(fault: Exception) -> dict[str, Any]:
+    if isinstance(fault, UpstreamFault):
+        return error_of(fault.code, fault.message)
+    return error_of("internal_error", "A fault of Siding's own; its log has the details.")

@@ -1,0 +1,232 @@
+"""The files and batches of OpenAI's API, as far as batches need them; whatever is not ours is forwarded as it came.
+
+A file is ours when its purpose is `batch`; that stands before or behind its content, so what arrives is written aside
+until it is known, and handed on from there when the file is another's. Where there is no room for it, it is handed on
+too: then the upstream does the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from config.answers import answer_json
+from pool_monitor.grading.batch_files import FILE_PREFIX, Draft, File, Files, read
+from pool_monitor.grading.batch_form import Form, FormError
+from pool_monitor.grading.batch_http import CallOf, answer_fault, asker_of, owner_of, pieces_of
+from pool_monitor.grading.batch_items import CHAT
+from pool_monitor.grading.batches import BATCH_PREFIX, MOST_METADATA, WINDOW, Batches
+from pool_monitor.grading.calls import Call, UpstreamFault
+
+FILES = "/v1/files"
+BATCHES = "/v1/batches"
+PURPOSE = "batch"
+MOST_FILE_BYTES = 200 * 1024 * 1024
+"""As much as OpenAI takes: https://platform.openai.com/docs/guides/batch"""
+MOST_REQUEST_BYTES = 64 * 1024
+MOST_LISTED = 100
+
+Forward = Callable[[web.Request, AsyncIterator[bytes] | bytes | None], Awaitable[web.StreamResponse]]
+
+
+class BatchesApi:
+    """See the module. forward -- sends a request on with this content. secret -- of owners' keys."""
+
+    def __init__(self, batches: Batches, files: Files, call_of: CallOf, forward: Forward, secret: bytes) -> None:
+        self._batches = batches
+        self._files = files
+        self._call_of = call_of
+        self._forward = forward
+        self._secret = secret
+
+    @staticmethod
+    def concerns(request: web.Request, *, taking: bool) -> bool:
+        """Whether a request is, or may be, about something of ours. taking -- whether new files and batches are."""
+        path = request.path
+        if path in {FILES, BATCHES}:
+            return taking and (request.method == "POST" or path == BATCHES)
+        return path.startswith((f"{FILES}/{FILE_PREFIX}", f"{BATCHES}/{BATCH_PREFIX}"))
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """A request that `concerns` us."""
+        try:
+            match [request.method, *request.path.strip("/").split("/")[1:]]:
+                case ["POST", "files"]:
+                    return await self._upload(request)
+                case ["GET", "files", file_id]:
+                    return answer_json(200, self._file(request, file_id).document)
+                case ["DELETE", "files", file_id]:
+                    self._files.remove(self._file(request, file_id))
+                    return answer_json(200, {"id": file_id, "object": "file", "deleted": True})
+                case ["GET", "files", file_id, "content"]:
+                    return await _content(request, self._file(request, file_id))
+                case ["POST", "batches"]:
+                    return await self._create(request)
+                case ["GET", "batches"]:
+                    return answer_json(200, self._listed(request))
+                case ["GET", "batches", batch_id]:
+                    return answer_json(200, self._batches.find(self._owner(request), batch_id).document)
+                case ["POST", "batches", batch_id, "cancel"]:
+                    batch = self._batches.find(self._owner(request), batch_id)
+                    self._batches.cancel(batch)
+                    return answer_json(200, batch.document)
+            raise UpstreamFault(404, "unknown_url", f"there is no {request.method} of this", "invalid_request_error")
+        except UpstreamFault as fault:
+            return answer_fault(fault)
+
+    def _asker(self, request: web.Request) -> Call:
+        return asker_of(request, self._call_of)
+
+    def _owner(self, request: web.Request) -> str:
+        return owner_of(self._asker(request), self._secret)
+
+    def _file(self, request: web.Request, file_id: str) -> File:
+        return self._files.find(self._owner(request), file_id)
+
+    # -- files
+
+    async def _upload(self, request: web.Request) -> web.StreamResponse:
+        message = request.headers.get("Content-Type", "")
+        boundary = _boundary_of(message)
+        if boundary is None:
+            return await self._forward(request, _rest(request))
+        form, draft = Form(boundary), self._files.draft()
+        async with aclosing(pieces_of(request)) as pieces:
+            try:
+                if not await _is_ours(form, draft, pieces):
+                    return await self._forward(request, _chained(draft, pieces))
+                return await self._keep(request, form, draft)
+            finally:
+                await draft.discard()
+
+    async def _keep(self, request: web.Request, form: Form, draft: Draft) -> web.StreamResponse:
+        if form.file is None:
+            raise UpstreamFault(400, "missing_file", "'file' is a required property", "invalid_request_error")
+        seconds = _seconds(form.values.get("expires_after[seconds]"))
+        kept = await self._files.keep(
+            draft, self._owner(request), PURPOSE, form.file_name or "upload", part=form.file, seconds=seconds
+        )
+        return answer_json(200, kept.document)
+
+    # -- batches
+
+    async def _create(self, request: web.Request) -> web.StreamResponse:
+        content = b""
+        async with aclosing(pieces_of(request)) as pieces:
+            async for piece in pieces:
+                content += piece
+                if len(content) > MOST_REQUEST_BYTES:
+                    return await self._forward(request, _joined(content, pieces))
+        given = _object(content)
+        input_id = given.get("input_file_id")
+        if not (isinstance(input_id, str) and input_id.startswith(FILE_PREFIX)):
+            return await self._forward(request, content)
+        asker = self._asker(request)
+        source = self._files.find(owner_of(asker, self._secret), input_id)
+        metadata = _checked(given)
+        expires = given.get("output_expires_after")
+        seconds = _seconds(expires.get("seconds")) if isinstance(expires, dict) else None
+        return answer_json(200, self._batches.create(source, asker, metadata, seconds).document)
+
+    def _listed(self, request: web.Request) -> dict[str, Any]:
+        text = request.query.get("limit", "20")
+        if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= MOST_LISTED):
+            raise UpstreamFault(400, "invalid_limit", f"limit must be 1 to {MOST_LISTED}", "invalid_request_error")
+        found, more = self._batches.of(self._owner(request), request.query.get("after"), int(text))
+        return {
+            "object": "list",
+            "data": [one.document for one in found],
+            "first_id": found[0].id if found else None,
+            "last_id": found[-1].id if found else None,
+            "has_more": more,
+        }
+
+
+def _checked(given: dict[str, Any]) -> dict[str, str] | None:
+    """The metadata of a batch that can be done. Raises UpstreamFault."""
+    wanted = {"endpoint": CHAT, "completion_window": WINDOW}
+    for name, value in wanted.items():
+        if given.get(name) != value:
+            raise UpstreamFault(400, "invalid_value", f"{name} must be {value!r} here", "invalid_request_error")
+    metadata = given.get("metadata")
+    if metadata is None:
+        return None
+    texts = isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
+    if not texts or len(metadata) > MOST_METADATA:
+        message = f"metadata must be an object of at most {MOST_METADATA} texts"
+        raise UpstreamFault(400, "invalid_value", message, "invalid_request_error")
+    return dict(metadata)
+
+
+def _object(content: bytes) -> dict[str, Any]:
+    try:
+        given = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return {}
+    return given if isinstance(given, dict) else {}
+
+
+def _seconds(given: object) -> float | None:
+    try:
+        return float(str(given)) if given is not None else None
+    except ValueError:
+        return None
+
+
+def _boundary_of(content_type: str) -> str | None:
+    kind, *parameters = content_type.split(";")
+    if kind.strip().lower() != "multipart/form-data":
+        return None
+    for parameter in parameters:
+        name, _, value = parameter.strip().partition("=")
+        if name.lower() == "boundary" and value.strip('"').isascii():
+            return value.strip('"') or None
+    return None
+
+
+async def _is_ours(form: Form, draft: Draft, pieces: AsyncIterator[bytes]) -> bool:
+    """Read until it is known whose file it is, and all of it when it is ours. What was read is in the draft."""
+    async for piece in pieces:
+        try:
+            await draft.write(piece)
+            form.feed(piece)
+        except (FormError, UpstreamFault):
+            return False
+        purpose = form.values.get("purpose")
+        if (purpose is not None and purpose != PURPOSE) or draft.size > MOST_FILE_BYTES:
+            return False
+    return form.ended and form.values.get("purpose") == PURPOSE
+
+
+async def _chained(draft: Draft, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async with aclosing(draft.pieces()) as pieces:
+        async for piece in pieces:
+            yield piece
+    async for piece in rest:
+        yield piece
+
+
+async def _joined(begin: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield begin
+    async for piece in rest:
+        yield piece
+
+
+async def _rest(request: web.Request) -> AsyncIterator[bytes]:
+    async for piece in request.content.iter_any():
+        yield piece
+
+
+async def _content(request: web.Request, file: File) -> web.StreamResponse:
+    fields = {"Content-Type": "application/octet-stream", "Content-Length": str(file.size)}
+    response = web.StreamResponse(headers=fields)
+    await response.prepare(request)
+    async with aclosing(read(file.path, file.begin, file.size)) as pieces:
+        async for piece in pieces:
+            await response.write(piece)
+    await response.write_eof()
+    return response

@@ -1,0 +1,293 @@
+"""The vendor's own way to do many: a file, a batch, a file of answers; through the SDK, in seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import openai
+import orjson
+import pytest
+from aiohttp import web
+
+from pool_monitor.grading.batch_form import Form, FormError
+from tests.pool_monitor.grading.test_serve import FULL, SAID, Wrapped, asked_for, says, wrapping
+from tests.pool_monitor.grading.upstreams import Asked, completion, whole
+from tests.support import until
+
+
+@pytest.fixture
+async def wrapped() -> AsyncIterator[Wrapped]:
+    async with wrapping() as one:
+        one.upstream.answering = says(SAID)
+        yield one
+
+
+def line(number: int, **more: Any) -> bytes:
+    body = asked_for(seed=number)
+    given = {"custom_id": f"hw-{number}", "method": "POST", "url": "/v1/chat/completions", "body": body, **more}
+    return orjson.dumps(given)
+
+
+async def begun(sdk: openai.AsyncOpenAI, content: bytes, **more: Any) -> Any:
+    file = await sdk.files.create(file=("homework.jsonl", content), purpose="batch")
+    return await sdk.batches.create(
+        input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h", **more
+    )
+
+
+async def ended(sdk: openai.AsyncOpenAI, batch: Any) -> Any:
+    async with asyncio.timeout(20):
+        while batch.status not in {"completed", "failed", "cancelled", "expired"}:
+            await asyncio.sleep(0.01)
+            batch = await sdk.batches.retrieve(batch.id)
+    return batch
+
+
+async def lines_of(sdk: openai.AsyncOpenAI, file_id: str | None) -> list[Any]:
+    assert file_id is not None
+    content = await sdk.files.content(file_id)
+    return [json.loads(one) for one in content.content.splitlines()]
+
+
+async def test_a_batch_by_the_sdk(wrapped: Wrapped) -> None:
+    async with wrapped.sdk() as sdk:
+        batch = await begun(sdk, b"\n".join(line(number) for number in range(20)), metadata={"class": "7b"})
+        assert batch.id.startswith("batch_siding-")
+        batch = await ended(sdk, batch)
+        assert batch.status == "completed"
+        assert (batch.request_counts.total, batch.request_counts.completed) == (20, 20)
+        assert batch.metadata == {"class": "7b"}
+        assert batch.usage.total_tokens == 20 * 150
+        lines = await lines_of(sdk, batch.output_file_id)
+        listed = [one.id async for one in await sdk.batches.list(limit=1)]
+    assert {one["custom_id"] for one in lines} == {f"hw-{number}" for number in range(20)}
+    for one in lines:
+        assert one["response"]["status_code"] == 200
+        assert json.loads(one["response"]["body"]["choices"][0]["message"]["content"]) == FULL
+    assert listed == [batch.id]
+    assert all(asked.compact for asked in wrapped.upstream.asked)
+
+
+async def test_what_fails_is_in_the_other_file(wrapped: Wrapped) -> None:
+    async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
+        if asked.body["seed"] == 1:
+            return await whole({"error": {"message": "m", "code": "c"}}, 400)
+        return await whole(completion(SAID))
+
+    wrapped.upstream.answering = answering
+    content = b"\n".join([line(0), line(1), b"not JSON", line(0), line(2, url="/v1/embeddings")])
+    async with wrapped.sdk() as sdk:
+        batch = await ended(sdk, await begun(sdk, content))
+        assert batch.status == "completed"
+        assert (batch.request_counts.completed, batch.request_counts.failed) == (1, 4)
+        [good] = await lines_of(sdk, batch.output_file_id)
+        bad = await lines_of(sdk, batch.error_file_id)
+    assert good["custom_id"] == "hw-0"
+    assert len(bad) == 4
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"not JSON", b'{"custom_id":"a"}'])
+async def test_a_file_without_requests_fails(wrapped: Wrapped, content: bytes) -> None:
+    async with wrapped.sdk() as sdk:
+        batch = await ended(sdk, await begun(sdk, content))
+    assert batch.status == "failed"
+    assert batch.errors.data[0].message
+
+
+async def test_a_batch_is_cancelled(wrapped: Wrapped) -> None:
+    async def forever(asked: Asked, request: web.Request) -> web.StreamResponse:
+        if asked.body["seed"] == 0:
+            return await whole(completion(SAID))
+        await asyncio.sleep(0.2)
+        return await whole(completion(SAID))
+
+    wrapped.upstream.answering = forever
+    async with wrapped.sdk() as sdk:
+        batch = await begun(sdk, b"\n".join(line(number) for number in range(100)))
+        await until(lambda: len(wrapped.upstream.asked) >= 8)
+        batch = await sdk.batches.cancel(batch.id)
+        assert batch.status == "cancelling"
+        batch = await ended(sdk, batch)
+        assert batch.status == "cancelled"
+        lines = await lines_of(sdk, batch.error_file_id)
+        assert lines[-1]["error"]["code"] == "batch_cancelled"
+        with pytest.raises(openai.ConflictError):
+            await sdk.batches.cancel(batch.id)
+    assert len(wrapped.upstream.asked) < 100
+
+
+async def test_nobody_sees_anothers(wrapped: Wrapped) -> None:
+    async with wrapped.sdk("sk-one") as one, wrapped.sdk("sk-two") as two:
+        batch = await ended(one, await begun(one, line(0)))
+        for asked in (
+            two.batches.retrieve(batch.id),
+            two.batches.cancel(batch.id),
+            two.files.retrieve(batch.input_file_id),
+            two.files.content(batch.output_file_id),
+            two.files.delete(batch.output_file_id),
+            two.batches.create(
+                input_file_id=batch.input_file_id, endpoint="/v1/chat/completions", completion_window="24h"
+            ),
+        ):
+            with pytest.raises(openai.NotFoundError):
+                await asked
+        assert [found.id async for found in await two.batches.list()] == []
+
+
+async def test_files_can_be_looked_at_and_deleted(wrapped: Wrapped) -> None:
+    async with wrapped.sdk() as sdk:
+        file = await sdk.files.create(file=("a.jsonl", line(0)), purpose="batch")
+        assert file.id.startswith("file-siding-")
+        assert (await sdk.files.retrieve(file.id)).filename == "a.jsonl"
+        assert (await sdk.files.content(file.id)).content == line(0)
+        assert (await sdk.files.delete(file.id)).deleted
+        with pytest.raises(openai.NotFoundError):
+            await sdk.files.content(file.id)
+
+
+@pytest.mark.parametrize(("endpoint", "window"), [("/v1/embeddings", "24h"), ("/v1/chat/completions", "1h")])
+async def test_what_a_batch_cannot_be(wrapped: Wrapped, endpoint: Any, window: Any) -> None:
+    async with wrapped.sdk() as sdk:
+        file = await sdk.files.create(file=("a.jsonl", line(0)), purpose="batch")
+        with pytest.raises(openai.BadRequestError, match="must be"):
+            await sdk.batches.create(input_file_id=file.id, endpoint=endpoint, completion_window=window)
+
+
+# -- what is not ours
+
+
+def multipart(*parts: tuple[str, bytes], boundary: str = "xyz") -> bytes:
+    content = b""
+    for name, value in parts:
+        file = b'; filename="f.bin"' if name == "file" else b""
+        head = b'--%b\r\nContent-Disposition: form-data; name="%b"%b\r\n\r\n'
+        content += head % (boundary.encode(), name.encode(), file) + value + b"\r\n"
+    return content + b"--%b--\r\n" % boundary.encode()
+
+
+@pytest.mark.parametrize("file_first", [False, True])
+@pytest.mark.parametrize("size", [0, 100, 1_000_000])
+async def test_another_file_is_forwarded_octet_for_octet(wrapped: Wrapped, file_first: bool, size: int) -> None:
+    async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
+        return await whole({"id": "file-theirs"})
+
+    wrapped.upstream.answering = answering
+    parts = [("purpose", b"user_data"), ("file", bytes(range(256)) * (size // 256))]
+    content = multipart(*(reversed(parts) if file_first else parts))
+    headers = {"Content-Type": "multipart/form-data; boundary=xyz", "Authorization": "Bearer k"}
+    async with wrapped.monitor.session.post("/v1/files", data=content, headers=headers) as answer:
+        assert (await answer.json())["id"] == "file-theirs"
+    [asked] = wrapped.upstream.asked
+    assert asked.content == content
+    assert dict(asked.fields)["Content-Length"] == str(len(content))
+
+
+@pytest.mark.parametrize("file_first", [False, True])
+async def test_a_file_for_a_batch_in_either_order(wrapped: Wrapped, file_first: bool) -> None:
+    """The vendor's SDKs differ in it."""
+    parts = [("purpose", b"batch"), ("file", line(0))]
+    content = multipart(*(reversed(parts) if file_first else parts))
+    headers = {"Content-Type": 'multipart/form-data; boundary="xyz"', "Authorization": "Bearer k"}
+    async with wrapped.monitor.session.post("/v1/files", data=content, headers=headers) as answer:
+        told = await answer.json()
+    assert (told["bytes"], told["filename"]) == (len(line(0)), "f.bin")
+    assert wrapped.upstream.asked == []
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", multipart(("purpose", b"batch"))[:-5], multipart(("x", b"y"))])
+async def test_what_is_no_form_is_the_upstreams_to_refuse(wrapped: Wrapped, content: bytes) -> None:
+    async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
+        return web.Response(status=400)
+
+    wrapped.upstream.answering = answering
+    headers = {"Content-Type": "multipart/form-data; boundary=xyz", "Authorization": "Bearer k"}
+    async with wrapped.monitor.session.post("/v1/files", data=content, headers=headers) as answer:
+        assert answer.status == 400
+    assert wrapped.upstream.asked[0].content == content
+
+
+async def test_a_batch_of_the_upstreams_files_is_the_upstreams(wrapped: Wrapped) -> None:
+    async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
+        return await whole({"id": "batch_theirs", "object": "batch", "status": "validating"})
+
+    wrapped.upstream.answering = answering
+    async with wrapped.sdk() as sdk:
+        batch = await sdk.batches.create(
+            input_file_id="file-theirs", endpoint="/v1/chat/completions", completion_window="24h"
+        )
+        assert batch.id == "batch_theirs"
+        assert (await sdk.batches.retrieve("batch_theirs")).id == "batch_theirs"
+    assert wrapped.upstream.asked[0].body["input_file_id"] == "file-theirs"
+
+
+@pytest.mark.parametrize("how", ["setting", "bypass"])
+async def test_switched_off_all_goes_to_the_upstream(how: str) -> None:
+    async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
+        return await whole({"id": "file-theirs", "object": "list", "data": []})
+
+    async with wrapping(grading_batches="off" if how == "setting" else "on") as wrapped:
+        await wrapped.flag(BYPASS=how == "bypass")
+        wrapped.upstream.answering = answering
+        async with wrapped.sdk() as sdk:
+            assert (await sdk.files.create(file=("a.jsonl", line(0)), purpose="batch")).id == "file-theirs"
+            assert [one async for one in await sdk.batches.list()] == []
+        assert len(wrapped.upstream.asked) == 2
+
+
+async def test_with_no_room_the_upstream_does_the_batch(wrapped: Wrapped) -> None:
+    async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
+        return await whole({"id": "file-theirs"})
+
+    wrapped.upstream.answering = answering
+    wrapped.monitor.monitor.grading._files._budget = 100_000
+    content = multipart(("purpose", b"batch"), ("file", b"x" * 600_000))
+    headers = {"Content-Type": "multipart/form-data; boundary=xyz", "Authorization": "Bearer k"}
+    async with wrapped.monitor.session.post("/v1/files", data=content, headers=headers) as answer:
+        assert (await answer.json())["id"] == "file-theirs"
+    assert wrapped.upstream.asked[0].content == content
+
+
+async def test_nothing_is_left_behind() -> None:
+    async with wrapping() as wrapped:
+        wrapped.upstream.answering = says(SAID)
+        folder = wrapped.monitor.monitor.grading._files.folder
+        assert folder.stat().st_mode & 0o777 == 0o700
+        async with wrapped.sdk() as sdk:
+            await ended(sdk, await begun(sdk, line(0)))
+    assert not folder.exists()
+
+
+# -- the form, as it arrives
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 10_000])
+def test_a_form_is_read_however_it_arrives(size: int) -> None:
+    file = b"\r\n--xy\r\n\r\n--xy-z"
+    content = multipart(("purpose", b"batch"), ("file", file), ("expires_after[seconds]", b"60"))
+    form = Form("xyz")
+    for at in range(0, len(content), size):
+        form.feed(content[at : at + size])
+    assert form.ended
+    assert form.values == {"purpose": "batch", "expires_after[seconds]": "60"}
+    assert form.file is not None
+    assert content[slice(*form.file)] == file
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"--xyzjunk\r\n",
+        b"--xyz\r\n\r\n\r\nno name",
+        b"--xyz\r\n" + b"x" * 20_000,
+        multipart(("a", b"1"), ("a", b"2")),
+        multipart(("a", b"x" * 5000)),
+        multipart(*((f"n{number}", b"") for number in range(200))),
+    ],
+)
+def test_what_is_no_form(content: bytes) -> None:
+    form = Form("xyz")
+    with pytest.raises(FormError):
+        form.feed(content)
