@@ -310,7 +310,11 @@ async def test_a_hopeless_upstream_is_left(
 
 async def test_ctrl_c_keeps_what_is_answered_and_says_how_to_go_on(upstream: Upstream, tmp_path: Path) -> None:
     folder = dataset(tmp_path / "d", 6)
-    code = "import os, sys; from pool_monitor.grading.evaluate import main; sys.exit(main(sys.argv[1:], os.environ))"
+    # whoever runs the tests in the background has Ctrl-C ignored, and what they start as well
+    code = (
+        "import os, signal, sys; from pool_monitor.grading.evaluate import main; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); sys.exit(main(sys.argv[1:], os.environ))"
+    )
     arguments = ("--dataset", str(folder), "--upstream", upstream.url, "--yes", "--concurrency", "1")
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -328,10 +332,15 @@ async def test_ctrl_c_keeps_what_is_answered_and_says_how_to_go_on(upstream: Ups
             upstream.go.clear()
 
     upstream.script = hold
-    await until(lambda: len(upstream.requests) == 6)
-    process.send_signal(signal.SIGINT)
-    async with asyncio.timeout(PATIENCE):
-        out, err = await process.communicate()
+    try:
+        await until(lambda: len(upstream.requests) == 6)
+        process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(PATIENCE):
+            out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     assert process.returncode == 130
     assert out == b""
     assert b"stopped; 5 of 12 answered and kept" in err
