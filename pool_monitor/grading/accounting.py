@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
+from config.words import counted
 from pool_monitor.grading.models import Models
 
 VERSION = 1
@@ -63,12 +64,13 @@ class Usage:
     @classmethod
     def of(cls, usage: Mapping[str, Any] | None) -> Usage | None:
         """From a `usage` object; None where it is none."""
-        details = (usage or {}).get("prompt_tokens_details")
-        cached = details.get("cached_tokens") if isinstance(details, Mapping) else 0
-        given = [(usage or {}).get(name) for name in ("prompt_tokens", "completion_tokens")]
-        if not all(isinstance(count, int) for count in given):
+        given = usage or {}
+        prompt, completion = _count(given.get("prompt_tokens")), _count(given.get("completion_tokens"))
+        if prompt is None or completion is None:
             return None
-        return cls(int(given[0] or 0), cached if isinstance(cached, int) else 0, int(given[1] or 0))
+        details = given.get("prompt_tokens_details")
+        cached = _count(details.get("cached_tokens")) if isinstance(details, Mapping) else None
+        return cls(prompt, min(cached or 0, prompt), completion)
 
 
 def asked(
@@ -151,7 +153,7 @@ class Accounts:
         shown = self._shown(self.tallies)
         return {
             **shown,
-            "inWords": in_words(total, shown["estimated"]),
+            "inWords": in_words(total, shown),
             "pricesAsOf": self.models.as_of.isoformat(),
             "days": [
                 {"day": day, "template": template, "model": model, **self._shown([(day, template, model)])}
@@ -174,6 +176,7 @@ class Accounts:
             "requests": tally.requests,
             "askedAgain": tally.asked_again,
             "neverAsked": tally.never_asked,
+            "unpriced": sum(self.tallies[key].requests for key in keys if key[2] not in self.models.known),
             "estimated": {
                 "prompt": _change(tally.prompt_before, tally.prompt_after),
                 "text": _change(tally.text, tally.text_after),
@@ -198,7 +201,8 @@ class Accounts:
         }
 
     def _dollars(self, keys: list[Key]) -> dict[str, Any] | None:
-        """What it would have cost and did, input text, image and output apart; None where no price is known."""
+        """What it would have cost and did, input text, image and output apart, of models whose price is known; None
+        where there is none of them."""
         before = {"text": 0.0, "image": 0.0, "output": 0.0}
         after = dict(before)
         known = False
@@ -241,15 +245,14 @@ class Accounts:
         """Take over what was saved; False, and nothing is changed, where it is nothing of this version."""
         if not isinstance(saved, dict) or saved.get("version") != VERSION:
             return False
-        names = {one.name for one in fields(Tally)}
         tallies: dict[Key, Tally] = {}
         try:
             for day, template, model, sums in saved["tallies"]:
-                if set(sums) != names or not all(isinstance(count, int) for count in sums.values()):
+                if date.fromisoformat(day).isoformat() != day or not isinstance(template, str) or not _is_tally(sums):
                     return False
-                datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC)
-                tallies[day, str(template), self.models.label(model)] = Tally(**sums)
-        except (KeyError, TypeError, ValueError):
+                # models that a new table does not know become one
+                tallies.setdefault((day, template, self.models.label(model)), Tally()).add(Tally(**sums))
+        except (AttributeError, KeyError, TypeError, ValueError):
             return False
         self.tallies = tallies
         return True
@@ -258,6 +261,15 @@ class Accounts:
 def day_of(now: float) -> str:
     """The day in UTC."""
     return datetime.fromtimestamp(now, UTC).date().isoformat()
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _is_tally(sums: object) -> bool:
+    names = {one.name for one in fields(Tally)}
+    return isinstance(sums, dict) and set(sums) == names and None not in map(_count, sums.values())
 
 
 def _change(before: float, after: float) -> dict[str, Any]:
@@ -270,17 +282,33 @@ def _change(before: float, after: float) -> dict[str, Any]:
     }
 
 
-def in_words(total: Tally, estimated: Mapping[str, Any]) -> str:
-    """What the figures say, the small ones as well."""
-    if not total.prompt_before:
-        return "no prompt was recognised yet"
-    dollars = estimated["dollars"]
-    bill = f", which is {dollars['savedShare']} of the whole bill" if dollars is not None else ""
-    input_tokens = estimated["input"]["before"]
-    image = f"images are {100 * total.image / input_tokens:.0f}% of the input, so " if total.image else ""
-    unknown = f" ({total.unknown_images} images of unknown size are not counted)" if total.unknown_images else ""
-    return (
-        f"the template has {estimated['prompt']['savedShare']} fewer tokens; {image}that is "
-        f"{estimated['input']['savedShare']} of the input; answers have {estimated['output']['savedShare']} fewer{bill}"
-        f"{unknown}"
+def in_words(total: Tally, shown: Mapping[str, Any]) -> str:
+    """What the figures say, the small ones as well. shown -- the same sums as they are told."""
+    said = _of_prompts(total, shown) if total.prompt_before else ["no prompt was recognised yet"]
+    if total.never_asked:
+        dollars = shown["spared"]["dollars"]
+        worth = f", worth ${dollars:,.2f}" if dollars is not None else ""
+        said.append(f"{counted(total.never_asked, 'answer')} given without asking{worth}")
+    if total.unknown_images:
+        said.append(f"{counted(total.unknown_images, 'image')} of unknown size not counted")
+    return "; ".join(said)
+
+
+def _of_prompts(total: Tally, shown: Mapping[str, Any]) -> list[str]:
+    estimated = shown["estimated"]
+    image = (
+        f"images are {100 * total.image / estimated['input']['before']:.0f}% of the input, so " if total.image else ""
     )
+    said = [f"the template has {_fewer(estimated['prompt'])}", f"{image}the input has {_fewer(estimated['input'])}"]
+    if total.output_before:
+        said.append(f"answers have {_fewer(estimated['output'])}")
+    dollars = estimated["dollars"]
+    if dollars is not None and dollars["savedShare"] is not None:
+        less = "less" if dollars["saved"] >= 0 else "more"
+        without = f", {counted(shown['unpriced'], 'request')} without a price left out" if shown["unpriced"] else ""
+        said.append(f"together the whole bill is {dollars['savedShare'].lstrip('-')} {less}{without}")
+    return said
+
+
+def _fewer(change: Mapping[str, Any]) -> str:
+    return f"{change['savedShare'].lstrip('-')} {'fewer' if change['saved'] >= 0 else 'more'} tokens"

@@ -19,8 +19,6 @@ SHORTEST = 768
 TILE = 512
 PATCH = 32
 MOST_PATCHES = 1536
-LOW_SIDE = 512
-"""A side of what a model with patches sees at low detail."""
 HEAD_CHARACTERS = 87_384
 """Of base64, in which the size stands unless much comes before it: 64 KiB of the image."""
 
@@ -43,44 +41,39 @@ def size_of(url: str) -> Size | None:
 
 
 def tokens_of(size: Size | None, detail: str, model: Model) -> int | None:
-    """Tokens of one image. size -- in pixels. detail -- low, high or auto, which is high.
+    """Tokens of one image. size -- in pixels. detail -- low, high or auto, which is high; to a model with patches
+    it makes no difference.
 
     None where they cannot be told: the size is not known, or the model takes no images.
     """
-    low = detail == "low"
     if model.tiles is not None:
         base, tile = model.tiles
-        if low:
+        if detail == "low":
             return base
         return base + tile * tiles(size) if size is not None else None
-    if model.patches is not None:
-        seen = (LOW_SIDE, LOW_SIDE) if low else size
-        return math.ceil(patches(seen) * model.patches) if seen is not None else None
+    if model.patches is not None and size is not None:
+        return math.ceil(patches(size) * model.patches)
     return None
 
 
 def tiles(size: Size) -> int:
     """Tiles at high detail: fitted into a square of `FIT`, then its shortest side made `SHORTEST`; never larger."""
-    width, height = _scaled(size, min(1.0, FIT / max(size)))
-    width, height = _scaled((width, height), min(1.0, SHORTEST / min(width, height)))
-    return math.ceil(round(width, 6) / TILE) * math.ceil(round(height, 6) / TILE)
+    shortest, longest = sorted(within(size, FIT))
+    if shortest > SHORTEST:
+        shortest, longest = SHORTEST, longest * SHORTEST // shortest
+    return math.ceil(shortest / TILE) * math.ceil(longest / TILE)
 
 
 def patches(size: Size) -> int:
-    """Patches, after the image is made as small as `MOST_PATCHES` need."""
-    width, height = size
+    """Patches, after the image is fitted into a square of `FIT` and made as small as `MOST_PATCHES` need."""
+    width, height = within(size, FIT)
     count = math.ceil(width / PATCH) * math.ceil(height / PATCH)
     if count <= MOST_PATCHES:
         return count
     ratio = math.sqrt(PATCH * PATCH * MOST_PATCHES / (width * height))
     wide, high = width * ratio / PATCH, height * ratio / PATCH
-    ratio *= min(math.floor(wide) / wide, math.floor(high) / high) if wide >= 1 and high >= 1 else 1
-    wide, high = round(width * ratio / PATCH, 6), round(height * ratio / PATCH, 6)
-    return min(MOST_PATCHES, math.ceil(wide) * math.ceil(high))
-
-
-def _scaled(size: tuple[float, float], ratio: float) -> tuple[float, float]:
-    return max(1.0, size[0] * ratio), max(1.0, size[1] * ratio)
+    ratio *= min(math.floor(wide) / wide, math.floor(high) / high)
+    return math.ceil(math.floor(width * ratio) / PATCH) * math.ceil(math.floor(height * ratio) / PATCH)
 
 
 def within(size: Size, side: int) -> Size:

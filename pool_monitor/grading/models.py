@@ -30,7 +30,7 @@ class ModelsError(ValueError):
 
 
 class _ModelFile(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     encoding: Encoding
     input: Annotated[float, Ge(0)]
@@ -41,7 +41,7 @@ class _ModelFile(BaseModel):
 
 
 class _ModelsFile(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     as_of: date
     models: dict[str, _ModelFile]

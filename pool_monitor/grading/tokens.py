@@ -20,7 +20,9 @@ DEFAULT_ENCODING = "o200k_base"
 
 def count(text: str, model: Model | None) -> int:
     """Tokens of a text; with the vocabulary of newer models where the model is not known."""
-    [tokens] = toktok.batch_count([text], encoding=model.encoding if model is not None else DEFAULT_ENCODING, threads=1)
+    encoding = model.encoding if model is not None else DEFAULT_ENCODING
+    # JSON may hold halves of surrogate pairs, which have no octets
+    [tokens] = toktok.batch_count([text.encode("utf-8", "replace").decode()], encoding=encoding, threads=1)
     return int(tokens)
 
 
@@ -67,7 +69,8 @@ def estimate(body: Mapping[str, Any], model: Model | None) -> Estimate:
     for message in _messages(body):
         text += PER_MESSAGE + count(str(message.get("role", "")), model)
         text += sum(count(each, model) for each in _texts(message))
-        text += PER_NAME * ("name" in message)
+        name = message.get("name")
+        text += PER_NAME + count(name, model) if isinstance(name, str) else 0
     found = list(images_in(body))
     counted = [images.tokens_of(one.size, one.detail, model) if model is not None else None for one in found]
     known = [tokens for tokens in counted if tokens is not None]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pool_monitor.grading.accounting import DAYS, Accounts, Tally, Usage, asked, passed, spared
-from pool_monitor.grading.models import OTHER, load_models
+from pool_monitor.grading.models import OTHER, Models, load_models
 
 MODELS = load_models()
 DAY = 86_400.0
@@ -58,8 +58,8 @@ def test_the_plans_request() -> None:
         "requestsWithout": 0,
     }
     assert told["inWords"] == (
-        "the template has 60.1% fewer tokens; images are 98% of the input, so that is 0.8% of the input; "
-        "answers have 70.5% fewer, which is 13.1% of the whole bill"
+        "the template has 60.1% fewer tokens; images are 98% of the input, so the input has 0.8% fewer tokens; "
+        "answers have 70.5% fewer tokens; together the whole bill is 13.1% less"
     )
     assert told["days"][0]["day"] == "1970-01-01"
     assert told["days"][0]["model"] == "gpt-4o-mini"
@@ -73,6 +73,25 @@ def test_what_is_asked_again_counts_against_the_savings() -> None:
     assert estimated["image"]["saved"] == -25_501
     assert estimated["output"]["saved"] == -409
     assert estimated["dollars"]["saved"] < 0
+    assert "answers have 29.5% more tokens; together the whole bill is 86.9% more" in accounts.document()["inWords"]
+
+
+def test_in_words_without_an_answer() -> None:
+    accounts = Accounts(MODELS)
+    accounts.add(0.0, "t", "gpt-4o-mini", one(output_before=0, output_after=0, image=0, image_after=0))
+    assert accounts.document()["inWords"] == (
+        "the template has 60.1% fewer tokens; the input has 53.5% fewer tokens; together the whole bill is 53.5% less"
+    )
+
+
+def test_a_bill_says_what_is_not_in_it() -> None:
+    accounts = Accounts(MODELS)
+    accounts.add(0.0, "t", "gpt-4o-mini", one())
+    accounts.add(0.0, "t", "llama-of-somebody's", one())
+    told = accounts.document()
+    assert told["unpriced"] == 1
+    assert [day["unpriced"] for day in told["days"]] == [1, 0]
+    assert told["inWords"].endswith("the whole bill is 13.1% less, 1 request without a price left out")
 
 
 def test_what_is_never_asked_stands_by_itself() -> None:
@@ -84,6 +103,7 @@ def test_what_is_never_asked_stands_by_itself() -> None:
     assert told["spared"]["input"] == 26_000
     assert told["reported"]["input"] == 0
     assert told["estimated"]["input"]["before"] == 0
+    assert told["inWords"] == "no prompt was recognised yet; 2 answers given without asking, worth $0.00"
 
 
 def test_of_what_is_left_as_it_is_only_the_report_is_known() -> None:
@@ -102,7 +122,7 @@ def test_a_model_without_a_price_has_no_cost() -> None:
     assert told["days"][0]["model"] == OTHER
     assert told["estimated"]["dollars"] is None
     assert told["reported"]["dollars"] is None
-    assert told["inWords"].endswith("(2 images of unknown size are not counted)")
+    assert told["inWords"].endswith("; 2 images of unknown size not counted")
     assert "bill" not in told["inWords"]
 
 
@@ -142,6 +162,13 @@ def test_days_sum_up_to_the_total(added: list[tuple[int, str, Tally]]) -> None:
         {"version": 1, "tallies": [["1970-01-01", "t", "m", {}]]},
         {"version": 1, "tallies": [["yesterday", "t", "m", {one.name: 1 for one in fields(Tally)}]]},
         {"version": 1, "tallies": [["1970-01-01", "t", "m", {one.name: "1" for one in fields(Tally)}]]},
+        {"version": 1, "tallies": [["1970-01-01", "t", "m", {one.name: -1 for one in fields(Tally)}]]},
+        {"version": 1, "tallies": [["1970-01-01", "t", "m", [one.name for one in fields(Tally)]]]},
+        {"version": 1, "tallies": [["1970-01-01", "t", "m", None]]},
+        {"version": 1, "tallies": [["19700101", "t", "m", {one.name: 1 for one in fields(Tally)}]]},
+        {"version": 1, "tallies": [[1, "t", "m", {one.name: 1 for one in fields(Tally)}]]},
+        {"version": 1, "tallies": [["1970-01-01", "t", 7, {one.name: 1 for one in fields(Tally)}]]},
+        {"version": 1, "tallies": [["1970-01-01", ["t"], "m", {one.name: 1 for one in fields(Tally)}]]},
     ],
 )
 def test_what_is_no_book_is_not_taken_over(saved: object) -> None:
@@ -151,6 +178,17 @@ def test_what_is_no_book_is_not_taken_over(saved: object) -> None:
     assert accounts.document()["requests"] == 1
 
 
+def test_books_outlast_a_table_that_knows_fewer_models() -> None:
+    accounts = Accounts(MODELS)
+    accounts.add(0.0, "t", "gpt-4o", one())
+    accounts.add(0.0, "t", "gpt-4o-mini", one())
+    again = Accounts(Models({}, MODELS.as_of))
+    assert again.restore(accounts.as_saved())
+    told = again.document()
+    assert [(day["model"], day["requests"]) for day in told["days"]] == [(OTHER, 2)]
+    assert told["reported"]["input"] == 2 * USAGE.input
+
+
 @pytest.mark.parametrize(
     ("usage", "read"),
     [
@@ -158,7 +196,10 @@ def test_what_is_no_book_is_not_taken_over(saved: object) -> None:
         ({}, None),
         ({"prompt_tokens": 1}, None),
         ({"prompt_tokens": "1", "completion_tokens": 2}, None),
+        ({"prompt_tokens": True, "completion_tokens": 2}, None),
+        ({"prompt_tokens": -1, "completion_tokens": 2}, None),
         ({"prompt_tokens": 1, "completion_tokens": 2}, Usage(1, 0, 2)),
+        ({"prompt_tokens": 1, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 9}}, Usage(1, 1, 2)),
         ({"prompt_tokens": 1, "completion_tokens": 2, "prompt_tokens_details": None}, Usage(1, 0, 2)),
         ({"prompt_tokens": 9, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}}, Usage(9, 4, 2)),
     ],

@@ -61,6 +61,15 @@ def url(content: bytes, kind: str = "png") -> str:
         ((1024, 1024), "auto", "o1", 75 + 4 * 150),
         ((1024, 1024), "high", "gpt-4.1-mini", 1659),
         ((1800, 2400), "high", "gpt-4.1-mini", 2353),
+        # as billed, https://community.openai.com/t/1281361: its sizes are rounded to whole pixels
+        ((2049, 513), "high", "gpt-4.1", 85 + 8 * 170),
+        ((2050, 513), "high", "gpt-4.1", 85 + 4 * 170),
+        # detail makes no difference to patches
+        ((4000, 1474), "high", "gpt-4.1-mini", 2489),
+        ((4000, 1474), "low", "gpt-4.1-mini", 2489),
+        ((128, 64), "low", "gpt-4.1-mini", 13),
+        (None, "low", "gpt-4.1-mini", None),
+        ((1024, 1024), "high", "o3-mini", None),
         ((1, 1), "high", "gpt-4o", 255),
         (None, "low", "gpt-4o", 85),
         (None, "high", "gpt-4o", None),
@@ -70,7 +79,10 @@ def test_tokens_of_an_image(size: Size | None, detail: str, name: str, expected:
     assert images.tokens_of(size, detail, model(name)) == expected
 
 
-@pytest.mark.parametrize(("size", "count"), [((1024, 1024), 1024), ((1800, 2400), 1452), ((32, 32), 1), ((33, 32), 2)])
+@pytest.mark.parametrize(
+    ("size", "count"),
+    [((1024, 1024), 1024), ((1800, 2400), 1452), ((2048, 2048), 1521), ((1, 20_000), 64), ((32, 32), 1), ((33, 32), 2)],
+)
 def test_patches(size: Size, count: int) -> None:
     assert images.patches(size) == count
 
@@ -79,6 +91,8 @@ def test_patches(size: Size, count: int) -> None:
 def test_an_image_never_costs_without_bound(width: int, height: int) -> None:
     assert 1 <= images.tiles((width, height)) <= 8
     assert 1 <= images.patches((width, height)) <= 1536
+    assert images.tiles((width, height)) == images.tiles((height, width))
+    assert images.patches((width, height)) == images.patches((height, width))
     smaller = images.within((width, height), 1024)
     assert max(smaller) <= 1024
     assert images.tiles(smaller) <= 8
@@ -119,6 +133,7 @@ def test_whatever_it_is_it_has_a_size_or_none(content: bytes) -> None:
 def test_texts() -> None:
     assert tokens.count("hello world", None) == 2
     assert tokens.count("<|endoftext|>", None) > 1
+    assert tokens.count("half a pair: \ud83d", None) > 0
     assert tokens.count("", None) == 0
     assert tokens.count("你好", model("gpt-4-turbo")) != tokens.count("你好", model("gpt-4o"))
 
@@ -139,14 +154,15 @@ def test_a_request() -> None:
         ]
     }
     found = tokens.estimate(body, model("gpt-4o-mini"))
-    # of the texts 2 and 1, of the roles 1 each, 3 a message, 1 for the name, 3 for the answer
-    assert found == tokens.Estimate(text=15, image=25_501, images=2, unknown_images=1)
-    assert found.input == 25_516
+    # of the texts 2 and 1, of the roles 1 each, 3 a message, 1 for a name and 2 of it, 3 for the answer
+    assert found == tokens.Estimate(text=17, image=25_501, images=2, unknown_images=1)
+    assert found.input == 25_518
     assert tokens.estimate(body, None).unknown_images == 2
 
 
 @pytest.mark.parametrize(
-    "body", [{}, {"messages": None}, {"messages": [1, {"content": 7}, {"content": [None, {"image_url": 1}]}]}]
+    "body",
+    [{}, {"messages": None}, {"messages": [1, {"content": 7, "name": 7}, {"content": [None, {"image_url": 1}]}]}],
 )
 def test_whatever_a_request_holds(body: dict[str, Any]) -> None:
     assert tokens.estimate(body, None).images == 0
@@ -163,6 +179,11 @@ def test_whatever_a_request_holds(body: dict[str, Any]) -> None:
         ("gpt-4o", "gpt-4o"),
         ("gpt-4o-2024-11-20", "gpt-4o"),
         ("gpt-4.1-mini-2025-04-14", "gpt-4.1-mini"),
+        ("gpt-4o-2024-05-13", "gpt-4o-2024-05-13"),
+        ("o3-mini-2025-01-31", "o3-mini"),
+        ("o3-pro", "o3-pro"),
+        ("gpt-5-pro-2025-10-06", "gpt-5-pro"),
+        ("gpt-5-chat-latest", "gpt-5"),
         ("gpt-4", OTHER),
         ("gpt-4oh", OTHER),
         ("", OTHER),
@@ -184,7 +205,8 @@ def test_money() -> None:
     ("change", "fault"),
     [
         (("input = 0.15", "input = -1"), "models.gpt-4o-mini.input"),
-        (("input = 0.15", 'input = "much"'), "models.gpt-4o-mini.input"),
+        (("input = 0.15", 'input = "0.15"'), "models.gpt-4o-mini.input"),
+        (("input = 0.15", "input = inf"), "models.gpt-4o-mini.input"),
         (("input = 0.15\n", ""), "models.gpt-4o-mini.input"),
         (("tiles = [2833, 5667]", "tiles = [1]"), "models.gpt-4o-mini.tiles"),
         (("tiles = [2833, 5667]", "tiles = [1, 2]\npatches = 1.0"), "allowed: one of them"),
