@@ -16,6 +16,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BeforeValidator, SecretStr
 
+from config.redis_place import read_place
+
 KIB, MIB, GIB, TIB = 1024, 1024**2, 1024**3, 1024**4
 SWITCHES = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 SWITCH_WORDS = "true or false (also 1/0, yes/no, on/off)"
@@ -183,16 +185,14 @@ def read_api_url(raw: object) -> str:
 
 
 def read_redis_url(raw: object) -> str:
-    """`redis(s)://[[user]:password@]host[:port][/number]`, or `unix://[[user]:password@]/path`."""
-    parts = _read_url(raw, ("redis", "rediss", "unix"))
-    if parts.scheme == "unix":
-        if not parts.path.strip("/"):
-            raise ValueError("it names no socket")
-    else:
-        _checked_host(parts)
-        if parts.path.strip("/") and not parts.path.strip("/").isdecimal():
-            raise ValueError("its path is not the number of a database")
-    return _text(raw)
+    """See `redis_place`."""
+    url = _text(raw)
+    if not _VISIBLE.fullmatch(url) or "\\" in url:
+        raise ValueError("it has characters that a URL must escape")
+    for host, _ in read_place(url).hosts:
+        if not is_address(host) and not _HOST_NAME.fullmatch(host):
+            raise ValueError("its host is malformed")
+    return url
 
 
 def read_database_url(raw: object) -> str:
@@ -267,7 +267,10 @@ OptionalHttpUrl = Annotated[str | None, BeforeValidator(read_http_url), Kind(_HT
 OptionalRedisUrl = Annotated[
     str | None,
     BeforeValidator(read_redis_url),
-    Kind("redis://host:port/number, rediss:// for TLS, or unix:///path, with user:password@ where needed"),
+    Kind(
+        "redis://host:port/number, unix:///path, redis+sentinel://host:port,host:port/service/number or "
+        "redis+cluster://host:port,host:port; rediss for TLS, user:password@ where needed"
+    ),
 ]
 OptionalDatabaseUrl = Annotated[
     str | None,

@@ -22,7 +22,7 @@ from pool_monitor.grading.models import Models, load_models
 from pool_monitor.grading.part import GradingPart
 from pool_monitor.grading.template_files import load_templates
 from pool_monitor.grading.templates import Template
-from pool_monitor.observe import Metrics, pool_levels
+from pool_monitor.observe import Metrics, pool_levels, tier_levels
 from pool_monitor.pgbouncer import Bouncer
 from pool_monitor.pool import Pool, PoolError, Tuning, describe
 from pool_monitor.proxy_tags import ProxyTags
@@ -73,10 +73,11 @@ class Monitor:
         self._finder: asyncio.Task[None] | None = None
         self._tags = ProxyTags(settings.proxy_admin_url, settings.proxy_admin_token)
         self._flags = Flags.from_settings(settings)
-        self._tier = SharedTier(settings.redis_url) if settings.redis_url is not None else None
+        self._metrics = Metrics(self._flags.as_dict, self._levels)
+        redis_url, called = settings.redis_url, self._metrics.tier_called
+        self._tier = SharedTier(redis_url, observe=called) if redis_url is not None else None
         self.replicas = self._share()
         self.cache = QueryCache(time.monotonic, replicas=self.replicas)
-        self._metrics = Metrics(self._flags.as_dict, self._levels)
         self.parts = Parts(self._flags, self._metrics, self.cache, queries=queries)
         known = load_templates() if templates is None else templates
         priced = load_models() if models is None else models
@@ -91,6 +92,8 @@ class Monitor:
 
     def _levels(self) -> Iterable[Metric]:
         yield from self.grading.levels()
+        if self._tier is not None:
+            yield from tier_levels(self._tier.state)
         if self._pool is not None:
             yield from pool_levels(self._pool.numbers())
         for part in (self.sampler, self.bouncer):

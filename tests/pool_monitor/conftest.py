@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from deploy.postgres import Postgres, running
-from tests.pool_monitor.support import Redis, running_redis
+from tests.redis_servers import Redis, running_redis
 
 _numbers = itertools.count()
 

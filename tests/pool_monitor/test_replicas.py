@@ -15,8 +15,9 @@ import redis.asyncio
 from config.tier import SharedTier
 from deploy.postgres import free_port
 from pool_monitor import changes
-from tests.pool_monitor.support import Client, Redis, running_monitor
+from tests.pool_monitor.support import Client, running_monitor
 from tests.pool_monitor.test_monitor import QUERIES, TABLE, execute, found, listening, tables_known
+from tests.redis_servers import Redis
 from tests.support import PATIENCE
 
 

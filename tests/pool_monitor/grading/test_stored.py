@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from config.tier import SharedTier
 from pool_monitor.grading.calls import Answer, Call
 from pool_monitor.grading.stored import OVERHEAD_BYTES, Stored, Where, key_of, repeatable
-from tests.pool_monitor.support import Redis
+from tests.redis_servers import Redis
 
 BODY = {"model": "gpt-4o-mini", "temperature": 0, "messages": [{"role": "user", "content": "hé"}]}
 FIELDS = (("Authorization", "Bearer sk-one"), ("OpenAI-Beta", "x"))

