@@ -41,7 +41,7 @@ PURE = frozenset(
 """What `proxy.policy` may take from elsewhere: the standard library without what reads a clock, a socket or the
 environment, and the parser of structured fields."""
 
-_DECIDES = "shapes answers scanning expanding templates health accounting sse care calls"
+_DECIDES = "shapes answers scanning expanding templates health accounting sse care calls jsons outcomes"
 PURE_IN_GRADING = frozenset(f"pool_monitor.grading.{name}" for name in _DECIDES.split())
 """What decides in the grading wrapper; these import each other, what is pure, and what is pure but not in `PURE`.
 `models` is data, of which the table's type is imported."""

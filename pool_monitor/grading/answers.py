@@ -249,11 +249,6 @@ def built(shape: Shape, said: Mapping[str, Any], rows: list[Document]) -> Docume
     return fill(shape.fields, ())
 
 
-def text_of(full: Mapping[str, Any]) -> str:
-    """As models print it."""
-    return json.dumps(full, ensure_ascii=False, indent=2)
-
-
 def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is not JSON")
 

@@ -9,20 +9,18 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
-import orjson
-
 from pool_monitor.grading.answers import NotCertain
 from pool_monitor.grading.calls import Answer, Call, Expansion, UpstreamFault
 from pool_monitor.grading.collapse import Telling
 from pool_monitor.grading.expanding import Expander, expand
 from pool_monitor.grading.health import Health
+from pool_monitor.grading.jsons import decoded, encoded
 from pool_monitor.grading.outcomes import (
     NO_COMPLETION,
     REFUSED_AS_ASKED,
     REFUSED_BY_UPSTREAM,
     Outcome,
     added,
-    decoded,
     said_by,
     saying,
     usage_of,
@@ -92,9 +90,10 @@ class Completions:
         completion = decoded(answer.content)
         outcome.usage = usage_of(completion)
         said = said_by(completion)
-        if not answer.ok or completion is None or said is None:
-            outcome.reason = NO_COMPLETION if answer.ok else ""
+        if not answer.ok:
             return answer
+        if completion is None or said is None:
+            return await self._again(call, outcome, NO_COMPLETION)
         if said.content is None or said.finish_reason == "content_filter":
             outcome.expansion = Expansion.REFUSED
             return answer
@@ -107,7 +106,7 @@ class Completions:
                 outcome.expansion, outcome.full, outcome.notes = expanded.found, expanded.content, expanded.notes
         except NotCertain as doubt:
             return await self._again(call, outcome, str(doubt))
-        return replace(answer, content=orjson.dumps(saying(completion, outcome.full)))
+        return replace(answer, content=encoded(saying(completion, outcome.full)))
 
     async def _again(self, call: Call, outcome: Outcome, reason: str) -> Answer:
         """The answer to the original prompt, with what both cost."""
@@ -124,7 +123,7 @@ class Completions:
             outcome.usage = outcome.usage or usage_of(completion)
             return answer
         outcome.usage = added(outcome.usage, usage_of(completion))
-        return replace(answer, content=orjson.dumps({**completion, "usage": outcome.usage}))
+        return replace(answer, content=encoded({**completion, "usage": outcome.usage}))
 
 
 def _cut(template: Template, content: str) -> str:

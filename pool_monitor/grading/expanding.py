@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +15,10 @@ from pool_monitor.grading.answers import (
     compact,
     decoded,
     read_row,
-    text_of,
     value_of,
 )
 from pool_monitor.grading.calls import Expansion
+from pool_monitor.grading.jsons import printed
 from pool_monitor.grading.scanning import Member, Part, Row, Scanner
 from pool_monitor.grading.shapes import EXCEPTIONS, Document, Field, Shape, faults_of, of_answer
 
@@ -182,7 +181,7 @@ class Expander:
         opening = "" if self._begun else "{"
         self._begun = True
         comma = "" if step.first else ","
-        return f"{opening}{comma}\n{' ' * INDENT * len(step.path)}{json.dumps(step.path[-1], ensure_ascii=False)}: "
+        return f"{opening}{comma}\n{' ' * INDENT * len(step.path)}{printed(step.path[-1])}: "
 
     def _value(self, step: _Step, one: Field) -> str:
         siblings = self._siblings(step.path)
@@ -192,7 +191,7 @@ class Expander:
             rows = {self._shape.rows.name: self._rows}
             value = value_of(one, step.path, self._said, siblings, {**self._full, **rows})
         self._place(step.path, value)
-        return json.dumps(value, ensure_ascii=False)
+        return printed(value)
 
     def _exception(self, path: tuple[str, ...], value: Any) -> Any:
         exceptions = self._said.get(EXCEPTIONS)
@@ -221,8 +220,7 @@ class Expander:
             text.append(self._key(step) + "[")
         inner = "\n" + " " * INDENT * 2
         for row in self._rows[self.emitted_rows :]:
-            printed = json.dumps(row, ensure_ascii=False, indent=INDENT).replace("\n", inner)
-            text.append(("," if self.emitted_rows else "") + inner + printed)
+            text.append(("," if self.emitted_rows else "") + inner + printed(row, INDENT).replace("\n", inner))
             self.emitted_rows += 1
         return "".join(text)
 
@@ -236,7 +234,7 @@ def expand(shape: Shape, text: str) -> Expanded:
         return Expanded(text, Expansion.ALREADY_FULL)
     finished = expander.finish()
     # the counted number of questions, where a stream could only repeat the model's
-    return Expanded(text_of(expander.whole()), finished.found, finished.notes)
+    return Expanded(printed(expander.whole(), INDENT), finished.found, finished.notes)
 
 
 def full_answer(shape: Shape, text: str) -> Document:

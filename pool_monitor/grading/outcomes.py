@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from pool_monitor.grading.calls import Call, Expansion
 from pool_monitor.grading.templates import Template
 
@@ -76,14 +74,6 @@ def added(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> Map
         elif isinstance(value, int) and isinstance(total.get(name, 0), int):
             total[name] = total.get(name, 0) + value
     return total
-
-
-def decoded(content: bytes) -> dict[str, Any] | None:
-    try:
-        document = orjson.loads(content)
-    except orjson.JSONDecodeError:
-        return None
-    return document if isinstance(document, dict) else None
 
 
 def usage_of(document: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

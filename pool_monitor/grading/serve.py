@@ -123,7 +123,7 @@ class Grading:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Any request under `/v1`."""
         began = self._clock()
-        served = Served(chat=request.method == "POST" and request.path == CHAT)
+        served = Served(chat=request.method == "POST" and request.raw_path == CHAT)
         try:
             if served.chat and not self._flags.bypass:
                 return await self._chat(request, served)

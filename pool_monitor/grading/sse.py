@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
+from pool_monitor.grading.jsons import decoded, encoded
 
 DONE = b"data: [DONE]\n\n"
 MAX_EVENT_BYTES = 8 * 1024 * 1024
@@ -29,11 +29,7 @@ class Event:
     @property
     def document(self) -> dict[str, Any] | None:
         """The JSON object it holds; None where it holds none."""
-        try:
-            document = orjson.loads(self.data)
-        except orjson.JSONDecodeError:
-            return None
-        return document if isinstance(document, dict) else None
+        return decoded(self.data)
 
 
 class Decoder:
@@ -68,4 +64,4 @@ def _data_of(raw: bytes) -> bytes:
 
 def event(document: Mapping[str, Any]) -> bytes:
     """A document as an event."""
-    return b"data: " + orjson.dumps(document) + b"\n\n"
+    return b"data: " + encoded(document) + b"\n\n"

@@ -14,7 +14,8 @@ from pool_monitor.grading.answers import NotCertain
 from pool_monitor.grading.calls import Call, Expansion, Fields, UpstreamFault
 from pool_monitor.grading.collapse import Telling
 from pool_monitor.grading.expanding import Expander, full_answer
-from pool_monitor.grading.outcomes import REFUSED_AS_ASKED, REFUSED_BY_UPSTREAM, Outcome, decoded, said_by, usage_of
+from pool_monitor.grading.jsons import decoded
+from pool_monitor.grading.outcomes import REFUSED_AS_ASKED, REFUSED_BY_UPSTREAM, Outcome, said_by, usage_of
 from pool_monitor.grading.upstream import Streamed, Upstream
 
 

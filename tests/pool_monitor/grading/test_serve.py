@@ -17,6 +17,7 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
+from pool_monitor.grading.serve import CHAT
 from tests.pool_monitor.grading.samples import compact_by_hand, minified, pretty, two_questions
 from tests.pool_monitor.grading.upstreams import (
     COMPACT,
@@ -191,6 +192,37 @@ async def test_what_is_not_certain_is_asked_again_with_the_original_prompt(wrapp
     assert answer.usage.total_tokens == 300
     assert answer.usage.prompt_tokens_details.cached_tokens == 20
     assert wrapped.metric("siding_grading_asked_again_total", template="homework-grading") == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_half_a_surrogate_pair_is_no_obstacle(wrapped: Wrapped, stream: bool) -> None:
+    """Strict parsers refuse it; models say it."""
+    wrapped.upstream.answering = says(SAID.replace("Half right.", "Half \\ud83d right."))
+    if stream:
+        text, _ = await graded_in_a_stream(wrapped.sdk())
+    else:
+        text = (await graded(wrapped.sdk())).choices[0].message.content
+    assert json.loads(text)["performance_summary"]["summary_text"] == "Half \ud83d right."
+    assert len(wrapped.upstream.asked) == 1
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b'{"choices":[]}', b'{"choices":[{"message":"x"}]}'])
+async def test_what_is_no_completion_is_asked_again(wrapped: Wrapped, content: bytes) -> None:
+    async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
+        if asked.compact:
+            return web.Response(body=content, content_type="application/json")
+        return await whole(completion(pretty(FULL)))
+
+    wrapped.upstream.answering = answering
+    assert json.loads((await graded(wrapped.sdk())).choices[0].message.content) == FULL
+
+
+async def test_with_a_query_it_is_another_resource(wrapped: Wrapped) -> None:
+    wrapped.upstream.answering = says(SAID)
+    async with wrapped.monitor.session.post(f"{CHAT}?api-version=1", json=asked_for()) as answer:
+        assert answer.status == 200
+    [asked] = wrapped.upstream.asked
+    assert (asked.path, asked.body) == (f"{CHAT}?api-version=1", asked_for())
 
 
 async def test_a_refusal_is_passed_on(wrapped: Wrapped) -> None:
@@ -404,7 +436,8 @@ async def test_a_stream_cut_at_the_callers_own_limit_stays_cut(wrapped: Wrapped)
 # -- what is not known, or not to be touched
 
 
-async def test_what_is_forwarded_is_so_octet_for_octet(wrapped: Wrapped) -> None:
+@pytest.mark.parametrize("target", [CHAT, f"{CHAT}?a=%2F&b=%c3%a9+x&a", f"{CHAT}/", "/v1/a%2Fb//c", "/v1/embeddings"])
+async def test_what_is_forwarded_is_so_octet_for_octet(wrapped: Wrapped, target: str) -> None:
     seen: dict[str, Any] = {}
 
     async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
@@ -415,7 +448,6 @@ async def test_what_is_forwarded_is_so_octet_for_octet(wrapped: Wrapped) -> None
     wrapped.upstream.answering = answering
     content = b'{ "model" :\t"x",  "messages": [], "odd\\u00e9": 1e400 }'
     sent = {"Authorization": "Bearer k", "Content-Type": "application/json", "X-B": "2", "X-A": "1"}
-    target = "/v1/chat/completions?a=%2F&b=%c3%a9+x&a"
     async with aiohttp.ClientSession(auto_decompress=False, skip_auto_headers=["Accept", "User-Agent"]) as session:
         url = URL(wrapped.url + target, encoded=True)
         async with session.post(url, data=content, headers=sent) as answer:

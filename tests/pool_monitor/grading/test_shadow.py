@@ -16,7 +16,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from pool_monitor.grading import shadow as shadow_module
-from pool_monitor.grading.answers import compact, text_of
+from pool_monitor.grading.answers import compact
 from pool_monitor.grading.calls import Answer, Ask, Call, Lane, UpstreamFault
 from pool_monitor.grading.paired import Verdict
 from pool_monitor.grading.reading import Form, read_answer
@@ -152,9 +152,9 @@ async def ended(shadow: Shadow, outcome: Shadowed, times: int = 1) -> None:
 
 
 async def test_the_original_prompt_is_asked_after_the_compact_one() -> None:
-    upstream = Upstream(completion(text_of(RIGHT)))
+    upstream = Upstream(completion(pretty(RIGHT)))
     async with running(upstream) as shadow:
-        shadow.offer_original(CALL, TEMPLATE, text_of(WRONG))
+        shadow.offer_original(CALL, TEMPLATE, pretty(WRONG))
         await ended(shadow, Shadowed.COMPARED)
         document = shadow.document()
     [asked] = upstream.calls
@@ -175,7 +175,7 @@ async def test_the_compact_prompt_is_asked_after_the_original_one() -> None:
     assert isinstance(recognised, Recognised)
     upstream = Upstream(completion(orjson.dumps(compact(TEMPLATE.shape, RIGHT)).decode()))
     async with running(upstream) as shadow:
-        shadow.offer_compact(CALL, recognised, text_of(WRONG))
+        shadow.offer_compact(CALL, recognised, pretty(WRONG))
         await ended(shadow, Shadowed.COMPARED)
         document = shadow.document()
     assert upstream.calls[0].body["messages"] == [{"role": "user", "content": TEMPLATE.compact}]
@@ -184,31 +184,31 @@ async def test_the_compact_prompt_is_asked_after_the_original_one() -> None:
 
 
 async def test_only_a_share_is_sampled() -> None:
-    upstream = Upstream(completion(text_of(RIGHT)))
+    upstream = Upstream(completion(pretty(RIGHT)))
     budget = Budget(0, 0)
     async with running(upstream, rate=0.2, budget=budget) as shadow:
         for _ in range(200):
-            shadow.offer_original(CALL, TEMPLATE, text_of(RIGHT))
+            shadow.offer_original(CALL, TEMPLATE, pretty(RIGHT))
             await until(lambda: shadow.document()["waiting"] == 0)
         taken = 200 - shadow.tally[Shadowed.NOT_SAMPLED]
         await ended(shadow, Shadowed.OVER_BUDGET, taken)
         assert 20 <= taken <= 60
     async with running(upstream, rate=0.0) as shadow:
-        shadow.offer_original(CALL, TEMPLATE, text_of(RIGHT))
+        shadow.offer_original(CALL, TEMPLATE, pretty(RIGHT))
         assert shadow.tally.total() == 0
         assert shadow.document()["enabled"] is False
     assert upstream.calls == []
 
 
 async def test_the_day_has_a_budget_of_calls() -> None:
-    upstream, wall = Upstream(completion(text_of(RIGHT))), Wall()
+    upstream, wall = Upstream(completion(pretty(RIGHT))), Wall()
     async with running(upstream, budget=Budget(2, 100.0), wall=wall) as shadow:
         for number in range(1, 4):
-            shadow.offer_original(CALL, TEMPLATE, text_of(RIGHT))
+            shadow.offer_original(CALL, TEMPLATE, pretty(RIGHT))
             await until(lambda number=number: shadow.tally.total() == number)  # type: ignore[misc]
         assert (shadow.tally[Shadowed.COMPARED], shadow.tally[Shadowed.OVER_BUDGET]) == (2, 1)
         wall.now += DAY_SECONDS
-        shadow.offer_original(CALL, TEMPLATE, text_of(RIGHT))
+        shadow.offer_original(CALL, TEMPLATE, pretty(RIGHT))
         await ended(shadow, Shadowed.COMPARED, 3)
         assert shadow.document()["budget"] == {
             "callsToday": 1,
@@ -233,9 +233,9 @@ def test_a_budget_of_dollars() -> None:
 
 
 async def test_without_a_price_nothing_is_asked() -> None:
-    upstream = Upstream(completion(text_of(RIGHT)))
+    upstream = Upstream(completion(pretty(RIGHT)))
     async with running(upstream, price=lambda _, __: None) as shadow:
-        shadow.offer_original(CALL, TEMPLATE, text_of(RIGHT))
+        shadow.offer_original(CALL, TEMPLATE, pretty(RIGHT))
         await ended(shadow, Shadowed.NO_PRICE)
     assert upstream.calls == []
 
@@ -249,62 +249,62 @@ async def test_without_a_price_nothing_is_asked() -> None:
         (Answer(200, (), b"not JSON"), Shadowed.UNREADABLE, 0.25),
         (Answer(200, (), b"[]"), Shadowed.UNREADABLE, 0.25),
         (completion("I cannot grade this."), Shadowed.UNREADABLE, 0.125),
-        (completion(text_of(RIGHT)[:-40]), Shadowed.UNREADABLE, 0.125),
-        (completion(text_of(RIGHT), "length"), Shadowed.UNREADABLE, 0.125),
+        (completion(pretty(RIGHT)[:-40]), Shadowed.UNREADABLE, 0.125),
+        (completion(pretty(RIGHT), "length"), Shadowed.UNREADABLE, 0.125),
         (ZeroDivisionError("secret"), Shadowed.FAULT, 0.0),
     ],
 )
 async def test_a_fault_is_counted_and_the_next_is_asked(
     answer: Answer | Exception, outcome: Shadowed, dollars: float, caplog: pytest.LogCaptureFixture
 ) -> None:
-    upstream = Upstream(answer, completion(text_of(RIGHT)))
+    upstream = Upstream(answer, completion(pretty(RIGHT)))
     with caplog.at_level(logging.DEBUG, "siding.grading"):
         async with running(upstream) as shadow:
-            shadow.offer_original(CALL, TEMPLATE, text_of(RIGHT))
+            shadow.offer_original(CALL, TEMPLATE, pretty(RIGHT))
             await until(lambda: shadow.tally[outcome] == 1)
             assert shadow.dollars == pytest.approx(dollars)
-            shadow.offer_original(CALL, TEMPLATE, text_of(RIGHT))
+            shadow.offer_original(CALL, TEMPLATE, pretty(RIGHT))
             await until(lambda: shadow.tally[Shadowed.COMPARED] == 1)
     assert "secret" not in caplog.text
 
 
 async def test_it_has_a_deadline_of_its_own() -> None:
-    upstream = Upstream(completion(text_of(RIGHT)))
+    upstream = Upstream(completion(pretty(RIGHT)))
     upstream.go.clear()
     async with running(upstream, seconds=0.01) as shadow:
-        shadow.offer_original(CALL, TEMPLATE, text_of(RIGHT))
+        shadow.offer_original(CALL, TEMPLATE, pretty(RIGHT))
         await ended(shadow, Shadowed.NO_ANSWER)
 
 
 async def test_so_many_wait_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    upstream = Upstream(completion(text_of(RIGHT)))
+    upstream = Upstream(completion(pretty(RIGHT)))
     upstream.go.clear()
     async with running(upstream) as shadow:
         for _ in range(2):
-            shadow.offer_original(CALL, TEMPLATE, text_of(RIGHT))
+            shadow.offer_original(CALL, TEMPLATE, pretty(RIGHT))
         await until(lambda: len(upstream.calls) == 2)
         for _ in range(MOST_WAITING + 3):
-            shadow.offer_original(CALL, TEMPLATE, text_of(RIGHT))
+            shadow.offer_original(CALL, TEMPLATE, pretty(RIGHT))
         assert shadow.tally[Shadowed.TOO_MANY_WAITING] == 3
         assert len(upstream.calls) == 2
         upstream.go.set()
         await ended(shadow, Shadowed.COMPARED, 2 + MOST_WAITING)
         # and so much
         monkeypatch.setattr(shadow_module, "MOST_WAITING_CHARACTERS", 1000)
-        shadow.offer_original(CALL, TEMPLATE, text_of(RIGHT))
+        shadow.offer_original(CALL, TEMPLATE, pretty(RIGHT))
         assert shadow.tally[Shadowed.TOO_MANY_WAITING] == 4
 
 
 async def test_closing_ends_what_is_asked_and_what_waits() -> None:
-    upstream = Upstream(completion(text_of(RIGHT)))
+    upstream = Upstream(completion(pretty(RIGHT)))
     upstream.go.clear()
     async with running(upstream) as shadow:
         for _ in range(5):
-            shadow.offer_original(CALL, TEMPLATE, text_of(RIGHT))
+            shadow.offer_original(CALL, TEMPLATE, pretty(RIGHT))
         await until(lambda: len(upstream.calls) == 2)
         await shadow.close()
         assert shadow.tally == {Shadowed.CLOSED: 5}
-        shadow.offer_original(CALL, TEMPLATE, text_of(RIGHT))
+        shadow.offer_original(CALL, TEMPLATE, pretty(RIGHT))
         assert shadow.tally.total() == 5
         assert shadow.document()["waiting"] == 0
         assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("shadow")]
@@ -312,8 +312,8 @@ async def test_closing_ends_what_is_asked_and_what_waits() -> None:
 
 async def test_what_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shadow_module, "MOST_HOMEWORKS", 25)
-    upstream = Upstream(completion(text_of(full(*["CORRECT"] * 20))))
-    worse = text_of(full(*["CORRECT"] * 15, *["INCORRECT"] * 5))
+    upstream = Upstream(completion(pretty(full(*["CORRECT"] * 20))))
+    worse = pretty(full(*["CORRECT"] * 15, *["INCORRECT"] * 5))
     async with running(upstream) as shadow:
         for number in range(1, 31):
             shadow.offer_original(CALL, TEMPLATE, worse)

@@ -1,0 +1,37 @@
+"""Pure: JSON as models and the vendor write it: halves of surrogate pairs, which strict parsers refuse, included."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import orjson
+
+_HALVES = re.compile("[\\ud800-\\udfff]")
+
+
+def decoded(content: bytes) -> dict[str, Any] | None:
+    """The JSON object that this is; None where it is none."""
+    try:
+        document = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        try:
+            document = json.loads(content)
+        except (ValueError, RecursionError):
+            return None
+    return document if isinstance(document, dict) else None
+
+
+def encoded(document: object) -> bytes:
+    """A document as JSON, on one line."""
+    try:
+        return orjson.dumps(document)
+    except (TypeError, orjson.JSONEncodeError):
+        return json.dumps(document, separators=(",", ":")).encode()
+
+
+def printed(value: object, indent: int | None = None) -> str:
+    """As models print it; only what no UTF-8 can hold stands escaped."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return _HALVES.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
