@@ -23,6 +23,7 @@ from pool_monitor.grading.reading import Form, read_answer
 from pool_monitor.grading.shadow import DAY_SECONDS, MOST_WAITING, Budget, Shadow, Shadowed
 from pool_monitor.grading.template_files import load_templates
 from pool_monitor.grading.templates import Recognised, Template, recognise
+from tests.pool_monitor.grading.samples import pretty
 from tests.support import until
 
 NOON = 20_000 * DAY_SECONDS + DAY_SECONDS / 2
