@@ -69,11 +69,23 @@ class Streaming:
         self._outcome.full = "".join(self._full_text)
 
     async def _relay(self, streamed: Streamed) -> None:
-        """As it comes."""
+        """As it comes; what it says is noted for the books."""
+        decoder = sse.Decoder()
         self._telling.begin(streamed.status, streamed.fields)
         async with aclosing(streamed.pieces()) as pieces:
             async for piece in pieces:
                 self._telling.write(piece)
+                for event in decoder.feed(piece):
+                    self._note(event.document or {})
+
+    def _note(self, document: Mapping[str, Any]) -> None:
+        self._outcome.usage = usage_of(document) or self._outcome.usage
+        try:
+            content = document["choices"][0]["delta"]["content"]
+        except (KeyError, IndexError, TypeError):
+            return
+        if isinstance(content, str):
+            self._full_text.append(content)
 
     async def _expand(self, streamed: Streamed) -> None:
         decoder = sse.Decoder()

@@ -14,7 +14,16 @@ from aiohttp import web
 
 from pool_monitor.grading.bookkeeping import FILE, stated_in
 from tests.pool_monitor.grading.samples import pretty
-from tests.pool_monitor.grading.test_serve import FULL, SAID, Wrapped, asked_for, graded, says, wrapping
+from tests.pool_monitor.grading.test_serve import (
+    FULL,
+    SAID,
+    Wrapped,
+    asked_for,
+    graded,
+    graded_in_a_stream,
+    says,
+    wrapping,
+)
 from tests.pool_monitor.grading.test_tokens import png, url
 from tests.pool_monitor.grading.upstreams import Asked, chunks, completion
 
@@ -82,6 +91,18 @@ async def test_what_is_asked_again_and_what_is_spared() -> None:
     assert (books["requests"], books["askedAgain"], books["neverAsked"]) == (2, 1, 1)
     assert books["estimated"]["input"]["saved"] < 0
     assert (books["reported"]["input"], books["spared"]["input"]) == (200, 200)
+
+
+async def test_a_stream_that_is_asked_again_is_in_the_books() -> None:
+    async with wrapping() as wrapped:
+        wrapped.upstream.answering = says("no JSON")
+        text, _ = await graded_in_a_stream(wrapped.sdk(), stream_options={"include_usage": True})
+        books = await told(wrapped)
+    assert json.loads(text) == FULL
+    assert books["askedAgain"] == 1
+    assert books["estimated"]["output"]["before"] > 100
+    assert books["estimated"]["output"]["saved"] < 0
+    assert books["reported"]["output"] == 50
 
 
 async def test_what_is_passed_on_is_in_the_books_as_it_was_reported() -> None:
