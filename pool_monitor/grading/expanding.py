@@ -50,11 +50,12 @@ class Expander:
     """Takes the model's text in pieces and gives the caller's.
 
     emitted_rows -- how many questions the caller has by now. plain -- the answer is in the full form already and is
-    passed on as it is.
+    passed on as it is. tells -- False: nothing is told, only `whole` is asked for in the end.
     """
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, *, tells: bool = True) -> None:
         self._shape = shape
+        self._tells = tells
         self._scanner = Scanner(shape.rows.short or "")
         self._steps = list(_steps(shape, shape.fields))
         self._next = 0
@@ -81,7 +82,7 @@ class Expander:
             return "".join(self._raw)
         self._take(parts)
         # nothing before the first question: until then another answer can take the place of this one
-        return self._tell(ended=False) if self._rows else ""
+        return self._tell(ended=False) if self._rows and self._tells else ""
 
     def _take(self, parts: list[Part]) -> None:
         record = self._shape.record(self._shape.rows.rows or "")
@@ -109,7 +110,7 @@ class Expander:
                 raise NotCertain(Doubt.CUT, f"{len(self._rows)} of {self._stated} rows are there")
         if not self._rows_ended:
             raise NotCertain(Doubt.MISSING, "there are no rows")
-        text = self._tell(ended=True)
+        text = self._tell(ended=True) if self._tells else ""
         notes = () if self._stated in {None, len(self._rows)} else (Note.COUNT_DIFFERS,)
         return Expanded(text, Expansion.REPAIRED if repaired else Expansion.EXPANDED, notes)
 
@@ -220,21 +221,21 @@ class Expander:
             text.append(self._key(step) + "[")
         inner = "\n" + " " * INDENT * 2
         for row in self._rows[self.emitted_rows :]:
-            text.append(("," if self.emitted_rows else "") + inner + printed(row, INDENT).replace("\n", inner))
+            text.append(("," if self.emitted_rows else "") + inner + printed(row, indent=True).replace("\n", inner))
             self.emitted_rows += 1
         return "".join(text)
 
 
 def expand(shape: Shape, text: str) -> Expanded:
     """The full answer of what a model said, repaired where that is certain. Raises NotCertain."""
-    expander = Expander(shape)
+    expander = Expander(shape, tells=False)
     expander.feed(text)
     if expander.plain:
         full_answer(shape, text)
         return Expanded(text, Expansion.ALREADY_FULL)
     finished = expander.finish()
     # the counted number of questions, where a stream could only repeat the model's
-    return Expanded(printed(expander.whole(), INDENT), finished.found, finished.notes)
+    return Expanded(printed(expander.whole(), indent=True), finished.found, finished.notes)
 
 
 def full_answer(shape: Shape, text: str) -> Document:

@@ -31,7 +31,10 @@ def encoded(document: object) -> bytes:
         return json.dumps(document, separators=(",", ":")).encode()
 
 
-def printed(value: object, indent: int | None = None) -> str:
-    """As models print it; only what no UTF-8 can hold stands escaped."""
-    text = json.dumps(value, ensure_ascii=False, indent=indent)
-    return _HALVES.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+def printed(value: object, *, indent: bool = False) -> str:
+    """As models print it, over several lines or on one; only what no UTF-8 can hold stands escaped."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_INDENT_2 if indent else None).decode()
+    except (TypeError, orjson.JSONEncodeError):
+        text = json.dumps(value, ensure_ascii=False, indent=2 if indent else None)
+        return _HALVES.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from pool_monitor.grading.answers import Doubt, NotCertain, decoded
+
+_STRUCTURE = re.compile(r'["{}\[\]:,]')
+_IN_QUOTES = re.compile(r'["\\]')
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,7 @@ Part = Member | Row | RowsEnd
 
 
 class Scanner:
-    """Reads characters once. rows -- the key under which the rows are.
+    """Reads every character once. rows -- the key under which the rows are.
 
     began -- the object's bracket was seen. ended -- its last one as well. around -- there was text around it.
     first_key -- the object's first.
@@ -54,22 +58,39 @@ class Scanner:
     def feed(self, text: str) -> list[Part]:
         """What is whole by now. Raises NotCertain."""
         parts: list[Part] = []
-        for character in text:
+        at = 0
+        while at < len(text):
             if self._quoted:
-                self._text.append(character)
-                if self._escaped:
-                    self._escaped = False
-                elif character == "\\":
-                    self._escaped = True
-                elif character == '"':
-                    self._quoted = False
+                at = self._quote(text, at)
             elif self._depth == 0:
-                self._outside(character)
+                self._outside(text[at])
+                at += 1
             else:
-                self._inside(character, parts)
+                found = _STRUCTURE.search(text, at)
+                self._text.append(text[at : found.start() if found is not None else None])
+                if found is None:
+                    break
+                self._inside(found[0], parts)
+                at = found.end()
         return parts
 
+    def _quote(self, text: str, at: int) -> int:
+        """Go on within quotes; where to go on after them, or behind a backslash."""
+        if self._escaped:
+            self._escaped = False
+            self._text.append(text[at])
+            return at + 1
+        found = _IN_QUOTES.search(text, at)
+        end = found.end() if found is not None else len(text)
+        self._text.append(text[at:end])
+        if found is not None:
+            self._escaped = found[0] == "\\"
+            self._quoted = self._escaped
+        return end
+
     def _outside(self, character: str) -> None:
+        if character == "{" and self.ended:
+            raise NotCertain(Doubt.NOT_COMPACT, "there are two objects")
         if character == "{" and not self.began:
             self.began, self._depth = True, 1
         elif not character.isspace():

@@ -194,7 +194,8 @@ def test_notes_may_be_left_out() -> None:
         (lambda said: said[: said.index(",[2,")], Doubt.CUT),
         (lambda said: said.replace("}", "]"), Doubt.NOT_JSON),
         (lambda said: said.replace("]]", "}]"), Doubt.NOT_JSON),
-        (lambda said: said + "{" * 5000, None),
+        (lambda said: said + "}" * 5000, None),
+        (lambda said: f"{said}\n{said}", Doubt.NOT_COMPACT),
         (lambda said: "{" + "[" * 200_000, Doubt.CUT),
     ],
 )
