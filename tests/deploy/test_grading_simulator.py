@@ -17,10 +17,12 @@ import jsonschema
 import openai
 import pytest
 
+import deploy.grading_model
 import deploy.grading_sheets
 import deploy.grading_simulator
+from deploy.grading_model import Form, Way
 from deploy.grading_sheets import NAMED, drawn, in_full, in_rows
-from deploy.grading_simulator import Form, Running, Way, running_simulator
+from deploy.grading_simulator import Running, running_simulator
 from pool_monitor.grading.template_files import load_templates
 from tests.deploy.processes import PATIENCE, ROOT, environment
 
@@ -51,7 +53,7 @@ async def said(simulator: Running, **given: Any) -> Any:
         return json.loads(answer.choices[0].message.content or "")
 
 
-@pytest.mark.parametrize("module", [deploy.grading_sheets, deploy.grading_simulator])
+@pytest.mark.parametrize("module", [deploy.grading_model, deploy.grading_sheets, deploy.grading_simulator])
 def test_it_knows_nothing_of_the_expansion(module: Any) -> None:
     tree = ast.parse(Path(module.__file__).read_text())
     names = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from deploy.grading_model import Asked
 from deploy.grading_sheets import in_full
-from deploy.grading_simulator import Asked, running_simulator
+from deploy.grading_simulator import running_simulator
 from pool_monitor.grading import evaluate as command
 from pool_monitor.grading.dataset import DatasetError, Image, load_dataset
 from pool_monitor.grading.evaluate import KEPT, main

@@ -12,8 +12,9 @@ import jsonschema
 import openai
 import pytest
 
+from deploy.grading_model import Form, Way
 from deploy.grading_sheets import NAMED
-from deploy.grading_simulator import Form, Running, Way, running_simulator
+from deploy.grading_simulator import Running, running_simulator
 from tests.pool_monitor.grading.samples import pretty
 from tests.pool_monitor.grading.test_answers import SCHEMA
 from tests.pool_monitor.grading.upstreams import ORIGINAL
