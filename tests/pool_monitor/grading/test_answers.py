@@ -209,6 +209,30 @@ def test_what_is_not_certain_and_why(change: Any, doubt: Doubt | None) -> None:
     assert fault.value.doubt is doubt
 
 
+@settings(max_examples=400)
+@given(st.data())
+def test_whatever_a_model_says_is_valid_or_not_certain(data: st.DataObject) -> None:
+    """A right answer with pieces taken out, put in or doubled: nothing but a valid answer comes of it, streamed too."""
+    said = compact_by_hand()
+    for _ in range(data.draw(st.integers(1, 3))):
+        begin = data.draw(st.integers(0, len(said)))
+        end = data.draw(st.integers(begin, min(len(said), begin + 12)))
+        signs = ["", "[", "]", "{", "}", '"', ",", ":", "\\", "0", "1e5", "null"]
+        put = data.draw(st.one_of(st.sampled_from(signs), st.text(max_size=3)))
+        said = said[:begin] + put + said[end:]
+    for whole in (True, False):
+        try:
+            if whole:
+                content = expand(SHAPE, said).content
+            else:
+                expander = Expander(SHAPE)
+                told = "".join(map(expander.feed, said))
+                content = told + expander.finish().content
+        except NotCertain:
+            continue
+        assert faults_of(SHAPE, json.loads(content)) == []
+
+
 @pytest.mark.parametrize("emitted", [0, 1, 2])
 def test_a_stream_is_resumed_from_a_full_answer(emitted: int) -> None:
     """What was told stays, the rest is the other answer's, and the summary is that of what was told in all."""
