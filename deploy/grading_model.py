@@ -110,7 +110,9 @@ def _disagreeing(sheet: Sheet, percent: float) -> Sheet:
     def other(one: Question) -> Question:
         if dice.random() * 100 >= percent:
             return one
-        return replace(one, grade="INCORRECT" if one.grade == "CORRECT" else "CORRECT")
+        if one.grade == "CORRECT":
+            return replace(one, grade="INCORRECT", correct=f"not {one.student}")
+        return replace(one, grade="CORRECT", correct=one.student)
 
     return replace(sheet, questions=tuple(map(other, sheet.questions)))
 

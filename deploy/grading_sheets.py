@@ -112,7 +112,7 @@ def _row(one: Question) -> list[Any]:
         one.printed,
         0 if one.text == _NUMBER.sub("", one.printed) else one.text,
         one.student,
-        0 if one.correct == one.student else one.correct,
+        0 if one.correct == one.student and one.grade == "CORRECT" else one.correct,
         CODES[one.grade],
         one.confidence,
         one.feedback,

@@ -46,7 +46,10 @@ class Doubt(StrEnum):
 
 
 class NotCertain(ValueError):
-    """What was said is not the compact form, and cannot be made it with certainty."""
+    """What was said is not the compact form, and cannot be made it with certainty.
+
+    detail -- is logged, and holds nothing of what was said.
+    """
 
     def __init__(self, doubt: Doubt, detail: str) -> None:
         super().__init__(f"{doubt.value}: {detail}")
@@ -140,11 +143,9 @@ def _read(one: Field, told: Any) -> Any:
         codes = {code.lower(): name for code, name in one.codes.items()}
         return codes.get(told.lower(), names.get(told.lower(), NOTHING))
     if one.percent:
-        if isinstance(told, bool) or not isinstance(told, int | float):
+        if isinstance(told, bool) or not isinstance(told, int | float) or not 0 <= told <= 100:
             return NOTHING
-        if isinstance(told, int):
-            return float(told) if told in {0, 1} else told / 100
-        return told
+        return float(told) if told <= 1 else told / 100
     if one.enum and isinstance(told, str):
         told = next((word for word in one.enum if word.lower() == told.lower()), told)
     return told if allows(one, told) else NOTHING
@@ -158,19 +159,13 @@ def read_row(shape: Shape, record: tuple[Field, ...], told: object) -> Document:
     columns = sorted((one for one in record if one.column is not None), key=lambda one: one.column or 0)
     if not isinstance(told, list) or len(told) < len(columns):
         raise NotCertain(Doubt.ARITY, f"a row has {len(told) if isinstance(told, list) else 'no'} columns")
-    row: Document = {}
     flag, inner, exceptions = _extras(told[len(columns) :])
-    for one, value in zip(columns, told, strict=False):
-        if one.name in exceptions:
-            continue
-        read = of_row(one, row) if one.same_as is not None and same(value, SAME) else _read(one, value)
-        if read is NOTHING:
-            raise NotCertain(Doubt.VALUE, f"{one.name} is {value!r:.40}")
-        row[one.name] = read
-    row |= exceptions
+    if not exceptions.keys() <= {one.name for one in record if one.rows is None}:
+        raise NotCertain(Doubt.VALUE, "a row's exceptions are no fields of it")
+    row = _columns(columns, told, exceptions)
     full: Document = {}
     for one in record:
-        if one.name in exceptions or one.column is not None:
+        if one.name in row:
             full[one.name] = row[one.name]
         elif one.rows is not None:
             full[one.name] = [read_row(shape, shape.record(one.rows), each) for each in inner]
@@ -178,33 +173,47 @@ def read_row(shape: Shape, record: tuple[Field, ...], told: object) -> Document:
             full[one.name] = flag if one.flag else of_row(one, row)
     for one in record:
         if one.rows is None and not allows(one, full[one.name]):
-            raise NotCertain(Doubt.VALUE, f"{one.name} is {full[one.name]!r:.40}")
+            raise NotCertain(Doubt.VALUE, one.name)
     return full
+
+
+def _columns(columns: list[Field], told: list[Any], exceptions: Document) -> Document:
+    """The values in columns, and the exceptions. Raises NotCertain."""
+    row: Document = dict(exceptions)
+    computed: list[Field] = []
+    for one, value in zip(columns, told, strict=False):
+        if same(value, SAME) and (one.same_as is not None or one.name in exceptions):
+            computed.append(one)
+        elif one.name in exceptions:
+            raise NotCertain(Doubt.VALUE, one.name)
+        else:
+            row[one.name] = _read(one, value)
+    for one in computed:
+        if one.name not in exceptions:
+            row[one.name] = of_row(one, row)
+    for name, value in row.items():
+        if value is NOTHING:
+            raise NotCertain(Doubt.VALUE, name)
+    return row
 
 
 def _extras(told: list[Any]) -> tuple[bool, list[Any], Document]:
     """What may end a row: whether it has visuals, rows of its own, exceptions. Raises NotCertain."""
-    flag, inner, exceptions = False, [], {}
+    found: dict[type, Any] = {}
     for extra in told:
-        if isinstance(extra, dict):
-            exceptions = extra
-        elif isinstance(extra, list):
-            inner = extra
-        elif extra in (0, 1):
-            flag = bool(extra)
-        else:
-            raise NotCertain(Doubt.ARITY, f"a row ends with {extra!r:.40}")
-    if len(told) > 3:
-        raise NotCertain(Doubt.ARITY, "a row has too many columns")
-    return flag, inner, exceptions
+        kind: type = bool if extra in (0, 1) else type(extra)
+        if kind not in {bool, list, dict} or kind in found:
+            raise NotCertain(Doubt.ARITY, "a row has too many columns")
+        found[kind] = extra
+    return bool(found.get(bool, False)), found.get(list, []), found.get(dict, {})
 
 
 def value_of(
     one: Field, path: tuple[str, ...], said: Mapping[str, Any], siblings: Mapping[str, Any], full: Mapping[str, Any]
 ) -> Any:
     """The value of a field outside of rows. Raises NotCertain."""
-    exceptions = said.get(EXCEPTIONS)
-    if isinstance(exceptions, dict) and ".".join(path) in exceptions:
+    exceptions = said.get(EXCEPTIONS, {})
+    if ".".join(path) in exceptions:
         value = exceptions[".".join(path)]
     elif one.short is not None and one.count is None and one.short in said:
         value = _read(one, said[one.short])
@@ -213,7 +222,7 @@ def value_of(
     if value is NOTHING and one.short not in said:
         raise NotCertain(Doubt.MISSING, ".".join(path))
     if value is NOTHING or not allows(one, value):
-        raise NotCertain(Doubt.VALUE, f"{'.'.join(path)} is {said.get(one.short or '')!r:.40}")
+        raise NotCertain(Doubt.VALUE, ".".join(path))
     return value
 
 
@@ -260,6 +269,12 @@ def _finite(number: str) -> float:
     return value
 
 
+def _each_once(pairs: list[tuple[str, Any]]) -> Document:
+    if len(document := dict(pairs)) < len(pairs):
+        raise ValueError("a key is there twice")
+    return document
+
+
 def decoded(text: str) -> Any:
     """JSON, strictly. Raises ValueError."""
-    return json.loads(text, parse_constant=_refuse, parse_float=_finite)
+    return json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_each_once)

@@ -9,12 +9,10 @@ import asyncio
 import contextlib
 import logging
 import os
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import brotli
 import orjson
 
 from pool_monitor.grading import tokens
@@ -23,6 +21,7 @@ from pool_monitor.grading.calls import Expansion
 from pool_monitor.grading.models import Models
 from pool_monitor.grading.outcomes import Outcome
 from pool_monitor.grading.templates import Template
+from pool_monitor.grading.wire import without_coding
 
 log = logging.getLogger("siding.grading")
 
@@ -75,7 +74,7 @@ class Bookkeeping:
 
     def expanded(self, outcome: Outcome) -> None:
         """An asking in the compact form has ended."""
-        if outcome.expansion is not Expansion.FAILED:
+        if outcome.expansion is not Expansion.FAILED or outcome.usage is not None:
             self._later(outcome.template.name, lambda: (outcome.call.model, tally_of(outcome, self._models)))
 
     def passed(self, content: bytes, coding: str) -> None:
@@ -184,10 +183,10 @@ def _write(file: Path, content: bytes) -> None:
 def stated(content: bytes, coding: str) -> Mapping[str, Any] | None:
     """The answer's document, or the last of its events; None where there is none. coding -- its Content-Encoding."""
     try:
-        plain = _decoded(content, coding.strip().lower())
+        plain = without_coding(content, coding)
         last = plain.strip().removesuffix(b"data: [DONE]").strip().rpartition(b"data: ")[2]
         document = orjson.loads(last)
-    except (ValueError, zlib.error, brotli.error):
+    except ValueError:
         return None
     return document if isinstance(document, dict) else None
 
@@ -197,14 +196,3 @@ def stated_in(content: bytes, coding: str) -> tuple[str, Mapping[str, Any] | Non
     document = stated(content, coding) or {}
     model, usage = document.get("model"), document.get("usage")
     return model if isinstance(model, str) else "", usage if isinstance(usage, dict) else None
-
-
-def _decoded(content: bytes, coding: str) -> bytes:
-    match coding:
-        case "" | "identity":
-            return content
-        case "gzip" | "deflate":
-            return zlib.decompress(content, wbits=47)
-        case "br":
-            return bytes(brotli.decompress(content))
-    raise ValueError(coding)

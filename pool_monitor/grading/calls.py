@@ -120,6 +120,12 @@ class Left(StrEnum):
     """logprobs, logit_bias, stop and prediction speak of the tokens or the text of the full answer"""
     NOT_TEXT = "not-text"
     """audio and other modalities"""
+    SIDE_EFFECTS = "side-effects"
+    """the vendor keeps what it says, or searches the web"""
+    FIELDS = "fields"
+    """beyond ASCII, which the vendor's SDK cannot send"""
+    TOO_DEEP = "too-deep"
+    """nested deeper than can be written again"""
 
 
 class Expansion(StrEnum):

@@ -31,6 +31,8 @@ from pool_monitor.grading.upstream import Upstream
 
 log = logging.getLogger("siding.grading")
 
+_SUCCEEDED = frozenset({Expansion.EXPANDED, Expansion.REPAIRED, Expansion.ALREADY_FULL})
+
 
 class Completions:
     """Asks `upstream`. clock -- monotonic seconds. observe -- told of every asking that has ended."""
@@ -67,20 +69,18 @@ class Completions:
 
     def _judge(self, outcome: Outcome) -> None:
         health, name = self._health(outcome.template), outcome.template.name
-        match outcome.expansion:
-            case Expansion.EXPANDED | Expansion.REPAIRED | Expansion.ALREADY_FULL:
-                if health.succeeded():
-                    log.info("template %s is asked in its compact form again", name)
-            case Expansion.ASKED_AGAIN:
-                log.info("template %s: an answer was asked for again: %s", name, outcome.reason)
-                now = self._clock()
-                if health.failed(now):
-                    log.warning(
-                        "template %s is switched off for %.0f s, its answers fail too often: %s",
-                        name,
-                        health.until - now,
-                        outcome.reason,
-                    )
+        if outcome.doubted:
+            log.info("template %s: an answer was asked for again: %s", name, outcome.reason)
+            now = self._clock()
+            if health.failed(now):
+                log.warning(
+                    "template %s is switched off for %.0f s, its answers fail too often: %s",
+                    name,
+                    health.until - now,
+                    outcome.reason,
+                )
+        elif outcome.expansion in _SUCCEEDED and health.succeeded():
+            log.info("template %s is asked in its compact form again", name)
 
     async def _whole(self, call: Call, compact: Call, outcome: Outcome) -> Answer:
         answer = await self._upstream.complete(compact)
@@ -110,12 +110,12 @@ class Completions:
 
     async def _again(self, call: Call, outcome: Outcome, reason: str) -> Answer:
         """The answer to the original prompt, with what both cost."""
-        outcome.reason = reason
+        outcome.doubt(reason)
         answer = await self._upstream.complete(call)
         outcome.status = answer.status
         if not answer.ok:
             return answer
-        outcome.expansion = Expansion.ASKED_AGAIN
+        outcome.answered_again()
         completion = decoded(answer.content)
         said = said_by(completion)
         outcome.full = (said.content if said is not None else None) or ""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from config.words import counted
 from pool_monitor.grading.answers import (
     Doubt,
     Expanded,
@@ -77,7 +78,7 @@ class Expander:
         first = self._scanner.first_key
         if first is not None and first not in self._shape.shorts and first != EXCEPTIONS:
             if first != self._shape.fields[0].name:
-                raise NotCertain(Doubt.NOT_COMPACT, f"its first key is {first!r:.40}")
+                raise NotCertain(Doubt.NOT_COMPACT, "its first key is of neither form")
             self.plain = True
             return "".join(self._raw)
         self._take(parts)
@@ -87,14 +88,27 @@ class Expander:
     def _take(self, parts: list[Part]) -> None:
         record = self._shape.record(self._shape.rows.rows or "")
         for part in parts:
-            if isinstance(part, Row):
+            if isinstance(part, Member):
+                self._take_member(part)
+            elif self._rows_ended:
+                raise NotCertain(Doubt.NOT_COMPACT, "there are rows twice")
+            elif isinstance(part, Row):
                 self._rows.append(read_row(self._shape, record, part.value))
-            elif isinstance(part, Member):
-                if part.key == EXCEPTIONS and self._begun:
-                    raise NotCertain(Doubt.LATE, "exceptions stand behind what they change")
-                self._said.setdefault(part.key, part.value)
             else:
                 self._rows_ended = True
+
+    def _take_member(self, member: Member) -> None:
+        if member.key in self._said or member.key == self._shape.rows.short:
+            raise NotCertain(Doubt.NOT_COMPACT, "a key is there twice")
+        if member.key == EXCEPTIONS:
+            if self._begun:
+                raise NotCertain(Doubt.LATE, "exceptions stand behind what they change")
+            plain = {".".join(path) for path, one in self._shape.leaves() if one.rows is None}
+            if not isinstance(member.value, dict) or not member.value.keys() <= plain:
+                raise NotCertain(Doubt.VALUE, "the exceptions are no fields of the answer")
+        elif member.key not in self._shape.shorts:
+            raise NotCertain(Doubt.NOT_COMPACT, "a key is not of the compact form")
+        self._said[member.key] = member.value
 
     def finish(self) -> Expanded:
         """The rest, at the end of the model's text. Raises NotCertain."""
@@ -128,17 +142,26 @@ class Expander:
     def resume(self, full: Mapping[str, Any]) -> str:
         """The rest, after a fault, from a full answer to the original prompt; what was told stays.
 
-        Raises NotCertain where that answer has fewer questions than were told.
+        Raises NotCertain where that answer's first questions are not those that were told.
         """
         rows = full[self._shape.rows.name]
-        if len(rows) < self.emitted_rows:
-            raise NotCertain(Doubt.MISSING, "the other answer has fewer questions")
+        told_rows = self._rows[: self.emitted_rows]
+        if [*map(self._named, rows[: self.emitted_rows])] != [*map(self._named, told_rows)]:
+            raise NotCertain(Doubt.MISSING, "the other answer has other questions")
         told = {name: value for name, value in compact(self._shape, full).items() if name != self._shape.rows.short}
         told.pop(EXCEPTIONS, None)
         self._said = {**told, **{name: value for name, value in self._said.items() if name in told}}
-        self._rows = [*self._rows[: self.emitted_rows], *rows[self.emitted_rows :]]
+        self._rows = [*told_rows, *rows[self.emitted_rows :]]
         self._rows_ended = True
         return self._tell(ended=True)
+
+    def _named(self, row: Document) -> list[str]:
+        """By what a question is known, whatever its white space: its number and its text, or else its first column."""
+        record = self._shape.record(self._shape.rows.rows or "")
+        labelled = next((one for one in record if one.label is not None), None)
+        first = next(one.name for one in record if one.column == 1)
+        names = (labelled.label, labelled.same_as) if labelled is not None else (first,)
+        return ["".join(str(row[name or first]).casefold().split()) for name in names]
 
     def whole(self) -> Document:
         """The full answer, after `finish`. Raises NotCertain."""
@@ -195,8 +218,7 @@ class Expander:
         return printed(value)
 
     def _exception(self, path: tuple[str, ...], value: Any) -> Any:
-        exceptions = self._said.get(EXCEPTIONS)
-        return exceptions.get(".".join(path), value) if isinstance(exceptions, dict) else value
+        return self._said.get(EXCEPTIONS, {}).get(".".join(path), value)
 
     def _siblings(self, path: tuple[str, ...]) -> Document:
         siblings = self._full
@@ -247,6 +269,6 @@ def full_answer(shape: Shape, text: str) -> Document:
         raise NotCertain(Doubt.NOT_JSON, str(fault)[:80]) from fault
     faults = faults_of(shape, full)
     if faults:
-        raise NotCertain(Doubt.NOT_COMPACT, faults[0][:120])
+        raise NotCertain(Doubt.NOT_COMPACT, f"the full answer has {counted(len(faults), 'fault')}")
     assert isinstance(full, dict)
     return full

@@ -97,6 +97,8 @@ class Forwarding:
     def _url_of(self, path: str) -> URL:
         if path and path[0] not in "/?":
             raise UpstreamFault(404, "unknown_url", "there is no such path below /v1", "invalid_request_error")
+        if "#" in path:
+            raise UpstreamFault(400, "invalid_url", "a request's target has no fragment", "invalid_request_error")
         return URL(self._base + path, encoded=True)
 
     async def _answered(

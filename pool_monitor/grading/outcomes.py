@@ -19,8 +19,9 @@ NO_COMPLETION = "the upstream's answer is no chat completion"
 class Outcome:
     """What became of one asking.
 
-    asked -- the body in its compact form. reason -- why it was asked again. compact, full -- what the model said, and
-    what the caller got. usage -- of all that was asked, as reported; None where it was not. first_question -- seconds
+    asked -- the body in its compact form. reason -- why it was asked again. doubted -- whether that tells against the
+    template, as a request that is refused in either form does not. compact, full -- what the model said, and what the
+    caller got. usage -- of all that was asked, as reported; None where it was not. first_question -- seconds
     until the caller had the first question of a streamed answer.
     """
 
@@ -35,6 +36,15 @@ class Outcome:
     status: int = 0
     first_question: float | None = None
     notes: tuple[str, ...] = ()
+    doubted: bool = False
+
+    def doubt(self, reason: str) -> None:
+        """It is asked again."""
+        self.reason, self.doubted = reason, reason != REFUSED_BY_UPSTREAM
+
+    def answered_again(self) -> None:
+        """And that was answered."""
+        self.expansion, self.doubted = Expansion.ASKED_AGAIN, True
 
 
 @dataclass(frozen=True, slots=True)

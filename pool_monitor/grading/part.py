@@ -143,6 +143,7 @@ class GradingPart:
         app.router.add_get("/api/metrics/grading", self._grading)
         app.router.add_get("/api/metrics/grading-quality", self._quality)
         app.router.add_route("*", "/v1/batch/chat/completions", self.batch.handle)
+        app.router.add_route("*", "/v1", self._v1)
         app.router.add_route("*", "/v1/{path:.*}", self._v1)
 
     async def _v1(self, request: web.Request) -> web.StreamResponse:

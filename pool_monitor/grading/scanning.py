@@ -50,6 +50,8 @@ class Scanner:
         self._text: list[str] = []
         self._key: str | None = None
         self._in_rows = False
+        self._hole = False
+        """a comma was the last that came"""
         self.began = False
         self.ended = False
         self.around = False
@@ -104,7 +106,7 @@ class Scanner:
         elif character in "{[":
             self._depth += 1
             if self._depth == 2 and character == "[" and self._key == self._rows and not "".join(self._text).strip():
-                self._in_rows = True
+                self._in_rows, self._hole = True, False
                 self._text.clear()
             else:
                 self._text.append(character)
@@ -135,6 +137,9 @@ class Scanner:
                 raise NotCertain(Doubt.NOT_JSON, "the rows end with }")
             if text.strip():
                 parts.append(Row(_value(text)))
+                self._hole = character == ","
+            elif character == "," or self._hole:
+                raise NotCertain(Doubt.NOT_JSON, "a row is missing between two commas")
             if character == "]":
                 self._in_rows, self._depth = False, 1
                 parts.append(RowsEnd())
@@ -145,8 +150,9 @@ class Scanner:
             if self._key != self._rows or text.strip():
                 parts.append(Member(self._key, _value(text)))
             self._key = None
-        elif text.strip():
+        elif text.strip() or character == "," or self._hole:
             raise NotCertain(Doubt.NOT_JSON, "a member has no key")
+        self._hole = character == ","
         if character == "}":
             self.ended, self._depth = True, 0
 

@@ -22,7 +22,7 @@ from pool_monitor.grading.collapse import Collapse, Telling
 from pool_monitor.grading.completions import Completions
 from pool_monitor.grading.observed import Found, Served
 from pool_monitor.grading.outcomes import Outcome
-from pool_monitor.grading.stored import Stored, Where, key_of, repeatable
+from pool_monitor.grading.stored import Stored, Where, is_whole, key_of, repeatable, shareable
 from pool_monitor.grading.templates import AS_ASKED, Recognised, Template, may_hold, recognise, with_detail
 from pool_monitor.grading.upstream import Upstream
 from pool_monitor.grading.wire import end_to_end
@@ -36,6 +36,7 @@ LARGE_BYTES = 256 * 1024
 _TEMPERATURE = b'"temperature"'
 _NOT_SENT_ON = frozenset({"host", "content-length", "content-type", "content-encoding", "accept-encoding", "expect"})
 _STORABLE = frozenset({Expansion.EXPANDED, Expansion.REPAIRED, Expansion.ALREADY_FULL, Expansion.ASKED_AGAIN})
+COLLAPSED = "siding; fwd=miss; collapsed"
 _GIVEN = web.ResponseKey("given", frozenset[str])
 _MADE_BY_SERVER = (hdrs.SERVER, hdrs.DATE, hdrs.CONTENT_TYPE)
 
@@ -70,6 +71,11 @@ class Decision:
     call: Call | None = None
     known: bool = False
     could_be: Recognised | None = None
+
+    @property
+    def form(self) -> str:
+        """What is done to it on the way."""
+        return f"compact {self.recognised.template.digest}" if self.recognised is not None else "decoded"
 
 
 Offer = Callable[[Call, Recognised, Answer], None]
@@ -151,17 +157,22 @@ class Grading:
     async def _forward(
         self, request: web.Request, served: Served, content: bytes | AsyncIterator[bytes] | None
     ) -> web.StreamResponse:
-        path = request.raw_path.removeprefix(PREFIX)
+        response: web.StreamResponse | None = None
         fields = tuple(request.headers.items())
-        async with self._upstream.forward(request.method, path, fields, content) as answer:
-            served.status = answer.status
-            response = as_it_came(answer.status, answer.reason, answer.fields)
-            await response.prepare(request)
-            seen = _Seen(MOST_SEEN_BYTES if served.chat and answer.status == 200 else 0)
-            async with aclosing(answer.pieces()) as pieces:
-                async for piece in pieces:
-                    seen.add(piece)
-                    await response.write(piece)
+        try:
+            async with self._upstream.forward(request.method, _target_of(request), fields, content) as answer:
+                served.status = answer.status
+                response = as_it_came(answer.status, answer.reason, answer.fields)
+                await response.prepare(request)
+                seen = _Seen(MOST_SEEN_BYTES if served.chat and answer.status == 200 else 0)
+                async with aclosing(answer.pieces()) as pieces:
+                    async for piece in pieces:
+                        seen.add(piece)
+                        await response.write(piece)
+        except UpstreamFault as fault:
+            if response is None:
+                raise
+            return _broken_off(request, response, served, fault)
         await response.write_eof()
         if seen.content:
             self._books.passed(seen.content, _coding_of(answer.fields))
@@ -181,7 +192,13 @@ class Grading:
         decision = self.decide(content, lambda body: self.call_of(request, body))
         served.left = decision.left
         call = decision.call
-        if call is None or not (decision.known or repeatable(call)):
+        if call is None or not shareable(call, known=decision.known):
+            return await self._forward(request, served, content)
+        form = decision.form if decision.recognised is not None else _form_of(request)
+        try:
+            key = await self._key(call, form, len(content))
+        except TypeError:
+            served.left = Left.TOO_DEEP
             return await self._forward(request, served, content)
 
         async def produce(telling: Telling) -> None:
@@ -192,8 +209,6 @@ class Grading:
                 if self._offer is not None and decision.could_be is not None and telling.status == 200:
                     self._offer(call, decision.could_be, Answer(200, telling.fields, telling.content))
 
-        form = f"compact {decision.recognised.template.name}" if decision.recognised else _form_of(request)
-        key = await self._key(call, form, len(content))
         return await self._shared(request, served, call, decision, key, produce)
 
     def call_of(self, request: web.Request, body: Mapping[str, Any], lane: Lane = Lane.CALLER) -> Call:
@@ -218,6 +233,8 @@ class Grading:
         found = recognise(call.body, self._templates)
         if isinstance(found, Left):
             return Decision(found, call=call, known=found is not Left.UNRECOGNISED)
+        if not all(value.isascii() for _, value in call.fields):
+            return Decision(Left.FIELDS, call=call, known=True)
         if not self._flags.optimized_prompts:
             return Decision(Left.OFF, call=call, known=True, could_be=found)
         if not self._completions.admits(found.template):
@@ -225,6 +242,8 @@ class Grading:
         return Decision(None, replace(found, body=with_detail(found.body, self._detail)), call, known=True)
 
     async def _key(self, call: Call, form: str, size: int) -> bytes:
+        """See key_of. Answers of another upstream, or to another detail, are others."""
+        form = f"{self._upstream.url} {self._detail} {form}"
         if size > LARGE_BYTES:
             return await asyncio.to_thread(key_of, call, self._secret, form)
         return key_of(call, self._secret, form)
@@ -248,17 +267,26 @@ class Grading:
             served.status = answer.status
             self._spare(decision, answer)
             return await self._tell_answer(request, answer, f"siding; hit; ttl={left:.0f}")
-        async with self.collapse.join(key if self._flags.dedup else None, produce) as (telling, collapsed):
-            served.found = Found.COLLAPSED if collapsed else Found.ASKED
-            served.status, fields = await telling.head()
-            status = "siding; fwd=miss; collapsed" if collapsed else None
-            if telling.ended and not telling.broken:
-                response = await self._tell_answer(request, await telling.answer(), status)
-            else:
-                response = await self._tell(request, telling, served.status, _with_status(fields, status))
-            if collapsed:
+        key_in_flight = _in_lane(key, call) if self._flags.dedup else None
+        while True:
+            async with self.collapse.join(key_in_flight, produce) as (telling, collapsed):
+                served.found = Found.COLLAPSED if collapsed else Found.ASKED
+                try:
+                    served.status, fields = await telling.head()
+                except UpstreamFault as fault:
+                    if collapsed and self._has_time(call, fault):
+                        continue
+                    raise
+                if not collapsed:
+                    return await self._tell(request, telling, served, fields)
+                fields = tuple(pair for pair in fields if pair[0].lower() != "set-cookie")
+                response = await self._tell(request, telling, served, _with_status(fields, COLLAPSED))
                 self._spare(decision, Answer(served.status, fields, telling.content))
-            return response
+                return response
+
+    def _has_time(self, call: Call, fault: UpstreamFault) -> bool:
+        """Whether one who came late may ask when the time of the first was over."""
+        return fault.status == 504 and self._clock() < call.deadline
 
     def _spare(self, decision: Decision, answer: Answer) -> None:
         template = decision.recognised.template if decision.recognised is not None else None
@@ -272,8 +300,8 @@ class Grading:
             self._keep(call, key, telling)
 
     async def _as_told(self, request: web.Request, content: bytes, call: Call, telling: Telling, key: bytes) -> None:
-        path = request.raw_path.removeprefix(PREFIX)
-        async with self._upstream.forward("POST", path, tuple(request.headers.items()), content) as answer:
+        fields = tuple(request.headers.items())
+        async with self._upstream.forward("POST", _target_of(request), fields, content) as answer:
             telling.begin(answer.status, tuple(pair for pair in answer.fields if pair[0].lower() != "content-length"))
             async with aclosing(answer.pieces()) as pieces:
                 async for piece in pieces:
@@ -283,8 +311,11 @@ class Grading:
         self._keep(call, key, telling)
 
     def _keep(self, call: Call, key: bytes, telling: Telling) -> None:
-        if telling.status == 200 and self._keeps(call):
-            self._stored.keep(key, Answer(telling.status, telling.fields, telling.content))
+        if telling.status != 200 or not self._keeps(call):
+            return
+        answer = Answer(telling.status, telling.fields, telling.content)
+        if is_whole(answer, stream=call.body.get("stream") is True):
+            self._stored.keep(key, answer)
 
     # -- answering
 
@@ -297,18 +328,17 @@ class Grading:
         await response.write_eof(answer.content)
         return response
 
-    async def _tell(self, request: web.Request, telling: Telling, status: int, fields: Fields) -> web.StreamResponse:
-        response = as_it_came(status, None, fields)
+    async def _tell(self, request: web.Request, telling: Telling, served: Served, fields: Fields) -> web.StreamResponse:
+        if telling.ended and not telling.broken:
+            return await self._tell_answer(request, Answer(telling.status, fields, telling.content))
+        response = as_it_came(telling.status, None, fields)
         await response.prepare(request)
         try:
             async with aclosing(telling.pieces()) as pieces:
                 async for piece in pieces:
                     await response.write(piece)
-        except UpstreamFault:
-            # the caller must see that it is not whole
-            if request.transport is not None:
-                request.transport.abort()
-            return response
+        except UpstreamFault as fault:
+            return _broken_off(request, response, served, fault)
         await response.write_eof()
         return response
 
@@ -329,27 +359,59 @@ class Grading:
                     self._books.passed(telling.content, "")
                 self._keep(call, key, telling)
 
-        form = f"compact {decision.recognised.template.name}" if decision.recognised else "decoded"
-        key = await self._key(call, form, LARGE_BYTES + 1)
-        shares = self._flags.dedup and not self._flags.bypass and (decision.known or repeatable(call))
+        shares = self._flags.dedup and not self._flags.bypass and shareable(call, known=decision.known)
         try:
+            key = await self._key(call, decision.form, LARGE_BYTES + 1)
             if not self._flags.bypass and self._keeps(call) and (kept := await self._stored.find(key)) is not None:
                 served.found, served.status = Found.HIT, kept[0].status
                 self._spare(decision, kept[0])
                 return kept[0]
-            async with self.collapse.join(key if shares else None, produce) as (telling, collapsed):
-                served.found = Found.COLLAPSED if collapsed else Found.ASKED
-                answer = await telling.answer()
-                served.status = answer.status
-                if collapsed:
-                    self._spare(decision, answer)
-                return answer
+            while True:
+                async with self.collapse.join(_in_lane(key, call) if shares else None, produce) as (telling, collapsed):
+                    served.found = Found.COLLAPSED if collapsed else Found.ASKED
+                    try:
+                        answer = await telling.answer()
+                    except UpstreamFault as fault:
+                        if collapsed and self._has_time(call, fault):
+                            continue
+                        raise
+                    served.status = answer.status
+                    if collapsed:
+                        self._spare(decision, answer)
+                    return answer
+        except TypeError as fault:
+            served.status = 400
+            raise UpstreamFault(400, "invalid_request", "it is nested too deep", "invalid_request_error") from fault
         except UpstreamFault as fault:
             served.status = fault.status
             raise
         finally:
             served.seconds = self._clock() - began
             self._observe(served)
+
+
+def _in_lane(key: bytes, call: Call) -> bytes:
+    """Who waits in person does not join what waits behind others."""
+    return key + call.lane.value.encode()
+
+
+def _target_of(request: web.Request) -> str:
+    """What stands behind the prefix, as the caller wrote it. A target may have scheme and host (RFC 9112 3.2.2)."""
+    target = request.raw_path
+    if not target.startswith("/"):
+        path = target.partition("://")[2].partition("/")
+        target = path[1] + path[2]
+    return target.removeprefix(PREFIX)
+
+
+def _broken_off(
+    request: web.Request, response: web.StreamResponse, served: Served, fault: UpstreamFault
+) -> web.StreamResponse:
+    """The caller must see that it is not whole, and the connection cannot be used for anything else."""
+    served.status = fault.status
+    if request.transport is not None:
+        request.transport.abort()
+    return response
 
 
 def _form_of(request: web.Request) -> str:

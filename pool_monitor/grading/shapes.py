@@ -15,8 +15,6 @@ Document = dict[str, Any]
 EXCEPTIONS = "x"
 """The compact answer's key for what is not as computed."""
 
-_LABEL = re.compile(r"\s*(?:(?:question|q)\s*)?\(?\d{1,3}(?:\.\d{1,3})*\s*[a-z]?\s*[.):]\)?\s+(?=\S)", re.IGNORECASE)
-
 
 class _Nothing:
     """No value can be computed."""
@@ -25,9 +23,14 @@ class _Nothing:
 NOTHING = _Nothing()
 
 
-def without_label(text: str) -> str:
-    """A question's text without the number in front of it: `1. `, `2) `, `(3) `, `Q4: `, `1a. `, `Question 5: `."""
-    found = _LABEL.match(text)
+def without_label(text: str, number: object) -> str:
+    """A question's text without its own number in front of it: `1. `, `2) `, `(3) `, `Q4: `, `1a. `, `Question 5: `.
+
+    Nothing else is a label: `24 : 8` and `3. 5` of the second question are mathematics.
+    """
+    if not (label := re.escape(str(number))):
+        return text
+    found = re.match(rf"\s*(?:\({label}\)|(?:question|q)\s*{label}[.):]|{label}[.)])\s+(?=\S)", text, re.IGNORECASE)
     return text[found.end() :] if found else text
 
 
@@ -43,7 +46,7 @@ class Field:
     percent: bool = False
     codes: Mapping[str, str] = field(default_factory=dict)
     same_as: str | None = None
-    label: bool = False
+    label: str | None = None
     by: str | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
     constant: Any = NOTHING
@@ -108,9 +111,9 @@ def of_row(one: Field, row: Mapping[str, Any]) -> Any:
         return one.values.get(str(row.get(one.by)), NOTHING)
     if one.same_as is not None:
         base = row.get(one.same_as)
-        if not isinstance(base, str):
+        if not isinstance(base, str) or not _fits(row, one.where):
             return NOTHING
-        return without_label(base) if one.label else base
+        return without_label(base, row.get(one.label)) if one.label is not None else base
     if one.flag:
         return False
     if one.rows is not None:

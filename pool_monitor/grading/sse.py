@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pool_monitor.grading.calls import UpstreamFault
 from pool_monitor.grading.jsons import decoded, encoded
 
 DONE = b"data: [DONE]\n\n"
@@ -15,16 +16,17 @@ _END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _LINE = re.compile(rb"\r\n|\n|\r")
 
 
-class EventTooLarge(ValueError):
-    """An event of more than `MAX_EVENT_BYTES`."""
-
-
 @dataclass(frozen=True, slots=True)
 class Event:
     """One event. raw -- as it came, its blank line included. data -- what its data lines say."""
 
     raw: bytes
     data: bytes
+
+    @property
+    def is_last(self) -> bool:
+        """Whether it says that the stream is over."""
+        return self.data.strip() == b"[DONE]"
 
     @property
     def document(self) -> dict[str, Any] | None:
@@ -39,7 +41,7 @@ class Decoder:
         self._rest = bytearray()
 
     def feed(self, piece: bytes) -> list[Event]:
-        """The events that are whole by now. Raises EventTooLarge."""
+        """The events that are whole by now. Raises UpstreamFault where one has more than `MAX_EVENT_BYTES`."""
         searched = max(0, len(self._rest) - 3)
         self._rest += piece
         events, begin = [], 0
@@ -49,12 +51,13 @@ class Decoder:
             begin = end.end()
         del self._rest[:begin]
         if len(self._rest) > MAX_EVENT_BYTES:
-            raise EventTooLarge(f"an event of more than {MAX_EVENT_BYTES} bytes")
+            raise UpstreamFault(502, "upstream_answer_too_large", f"an event has more than {MAX_EVENT_BYTES} bytes")
         return events
 
-    def rest(self) -> bytes:
+    def rest(self) -> Event | None:
         """What came without a blank line behind it."""
-        return bytes(self._rest)
+        raw = bytes(self._rest)
+        return Event(raw, _data_of(raw)) if raw else None
 
 
 def _data_of(raw: bytes) -> bytes:

@@ -10,14 +10,19 @@ import asyncio
 import hashlib
 import hmac
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import orjson
 
 from config.tier import SharedTier
-from pool_monitor.grading.calls import Answer, Call, Fields
+from pool_monitor.grading import sse
+from pool_monitor.grading.calls import Answer, Call, Fields, UpstreamFault
+from pool_monitor.grading.jsons import decoded
+from pool_monitor.grading.outcomes import said_by
+from pool_monitor.grading.wire import without_coding
 
 VERSION = 1
 OVERHEAD_BYTES = 1000
@@ -26,8 +31,30 @@ MAX_ANSWER_SHARE = 8
 
 _NOT_KEPT = ("x-ratelimit-", "x-request-id", "openai-processing-ms", "retry-after", "set-cookie", "date", "cf-", "age")
 """Of one answer's transport, not of its content."""
-_WITHOUT_EFFECT = frozenset({"user-agent", "accept", "idempotency-key", "x-request-id", "traceparent", "tracestate"})
+_WITHOUT_EFFECT = frozenset({"user-agent", "accept", "x-request-id", "traceparent", "tracestate"})
 _WITHOUT_EFFECT_PREFIXES = ("x-stainless-", "x-forwarded-", "forwarded", "sec-", "via")
+
+
+def is_whole(answer: Answer, *, stream: bool) -> bool:
+    """Whether an answer is a completion that has ended: worth to be told again."""
+    coding = next((value for name, value in answer.fields if name.lower() == "content-encoding"), "")
+    try:
+        content = without_coding(answer.content, coding)
+        if not stream:
+            return said_by(decoded(content)) is not None
+        decoder = sse.Decoder()
+        *documents, last = decoder.feed(content)
+    except (ValueError, UpstreamFault):
+        return False
+    said = [event.document or {} for event in documents]
+    ended = any(_ends(document) for document in said)
+    return last.is_last and decoder.rest() is None and ended and not any("error" in document for document in said)
+
+
+def _ends(chunk: Mapping[str, Any]) -> bool:
+    choices = chunk.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    return isinstance(first, dict) and first.get("finish_reason") is not None
 
 
 class Where(StrEnum):
@@ -38,14 +65,18 @@ class Where(StrEnum):
 
 
 def key_of(call: Call, secret: bytes, form: str) -> bytes:
-    """What equal requests have in common: content whatever its order and white space, credential, and other fields.
+    """What equal requests have in common: content whatever its white space and the order of its members, credential,
+    and other fields. Members of members are told apart by their order: a schema's is that of the answer.
 
-    form -- what is done to it on the way; answers of one form are not those of another.
+    form -- what is done to it on the way; answers of one form are not those of another. Raises TypeError where the
+    content is nested too deep.
     """
     fields = sorted((name.lower(), value) for name, value in call.fields if _has_effect(name.lower()))
-    parts = (form, call.credential, fields)
-    found = hmac.new(secret, orjson.dumps(parts), hashlib.sha256)
-    found.update(orjson.dumps(call.body, option=orjson.OPT_SORT_KEYS))
+    found = hmac.new(secret, digestmod=hashlib.sha256)
+    for text in (form, call.credential, *(part for field in fields for part in field)):
+        part = text.encode("utf-8", "surrogateescape")
+        found.update(b"%d:" % len(part) + part)
+    found.update(orjson.dumps(dict(sorted(call.body.items()))))
     return found.digest()
 
 
@@ -57,6 +88,11 @@ def repeatable(call: Call) -> bool:
     """Whether the caller asks for the same answer each time: temperature 0, and nothing kept by the vendor."""
     temperature = call.body.get("temperature")
     return isinstance(temperature, int | float) and temperature == 0 and not call.body.get("store")
+
+
+def shareable(call: Call, *, known: bool) -> bool:
+    """Whether equal calls in flight may have one answer: of a known prompt, or where it would be the same anyway."""
+    return (known or repeatable(call)) and not call.body.get("store")
 
 
 @dataclass(slots=True)

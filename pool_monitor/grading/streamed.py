@@ -15,7 +15,15 @@ from pool_monitor.grading.calls import Call, Expansion, Fields, UpstreamFault
 from pool_monitor.grading.collapse import Telling
 from pool_monitor.grading.expanding import Expander, full_answer
 from pool_monitor.grading.jsons import decoded
-from pool_monitor.grading.outcomes import REFUSED_AS_ASKED, REFUSED_BY_UPSTREAM, Outcome, said_by, usage_of
+from pool_monitor.grading.outcomes import (
+    NO_COMPLETION,
+    REFUSED_AS_ASKED,
+    REFUSED_BY_UPSTREAM,
+    Outcome,
+    added,
+    said_by,
+    usage_of,
+)
 from pool_monitor.grading.upstream import Streamed, Upstream
 
 
@@ -58,6 +66,8 @@ class Streaming:
             elif not 200 <= streamed.status < 300:
                 await self._relay(streamed)
                 return
+            elif not _is_events(streamed.fields):
+                doubt = NO_COMPLETION
             else:
                 try:
                     await self._expand(streamed)
@@ -94,10 +104,14 @@ class Streaming:
             async for piece in pieces:
                 for event in decoder.feed(piece):
                     self._take(event)
+        if (rest := decoder.rest()) is not None:
+            self._take(rest)
+        self._end()
         self._release()
-        self._telling.write(decoder.rest())
 
     def _take(self, event: sse.Event) -> None:
+        if event.is_last:
+            self._end()
         document = event.document
         if document is None or self._plain:
             self._pass(event.raw)
@@ -134,12 +148,19 @@ class Streaming:
             text = self._expander.feed(content)
         if finish is not None and not self._finished:
             text += self._finish(str(finish))
+        others = {name: value for name, value in delta.items() if name != "content"}
+        if others and content and finish is None:
+            self._pass(sse.event({**document, "choices": [{**choice, "delta": others}]}))
         self._say(text)
         if finish is not None:
-            ended = {**choice, "delta": {name: value for name, value in delta.items() if name != "content"}}
-            self._pass(sse.event({**document, "choices": [ended]}))
+            self._pass(sse.event({**document, "choices": [{**choice, "delta": others}]}))
         elif content is None or content == "":
             self._pass(event.raw)
+
+    def _end(self) -> None:
+        """Of a stream that may not have said how the model ended. Raises NotCertain where the answer is not whole."""
+        if not self._finished and not self._plain and not self._expander.plain:
+            self._say(self._finish("stop"))
 
     def _finish(self, reason: str) -> str:
         self._finished = True
@@ -176,16 +197,18 @@ class Streaming:
     # -- when the compact answer cannot be expanded
 
     async def _again(self, reason: str) -> None:
-        self._outcome.reason = reason
-        self._outcome.usage = None
+        self._outcome.doubt(reason)
         if self._told:
             await self._complete()
             return
+        first = self._outcome.usage
         async with self._upstream.stream(self._call) as streamed:
             self._outcome.status = streamed.status
             if 200 <= streamed.status < 300:
-                self._outcome.expansion = Expansion.ASKED_AGAIN
+                self._outcome.answered_again()
             await self._relay(streamed)
+        if first is not self._outcome.usage:
+            self._outcome.usage = added(first, self._outcome.usage)
 
     async def _complete(self) -> None:
         """The rest of an answer that is half told, from a whole one to the original prompt."""
@@ -206,8 +229,8 @@ class Streaming:
         except UpstreamFault as fault:
             self._end_with(fault)
             return
-        self._outcome.expansion = Expansion.ASKED_AGAIN
-        self._outcome.usage = usage_of(completion)
+        self._outcome.answered_again()
+        self._outcome.usage = added(self._outcome.usage, usage_of(completion))
         self._say(rest)
         self._telling.write(sse.event(_chunk(self._last, {}, said.finish_reason or "stop")))
         options = self._call.body.get("stream_options")
@@ -220,6 +243,13 @@ class Streaming:
         """As the vendor ends a stream that fails."""
         self._outcome.status = fault.status
         self._telling.write(sse.event(fault.document))
+
+
+def _is_events(fields: Fields) -> bool:
+    return any(
+        name.lower() == "content-type" and value.partition(";")[0].strip().lower() == "text/event-stream"
+        for name, value in fields
+    )
 
 
 def _chunk(like: Mapping[str, Any], delta: Mapping[str, Any], finish: str | None) -> dict[str, Any]:

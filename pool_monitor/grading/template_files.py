@@ -45,7 +45,7 @@ class _FieldFile(BaseModel):
     percent: bool = False
     codes: dict[str, str] = {}
     same_as: str | None = None
-    label: bool = False
+    label: str | None = None
     by: str | None = None
     values: dict[str, Any] = {}
     constant: Any = NOTHING
@@ -171,7 +171,8 @@ def _field_faults(one: Field, fields: tuple[Field, ...], shape: Shape) -> Iterab
             yield f"{what} is {record!r}; allowed: {', '.join(shape.records) or 'a record, of which there is none'}"
     if one.rows is None and one.object is None and not one.types:
         yield "it has no type"
-    for what, other in (("same_as", one.same_as), ("by", one.by)):
+    of_others = (("same_as", one.same_as), ("label", one.label), ("by", one.by))
+    for what, other in (*of_others, *(("where", name) for name in one.where if one.same_as is not None)):
         if other is not None and other not in names:
             yield f"{what} is {other!r}; allowed: {', '.join(sorted(names - {one.name}))}"
     if one.short == EXCEPTIONS:
@@ -187,6 +188,8 @@ def _record_faults(shape: Shape, rows: Field) -> Iterable[str]:
     for one in record:
         if one.same_as is not None and placed.get(one.same_as, 0) >= (one.column or 0):
             yield f"records.{rows.rows}.{one.name}: same_as must be a column before it"
+        if not all(placed.get(name) for name in (*one.where, *([one.label] if one.label is not None else ()))):
+            yield f"records.{rows.rows}.{one.name}: label and where must be columns"
         told = one.column is not None or one.rows is not None or one.flag or one.by is not None
         if not told and one.constant is NOTHING:
             yield f"records.{rows.rows}.{one.name}: it is in no column, and follows from nothing"

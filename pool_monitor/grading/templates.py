@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any
 
 from pool_monitor.grading.calls import Left
@@ -26,6 +27,11 @@ class Template:
     pattern: re.Pattern[str] = field(repr=False, compare=False)
     anchor: str = field(repr=False, compare=False)
 
+    @property
+    def digest(self) -> str:
+        """Of its two texts: another version of them has other answers."""
+        return sha256(f"{self.original}\0{self.compact}".encode()).hexdigest()[:16]
+
 
 @dataclass(frozen=True, slots=True)
 class Recognised:
@@ -41,8 +47,9 @@ AS_ASKED = "as-asked"
 
 
 def words_pattern(original: str) -> re.Pattern[str]:
-    """Finds a text whatever white space its words have between them."""
-    return re.compile(r"\s+".join(map(re.escape, original.split())))
+    """Finds a text whatever white space its words have between them, where it does not go on on the same line."""
+    words = r"\s+".join(map(re.escape, original.split()))
+    return re.compile(rf"(?<!\S){words}(?=[^\w\s]*(?:\s|$))")
 
 
 def may_hold(content: bytes, templates: Sequence[Template]) -> bool:
@@ -125,6 +132,8 @@ def _reason_to_leave(body: Mapping[str, Any], messages: list[Any]) -> Left | Non
     form = body.get("response_format")
     if form is not None and not (isinstance(form, dict) and form.get("type") in ("text", "json_object")):
         return Left.STRUCTURED_OUTPUT
+    if body.get("store") or body.get("web_search_options") is not None:
+        return Left.SIDE_EFFECTS
     if body.get("n") not in (None, 1):
         return Left.SEVERAL_CHOICES
     if any(body.get(name) for name in ("tools", "functions", "tool_choice", "function_call")):

@@ -91,7 +91,7 @@ class Upstream:
         jitter: Callable[[], float] = random.random,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        self._base = url.rstrip("/")
+        self.url = url.rstrip("/")
         self._api_key = api_key
         self._connect_seconds = connect_seconds
         self._silence = silence_seconds
@@ -118,10 +118,10 @@ class Upstream:
             auto_decompress=False,
             skip_auto_headers=_AUTOMATIC,
         )
-        self._vendor = Vendor(session, self._base, context, connect_seconds=self._connect_seconds)
+        self._vendor = Vendor(session, self.url, context, connect_seconds=self._connect_seconds)
         self._forwarding = Forwarding(
             session,
-            self._base,
+            self.url,
             connect_seconds=self._connect_seconds,
             silence=self._silence,
             clock=self._clock,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Set
 from enum import StrEnum
 
 import aiohttp
+import brotli
 
 from pool_monitor.grading.calls import Fields, UpstreamFault
 
@@ -123,6 +125,21 @@ def failure_of(fault: BaseException) -> Failure:
 
 
 # -- content
+
+
+def without_coding(content: bytes, coding: str) -> bytes:
+    """Decoded of its Content-Encoding. Raises ValueError."""
+    try:
+        match coding.strip().lower():
+            case "" | "identity":
+                return content
+            case "gzip" | "deflate":
+                return zlib.decompress(content, wbits=47)
+            case "br":
+                return bytes(brotli.decompress(content))
+    except (zlib.error, brotli.error) as fault:
+        raise ValueError(str(fault)) from fault
+    raise ValueError(coding)
 
 
 async def pieces_of(content: bytes) -> AsyncIterator[bytes]:

@@ -100,7 +100,10 @@ class Upstream:
 
 
 def rows(grades: list[str]) -> str:
-    told = [[one, f"{one}. What?", 0, f"X={one}", 0, grade, 90, "ok"] for one, grade in enumerate(grades, 1)]
+    told = [
+        [one, f"{one}. What?", 0, f"X={one}", 0 if grade == "C" else "x = 0", grade, 90, "ok"]
+        for one, grade in enumerate(grades, 1)
+    ]
     return json.dumps({"s": "Mathematics", "c": 95, "k": len(grades), "q": told, "t": "fine", "n": ""})
 
 
