@@ -69,6 +69,12 @@ class FlagSettings(Settings):
     )
 
 
+def _redis_timeout() -> Any:
+    return Field(
+        default=50, ge=1, le=10_000, description="longest time for a call of Redis; then it is done without it"
+    )
+
+
 def _object_bytes(given: Mapping[str, Any]) -> int:
     return min(OBJECT_BYTES, int(given.get("cache_max_bytes", OBJECT_BYTES)))
 
@@ -102,6 +108,15 @@ class ProxySettings(FlagSettings):
     )
     rules_file: OptionalFile = Field(default=None, description="route rules (TOML)")
     redis_url: OptionalRedisUrl = Field(default=None, repr=False, description="shared tier; none means in-memory only")
+    redis_timeout_ms: Milliseconds = _redis_timeout()
+    redis_max_object_bytes: Size = Field(
+        default=MIB, ge=0, le=64 * MIB, description="larger responses are not shared through Redis"
+    )
+    cache_secret: OptionalSecret = Field(
+        default=None,
+        description="the same on all replicas, at least 32 characters, for keys that hold credentials or content; "
+        "without it only what is keyed by its URL is shared through Redis",
+    )
     cache_max_bytes: Size = Field(
         default=256 * MIB, ge=0, le=16 * TIB, description="budget of the in-memory tier, all of its overhead counted"
     )
@@ -268,6 +283,7 @@ class MonitorSettings(FlagSettings):
         repr=False,
         description="shared tier of the query and completion caches; none means in-memory only",
     )
+    redis_timeout_ms: Milliseconds = _redis_timeout()
     proxy_admin_url: OptionalHttpUrl = Field(
         default=None, description="the proxy's admin listener, where tags are purged when a table changes"
     )

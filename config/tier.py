@@ -1,15 +1,19 @@
 """The tier that replicas share: a Redis, each call bounded in time, and never the outage.
 
-After a few failures in a row it is left alone for a while; then one call tries it again. A single server, the master
-that Sentinels name, or a cluster (`redis_place`) are all the same to whoever calls.
+After a few failures in a row it is left alone, and tried in the background until it answers; callers wait for none of
+that. A single server, the master that Sentinels name, or a cluster (`redis_place`) are all the same to whoever calls.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
+import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -18,9 +22,10 @@ from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 
 from config.redis_place import Mode, Place, read_place
+from config.tasks import end
 
 log = logging.getLogger("siding.tier")
 
@@ -29,8 +34,12 @@ CONNECT_SECONDS = 0.5
 FAILURES = 3
 """Failures in a row after which the tier is left alone."""
 REST_SECONDS = 1.0
-MAX_CONNECTIONS = 32
-"""To each server; further calls wait for one within their time, so that a burst does not become a storm of connects."""
+"""From one try to the next, give or take a fifth, so that replicas do not all come back at once."""
+MAX_CALLS = 32
+"""Calls, and so connections to each server; further ones wait within their time: a burst is no storm of connects."""
+
+FAULTS = (TimeoutError, OSError, RedisError, ValueError)
+"""What a call may raise where the tier cannot be had."""
 
 _Answer = TypeVar("_Answer")
 Observe = Callable[["Result", float], None]
@@ -50,6 +59,18 @@ class State(StrEnum):
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half-open"
+    """it is being tried"""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua script. text -- its source. digest -- by which a server that has had it knows it."""
+
+    text: str
+    digest: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "digest", hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest())
 
 
 def _nobody(_: Result, __: float) -> None:
@@ -57,36 +78,33 @@ def _nobody(_: Result, __: float) -> None:
 
 
 class SharedTier:
-    """A Redis at `url` (`redis_place`). clock -- monotonic seconds. observe -- told of every call that was made.
+    """A Redis at `url` (`redis_place`). seconds -- the longest for a call. observe -- told of every call that was made.
 
     Every call returns None, or False, where the tier cannot be had; none raises.
     """
 
-    def __init__(self, url: str, clock: Callable[[], float] = time.monotonic, observe: Observe = _nobody) -> None:
-        self._clock = clock
-        self._observe = observe
-        self._client, self._closing = _connected(read_place(url))
+    def __init__(self, url: str, *, seconds: float = CALL_SECONDS, observe: Observe = _nobody) -> None:
+        self.observe = observe
+        self._place = read_place(url)
+        self._seconds = seconds
+        self._client, self._closing = _connected(self._place, seconds)
+        self._turns = asyncio.Semaphore(MAX_CALLS)
+        self._trying: asyncio.Task[None] | None = None
         self._failures = 0
-        self._rests_until = 0.0
         self.failed = 0
+        self.evictions = 0
+        self.state = State.CLOSED
 
     @property
     def available(self) -> bool:
         """Whether a call would be made now."""
-        return self._clock() >= self._rests_until
-
-    @property
-    def state(self) -> State:
-        """Half open: it has failed, and the next call tries it."""
-        if self._failures < FAILURES:
-            return State.CLOSED
-        return State.HALF_OPEN if self.available else State.OPEN
+        return self.state is State.CLOSED
 
     async def read(self, key: str, counters: Sequence[str]) -> tuple[bytes | None, float, list[int]] | None:
         """A value with the seconds it has left, and counters, in one round trip; None where the tier cannot be had."""
 
-        async def call() -> tuple[bytes | None, float, list[int]]:
-            pipeline = self._client.pipeline(transaction=False)
+        async def call(client: Any) -> tuple[bytes | None, float, list[int]]:
+            pipeline = client.pipeline(transaction=False)
             pipeline.get(key)
             pipeline.pttl(key)
             # one by one: in a cluster they need not be on the same node
@@ -95,72 +113,121 @@ class SharedTier:
             value, left, *counted = await pipeline.execute()
             return value, max(0, left) / 1000, [int(count or 0) for count in counted]
 
-        return await self._try(call)
+        return await self.run(call)
 
     async def write(self, key: str, value: bytes, seconds: float) -> bool:
         """Keep a value for so long."""
 
-        async def call() -> bool:
-            await self._client.set(key, value, px=max(1, round(1000 * seconds)))
+        async def call(client: Any) -> bool:
+            await client.set(key, value, px=max(1, round(1000 * seconds)))
             return True
 
-        return await self._try(call) or False
+        return await self.run(call) or False
 
     async def count_up(self, counters: Sequence[str]) -> bool:
         """Add one to each counter."""
 
-        async def call() -> bool:
-            pipeline = self._client.pipeline(transaction=False)
+        async def call(client: Any) -> bool:
+            pipeline = client.pipeline(transaction=False)
             for counter in counters:
                 pipeline.incr(counter)
             await pipeline.execute()
             return True
 
-        return await self._try(call) or False
+        return await self.run(call) or False
 
-    async def _try(self, call: Callable[[], Awaitable[_Answer]]) -> _Answer | None:
-        if not self.available:
+    async def script(self, script: Script, keys: Sequence[str], *arguments: str | bytes | float) -> Any:
+        """What a script answers, whose keys are all in one slot; None where the tier cannot be had."""
+        return await self.run(lambda client: run_script(client, script, keys, *arguments))
+
+    async def run(self, call: Callable[[Any], Awaitable[_Answer]]) -> _Answer | None:
+        """What `call` returns, given the client; None where the tier cannot be had."""
+        if self.state is not State.CLOSED:
             return None
-        if self._failures >= FAILURES:
-            # one tries; the others leave it alone until that has come back
-            self._rests_until = self._clock() + REST_SECONDS
-        began = self._clock()
+        return await self._timed(call, self._seconds)
+
+    async def _timed(self, call: Callable[[Any], Awaitable[_Answer]], seconds: float) -> _Answer | None:
+        began = time.monotonic()
         try:
-            async with asyncio.timeout(CONNECT_SECONDS if self._failures else CALL_SECONDS):
-                answer = await call()
-        except (TimeoutError, OSError, RedisError, ValueError) as fault:
+            async with asyncio.timeout(seconds), self._turns:
+                answer = await call(self._client)
+        except FAULTS as fault:
             timed_out = isinstance(fault, TimeoutError | redis.exceptions.TimeoutError)
-            self._observe(Result.TIMED_OUT if timed_out else Result.FAILED, self._clock() - began)
+            self.observe(Result.TIMED_OUT if timed_out else Result.FAILED, time.monotonic() - began)
             self._fail(fault)
             return None
-        self._observe(Result.OK, self._clock() - began)
-        if self._failures >= FAILURES:
-            log.info("the shared tier answers again")
-        self._failures, self._rests_until = 0, 0.0
+        self.observe(Result.OK, time.monotonic() - began)
+        self._failures = 0
         return answer
 
-    def _fail(self, fault: Exception) -> None:
+    def _fail(self, fault: BaseException) -> None:
         self.failed += 1
         self._failures += 1
-        if self._failures == FAILURES:
+        if self._failures >= FAILURES and self.state is State.CLOSED:
             log.warning("the shared tier is left alone until it answers again: %s", str(fault) or type(fault).__name__)
-        if self._failures >= FAILURES:
-            self._rests_until = self._clock() + REST_SECONDS
+            self.state = State.OPEN
+            self._trying = asyncio.create_task(self._try_again())
+
+    async def _try_again(self) -> None:
+        while True:
+            await asyncio.sleep(REST_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - it spreads load
+            self.state = State.HALF_OPEN
+            # connecting takes longer than a call on a connection does
+            if await self._timed(lambda client: client.ping(), CONNECT_SECONDS + self._seconds):
+                break
+            self.state = State.OPEN
+        self.state = State.CLOSED
+        log.info("the shared tier answers again")
+
+    async def look(self, client: Any) -> None:
+        """See how many keys its servers have dropped for want of memory. Raises FAULTS."""
+        everywhere = {"target_nodes": redis.asyncio.RedisCluster.PRIMARIES} if self._place.mode is Mode.CLUSTER else {}
+        found = await client.info("stats", **everywhere)
+        servers = found.values() if everywhere and "evicted_keys" not in found else (found,)
+        self.evictions = sum(int(server["evicted_keys"]) for server in servers)
+
+    @asynccontextmanager
+    async def listening(self, seconds: float) -> AsyncIterator[Any]:
+        """A client of its own that may wait so long for an answer. What it does is not bounded, and raises FAULTS."""
+        client, closing = _connected(self._place, seconds)
+        try:
+            yield client
+        finally:
+            await _closed(closing)
 
     async def close(self) -> None:
         """Close its connections."""
-        for close in self._closing:
-            await close()
+        await end([self._trying])
+        await _closed(self._closing)
 
 
-def _connected(place: Place) -> tuple[Any, list[Callable[[], Awaitable[None]]]]:
-    """A client for the place, which connects when it is first used, and what closes it."""
+async def run_script(client: Any, script: Script, keys: Sequence[str], *arguments: str | bytes | float) -> Any:
+    """Run a script by its digest, or by its text where the server has not had it yet."""
+    try:
+        return await client.evalsha(script.digest, len(keys), *keys, *arguments)
+    except NoScriptError:
+        return await client.eval(script.text, len(keys), *keys, *arguments)
+
+
+async def _closed(closing: Sequence[Callable[[], Awaitable[None]]]) -> None:
+    for close in closing:
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await close()
+        except FAULTS as fault:
+            log.debug("a connection of the shared tier did not close well: %s", fault)
+
+
+def _connected(place: Place, seconds: float) -> tuple[Any, list[Callable[[], Awaitable[None]]]]:
+    """A client for the place, which connects when it is first used, and what closes it. seconds -- for an answer."""
     options: dict[str, Any] = {
         "username": place.username,
         "password": place.password,
-        "socket_timeout": CALL_SECONDS,
+        "socket_timeout": seconds,
         "socket_connect_timeout": CONNECT_SECONDS,
         "retry": None,
+        # without news of the server's maintenance, for which each connection would have to ask
+        "protocol": 2,
     }
     match place.mode:
         case Mode.CLUSTER:
@@ -168,7 +235,7 @@ def _connected(place: Place) -> tuple[Any, list[Callable[[], Awaitable[None]]]]:
             cluster = redis.asyncio.RedisCluster(
                 startup_nodes=nodes,
                 ssl=place.tls,
-                max_connections=MAX_CONNECTIONS,
+                max_connections=MAX_CALLS,
                 require_full_coverage=False,
                 **{**options, "retry": Retry(NoBackoff(), 1)},
             )
@@ -177,15 +244,11 @@ def _connected(place: Place) -> tuple[Any, list[Callable[[], Awaitable[None]]]]:
             watching = {"socket_timeout": CALL_SECONDS, "socket_connect_timeout": CONNECT_SECONDS, "ssl": place.tls}
             sentinel = Sentinel(place.hosts, sentinel_kwargs=watching)  # type: ignore[no-untyped-call]
             master = sentinel.master_for(
-                place.service, db=place.number, ssl=place.tls, max_connections=MAX_CONNECTIONS, **options
+                place.service, db=place.number, ssl=place.tls, max_connections=MAX_CALLS, **options
             )
             return master, [master.aclose, *(one.aclose for one in sentinel.sentinels)]
-    pool = redis.asyncio.BlockingConnectionPool(
-        max_connections=MAX_CONNECTIONS,
-        timeout=CALL_SECONDS,
-        connection_class=_connection_class(place),
-        **_where(place),
-        **options,
+    pool = redis.asyncio.ConnectionPool(
+        max_connections=MAX_CALLS, connection_class=_connection_class(place), **_where(place), **options
     )
     client = redis.asyncio.Redis(connection_pool=pool)
     return client, [client.aclose, pool.aclose]

@@ -12,9 +12,11 @@ import asyncpg
 from aiohttp import web
 from prometheus_client.metrics_core import Metric
 
+from config.everywhere import FlagsEverywhere
 from config.flags import Flags
 from config.settings import MonitorSettings
 from config.tier import SharedTier
+from config.tier_metrics import TierMetrics, tier_levels
 from pool_monitor.advisor.advise import from_server
 from pool_monitor.changes import Listener, tables_of
 from pool_monitor.endpoints import Parts, monitor_app
@@ -22,7 +24,7 @@ from pool_monitor.grading.models import Models, load_models
 from pool_monitor.grading.part import GradingPart
 from pool_monitor.grading.template_files import load_templates
 from pool_monitor.grading.templates import Template
-from pool_monitor.observe import Metrics, pool_levels, tier_levels
+from pool_monitor.observe import Metrics, pool_levels
 from pool_monitor.pgbouncer import Bouncer
 from pool_monitor.pool import Pool, PoolError, Tuning, describe
 from pool_monitor.proxy_tags import ProxyTags
@@ -74,11 +76,17 @@ class Monitor:
         self._tags = ProxyTags(settings.proxy_admin_url, settings.proxy_admin_token)
         self._flags = Flags.from_settings(settings)
         self._metrics = Metrics(self._flags.as_dict, self._levels)
-        redis_url, called = settings.redis_url, self._metrics.tier_called
-        self._tier = SharedTier(redis_url, observe=called) if redis_url is not None else None
+        self._tier: SharedTier | None = None
+        self._everywhere: FlagsEverywhere | None = None
+        if settings.redis_url is not None:
+            called = TierMetrics(self._metrics.registry).called
+            self._tier = SharedTier(settings.redis_url, seconds=settings.redis_timeout_ms / 1000, observe=called)
+            self._everywhere = FlagsEverywhere(self._tier, "monitor", self._flags)
         self.replicas = self._share()
         self.cache = QueryCache(time.monotonic, replicas=self.replicas)
         self.parts = Parts(self._flags, self._metrics, self.cache, queries=queries)
+        if self._everywhere is not None:
+            self.parts.tell_flags = self._everywhere.tell
         known = load_templates() if templates is None else templates
         priced = load_models() if models is None else models
         self.grading = GradingPart(settings, self._flags, self._tier, self._metrics.registry, known, priced)
@@ -92,8 +100,8 @@ class Monitor:
 
     def _levels(self) -> Iterable[Metric]:
         yield from self.grading.levels()
-        if self._tier is not None:
-            yield from tier_levels(self._tier.state)
+        if self._tier is not None and self._everywhere is not None:
+            yield from tier_levels(self._tier, self._everywhere.bulletin)
         if self._pool is not None:
             yield from pool_levels(self._pool.numbers())
         for part in (self.sampler, self.bouncer):
@@ -102,6 +110,8 @@ class Monitor:
 
     async def start(self, sock: socket.socket) -> None:
         """Serve on `sock`, which must be listening."""
+        if self._everywhere is not None:
+            self._everywhere.bulletin.start()
         url = self._settings.database_url
         if url is not None:
             self._pool = Pool(tuning_of(self._settings), self._metrics)
@@ -193,6 +203,8 @@ class Monitor:
         await self._tags.close()
         if self.replicas is not None:
             await self.replicas.close()
+        if self._everywhere is not None:
+            await self._everywhere.bulletin.close()
         if self._tier is not None:
             await self._tier.close()
         if self._pool is not None:

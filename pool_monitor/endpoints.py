@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from config.access import Refusal, refusal_of
 from config.answers import MAX_CONTENT_BYTES, READ_SECONDS, answer_json, change_asked, errors_as_json, peer_of
+from config.everywhere import Tell, change_of, set_flags
 from config.flags import FlagError, Flags
 from pool_monitor.observe import Metrics
 from pool_monitor.pool import PoolError, describe
@@ -28,7 +29,7 @@ NDJSON = "application/x-ndjson"
 @dataclass(slots=True)
 class Parts:
     """What the endpoints speak for. numbers, advise, runner -- None without DATABASE_URL;
-    bouncer -- None without PGBOUNCER_ADMIN_URL."""
+    bouncer -- None without PGBOUNCER_ADMIN_URL; tell_flags -- None without REDIS_URL."""
 
     flags: Flags
     metrics: Metrics
@@ -38,6 +39,7 @@ class Parts:
     runner: Runner | None = None
     bouncer: Callable[[], list[dict[str, object]] | None] | None = None
     queries: Mapping[str, Query] = field(default_factory=dict)
+    tell_flags: Tell | None = None
     draining: bool = False
 
 
@@ -104,11 +106,11 @@ class _Endpoints:
         return answer_json(200, self._parts.flags.as_dict())
 
     async def set_flags(self, request: web.Request) -> web.StreamResponse:
-        changes = await change_asked(request, self._admin_token)
-        if not isinstance(changes, dict) or not changes:
-            raise Refusal(400, "bad-flags", 'give flags to change, as in {"ENABLE_QUERY_CACHE": false}')
+        changes, everywhere = change_of(await change_asked(request, self._admin_token))
+        parts = self._parts
         try:
-            return answer_json(200, self._parts.flags.update(changes))
+            state = await set_flags(parts.flags, changes, everywhere=everywhere, tell=parts.tell_flags)
+            return answer_json(200, state)
         except FlagError as fault:
             raise Refusal(400, "bad-flags", str(fault), more={"faults": fault.faults}) from fault
 

@@ -10,7 +10,6 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from config.tier import Result, State
 from config.version import VERSION
 from pool_monitor.admission import Granted
 from pool_monitor.pool_stats import Numbers, verdict
@@ -49,7 +48,6 @@ class Metrics:
         self._timeouts = counter("pool_timeouts", "Requests for a connection that waited too long.")
         self._errors = counter("pool_errors", "Errors by the class of their SQLSTATE.", "class")
         self._queries = histogram("query_duration_seconds", "Named queries.", "query", "outcome")
-        self._tier = histogram("shared_tier_seconds", "Calls of the tier that replicas share, by result.", "result")
         registry.register(_Levels(flags, levels))
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -74,12 +72,6 @@ class Metrics:
     def failed(self, sqlstate_class: str) -> None:
         """An error of the database."""
         self._errors.labels(sqlstate_class).inc()
-
-    # -- the tier that replicas share
-
-    def tier_called(self, result: Result, seconds: float) -> None:
-        """A call of the shared tier has ended."""
-        self._tier.labels(result.value).observe(seconds)
 
     # -- queries
 
@@ -110,14 +102,6 @@ class _Levels(Collector):
         yield InfoMetricFamily("siding_build", "What is running.", {"version": VERSION})
         for levels in self._levels:
             yield from levels()
-
-
-def tier_levels(state: State) -> Iterable[Metric]:
-    """Whether the shared tier is called."""
-    gauge = GaugeMetricFamily("siding_shared_tier", "The shared tier; 1 is the present state.", labels=["state"])
-    for one in State:
-        gauge.add_metric([one.value], one is state)
-    yield gauge
 
 
 def pool_levels(numbers: Numbers) -> Iterable[Metric]:

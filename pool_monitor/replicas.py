@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from config.tasks import end
 from config.tier import SharedTier
 
 VERSION = 1
@@ -83,9 +84,7 @@ class Replicas:
 
     async def close(self) -> None:
         """Stop."""
-        if self._counting is not None:
-            self._counting.cancel()
-            await asyncio.gather(self._counting, return_exceptions=True)
+        await end([self._counting])
 
 
 def _unpacked(value: bytes, key: str, counters: list[int]) -> bytes | None:

@@ -13,11 +13,12 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 
+from config.everywhere import set_flags as everywhere_or_here
 from config.flags import Flags
 from config.rules import RouteTable, load_rules
 from config.settings import ProxySettings
 from proxy.observe.access_log import AccessLog
-from proxy.observe.events import Observation
+from proxy.observe.events import Observation, PurgeKind
 from proxy.observe.metrics import Metrics
 from proxy.origin.client import OriginClient
 from proxy.origin.collapse import Collapse
@@ -30,6 +31,8 @@ from proxy.server.protocol import ClientServer
 from proxy.server.visit import Limits, Shared
 from proxy.store.invalidations import Invalidations
 from proxy.store.memory import MemoryStore
+from proxy.store.notices import note
+from proxy.store.replicas import Replicas
 
 log = logging.getLogger("siding")
 
@@ -52,6 +55,8 @@ class Worker:
     """One process's proxy. It also answers for itself on the admin listener (`server.admin.Control`).
 
     announce -- called with what was invalidated, for the sake of other workers. wall -- the wall clock, seconds.
+    group -- names this worker and those to whom it announces, among all replicas. flipped -- called with flags that
+    another replica has flipped everywhere.
     """
 
     def __init__(
@@ -61,6 +66,8 @@ class Worker:
         routes: RouteTable,
         announce: Announce,
         wall: Callable[[], float] = time.time,
+        group: str | None = None,
+        flipped: Callable[[Mapping[str, bool]], None] = lambda _: None,
     ) -> None:
         self.settings = settings
         self._flags = flags
@@ -76,12 +83,16 @@ class Worker:
             idle_timeout=settings.upstream_timeout_ms / 1000,
         )
         self._access_log = AccessLog(settings.log_level, settings.log_format)
+        self._announce_here = announce
+        secret = settings.cache_secret.get_secret_value().encode() if settings.cache_secret is not None else b""
+        self.replicas = self._share(secret, group or secrets.token_hex(8), wall, flipped)
         self._metrics = Metrics(
             flags,
             store=self.store,
             origin=self._origin,
             in_flight=lambda: self.handler.in_flight,
             log_dropped=lambda: self._access_log.dropped,
+            replicas=self.replicas,
         )
         shared = Shared(
             flags=flags,
@@ -98,17 +109,50 @@ class Worker:
             ),
             targets=settings.targeted_fields,
             show_keys=settings.cache_status_key,
-            digest=keyed_digest(secrets.token_bytes(32)),
+            digest=keyed_digest(secret or secrets.token_bytes(32)),
             wall=wall,
             clock=time.monotonic,
             observe=self._observe,
             observe_origin=self._metrics.observe_origin,
-            announce=announce,
+            announce=self._announce,
+            remote=self.replicas.store if self.replicas is not None else None,
         )
         self._local = LocalMetrics(settings, self.report_cache) if settings.public_metrics else None
         self.handler = Handler(shared, self._local)
         self._server: ClientServer | None = None
         self._listener: asyncio.Server | None = None
+
+    def _share(
+        self,
+        secret: bytes,
+        group: str,
+        wall: Callable[[], float],
+        flipped: Callable[[Mapping[str, bool]], None],
+    ) -> Replicas | None:
+        settings, flags = self.settings, self._flags
+        if settings.redis_url is None:
+            return None
+        if not secret:
+            log.warning(
+                "CACHE_SECRET is not set: what is keyed by more than its URL stays in memory, private routes among it"
+            )
+        return Replicas(
+            settings.redis_url,
+            seconds=settings.redis_timeout_ms / 1000,
+            origin=settings.upstream_url,
+            group=group,
+            secret=secret,
+            limit=settings.redis_max_object_bytes,
+            here=self._invalidations,
+            flags=flags,
+            flipped=flipped,
+            wall=wall,
+        )
+
+    def _announce(self, what: list[str]) -> None:
+        self._announce_here(what)
+        if self.replicas is not None:
+            self.replicas.tell([(kind, name, False) for kind, _, name in (line.partition(" ") for line in what)])
 
     def _observe(self, observation: Observation) -> None:
         try:
@@ -126,6 +170,8 @@ class Worker:
 
     async def start(self, sock: socket.socket) -> None:
         """Serve clients on `sock`, which must be listening."""
+        if self.replicas is not None:
+            self.replicas.start()
         self._server = ClientServer(self.handler, self._refused)
         self._listener = await asyncio.get_running_loop().create_server(self._server, sock=sock)
         self._listening = True
@@ -148,6 +194,8 @@ class Worker:
         if self._local is not None:
             await self._local.close()
         await self._origin.close()
+        if self.replicas is not None:
+            await self.replicas.close()
         self._access_log.close()
 
     # -- what the admin listener asks (server.admin.Control)
@@ -172,21 +220,17 @@ class Worker:
         """Every flag."""
         return self._flags.as_dict()
 
-    async def set_flags(self, changes: Mapping[str, object]) -> dict[str, bool]:
-        """Flip flags, all or none. Raises FlagError."""
-        return self._flags.update(changes)
+    async def set_flags(self, changes: Mapping[str, object], *, everywhere: bool = False) -> dict[str, bool]:
+        """Flip flags, all or none; `everywhere` says whether all replicas know of it. Raises FlagError."""
+        tell = self.replicas.notices.tell_flags if self.replicas is not None else None
+        return await everywhere_or_here(self._flags, changes, everywhere=everywhere, tell=tell)
 
     async def purge(self, order: PurgeOrder) -> dict[str, object]:
         """Purge what `order` names; it takes effect with the next look-up."""
-        match order.kind:
-            case "all":
-                self._invalidations.purge_all(order.soft)
-            case "tag":
-                self._invalidations.purge_tag(order.value, order.soft)
-            case "prefix":
-                self._invalidations.purge_prefix(order.value, order.soft)
-            case _:
-                self._invalidations.purge_uri(order.value, order.soft)
+        notice = ("uri" if order.kind is PurgeKind.URL else order.kind.value, order.value, order.soft)
+        note(self._invalidations, notice)
+        if self.replicas is not None:
+            self.replicas.tell([notice])
         self._metrics.purged(order.kind)
         return {"purged": order.kind, "value": order.value, "soft": order.soft}
 
@@ -198,10 +242,7 @@ class Worker:
         """Take note of what another worker invalidated (the lines given to `announce`)."""
         for line in what:
             kind, _, value = line.partition(" ")
-            if kind == "uri":
-                self._invalidations.purge_uri(value, soft=False)
-            else:
-                self._invalidations.purge_tag(value, soft=False)
+            note(self._invalidations, (kind, value, False))
 
 
 class AdminListener:

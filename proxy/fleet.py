@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import multiprocessing
+import secrets
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Mapping
@@ -20,6 +21,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from config.everywhere import set_flags as everywhere_or_here
+from config.everywhere import take
 from config.flags import Flags
 from config.listen import open_socket
 from config.logs import configure_logging
@@ -39,21 +42,35 @@ STOP_GRACE_SECONDS = 5.0
 # -- in a worker's process
 
 
-def work(settings: ProxySettings, flags: Mapping[str, bool], routes: RouteTable, port: int, end: socket.socket) -> None:
+def work(
+    settings: ProxySettings, flags: Mapping[str, bool], routes: RouteTable, port: int, end: socket.socket, group: str
+) -> None:
     """A worker's life: serve, answer the parent, drain on SIGTERM or when the parent is gone."""
     from proxy.__main__ import run  # noqa: PLC0415 - __main__ imports this module
 
     configure_logging(settings.log_level, settings.log_format)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    run(_work(settings, flags, routes, port, end))
+    run(_work(settings, flags, routes, port, end, group))
 
 
 async def _work(
-    settings: ProxySettings, initial: Mapping[str, bool], routes: RouteTable, port: int, end: socket.socket
+    settings: ProxySettings,
+    initial: Mapping[str, bool],
+    routes: RouteTable,
+    port: int,
+    end: socket.socket,
+    group: str,
 ) -> None:
     flags = Flags.from_settings(settings)
     flags.update(initial)
-    worker = Worker(settings, flags, routes, announce=lambda what: channel.tell("invalidated", what))
+    worker = Worker(
+        settings,
+        flags,
+        routes,
+        announce=lambda what: channel.tell("invalidated", what),
+        group=group,
+        flipped=lambda changes: channel.tell("flipped", dict(changes)),
+    )
 
     async def answer(name: str, argument: object) -> object:
         return await _answer_parent(worker, name, argument)
@@ -87,6 +104,8 @@ async def _answer_parent(worker: Worker, name: str, argument: object) -> object:
             return await worker.report_cache()
         case "set_flags":
             return await worker.set_flags(cast("Mapping[str, object]", argument))
+        case "set_flags_everywhere":
+            return await worker.set_flags(cast("Mapping[str, object]", argument), everywhere=True)
         case "purge":
             return await worker.purge(PurgeOrder(**cast("dict[str, str | bool]", argument)))  # type: ignore[arg-type]
         case "invalidate":
@@ -121,6 +140,7 @@ class Fleet:
         self._keepers: list[asyncio.Task[None]] = []
         self._draining = False
         self._context = multiprocessing.get_context("spawn")
+        self._group = secrets.token_hex(8)
 
     def start(self) -> None:
         """Start the workers, and keep starting them."""
@@ -150,7 +170,7 @@ class Fleet:
         await member.channel.open(ours)
         member.process = self._context.Process(
             target=work,
-            args=(self._settings, self._flags.as_dict(), self._routes, self._port, theirs),
+            args=(self._settings, self._flags.as_dict(), self._routes, self._port, theirs, self._group),
             name=f"siding worker {member.number}",
         )
         try:
@@ -173,6 +193,8 @@ class Fleet:
             await self._bring_up_to_date(member)
         elif name == "serving":
             member.serving = True
+        elif name == "flipped":
+            take(self._flags, cast("dict[str, object]", argument))
         elif name == "invalidated":
             for other in self._members:
                 if other is not member and other.channel is not None:
@@ -249,11 +271,17 @@ class Fleet:
         """Every flag."""
         return self._flags.as_dict()
 
-    async def set_flags(self, changes: Mapping[str, object]) -> dict[str, bool]:
+    async def set_flags(self, changes: Mapping[str, object], *, everywhere: bool = False) -> dict[str, bool]:
         """Flip flags here, for workers to come, and in every worker. Raises FlagError."""
-        state = self._flags.update(changes)
+
+        async def tell(flags: Mapping[str, bool], _: float) -> bool:
+            answers = await self._ask_all("set_flags_everywhere", flags)
+            return any(cast("dict[str, bool]", answer)["everywhere"] for answer in answers.values())
+
+        replicas = self._settings.redis_url is not None
+        state = await everywhere_or_here(self._flags, changes, everywhere=everywhere, tell=tell if replicas else None)
         # the whole state, so that what one has missed is made good with the next change
-        await self._ask_all("set_flags", state)
+        await self._ask_all("set_flags", self._flags.as_dict())
         return state
 
     async def purge(self, order: PurgeOrder) -> dict[str, object]:

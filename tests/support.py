@@ -283,9 +283,17 @@ def settings_for(upstream: str, **changes: object) -> ProxySettings:
 
 @contextlib.asynccontextmanager
 async def running_proxy(
-    upstream: str, *, rules: str | None = None, directory: Path | None = None, **changes: object
+    upstream: str,
+    *,
+    rules: str | None = None,
+    directory: Path | None = None,
+    wall: Callable[[], float] | None = None,
+    **changes: object,
 ) -> AsyncIterator[Proxy]:
-    """A proxy in front of `upstream`; `changes` are settings, `rules` the text of a rules file."""
+    """A proxy in front of `upstream`; `changes` are settings, `rules` the text of a rules file.
+
+    wall -- None: a clock that stands still.
+    """
     if rules is not None:
         assert directory is not None
         path = directory / "rules.toml"
@@ -294,7 +302,7 @@ async def running_proxy(
     settings = settings_for(upstream, **changes)
     routes: RouteTable = build_routes(settings)
     flags, clock = Flags.from_settings(settings), Clock()
-    worker = Worker(settings, flags, routes, announce=lambda _: None, wall=clock)
+    worker = Worker(settings, flags, routes, announce=lambda _: None, wall=wall or clock)
     proxy = Proxy(worker, flags, clock)
     public, admin = open_socket("127.0.0.1", 0), open_socket("127.0.0.1", 0)
     proxy.port, proxy.admin_port = public.getsockname()[1], admin.getsockname()[1]

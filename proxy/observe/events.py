@@ -11,6 +11,14 @@ OTHER = "other"
 """The label of whatever is outside a closed set: routes without a rule, unregistered methods."""
 
 
+class Tier(StrEnum):
+    """Where a stored response was."""
+
+    MEMORY = "memory"
+    SHARED = "shared"
+    """in the tier that replicas share"""
+
+
 class PurgeKind(StrEnum):
     """What an operator's purge names."""
 
@@ -28,7 +36,7 @@ class Observation:
     outcome -- stays INTERNAL_ERROR until a step knows better.
     forward -- why the origin was asked. reuse -- what the selected stored response allowed.
     verdict -- whether the origin's response may be stored. stored -- whether it was.
-    coding -- the content coding applied here.
+    tier -- where the stored response was that answered. coding -- the content coding applied here.
     started -- wall clock. duration, first_byte -- from there to the end, and to the first byte of the answer.
     origin_seconds -- the wait for the head of the origin's response, for a collapsed request that of
         another's; None when the origin was not asked. origin_total -- until its content was complete.
@@ -48,6 +56,7 @@ class Observation:
     reuse: Reuse | None = None
     collapsed: bool = False
     stored: bool = False
+    tier: Tier | None = None
     coding: str | None = None
     started: float = 0.0
     duration: float = 0.0

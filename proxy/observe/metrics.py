@@ -24,10 +24,12 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from config.tier_metrics import TierMetrics, tier_levels
 from config.version import VERSION
-from proxy.observe.events import OTHER, Observation, OriginObservation, PurgeKind
+from proxy.observe.events import OTHER, Observation, OriginObservation, PurgeKind, Tier
 from proxy.policy.decisions import Forward, Outcome
 from proxy.store.base import Store
+from proxy.store.replicas import Replicas
 
 # one more time series for every counter, of no use to a dashboard
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -100,7 +102,7 @@ class Metrics:
     """Everything that is measured in one worker. For the event loop's thread.
 
     flags, store, origin -- read when the metrics are. in_flight -- requests being answered.
-    log_dropped -- lines the access log had to drop.
+    log_dropped -- lines the access log had to drop. replicas -- None without REDIS_URL.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class Metrics:
         origin: Connections,
         in_flight: Callable[[], int],
         log_dropped: Callable[[], int],
+        replicas: Replicas | None = None,
         version: str = VERSION,
     ) -> None:
         self._flags = flags
@@ -121,6 +124,9 @@ class Metrics:
         self._routes: set[str] = set()
         self._define(registry)
         registry.register(_Levels(flags, store, origin, in_flight, log_dropped, version))
+        if replicas is not None:
+            replicas.tier.observe = TierMetrics(registry).called
+            registry.register(_Shared(replicas))
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
@@ -160,6 +166,9 @@ class Metrics:
         self._verdicts = _Children(
             counter("store_verdicts", "Whether responses of the origin may be stored, and why not.", "verdict")
         )
+        hits = counter("hits", "Answers from stored responses, by where these were.", "tier")
+        self._hits = {tier: hits.labels(tier.value) for tier in Tier}
+        self._shared_hits = 0
         purges = counter("purges", "Purges by an operator.", "kind")
         self._purge_counters = {kind: purges.labels(kind.value) for kind in PurgeKind}
 
@@ -172,6 +181,9 @@ class Metrics:
         self._outcomes[seen.outcome] += 1
         exchanges.requests.inc()
         exchanges.duration.observe(seen.duration)
+        if seen.tier is not None:
+            self._hits[seen.tier].inc()
+            self._shared_hits += seen.tier is Tier.SHARED
         if seen.first_byte is not None:
             exchanges.first_byte.observe(seen.first_byte)
         if seen.request_bytes:
@@ -261,6 +273,7 @@ class Metrics:
             "collapsed": tally[Outcome.COLLAPSED],
             "stale": tally[Outcome.STALE] + tally[Outcome.STALE_IF_ERROR],
             "validated": tally[Outcome.VALIDATED],
+            "sharedHits": self._shared_hits,
             "storedResponses": self._store.responses,
             "storedBytes": self._store.bytes,
         }
@@ -312,6 +325,28 @@ class _Levels(Collector):
             self._log_dropped(),
         )
         yield InfoMetricFamily("siding_build", "What is running.", {"version": self._version})
+
+
+class _Shared(Collector):
+    """What is shared with other replicas."""
+
+    def __init__(self, replicas: Replicas) -> None:
+        self._replicas = replicas
+
+    def collect(self) -> Iterable[Metric]:
+        """The families, with their values now."""
+        replicas = self._replicas
+        yield from tier_levels(replicas.tier, replicas.notices.bulletin)
+        leases = CounterMetricFamily(
+            "siding_leases", "Asking which replica asks the origin, by outcome.", labels=["outcome"]
+        )
+        for outcome, count in replicas.store.leases.items():
+            leases.add_metric([outcome.value], count)
+        yield leases
+        moved = CounterMetricFamily("siding_shared_tier_bytes", "Octets of stored responses.", labels=["direction"])
+        moved.add_metric(["read"], replicas.store.moved.read)
+        moved.add_metric(["written"], replicas.store.moved.written)
+        yield moved
 
 
 def _labelled(name: str, meaning: str, label: str, values: Mapping[str, int]) -> GaugeMetricFamily:

@@ -1,6 +1,7 @@
 """One request to the origin, whose answer may serve many clients.
 
-    asking -> Ready       everything is at hand: small, freshened, or a stale stand-in
+    asking -> Found       another replica has what was to be asked for
+           -> Ready       everything is at hand: small, freshened, or a stale stand-in
            -> Streaming   shareable, still arriving; each client reads it at its own pace
            -> Alone       not shareable: the leader gets the connection, followers go their own way
            -> Failed      the origin failed and nothing stored may hide it
@@ -93,13 +94,20 @@ class Alone:
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """Another replica has asked, and this is stored now."""
+
+    stored: StoredResponse
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """The origin failed, or (not a SidingError) something of ours did."""
 
     fault: Exception
 
 
-Result = Ready | Streaming | Alone | Failed
+Result = Found | Ready | Streaming | Alone | Failed
 Keep = Callable[[StoredResponse], Verdict]
 Finish = Callable[[Question, Judgement, bytes, tuple[float, float]], Awaitable[StoredResponse]]
 
@@ -107,6 +115,7 @@ Finish = Callable[[Question, Judgement, bytes, tuple[float, float]], Awaitable[S
 class Fetch:
     """See the module. All times in seconds.
 
+    elsewhere -- looks whether another replica has asked, and waits for one that does; None where there is no other.
     ask -- sends the request; awaited once. again -- asks for the whole and without conditions, once the answer was of
         no use. keep -- puts a response into the store and says whether it could.
     finish -- makes the stored response of complete content (which may cost CPU, hence awaitable).
@@ -127,6 +136,7 @@ class Fetch:
         copies: Copies,
         wall: Callable[[], float],
         worth_finishing: bool,
+        elsewhere: Callable[[], Awaitable[StoredResponse | None]] | None = None,
     ) -> None:
         self.question = question
         self.open = True
@@ -135,6 +145,7 @@ class Fetch:
         self.total_seconds: float | None = None
         self.result: Result | None = None
         self._again = again
+        self._elsewhere = elsewhere
         self._ask, self._keep, self._finish, self._limit, self._wall = ask, keep, finish, limit, wall
         self._worth_finishing = worth_finishing
         self._settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -259,6 +270,9 @@ class Fetch:
         self.total_seconds = self._wall() - request_time
 
     async def _ask_and_judge(self) -> None:
+        if self._elsewhere is not None and (stored := await self._elsewhere()) is not None:
+            self._settle(Found(stored))
+            return
         question = self.question
         request_time = self._wall()
         try:

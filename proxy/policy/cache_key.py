@@ -129,6 +129,14 @@ def cache_key(head: RequestHead, rule: RouteRule | None, content: bytes | None, 
     return "".join([f"{len(part)}:{part}" for part in parts])
 
 
+def portable(head: RequestHead, rule: RouteRule | None) -> bool:
+    """Whether the request's keys hold no digest, and so are those of a process with another digest as well."""
+    fields = head.fields
+    if "authorization" in fields or not _REWRITING.isdisjoint(fields.names()):
+        return False
+    return rule is None or all(kind == "query" for kind, _ in rule.key)
+
+
 def _keyed_arguments(rule: RouteRule | None) -> list[str] | None:
     """The query's arguments that the key is narrowed to; None for the whole query."""
     if rule is None:

@@ -49,12 +49,12 @@ def select(variants: Sequence[StoredResponse], request_fields: Fields) -> Stored
         language = stored.head.fields.get("content-language") if stored.secondary_key else None
         if not selects(stored.secondary_key, request_fields, language):
             continue
-        if best is None or (stored.part is None, _made(stored)) >= (best.part is None, _made(best)):
+        if best is None or (stored.part is None, made(stored)) >= (best.part is None, made(best)):
             best = stored
     return best
 
 
-def _made(stored: StoredResponse) -> float:
+def made(stored: StoredResponse) -> float:
     """When the origin made it: its Date as this clock sees it."""
     return stored.response_time - stored.freshness.initial_age
 

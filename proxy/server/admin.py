@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from config.access import Refusal
 from config.answers import MAX_CONTENT_BYTES, answer_json, change_asked, errors_as_json
+from config.everywhere import change_of
 from config.flags import FlagError
 from proxy.observe.events import PurgeKind
 
@@ -58,8 +59,11 @@ class Control(Protocol):
         """Every flag."""
         ...
 
-    async def set_flags(self, changes: Mapping[str, object]) -> dict[str, bool]:
-        """Flip flags, all or none, and return every flag. Raises FlagError."""
+    async def set_flags(self, changes: Mapping[str, object], *, everywhere: bool = False) -> dict[str, bool]:
+        """Flip flags, all or none, and return every flag. Raises FlagError.
+
+        everywhere -- in all replicas; the answer's `everywhere` says whether they have been told.
+        """
         ...
 
     async def purge(self, order: PurgeOrder) -> dict[str, object]:
@@ -176,11 +180,9 @@ class _Endpoints:
         return answer_json(200, await self._control.flags())
 
     async def _set_flags(self, request: web.Request) -> web.StreamResponse:
-        changes = await change_asked(request, self._token)
-        if not isinstance(changes, dict) or not changes:
-            raise Refusal(400, "bad-flags", 'give flags to change, as in {"ENABLE_ETAG": false}')
+        changes, everywhere = change_of(await change_asked(request, self._token))
         try:
-            return answer_json(200, await self._control.set_flags(changes))
+            return answer_json(200, await self._control.set_flags(changes, everywhere=everywhere))
         except FlagError as fault:
             raise Refusal(400, "bad-flags", str(fault), more={"faults": fault.faults}) from fault
 

@@ -9,9 +9,19 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from proxy import errors
-from proxy.observe.events import OriginObservation
+from proxy.observe.events import OriginObservation, Tier
 from proxy.origin.client import IDEMPOTENT, OriginResponse
-from proxy.origin.fetch import ORIGIN_SAID_ERROR, SMALL_BYTES, SMALL_SECONDS, Alone, Failed, Fetch, Ready, Streaming
+from proxy.origin.fetch import (
+    ORIGIN_SAID_ERROR,
+    SMALL_BYTES,
+    SMALL_SECONDS,
+    Alone,
+    Failed,
+    Fetch,
+    Found,
+    Ready,
+    Streaming,
+)
 from proxy.policy import cache_key, encoding, forwarding, invalidation, preconditions, reuse, storability, validation
 from proxy.policy import judgement as policy
 from proxy.policy.decisions import Forward, Outcome, Reuse, Verdict
@@ -20,14 +30,20 @@ from proxy.policy.messages import Question, RequestHead, ResponseHead, StoredRes
 from proxy.server import answer
 from proxy.server.forwarder import ask, ask_for_one, tunnel
 from proxy.server.protocol import ClientGone, Exchange
+from proxy.server.tenure import Tenure
 from proxy.server.visit import Shared, Visit, new_visit
 from proxy.store.invalidations import Validity
+from proxy.store.shared import Seen, SharedStore
 
 log = logging.getLogger("siding.handler")
 
 MAX_KEYED_BYTES = 1024 * 1024
 """Content larger than this is not read whole to be a cache key: the request passes."""
 LOOKED_UP = frozenset({"GET", "HEAD"})
+ANSWERING = frozenset({Reuse.FRESH, Reuse.STALE_ALLOWED})
+"""Decisions by which a stored response answers, and the origin has nothing to do with it."""
+SAME_SECONDS = 0.05
+"""What was made so little later is the same response, which took its time to the tier and back."""
 
 Local = Callable[[RequestHead], Awaitable[tuple[ResponseHead, bytes] | None]]
 """Answers requests that are Siding's own on the public listener (PUBLIC_METRICS); None for all others."""
@@ -40,16 +56,19 @@ class Lookup:
     soft -- it was purged softly: stale from now on. known -- something was stored under the key, even if
     it may not be used any more. candidates -- stored for other request fields, in case the origin says that one will
     do; other_variant -- there are such. part -- only a part is stored. lacking -- of that, just the rest is missing.
+    seen -- what the tier of the replicas had, where that was asked. elsewhere -- `stored` came from there.
     """
 
     __slots__ = (
         "candidates",
+        "elsewhere",
         "key",
         "known",
         "lacking",
         "other_variant",
         "part",
         "secondary_names",
+        "seen",
         "soft",
         "stored",
         "uri",
@@ -66,6 +85,8 @@ class Lookup:
         self.part: StoredResponse | None = None
         self.lacking = False
         self.secondary_names: tuple[str, ...] = ()
+        self.seen: Seen | None = None
+        self.elsewhere = False
 
 
 class Handler:
@@ -233,8 +254,10 @@ class Handler:
             wall=shared.wall,
             worth_finishing=True,
         )
-        self._lead(None, fetch)
+        self._background.add(fetch)
+        fetch.task.add_done_callback(lambda _: self._background.discard(fetch))
         result = await fetch.wait(shared.limits.upstream_seconds * 2)
+        assert not isinstance(result, Found), "nobody else was asked"
         if isinstance(result, Alone):
             taken = fetch.take()
             assert taken is not None
@@ -248,6 +271,7 @@ class Handler:
         shared, request = self._shared, visit.exchange.head
         visit.observation.outcome = Outcome.PASS
         began, stored = shared.wall(), found.stored
+        tenure = self._tenure(visit, found, None)
         try:
             response = await ask_for_one(shared, visit)
         except errors.OriginError as fault:
@@ -265,9 +289,10 @@ class Handler:
             if validation.matches_head(stored, response.head.fields):
                 epoch = shared.invalidations.epoch
                 question = Question(request, found.uri, found.key, visit.rule, stored, epoch, shared.targets)
-                self._keep(validation.freshen(stored, head, question, began, shared.wall()))
+                self._keep(validation.freshen(stored, head, question, began, shared.wall()), tenure)
             else:
                 shared.store.remove(stored)
+                shared.announce([f"uri {found.uri}"])
         await self._hand_on(visit, response, head)
 
     async def _stand_in(self, visit: Visit, stored: StoredResponse, code: str) -> None:
@@ -305,25 +330,29 @@ class Handler:
         found = Lookup(key, cache_key.target_uri(request))
         if not shared.flags.query_cache:
             return found
-        variants = shared.store.get(key)
+        self._select(found, request, shared.store.get(key))
+        return found
+
+    def _select(self, found: Lookup, request: RequestHead, variants: tuple[StoredResponse, ...]) -> None:
+        """What of the responses stored under the key the request may be answered with."""
         if not variants:
-            return found
-        found.known = True
+            return
+        found.known, found.other_variant, found.candidates = True, False, ()
+        found.stored = found.part = None
         found.secondary_names = tuple(name for name, _ in variants[-1].secondary_key)
         stored = reuse.select(variants, request.fields)
         if stored is None:
             found.other_variant = True
             found.candidates = validation.candidates([one for one in variants if self._validity(one) is Validity.VALID])
-            return found
+            return
         validity = self._validity(stored)
         if validity is Validity.GONE:
-            shared.store.remove(stored)
+            self._shared.store.remove(stored)
         elif stored.part is not None:
             found.part = stored if validity is Validity.VALID else None
         else:
             found.stored = stored
             found.soft = validity is Validity.STALE
-        return found
 
     def _validity(self, stored: StoredResponse) -> Validity:
         return self._shared.invalidations.state(stored.uri, stored.tags, stored.epoch)
@@ -337,10 +366,15 @@ class Handler:
         if shared.show_keys:
             visit.shown_key = found.key
         now = shared.wall()
+        decision = self._decide(visit, found, now)
+        if shared.remote is not None and decision not in ANSWERING:
+            await self._look_elsewhere(shared.remote, visit, found, decision)
+            now = shared.wall()
+            decision = self._decide(visit, found, now)
         stored = found.stored
-        if stored is not None:
-            observation.reuse = decision = reuse.decide(stored, request, now, found.soft, visit.rule)
-            if decision in {Reuse.FRESH, Reuse.STALE_ALLOWED, Reuse.STALE_WHILE_REVALIDATE}:
+        if stored is not None and decision is not None:
+            observation.reuse = decision
+            if decision in ANSWERING or decision is Reuse.STALE_WHILE_REVALIDATE:
                 await self._reuse(visit, found, stored, decision, now)
                 return
             by_request = decision is Reuse.VALIDATE_BY_REQUEST
@@ -359,6 +393,77 @@ class Handler:
         else:
             await self._fetch(visit, found)
 
+    @staticmethod
+    def _decide(visit: Visit, found: Lookup, now: float) -> Reuse | None:
+        stored = found.stored
+        if stored is None:
+            return None
+        return reuse.decide(stored, visit.exchange.head, now, found.soft, visit.rule)
+
+    # -- what other replicas have
+
+    async def _look_elsewhere(self, remote: SharedStore, visit: Visit, found: Lookup, decision: Reuse | None) -> None:
+        """See what the tier of the replicas has, where that may spare asking the origin; what is newer is kept here."""
+        shared, request = self._shared, visit.exchange.head
+        if not self._shares(visit) or decision is Reuse.VALIDATE_BY_REQUEST or reuse.wants_origin(request):
+            return
+        key = self._collapse_key(visit, found)
+        validating = decision is Reuse.STALE_WHILE_REVALIDATE and shared.collapse.joinable(key) is not None
+        if validating or not shared.collapse.worth_waiting(key, shared.clock()):
+            return
+        found.seen = await remote.find(found.key)
+        if found.seen is not None and found.seen.responses:
+            before = found.stored
+            self._select(found, request, self._take_over(found.key, found.seen.responses))
+            found.elsewhere = found.stored is not None and found.stored is not before
+
+    def _shares(self, visit: Visit) -> bool:
+        shared, remote = self._shared, self._shared.remote
+        if remote is None or not remote.usable or not shared.flags.query_cache or shared.flags.bypass:
+            return False
+        return remote.has_secret or cache_key.portable(visit.exchange.head, visit.rule)
+
+    def _take_over(self, key: str, responses: tuple[StoredResponse, ...]) -> tuple[StoredResponse, ...]:
+        """Keep here what is newer than what is here; everything under the key then, also what has no room here."""
+        store, beside = self._shared.store, []
+        for stored in responses:
+            had = [one for one in store.get(key) if one.secondary_key == stored.secondary_key and one.part is None]
+            if not any(_supersedes(one, stored) for one in had if self._is_valid(one)) and not store.put(stored):
+                beside.append(stored)
+        return (*store.get(key), *beside)
+
+    def _is_valid(self, stored: StoredResponse) -> bool:
+        return self._validity(stored) is Validity.VALID
+
+    def _tenure(self, visit: Visit, found: Lookup, key: str | None) -> Tenure | None:
+        """The standing of a fetch among the replicas. key -- by which others may wait for it; None: nobody does."""
+        shared = self._shared
+        if shared.remote is None or not self._shares(visit):
+            return None
+
+        def usable(responses: tuple[StoredResponse, ...]) -> StoredResponse | None:
+            stored = reuse.select(self._take_over(found.key, responses), visit.exchange.head.fields)
+            return stored if stored is not None and self._answers(visit, stored) else None
+
+        seconds = shared.limits.upstream_seconds * 2
+        return Tenure(shared.remote, found.key, key, found.seen, usable, seconds)
+
+    def _answers(self, visit: Visit, stored: StoredResponse) -> bool:
+        """Whether what another replica was just given answers this request as well."""
+        if stored.part is not None or not self._is_valid(stored):
+            return False
+        request = visit.exchange.head
+        if reuse.select((stored,), request.fields) is None:
+            return False
+        return reuse.decide(stored, request, self._shared.wall(), rule=visit.rule) in ANSWERING
+
+    async def _answer_found(self, visit: Visit, stored: StoredResponse) -> None:
+        """Answer with what another replica has asked the origin for."""
+        observation = visit.observation
+        observation.outcome, observation.collapsed, observation.tier = Outcome.COLLAPSED, True, Tier.SHARED
+        observation.origin_seconds_saved = stored.origin_seconds
+        await answer.from_store(self._shared, visit, stored, now=self._shared.wall())
+
     async def _from_part(self, visit: Visit, found: Lookup, part: StoredResponse, now: float) -> bool:
         """Answer a range request from a stored part that is fresh and holds it; False when it cannot be."""
         request, observation = visit.exchange.head, visit.observation
@@ -376,8 +481,10 @@ class Handler:
     async def _reuse(self, visit: Visit, found: Lookup, stored: StoredResponse, decision: Reuse, now: float) -> None:
         observation = visit.observation
         observation.origin_seconds_saved = stored.origin_seconds
+        observation.tier = Tier.SHARED if found.elsewhere else Tier.MEMORY
         if decision is Reuse.FRESH:
             observation.outcome = Outcome.HIT
+            observation.detail = Tier.SHARED.value if found.elsewhere else None
         else:
             observation.outcome = Outcome.STALE
             observation.detail = decision.value
@@ -411,8 +518,13 @@ class Handler:
         parts.extend(f"{name}={value}" for name, value in cache_key.secondary_key(found.secondary_names, fields))
         return "\n".join(parts)
 
-    def _new_fetch(self, visit: Visit, found: Lookup, *, own: bool = False, behind: bool = False) -> Fetch:
-        """own -- the client's conditions and range go with it. behind -- no client waits for it."""
+    def _new_fetch(
+        self, visit: Visit, found: Lookup, key: str | None, *, own: bool = False, behind: bool = False
+    ) -> Fetch:
+        """Begin a fetch that others may join by `key`.
+
+        own -- the client's conditions and range go with it. behind -- no client waits for it.
+        """
         shared, request = self._shared, visit.exchange.head
         stored = found.stored
         whole = validation.without_preconditions(request)
@@ -430,19 +542,28 @@ class Handler:
             question = replace(question, candidates=found.candidates)
             asked = validation.which(request, found.candidates)
         on_interim = None if behind else visit.exchange.interim
-        return Fetch(
+        tenure = self._tenure(visit, found, key)
+        fetch = Fetch(
             question,
             ask=lambda: ask(shared, visit, asked, visit.content, on_interim=on_interim),
             again=lambda: ask(shared, visit, whole, visit.content, on_interim=on_interim),
-            keep=self._keep,
+            keep=lambda stored: self._keep(stored, tenure),
             finish=self._finish,
             limit=shared.limits.max_object_bytes,
             copies=shared.copies,
             wall=shared.wall,
             worth_finishing=behind or visit.rule is not None or stored is not None,
+            elsewhere=tenure.elsewhere if tenure is not None and key is not None else None,
         )
+        if tenure is not None:
+            fetch.task.add_done_callback(tenure.ended)
+        if key is not None:
+            shared.collapse.lead(key, fetch)
+        self._background.add(fetch)
+        fetch.task.add_done_callback(lambda _: self._background.discard(fetch))
+        return fetch
 
-    def _keep(self, stored: StoredResponse) -> Verdict:
+    def _keep(self, stored: StoredResponse, tenure: Tenure | None = None) -> Verdict:
         shared = self._shared
         if not shared.flags.query_cache or shared.flags.bypass:
             return Verdict.CACHE_OFF
@@ -454,6 +575,8 @@ class Handler:
                     if other.part is None:
                         return Verdict.PARTIAL
                     stored = policy.with_neighbour(stored, other)
+        if tenure is not None:
+            tenure.keep(stored)
         return Verdict.STORE if shared.store.put(stored) else Verdict.TOO_LARGE
 
     async def _finish(
@@ -479,16 +602,14 @@ class Handler:
         key = self._collapse_key(visit, found)
         if self._shared.collapse.joinable(key) is not None:
             return
-        fetch = self._new_fetch(visit, found, behind=True)
-        self._lead(key, fetch)
+        fetch = self._new_fetch(visit, found, key, behind=True)
         route = visit.observation.route
-        fetch.task.add_done_callback(lambda _: self._shared.observe_origin(_seen_behind(fetch, route)))
 
-    def _lead(self, key: str | None, fetch: Fetch) -> None:
-        if key is not None:
-            self._shared.collapse.lead(key, fetch)
-        self._background.add(fetch)
-        fetch.task.add_done_callback(lambda _: self._background.discard(fetch))
+        def tell(_: object) -> None:
+            if not isinstance(fetch.result, Found):
+                self._shared.observe_origin(_seen_behind(fetch, route))
+
+        fetch.task.add_done_callback(tell)
 
     def _joinable(self, visit: Visit, key: str) -> Fetch | None:
         """A fetch under way, unless what it will bring was invalidated after it had asked."""
@@ -514,9 +635,11 @@ class Handler:
             if await self._follow(visit, fetch):
                 return
             collapsing = False
-        fetch = self._new_fetch(visit, found, own=own)
-        self._lead(key if collapsing else None, fetch)
+        fetch = self._new_fetch(visit, found, key if collapsing else None, own=own)
         result = await fetch.wait(shared.limits.upstream_seconds * 2)
+        if isinstance(result, Found):
+            await self._answer_found(visit, result.stored)
+            return
         observation.origin_seconds = fetch.origin_seconds
         if isinstance(result, Alone):
             response = fetch.take()
@@ -541,6 +664,11 @@ class Handler:
         observation.origin_seconds = shared.clock() - began
         if result is None or isinstance(result, Alone):
             return False
+        if isinstance(result, Found):
+            if not self._answers(visit, result.stored):
+                return False
+            await self._answer_found(visit, result.stored)
+            return True
         if isinstance(result, Failed):
             if not isinstance(result.fault, errors.OriginError):
                 return False
@@ -659,6 +787,13 @@ class Handler:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+
+
+def _supersedes(here: StoredResponse, other: StoredResponse) -> bool:
+    """Whether what is here is newer than what another replica had, or the same."""
+    newer = reuse.made(here) - reuse.made(other)
+    same = abs(newer) <= SAME_SECONDS and here.freshness.lifetime == other.freshness.lifetime
+    return newer > SAME_SECONDS or same
 
 
 def _seen_behind(fetch: Fetch, route: str) -> OriginObservation:

@@ -16,6 +16,7 @@ from proxy.origin.fetch import Copies
 from proxy.server.protocol import Exchange
 from proxy.store.base import Store
 from proxy.store.invalidations import Invalidations
+from proxy.store.shared import SharedStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class Shared:
     targets -- fields that go before Cache-Control (RFC 9213). show_keys -- tell cache keys in Cache-Status.
     digest -- keyed hash that stands for a credential in a cache key. wall -- wall clock, seconds.
     clock -- monotonic seconds. observe, observe_origin -- take what is told.
+    announce -- lets other processes know what is invalid. remote -- what replicas share; None without REDIS_URL.
     """
 
     flags: Flags
@@ -52,6 +54,7 @@ class Shared:
     observe: Callable[[Observation], None]
     observe_origin: Callable[[OriginObservation], None]
     announce: Callable[[list[str]], None]
+    remote: SharedStore | None = None
 
 
 @dataclass(slots=True)

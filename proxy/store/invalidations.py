@@ -77,9 +77,10 @@ class Invalidations:
     A URI or prefix that begins with a slash is meant under every scheme and authority.
     """
 
-    def __init__(self, limit: int = 100_000) -> None:
-        self.epoch = 0
-        self._floor = _NONE
+    def __init__(self, limit: int = 100_000, begin: int = 0) -> None:
+        """begin -- the epoch to begin with; what is of an earlier one is gone."""
+        self.epoch = begin
+        self._floor = _Mark(hard=begin)
         self._names: _Records[int] = _Records(limit)
         self._prefixes: _Records[str] = _Records(min(limit, MAX_PREFIXES))
 

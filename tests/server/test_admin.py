@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from config import answers
 from config.access import Refusal, is_local_authority, is_loopback, refusal_of
+from config.everywhere import set_flags
 from config.flags import Flags
 from proxy.observe.events import PurgeKind
 from proxy.server.admin import PurgeOrder, admin_app, parse_purge
@@ -50,8 +51,8 @@ class Scripted:
     async def flags(self) -> dict[str, bool]:
         return self.switches.as_dict()
 
-    async def set_flags(self, changes: Mapping[str, object]) -> dict[str, bool]:
-        return self.switches.update(changes)
+    async def set_flags(self, changes: Mapping[str, object], *, everywhere: bool = False) -> dict[str, bool]:
+        return await set_flags(self.switches, changes, everywhere=everywhere, tell=None)
 
     async def purge(self, order: PurgeOrder) -> dict[str, object]:
         self.orders.append(order)

@@ -1,0 +1,295 @@
+"""A log that all replicas write to and read: each hears of every entry, in one order, whenever it was away.
+
+The entries are numbered, and stand in a Redis stream; its readers wait on it, so they hear within a round trip. One
+that was away goes on where it was. A log of which something is missing is told apart by a gap in the numbers, and one
+that began anew (a Redis that lost its data) by its generation. Beside the entries go whispers, which may be lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol
+
+import orjson
+
+from config.tasks import end
+from config.tier import FAULTS, Script, SharedTier, run_script
+
+log = logging.getLogger("siding.bulletin")
+
+KEPT_ENTRIES = 20_000
+"""Who was away for longer than that takes as missed whatever there was."""
+KEPT_WHISPERS = 1_000
+MOST_AT_ONCE = 500
+MOST_PENDING = 10_000
+WAIT_SECONDS = 0.5
+"""How long a reader waits for news before it looks whether the log is still the same."""
+DEAF_SECONDS = 1.5
+"""Without a sign of life for so long, nothing that has been heard can be relied on."""
+RETRY_SECONDS = 0.5
+READ_SECONDS = 2.0
+LOOK_SECONDS = 10.0
+
+_BEGIN = """
+if redis.call('HEXISTS', KEYS[1], 'generation') == 0 then
+  redis.call('DEL', KEYS[1], KEYS[2])
+  redis.call('HSET', KEYS[1], 'generation', ARGV[1], 'last', 0)
+end
+"""
+_HELLO = Script(
+    _BEGIN
+    + """
+local first = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)
+local whisper = redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1)
+return {redis.call('HGETALL', KEYS[1]), first[1] and first[1][1] or '', whisper[1] and whisper[1][1] or '0-0'}
+"""
+)
+"""Keys: state, entries, whispers. Argument: a new generation. The state, the first entry's id, the last whisper's."""
+_TELL = Script(
+    _BEGIN
+    + """
+local count = tonumber(ARGV[4])
+for i = 5, 4 + 2 * count, 2 do
+  redis.call('HSET', KEYS[1], 'kept ' .. ARGV[i], ARGV[i + 1])
+end
+local last
+for i = 5 + 2 * count, #ARGV do
+  last = redis.call('HINCRBY', KEYS[1], 'last', 1)
+  redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], last .. '-0', 'by', ARGV[2], 'entry', ARGV[i])
+end
+return last
+"""
+)
+"""Keys: state, entries. Arguments: a new generation, who tells, how many entries are kept, how many things to keep with
+the state, their names and values, then the entries. The last one's number."""
+
+Entry = list[Any]
+
+
+class Reader(Protocol):
+    """Who hears of the entries. None of this may raise."""
+
+    def began(self, number: int) -> None:
+        """Everything after `number` will be told, from now on; what was before is not known."""
+
+    def took(self, number: int, by: str, entry: Entry) -> None:
+        """An entry. by -- who told it."""
+
+    def missed(self, *, surely: bool) -> None:
+        """There were, or (not surely) may have been, entries that nobody can tell any more; `began` follows."""
+
+    def kept(self, kept: Mapping[str, Any]) -> None:
+        """What is kept with the log, when it is read from where it begins."""
+
+
+class Bulletin:
+    """See the module. name -- of the log, without anything secret. by -- of who tells; None: this one alone."""
+
+    def __init__(self, tier: SharedTier, name: str, reader: Reader, by: str | None = None) -> None:
+        self._tier = tier
+        self.by = by or secrets.token_hex(8)
+        self._reader = reader
+        # one slot of a cluster for all of it
+        self._state = f"siding:{{{name}}}:log"
+        self._entries, self._whispers = f"{self._state}:entries", f"{self._state}:whispers"
+        self._generation = ""
+        self.position = 0
+        self.published = 0
+        self.told = self.heard = self.whispered = 0
+        self._last_whisper = "0-0"
+        self._heard_at = -DEAF_SECONDS
+        self._pending: list[bytes] = []
+        self._keeping: dict[str, bytes] = {}
+        self._sending: asyncio.Task[None] | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._waiting: dict[str, set[asyncio.Event]] = {}
+
+    # -- telling
+
+    @property
+    def settled(self) -> bool:
+        """Whether everything told here has come back to here, and so to everybody who listens."""
+        return not self.pending and self.position >= self.published
+
+    @property
+    def pending(self) -> bool:
+        """Whether something is still to be told."""
+        return bool(self._pending or self._keeping)
+
+    def tell(
+        self, entries: Sequence[Entry], keep: Mapping[str, Any] | None = None, instead: Entry | None = None
+    ) -> None:
+        """Tell in the background, however long it takes. keep -- what is kept with the log, for those who come later.
+
+        instead -- what is told where too much waits to be told.
+        """
+        self._pending += [orjson.dumps(entry) for entry in entries]
+        self._keeping |= {name: orjson.dumps(value) for name, value in (keep or {}).items()}
+        if len(self._pending) > MOST_PENDING and instead is not None:
+            self._pending = [orjson.dumps(instead)]
+        if self._sending is None or self._sending.done():
+            self._sending = asyncio.create_task(self._send())
+
+    async def sent(self, seconds: float) -> bool:
+        """Wait until the log has what was told so far; False where it does not within that time."""
+        if self._sending is not None:
+            await asyncio.wait((self._sending,), timeout=seconds)
+        return not self.pending
+
+    async def _send(self) -> None:
+        while self.pending:
+            batch, keeping = self._pending[:MOST_AT_ONCE], dict(self._keeping)
+            pairs = [part for pair in keeping.items() for part in pair]
+            arguments = (secrets.token_hex(8), self.by, KEPT_ENTRIES, len(keeping), *pairs, *batch)
+            last = await self._tier.script(_TELL, (self._state, self._entries), *arguments)
+            if last is None:
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            # what was replaced meanwhile is still to be told
+            self._pending = self._pending[len(batch) :] if self._pending[: len(batch)] == batch else self._pending
+            for name, value in keeping.items():
+                if self._keeping.get(name) == value:
+                    del self._keeping[name]
+            self.published = last
+            self.told += len(batch)
+
+    async def whisper(self, word: str) -> None:
+        """Say to whoever waits for it now."""
+
+        async def call(client: Any) -> bool:
+            await client.xadd(self._whispers, {"word": word}, maxlen=KEPT_WHISPERS, approximate=True)
+            return True
+
+        await self._tier.run(call)
+
+    # -- hearing
+
+    @property
+    def hears(self) -> bool:
+        """Whether news arrive."""
+        return time.monotonic() - self._heard_at < DEAF_SECONDS
+
+    @contextmanager
+    def listen_for(self, word: str) -> Iterator[Callable[[float], Awaitable[None]]]:
+        """Listen for a word from now on; what is given waits until it is whispered, at most so many seconds."""
+        event = asyncio.Event()
+        self._waiting.setdefault(word, set()).add(event)
+
+        async def whispered(seconds: float) -> None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await event.wait()
+
+        try:
+            yield whispered
+        finally:
+            waiting = self._waiting[word]
+            waiting.discard(event)
+            if not waiting:
+                del self._waiting[word]
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._reading = asyncio.create_task(self._read_on())
+
+    async def _read_on(self) -> None:
+        looked = -LOOK_SECONDS
+        while True:
+            try:
+                async with self._tier.listening(READ_SECONDS) as client:
+                    await self._greet(client)
+                    while True:
+                        await self._read(client)
+                        if time.monotonic() - looked >= LOOK_SECONDS:
+                            looked = time.monotonic()
+                            await self._tier.look(client)
+            except FAULTS as fault:
+                log.debug("the log of the replicas cannot be read: %s", fault)
+            except Exception:
+                log.exception("reading the log of the replicas failed")
+            await asyncio.sleep(RETRY_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - it spreads load
+
+    async def _greet(self, client: Any) -> None:
+        """Find the place in the log."""
+        keys = (self._state, self._entries, self._whispers)
+        listed, first, whisper = await run_script(client, _HELLO, keys, secrets.token_hex(8))
+        state = {name.decode(): value for name, value in zip(listed[::2], listed[1::2], strict=True)}
+        generation, last = state["generation"].decode(), int(state["last"])
+        if generation != self._generation or last < self.position:
+            known = bool(self._generation)
+            self._generation = generation
+            self._last_whisper = whisper.decode()
+            self.position = _number(first) - 1 if first else last
+            self.published = 0
+            if known:
+                log.warning("the log of the replicas began anew: what was told meanwhile may have been lost")
+                self._reader.missed(surely=False)
+            self._reader.began(self.position)
+            self._reader.kept(
+                {name[5:]: orjson.loads(value) for name, value in state.items() if name.startswith("kept ")}
+            )
+        elif last > self.position and (not first or _number(first) > self.position + 1):
+            await self._skip(client)
+        self._heard_at = time.monotonic()
+
+    async def _skip(self, client: Any) -> None:
+        """Go on where the log begins, or where the next entry is, when those before are no more there."""
+        found = await client.xrange(self._entries, min=f"{self.position + 1}-0", count=1)
+        following = _number(found[0][0]) if found else None
+        if following == self.position + 1:
+            return
+        log.warning("entries of the log of the replicas were missed: they are no more there")
+        self._reader.missed(surely=True)
+        state = await client.hget(self._state, "last")
+        self.position = following - 1 if following is not None else int(state or 0)
+        self._reader.began(self.position)
+
+    async def _read(self, client: Any) -> None:
+        places = {self._entries: f"{self.position}-0", self._whispers: self._last_whisper}
+        found = await client.xread(places, count=MOST_AT_ONCE, block=round(1000 * WAIT_SECONDS))
+        if not found:
+            await self._greet(client)
+            return
+        self._heard_at = time.monotonic()
+        for stream, entries in found:
+            for identity, fields in entries:
+                if stream.decode() == self._whispers:
+                    self._last_whisper = identity.decode()
+                    self._whispered(fields[b"word"].decode())
+                elif not self._took(_number(identity), fields):
+                    await self._skip(client)
+                    return
+
+    def _whispered(self, word: str) -> None:
+        self.whispered += 1
+        for event in self._waiting.get(word, ()):
+            event.set()
+
+    def _took(self, number: int, fields: Mapping[bytes, bytes]) -> bool:
+        if number != self.position + 1:
+            return False
+        self.position = number
+        self.heard += 1
+        try:
+            entry, by = orjson.loads(fields[b"entry"]), fields[b"by"].decode()
+        except (orjson.JSONDecodeError, KeyError, UnicodeDecodeError):
+            log.warning("an entry of the log of the replicas cannot be read, so it is taken as a missed one")
+            self._reader.missed(surely=True)
+            self._reader.began(self.position)
+            return True
+        self._reader.took(number, by, entry)
+        return True
+
+    async def close(self) -> None:
+        """Stop."""
+        await end([self._reading, self._sending])
+
+
+def _number(identity: bytes) -> int:
+    return int(identity.partition(b"-")[0])

@@ -1,0 +1,90 @@
+"""Flags flipped in every replica, those that are away and those that are still to come included."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from config.access import Refusal
+from config.bulletin import Bulletin, Entry
+from config.flags import FlagError, Flags
+from config.tier import SharedTier
+
+log = logging.getLogger("siding.flags")
+
+FLAGS = "flags"
+TELL_SECONDS = 1.0
+"""How long a flip waits for the tier, before its answer says that the others will hear of it later."""
+
+Tell = Callable[[Mapping[str, bool], float], Awaitable[bool]]
+"""Tells flags to all replicas; False where that takes longer than so many seconds."""
+
+
+def change_of(document: object) -> tuple[dict[str, object], bool]:
+    """The flags that a decoded `PATCH /api/flags` changes, and whether everywhere. Raises Refusal."""
+    if not isinstance(document, dict) or not document.keys() - {"everywhere"}:
+        raise Refusal(400, "bad-flags", 'give flags to change, as in {"ENABLE_QUERY_CACHE": false}')
+    everywhere = document.get("everywhere", False)
+    if not isinstance(everywhere, bool):
+        raise Refusal(400, "bad-flags", '"everywhere" is neither true nor false')
+    return {name: value for name, value in document.items() if name != "everywhere"}, everywhere
+
+
+async def set_flags(
+    flags: Flags, changes: Mapping[str, object], *, everywhere: bool, tell: Tell | None
+) -> dict[str, bool]:
+    """Flip flags, all or none. Everywhere: `everywhere` says whether all replicas have been told. Raises FlagError."""
+    if everywhere and tell is None:
+        raise FlagError(['"everywhere" is true, but without REDIS_URL there is nobody to tell'])
+    state = flags.update(changes)
+    if not everywhere or tell is None:
+        return state
+    return {**state, "everywhere": await tell({name: state[name] for name in changes}, TELL_SECONDS)}
+
+
+def take(flags: Flags, changes: Mapping[str, Any]) -> None:
+    """Flip what another replica has flipped everywhere."""
+    for name, on in changes.items():
+        try:
+            flags.update({name: on})
+        except FlagError as fault:
+            # a newer replica's flag, perhaps
+            log.warning("a flag that was set everywhere cannot be set here: %s", fault)
+
+
+def take_kept(flags: Flags, kept: Mapping[str, Any]) -> None:
+    """Flip what was flipped everywhere before this replica began."""
+    if kept:
+        log.warning("flags that were set everywhere, whatever this replica's settings say: %s", dict(kept))
+        take(flags, kept)
+
+
+class FlagsEverywhere:
+    """For a service that tells its replicas nothing else. name -- of the service."""
+
+    def __init__(self, tier: SharedTier, name: str, flags: Flags) -> None:
+        self._flags = flags
+        self.bulletin = Bulletin(tier, name, self)
+
+    async def tell(self, flags: Mapping[str, bool], seconds: float) -> bool:
+        """See Tell."""
+        self.bulletin.tell([[FLAGS, dict(flags)]], keep=flags)
+        return await self.bulletin.sent(seconds)
+
+    # -- config.bulletin.Reader
+
+    def began(self, number: int) -> None:
+        """Nothing depends on it."""
+
+    def took(self, number: int, by: str, entry: Entry) -> None:
+        """Flags."""
+        if by != self.bulletin.by and len(entry) > 1 and entry[0] == FLAGS and isinstance(entry[1], dict):
+            take(self._flags, entry[1])
+
+    def missed(self, *, surely: bool) -> None:
+        """What is kept is told anew."""
+
+    def kept(self, kept: Mapping[str, Any]) -> None:
+        """Flags that stand."""
+        take_kept(self._flags, kept)
