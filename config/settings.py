@@ -114,7 +114,7 @@ class ProxySettings(FlagSettings):
     )
     cache_secret: OptionalSecret = Field(
         default=None,
-        description="the same on all replicas, at least 32 characters, for keys that hold credentials or content; "
+        description="the same on all replicas, for keys that hold credentials or content; "
         "without it only what is keyed by its URL is shared through Redis",
     )
     cache_max_bytes: Size = Field(

@@ -227,7 +227,7 @@ class Worker:
 
     async def purge(self, order: PurgeOrder) -> dict[str, object]:
         """Purge what `order` names; it takes effect with the next look-up."""
-        notice = ("uri" if order.kind is PurgeKind.URL else order.kind.value, order.value, order.soft)
+        notice = ("uri" if order.kind == PurgeKind.URL else str(order.kind), order.value, order.soft)
         note(self._invalidations, notice)
         if self.replicas is not None:
             self.replicas.tell([notice])

@@ -55,9 +55,9 @@ async def _server(directory: Path, *arguments: str, port: int | None = None) -> 
 
 
 @contextlib.asynccontextmanager
-async def running_redis(directory: Path) -> AsyncIterator[Redis]:
-    """One server."""
-    async with _server(directory, "--save", "") as server:
+async def running_redis(directory: Path, *options: str, port: int | None = None) -> AsyncIterator[Redis]:
+    """One server, which forgets."""
+    async with _server(directory, "--save", "", *options, port=port) as server:
         yield server
 
 

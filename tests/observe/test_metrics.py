@@ -353,6 +353,7 @@ def test_the_report_of_a_newborn() -> None:
         "collapsed": 0,
         "stale": 0,
         "validated": 0,
+        "sharedHits": 0,
         "storedResponses": 0,
         "storedBytes": 0,
     }

@@ -39,6 +39,11 @@ async def shared(tmp_path: Path) -> AsyncIterator[Redis]:
         yield one
 
 
+def client_of(server: Redis) -> Any:
+    """A client whose answers are octets."""
+    return redis.asyncio.Redis(port=server.port)
+
+
 def replicas_of(proxy: Proxy) -> Replicas:
     assert proxy.worker.replicas is not None
     return proxy.worker.replicas
@@ -143,7 +148,7 @@ async def test_fifty_who_look_for_the_same_make_one_round_trip(origin: Origin, p
 @pytest.mark.parametrize("skew", [-7200.0, 7200.0])
 async def test_age_is_right_whatever_the_clocks_say(origin: Origin, shared: Redis, skew: float) -> None:
     """The origin says that it is ten seconds old; two replicas whose clocks are hours apart agree on what it is now."""
-    options = {"redis_url": shared.url, "cache_secret": SECRET}
+    options: dict[str, Any] = {"redis_url": shared.url, "cache_secret": SECRET}
     async with (
         running_proxy(origin.url, wall=time.time, **options) as one,
         running_proxy(origin.url, wall=lambda: time.time() + skew, **options) as other,
@@ -243,7 +248,7 @@ async def test_what_is_corrupted_is_a_miss(origin: Origin, shared: Redis, pair: 
     await one.get("/a")
     await one.get("/b")
     await settled(one)
-    async with redis.asyncio.Redis(port=shared.port) as client:
+    async with client_of(shared) as client:
         keys = [key async for key in client.scan_iter("siding:*:records")]
         values = {key: await client.hgetall(key) for key in keys}
         for key, fields in values.items():
@@ -323,7 +328,7 @@ async def test_a_leader_that_dies_is_replaced(origin: Origin, shared: Redis, mon
     monkeypatch.setattr(shared_store, "LEASE_SECONDS", 0.2)
     async with relayed(shared.port) as relay:
         url = f"redis://127.0.0.1:{relay.port}/0"
-        options = {"cache_secret": SECRET, "wall": time.time}
+        options: dict[str, Any] = {"cache_secret": SECRET, "wall": time.time}
         async with (
             running_proxy(origin.url, redis_url=url, **options) as dying,
             running_proxy(origin.url, redis_url=shared.url, **options) as other,
@@ -524,7 +529,7 @@ async def test_cache_groups_are_invalidated_everywhere(origin: Origin, pair: lis
 
 async def test_who_was_away_asks_on_its_return(origin: Origin, shared: Redis) -> None:
     async with relayed(shared.port) as relay:
-        options = {"cache_secret": SECRET, "wall": time.time}
+        options: dict[str, Any] = {"cache_secret": SECRET, "wall": time.time}
         async with (
             running_proxy(origin.url, redis_url=f"redis://127.0.0.1:{relay.port}/0", **options) as away,
             running_proxy(origin.url, redis_url=shared.url, **options) as other,
@@ -546,7 +551,7 @@ async def test_who_was_away_asks_on_its_return(origin: Origin, shared: Redis) ->
 
 async def test_what_is_invalidated_while_the_tier_is_away_is_told_later(origin: Origin, shared: Redis) -> None:
     async with relayed(shared.port) as relay:
-        options = {"cache_secret": SECRET, "wall": time.time}
+        options: dict[str, Any] = {"cache_secret": SECRET, "wall": time.time}
         async with (
             running_proxy(origin.url, redis_url=f"redis://127.0.0.1:{relay.port}/0", **options) as away,
             running_proxy(origin.url, redis_url=shared.url, **options) as other,
@@ -569,7 +574,7 @@ async def test_a_log_that_lost_something_makes_nothing_valid_that_may_not_be(
     origin: Origin, shared: Redis, lost: str
 ) -> None:
     async with relayed(shared.port) as relay:
-        options = {"cache_secret": SECRET, "wall": time.time}
+        options: dict[str, Any] = {"cache_secret": SECRET, "wall": time.time}
         async with (
             running_proxy(origin.url, redis_url=f"redis://127.0.0.1:{relay.port}/0", **options) as away,
             running_proxy(origin.url, redis_url=shared.url, **options) as other,
@@ -582,7 +587,7 @@ async def test_a_log_that_lost_something_makes_nothing_valid_that_may_not_be(
             await admin(other, "POST", "/api/purge", b'{"url": "/a"}')
             await admin(other, "POST", "/api/purge", b'{"url": "/b"}')
             await settled(other)
-            async with redis.asyncio.Redis(port=shared.port) as client:
+            async with client_of(shared) as client:
                 if lost == "everything":
                     await client.flushall()
                 else:
@@ -641,7 +646,7 @@ async def test_a_flip_while_the_tier_is_away_is_told_later(
 ) -> None:
     monkeypatch.setattr("config.everywhere.TELL_SECONDS", 0.05)
     async with relayed(shared.port) as relay:
-        options = {"cache_secret": SECRET, "wall": time.time}
+        options: dict[str, Any] = {"cache_secret": SECRET, "wall": time.time}
         async with (
             running_proxy(origin.url, redis_url=f"redis://127.0.0.1:{relay.port}/0", **options) as away,
             running_proxy(origin.url, redis_url=shared.url, **options) as other,
@@ -662,7 +667,7 @@ async def test_a_flip_while_the_tier_is_away_is_told_later(
 async def dump(shared: Redis) -> bytes:
     """Every key and value of the server."""
     found = []
-    async with redis.asyncio.Redis(port=shared.port) as client:
+    async with client_of(shared) as client:
         async for key in client.scan_iter("*"):
             kind = await client.type(key)
             values = {

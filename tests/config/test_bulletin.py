@@ -1,0 +1,280 @@
+"""The log that replicas read: in order, once, whatever happens to connections and servers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis.asyncio
+
+from config import bulletin as module
+from config.bulletin import Bulletin, Entry
+from config.tier import SharedTier
+from tests.redis_servers import Redis, running_cluster, running_redis, running_sentinel
+from tests.relay import relayed
+from tests.support import PATIENCE
+
+
+class Listener:
+    """Keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.began_at: list[int] = []
+        self.entries: list[Any] = []
+        self.numbers: list[int] = []
+        self.missings: list[bool] = []
+        self.stands: dict[str, Any] = {}
+
+    def began(self, number: int) -> None:
+        self.began_at.append(number)
+
+    def took(self, number: int, by: str, entry: Entry) -> None:
+        self.numbers.append(number)
+        self.entries.append(entry[0])
+
+    def missed(self, *, surely: bool) -> None:
+        self.missings.append(surely)
+
+    def kept(self, kept: Mapping[str, Any]) -> None:
+        self.stands = dict(kept)
+
+
+async def holds(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110 - another process has no event to wait for
+            await asyncio.sleep(0.002)
+
+
+@contextlib.asynccontextmanager
+async def reading(url: str) -> AsyncIterator[tuple[Bulletin, Listener]]:
+    """One replica."""
+    tier, listener = SharedTier(url), Listener()
+    bulletin = Bulletin(tier, "name", listener)
+    bulletin.start()
+    try:
+        yield bulletin, listener
+    finally:
+        await bulletin.close()
+        await tier.close()
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.02)
+    monkeypatch.setattr("config.tier.REST_SECONDS", 0.05)
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Redis]:
+    async with running_redis(tmp_path) as one:
+        yield one
+
+
+async def test_everybody_hears_everything_in_one_order(server: Redis) -> None:
+    async with reading(server.url) as (one, first), reading(server.url) as (other, second):
+        await holds(lambda: one.hears and other.hears)
+        for number in range(300):
+            (one, other)[number % 2].tell([[number, "x"]])
+        await holds(lambda: len(first.entries) == len(second.entries) == 300)
+        assert first.entries == second.entries
+        assert sorted(first.entries) == list(range(300))
+        assert first.entries[::1] != []
+        assert [entry for entry in first.entries if entry % 2] == list(range(1, 300, 2))
+        assert first.numbers == list(range(1, 301))
+        assert one.settled
+        assert other.settled
+
+
+async def test_one_that_comes_late_hears_what_there_was(server: Redis) -> None:
+    async with reading(server.url) as (one, _):
+        one.tell([[number] for number in range(1200)])
+        assert await one.sent(PATIENCE)
+        async with reading(server.url) as (_, late):
+            await holds(lambda: len(late.entries) == 1200)
+        assert late.began_at == [0]
+        assert late.missings == []
+
+
+async def test_what_is_kept_is_told_to_those_who_come(server: Redis) -> None:
+    async with reading(server.url) as (one, _):
+        one.tell([["a"]], keep={"X": True, "Y": 1})
+        one.tell([], keep={"Y": 2})
+        assert await one.sent(PATIENCE)
+        async with reading(server.url) as (_, late):
+            await holds(lambda: bool(late.stands))
+    assert late.stands == {"X": True, "Y": 2}
+
+
+async def test_a_cut_connection_loses_and_repeats_nothing(server: Redis) -> None:
+    async with (
+        relayed(server.port) as relay,
+        reading(server.url) as (teller, _),
+        reading(f"redis://127.0.0.1:{relay.port}/0") as (_, heard),
+    ):
+        for number in range(60):
+            teller.tell([[number]])
+            if number % 10 == 5:
+                relay.cut()
+            await asyncio.sleep(0.002)
+        await holds(lambda: len(heard.entries) >= 60)
+        assert heard.entries == list(range(60))
+        assert heard.missings == []
+
+
+async def test_what_cannot_be_told_is_told_later(server: Redis) -> None:
+    async with reading(server.url) as (one, heard):
+        await holds(lambda: one.hears)
+        os.kill(server.process.pid, signal.SIGSTOP)
+        one.tell([["a"]])
+        one.tell([["b"]])
+        assert not await one.sent(0.1)
+        assert one.pending
+        os.kill(server.process.pid, signal.SIGCONT)
+        await holds(lambda: len(heard.entries) >= 2)
+        # a call that was given up may have been done
+        assert list(dict.fromkeys(heard.entries)) == ["a", "b"]
+
+
+async def test_too_much_that_waits_becomes_one(server: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_PENDING", 5)
+    async with reading(server.url) as (one, heard):
+        await holds(lambda: one.hears)
+        os.kill(server.process.pid, signal.SIGSTOP)
+        for number in range(9):
+            one.tell([[number]], instead=["all"])
+        assert len(one._pending) <= 6
+        os.kill(server.process.pid, signal.SIGCONT)
+        await holds(lambda: "all" in heard.entries)
+
+
+async def test_entries_that_are_no_more_there_were_missed(server: Redis) -> None:
+    async with (
+        relayed(server.port) as relay,
+        reading(server.url) as (teller, _),
+        reading(f"redis://127.0.0.1:{relay.port}/0") as (away, heard),
+    ):
+        await holds(lambda: away.hears)
+        relay.stop()
+        teller.tell([[number] for number in range(10)])
+        assert await teller.sent(PATIENCE)
+        async with redis.asyncio.Redis(port=server.port) as client:
+            await client.xtrim(teller._entries, maxlen=3, approximate=False)
+        relay.cut()
+        relay.go()
+        await holds(lambda: away.position == 10)
+        assert heard.missings == [True]
+        assert (heard.began_at, heard.entries) == ([0, 7], [7, 8, 9])
+
+
+async def test_a_log_that_was_dropped_altogether_was_missed(server: Redis) -> None:
+    """As a server does that evicts keys."""
+    async with (
+        relayed(server.port) as relay,
+        reading(server.url) as (teller, _),
+        reading(f"redis://127.0.0.1:{relay.port}/0") as (away, heard),
+    ):
+        await holds(lambda: away.hears)
+        relay.stop()
+        teller.tell([[0], [1]])
+        assert await teller.sent(PATIENCE)
+        async with redis.asyncio.Redis(port=server.port) as client:
+            await client.delete(teller._entries)
+        relay.cut()
+        relay.go()
+        await holds(lambda: away.position == 2)
+        assert (heard.missings, heard.began_at) == ([True], [0, 2])
+        teller.tell([[2]])
+        await holds(lambda: heard.entries == [2])
+
+
+@pytest.mark.parametrize("how", ["flushed", "restarted"])
+async def test_a_server_that_lost_its_data_is_noticed(tmp_path: Path, how: str) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        server = await stack.enter_async_context(running_redis(tmp_path))
+        one, heard = await stack.enter_async_context(reading(server.url))
+        one.tell([[number] for number in range(5)])
+        await holds(lambda: len(heard.entries) == 5)
+        if how == "flushed":
+            async with redis.asyncio.Redis(port=server.port) as client:
+                await client.flushall()
+        else:
+            server.process.kill()
+            await server.process.wait()
+            await stack.enter_async_context(running_redis(tmp_path, port=server.port))
+        await holds(lambda: heard.missings == [False])
+        one.tell([["again"]])
+        await holds(lambda: heard.entries[-1] == "again")
+        assert heard.numbers[-1] == 1
+
+
+async def test_an_entry_that_cannot_be_read_is_a_missed_one(server: Redis) -> None:
+    async with reading(server.url) as (one, heard):
+        await holds(lambda: one.hears)
+        async with redis.asyncio.Redis(port=server.port) as client:
+            await client.hincrby(one._state, "last", 1)
+            await client.xadd(one._entries, {"by": "x", "entry": "\x00"}, id="1-0")
+        await holds(lambda: heard.missings == [True])
+        one.tell([["after"]])
+        await holds(lambda: heard.entries == ["after"])
+
+
+async def test_whispers_wake_those_who_listen(server: Redis) -> None:
+    async with reading(server.url) as (one, _), reading(server.url) as (other, _):
+        await holds(lambda: one.hears and other.hears)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        with one.listen_for("word") as whispered, one.listen_for("another") as unheard:
+            await other.whisper("word")
+            await whispered(PATIENCE)
+            await unheard(0.01)
+        assert loop.time() - began < PATIENCE / 2
+        assert not one._waiting
+
+
+async def test_who_hears_nothing_knows_it(server: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DEAF_SECONDS", 0.2)
+    monkeypatch.setattr(module, "WAIT_SECONDS", 0.05)
+    async with reading(server.url) as (one, _):
+        await holds(lambda: one.hears)
+        os.kill(server.process.pid, signal.SIGSTOP)
+        await holds(lambda: not one.hears)
+        os.kill(server.process.pid, signal.SIGCONT)
+        await holds(lambda: one.hears)
+
+
+async def test_a_cluster(tmp_path: Path) -> None:
+    async with (
+        running_cluster(tmp_path) as cluster,
+        reading(cluster.url) as (one, first),
+        reading(cluster.url) as (other, second),
+    ):
+        await holds(lambda: one.hears and other.hears)
+        one.tell([["a"]], keep={"X": True})
+        other.tell([["b"]])
+        await holds(lambda: sorted(first.entries) == sorted(second.entries) == ["a", "b"])
+        with one.listen_for("word") as whispered:
+            await other.whisper("word")
+            await whispered(PATIENCE)
+        assert one._tier.evictions == 0
+
+
+async def test_a_new_master_goes_on(tmp_path: Path) -> None:
+    async with (
+        running_sentinel(tmp_path) as watched,
+        reading(watched.url) as (one, first),
+        reading(watched.url) as (other, second),
+    ):
+        await holds(lambda: one.hears and other.hears)
+        one.tell([["before"]])
+        await holds(lambda: first.entries == second.entries == ["before"])
+        watched.master.process.kill()
+        await watched.master.process.wait()
+        one.tell([["after"]])
+        await holds(lambda: first.entries[-1] == second.entries[-1] == "after")
+        assert one.settled
