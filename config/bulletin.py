@@ -58,7 +58,7 @@ local count = tonumber(ARGV[4])
 for i = 5, 4 + 2 * count, 2 do
   redis.call('HSET', KEYS[1], 'kept ' .. ARGV[i], ARGV[i + 1])
 end
-local last
+local last = tonumber(redis.call('HGET', KEYS[1], 'last'))
 for i = 5 + 2 * count, #ARGV do
   last = redis.call('HINCRBY', KEYS[1], 'last', 1)
   redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], last .. '-0', 'by', ARGV[2], 'entry', ARGV[i])
@@ -148,7 +148,7 @@ class Bulletin:
             pairs = [part for pair in keeping.items() for part in pair]
             arguments = (secrets.token_hex(8), self.by, KEPT_ENTRIES, len(keeping), *pairs, *batch)
             last = await self._tier.script(_TELL, (self._state, self._entries), *arguments)
-            if last is None:
+            if not isinstance(last, int):
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
             # what was replaced meanwhile is still to be told

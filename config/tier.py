@@ -38,8 +38,8 @@ REST_SECONDS = 1.0
 MAX_CALLS = 32
 """Calls, and so connections to each server; further ones wait within their time: a burst is no storm of connects."""
 
-FAULTS = (TimeoutError, OSError, RedisError, ValueError)
-"""What a call may raise where the tier cannot be had."""
+FAULTS = (TimeoutError, OSError, RedisError, ValueError, AttributeError)
+"""What a call may raise where the tier cannot be had: redis-py looks for connections that it has closed meanwhile."""
 
 _Answer = TypeVar("_Answer")
 Observe = Callable[["Result", float], None]

@@ -38,6 +38,8 @@ LEASE_SECONDS = 1.5
 BEAT_SECONDS = 0.5
 ALONE_SECONDS = 1.0
 """How long those who wait, and those who come, are told that an answer is not to be shared."""
+END_SECONDS = 0.1
+"""After so long the end of a lease is told again, if it could not be."""
 LOOK_SECONDS = 0.25
 """Who waits looks as often himself: a whisper may be lost."""
 MOST_RECORD_SECONDS = 7 * 86_400.0
@@ -227,8 +229,13 @@ class SharedStore:
             # what is asked for now is asked for after what was just invalidated, if that has its number first
             await self._notices.bulletin.sent(LOOK_SECONDS)
         found = await self._tier.script(_READ, (self._records(key),))
-        if found is None:
+        try:
+            return self._seen(key, found) if found is not None else None
+        except (ValueError, TypeError, IndexError, AttributeError):
+            log.warning("the shared tier gave an answer that makes no sense")
             return None
+
+    def _seen(self, key: str, found: Any) -> Seen:
         now, listed = int(found[0]), found[1]
         responses = []
         token = 0
@@ -277,21 +284,21 @@ class SharedStore:
                     # whether it was given is not known
                     self.release(lease, alone=False)
                     raise
-                if got is None:
-                    return Led(LeaseOutcome.AWAY)
-                match got[0]:
-                    case b"led":
-                        lease.token = got[1]
+                match got:
+                    case [b"led", bytes(token)]:
+                        lease.token = token
                         lease.beating = self._begin(self._beat(lease))
                         return Led(LeaseOutcome.LED, lease)
-                    case b"filled":
+                    case [b"filled", _]:
                         found = await self._read(key)
                         outcome = LeaseOutcome.AWAY if found is None else LeaseOutcome.FILLED
                         return Led(outcome, filled=found or Seen())
-                    case b"alone":
+                    case [b"alone", _]:
                         return Led(LeaseOutcome.ALONE)
-                left = max(0.001, min(LOOK_SECONDS, got[1] / 1000, until - loop.time()))
-                await whispered(left)
+                    case [b"held", int(left)]:
+                        await whispered(max(0.001, min(LOOK_SECONDS, left / 1000, until - loop.time())))
+                    case _:
+                        return Led(LeaseOutcome.AWAY)
         return Led(LeaseOutcome.ALONE)
 
     async def _beat(self, lease: Lease) -> None:
@@ -355,7 +362,12 @@ class SharedStore:
         if lease.beating is not None:
             lease.beating.cancel()
         state = b"" if shared else b"alone"
-        await self._tier.script(_END, (lease.place.lease,), lease.holder, state, round(1000 * ALONE_SECONDS))
+        arguments = (lease.holder, state, round(1000 * ALONE_SECONDS))
+        for _ in range(round(LEASE_SECONDS / END_SECONDS)):
+            if await self._tier.script(_END, (lease.place.lease,), *arguments) is not None:
+                break
+            # who waits would wait for the end of the lease
+            await asyncio.sleep(END_SECONDS)
         await self._notices.bulletin.whisper(lease.place.name)
 
     # -- life

@@ -104,6 +104,7 @@ async def test_one_that_comes_late_hears_what_there_was(server: Redis) -> None:
 async def test_what_is_kept_is_told_to_those_who_come(server: Redis) -> None:
     async with reading(server.url) as (one, _):
         one.tell([["a"]], keep={"X": True, "Y": 1})
+        assert await one.sent(PATIENCE)
         one.tell([], keep={"Y": 2})
         assert await one.sent(PATIENCE)
         async with reading(server.url) as (_, late):

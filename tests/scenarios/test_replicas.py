@@ -39,9 +39,9 @@ async def shared(tmp_path: Path) -> AsyncIterator[Redis]:
         yield one
 
 
-def client_of(server: Redis) -> Any:
+def client_of(server: Redis, **options: Any) -> Any:
     """A client whose answers are octets."""
-    return redis.asyncio.Redis(port=server.port)
+    return redis.asyncio.Redis(port=server.port, **options)
 
 
 def replicas_of(proxy: Proxy) -> Replicas:

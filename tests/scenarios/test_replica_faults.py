@@ -1,0 +1,283 @@
+"""Redis is never the outage: whatever becomes of it, each client gets its own answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.redis_servers import Redis, running_cluster, running_redis, running_sentinel
+from tests.relay import Relay, relayed
+from tests.replica_load import Load
+from tests.scenarios.test_replicas import FRESH, SECRET, admin, client_of, heard, ready, settled, status_of
+from tests.support import PATIENCE, Origin, Proxy, Turn, running_proxy
+
+PATHS = 200
+SHORT = "Cache-Control: max-age=1"
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("config.tier.REST_SECONDS", 0.1)
+    monkeypatch.setattr("config.bulletin.RETRY_SECONDS", 0.1)
+
+
+async def tells_its_path(turn: Turn) -> None:
+    """An origin whose answers tell which they are."""
+    await turn.answer(turn.request.target.encode(), SHORT)
+
+
+@contextlib.asynccontextmanager
+async def two(origin: Origin, url: str) -> AsyncIterator[list[Proxy]]:
+    options: dict[str, Any] = {"redis_url": url, "cache_secret": SECRET, "wall": time.time}
+    async with running_proxy(origin.url, **options) as one, running_proxy(origin.url, **options) as other:
+        await ready(one, other)
+        yield [one, other]
+
+
+async def share(origin: Origin, proxies: list[Proxy]) -> None:
+    """They share again."""
+    await ready(*proxies)
+    one, other = proxies
+    origin.respond(b"again", FRESH)
+    async with asyncio.timeout(PATIENCE):
+        for number in range(1000):
+            await one.get(f"/again/{number}")
+            await settled(one)
+            if "detail=shared" in status_of(await other.get(f"/again/{number}")):
+                return
+
+
+Fault = Callable[[Redis, Relay], Awaitable[None]]
+
+
+async def frozen(server: Redis, _: Relay) -> None:
+    os.kill(server.process.pid, signal.SIGSTOP)
+
+
+async def thawed(server: Redis, _: Relay) -> None:
+    os.kill(server.process.pid, signal.SIGCONT)
+
+
+async def slow(_: Redis, relay: Relay) -> None:
+    relay.delay = 0.2
+
+
+async def quick(_: Redis, relay: Relay) -> None:
+    relay.delay = 0.0
+
+
+async def deaf(_: Redis, relay: Relay) -> None:
+    relay.stop()
+
+
+async def cut(_: Redis, relay: Relay) -> None:
+    relay.cut()
+
+
+async def goes(_: Redis, relay: Relay) -> None:
+    relay.go()
+
+
+async def spoilt(_: Redis, relay: Relay) -> None:
+    relay.spoil = lambda data: bytes(octet ^ 1 if at % 37 == 36 else octet for at, octet in enumerate(data))
+
+
+async def clean(_: Redis, relay: Relay) -> None:
+    relay.spoil = bytes
+    relay.cut()
+
+
+async def read_only(server: Redis, _: Relay) -> None:
+    async with client_of(server) as client:
+        await client.replicaof("127.0.0.1", 1)
+
+
+async def writable(server: Redis, _: Relay) -> None:
+    async with client_of(server) as client:
+        await client.replicaof("NO", "ONE")
+
+
+async def full(server: Redis, _: Relay) -> None:
+    async with client_of(server) as client:
+        await client.config_set("maxmemory-policy", "noeviction")
+        await client.config_set("maxmemory", "1")
+
+
+async def roomy(server: Redis, _: Relay) -> None:
+    async with client_of(server) as client:
+        await client.config_set("maxmemory", "0")
+
+
+async def evicting(server: Redis, _: Relay) -> None:
+    """Everything is dropped again and again, the log of invalidations as well."""
+    async with client_of(server) as client:
+        await client.config_set("maxmemory-policy", "allkeys-random")
+        used = (await client.info("memory"))["used_memory"]
+        await client.config_set("maxmemory", str(used - 20_000))
+
+
+async def locked(server: Redis, relay: Relay) -> None:
+    async with client_of(server) as client:
+        await client.config_set("requirepass", "another")
+    relay.cut()
+
+
+async def unlocked(server: Redis, _: Relay) -> None:
+    async with client_of(server, password="another") as client:
+        await client.config_set("requirepass", "")
+
+
+async def emptied(server: Redis, _: Relay) -> None:
+    async with client_of(server) as client:
+        await client.flushall()
+        await client.script_flush()
+
+
+async def nothing(_: Redis, __: Relay) -> None:
+    """It heals by itself."""
+
+
+FAULTS: dict[str, tuple[Fault, Fault]] = {
+    "frozen": (frozen, thawed),
+    "slow": (slow, quick),
+    "deaf": (deaf, goes),
+    "cut": (cut, nothing),
+    "spoilt": (spoilt, clean),
+    "read-only": (read_only, writable),
+    "full": (full, roomy),
+    "evicting": (evicting, roomy),
+    "locked": (locked, unlocked),
+    "emptied": (emptied, nothing),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_no_client_fails(origin: Origin, tmp_path: Path, fault: str) -> None:
+    origin.script = tells_its_path
+    begin, end = FAULTS[fault]
+    async with (
+        running_redis(tmp_path) as server,
+        relayed(server.port) as relay,
+        two(origin, f"redis://127.0.0.1:{relay.port}/0") as proxies,
+    ):
+        load = Load([f"http://127.0.0.1:{proxy.port}" for proxy in proxies], clients=16, paths=PATHS)
+        load.start()
+        async with asyncio.timeout(6 * PATIENCE):
+            await load.asked(300)
+            await begin(server, relay)
+            await load.asked(600)
+            await end(server, relay)
+            await load.asked(300)
+            seen = await load.stop()
+        assert (seen.failed, seen.mixed_up) == (0, 0)
+        await share(origin, proxies)
+
+
+async def test_no_client_fails_when_the_server_is_killed_and_another_starts(origin: Origin, tmp_path: Path) -> None:
+    origin.script = tells_its_path
+    async with contextlib.AsyncExitStack() as stack:
+        server = await stack.enter_async_context(running_redis(tmp_path))
+        proxies = await stack.enter_async_context(two(origin, server.url))
+        load = Load([f"http://127.0.0.1:{proxy.port}" for proxy in proxies], clients=16, paths=PATHS)
+        load.start()
+        async with asyncio.timeout(6 * PATIENCE):
+            await load.asked(300)
+            server.process.kill()
+            await server.process.wait()
+            await load.asked(600)
+            await stack.enter_async_context(running_redis(tmp_path, port=server.port))
+            await load.asked(300)
+            seen = await load.stop()
+        assert (seen.failed, seen.mixed_up) == (0, 0)
+        await share(origin, proxies)
+
+
+async def test_no_client_fails_while_sentinel_makes_another_master(origin: Origin, tmp_path: Path) -> None:
+    origin.script = tells_its_path
+    async with running_sentinel(tmp_path) as watched, two(origin, watched.url) as proxies:
+        load = Load([f"http://127.0.0.1:{proxy.port}" for proxy in proxies], clients=16, paths=PATHS)
+        load.start()
+        async with asyncio.timeout(6 * PATIENCE):
+            await load.asked(300)
+            watched.master.process.kill()
+            await watched.master.process.wait()
+            await load.asked(600)
+            seen = await load.stop()
+        assert (seen.failed, seen.mixed_up) == (0, 0)
+        await share(origin, proxies)
+        async with client_of(watched.replica) as client:
+            assert await client.dbsize() > 0
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_a_cluster_that_loses_a_node(origin: Origin, tmp_path: Path) -> None:
+    """Two thirds of the keys are shared still, if the log is among what is left; nobody fails in any case."""
+    origin.script = tells_its_path
+    async with running_cluster(tmp_path) as cluster, two(origin, cluster.url) as proxies:
+        one, other = proxies
+        await share(origin, proxies)
+        origin.script = tells_its_path
+        await admin(one, "POST", "/api/purge", b'{"all": true}')
+        await heard(one, other)
+        load = Load([f"http://127.0.0.1:{proxy.port}" for proxy in proxies], clients=16, paths=PATHS)
+        load.start()
+        async with asyncio.timeout(6 * PATIENCE):
+            await load.asked(300)
+            cluster.nodes[1].process.kill()
+            await cluster.nodes[1].process.wait()
+            await load.asked(600)
+            seen = await load.stop()
+        assert (seen.failed, seen.mixed_up) == (0, 0)
+    # redis-py leaves connections open to nodes that it has lost, until they are collected
+    del proxies, one, other
+    gc.collect()
+
+
+async def test_while_it_is_away_collapsing_goes_on_in_each_process(origin: Origin, tmp_path: Path) -> None:
+    async with running_redis(tmp_path) as server, two(origin, server.url) as proxies:
+        os.kill(server.process.pid, signal.SIGSTOP)
+        go = asyncio.Event()
+
+        async def script(turn: Turn) -> None:
+            await go.wait()
+            await turn.answer(b"one", FRESH)
+
+        origin.script = script
+        clients = [asyncio.create_task(proxy.get("/a")) for proxy in proxies for _ in range(20)]
+        async with asyncio.timeout(PATIENCE):
+            while len(origin.requests) < 2:  # noqa: ASYNC110 - of another task
+                await asyncio.sleep(0.005)
+            go.set()
+            answers = await asyncio.gather(*clients)
+        assert {answer.content for answer in answers} == {b"one"}
+        assert len(origin.requests) == 2
+        # and memory answers what it has, at once
+        assert "siding; hit" in status_of(await proxies[0].get("/a"))
+
+
+async def test_connections_to_a_tier_that_comes_back_are_few(origin: Origin, tmp_path: Path) -> None:
+    origin.script = tells_its_path
+    async with (
+        running_redis(tmp_path) as server,
+        relayed(server.port) as relay,
+        two(origin, f"redis://127.0.0.1:{relay.port}/0") as proxies,
+    ):
+        load = Load([f"http://127.0.0.1:{proxy.port}" for proxy in proxies], clients=40, paths=PATHS)
+        load.start()
+        async with asyncio.timeout(6 * PATIENCE):
+            await load.asked(300)
+            relay.cut()
+            before = relay.connections
+            await load.asked(600)
+            await load.stop()
+        assert relay.connections - before <= 2 * (32 + 4)
+        await ready(*proxies)
