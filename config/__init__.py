@@ -10,6 +10,8 @@ Start with `settings`: one definition a setting, with its default, bounds and me
     rules.py      route rules: the rules file, and which rule a request falls under
     rule.py       one rule: what may stand in it, and what is refused because it would leak
     patterns.py   path patterns of rules, and finding the first of many that matches
+    tier.py       the Redis that replicas share, never the outage; redis_place.py reads its URL
+    bulletin.py   a numbered log that all replicas read; everywhere.py flips flags by it
     words.py      what messages have in common: values shown safely, did-you-mean
     version.py    the version, said once
 """

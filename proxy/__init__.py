@@ -8,6 +8,7 @@ A request goes through `server`, which asks `policy` what to do and does it with
 
     server/   protocol      the client's connection; the only file that touches aiohttp's internals
               handler       the story of a request, in the order it happens: start here
+              tenure        a fetch's standing among the replicas: does this one ask the origin
               visit         one request on its way, and what all of them share
               answer        to the client: stored, whole, streamed, or an error
               forwarder     to the origin: for one client alone, or as a tunnel
@@ -19,6 +20,7 @@ A request goes through `server`, which asks `policy` what to do and does it with
               collapse      which requests wait for which fetch
     store/    base          what a store is; memory: S3-FIFO within a byte budget
               invalidations epochs: what was purged or changed since a response was asked for
+              replicas      what replicas share in Redis: shared (records, leases), notices (invalidations, flags)
     observe/  events        one observation a request; metrics and access_log read it
 
 Imports point one way: app -> server -> {origin, store, observe} -> policy. `tests/test_laws.py` holds them to it.

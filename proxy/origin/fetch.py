@@ -150,6 +150,7 @@ class Fetch:
         self._worth_finishing = worth_finishing
         self._settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._closed: list[Callable[[], None]] = []
+        self._streams: list[Callable[[], None]] = []
         self._waiting = 0
         self._taken = False
         self._pieces: list[bytes] = []
@@ -197,6 +198,10 @@ class Fetch:
         reader = Reader(self)
         self._readers.add(reader)
         return reader
+
+    def on_streaming(self, callback: Callable[[], None]) -> None:
+        """Call back if the content takes its time: the clients that there are have its beginning."""
+        self._streams.append(callback)
 
     def on_closed(self, callback: Callable[[], None]) -> None:
         """Call back once no more clients may join."""
@@ -330,6 +335,8 @@ class Fetch:
             return
         length = None if response.length is None else len(judged.before) + response.length
         self._settle(Streaming(judged, length))
+        for callback in self._streams:
+            callback()
         if judged.before:
             self._add(judged.before)
         while piece := await response.read():

@@ -556,7 +556,7 @@ class Handler:
             elsewhere=tenure.elsewhere if tenure is not None and key is not None else None,
         )
         if tenure is not None:
-            fetch.task.add_done_callback(tenure.ended)
+            tenure.follow(fetch)
         if key is not None:
             shared.collapse.lead(key, fetch)
         self._background.add(fetch)

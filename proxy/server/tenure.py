@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from proxy.origin.fetch import Fetch
 from proxy.policy.messages import StoredResponse
 from proxy.store.shared import Lease, Seen, SharedStore
+
+STREAM_SECONDS = 1.0
+"""How long others wait for the end of an answer whose beginning is there."""
 
 Usable = Callable[[tuple[StoredResponse, ...]], StoredResponse | None]
 """The one that answers the request, of those that another replica was given."""
@@ -28,6 +32,7 @@ class Tenure:
         self._usable = usable
         self._seconds = seconds
         self._lease: Lease | None = None
+        self._late: asyncio.TimerHandle | None = None
         self._number = remote.number
 
     async def elsewhere(self) -> StoredResponse | None:
@@ -38,11 +43,27 @@ class Tenure:
         self._number = self._remote.number
         return self._usable(led.filled.responses) if led.filled.responses else None
 
+    def follow(self, fetch: Fetch) -> None:
+        """See to it that whoever waits for the fetch elsewhere hears of its end, or needs not wait for it."""
+        fetch.on_streaming(self._streams)
+        fetch.task.add_done_callback(self._ended)
+
+    def _streams(self) -> None:
+        """Here its beginning goes on at once; elsewhere they have nothing before they have all of it."""
+        if self._lease is not None:
+            self._late = asyncio.get_running_loop().call_later(STREAM_SECONDS, self._let_go)
+
+    def _let_go(self) -> None:
+        if self._lease is not None:
+            self._remote.release(self._lease, alone=True)
+
     def keep(self, stored: StoredResponse) -> None:
         """Let the others have it."""
         self._remote.keep(stored, self._number, self._lease)
 
-    def ended(self, task: asyncio.Task[None]) -> None:
-        """The fetch is over; where it was given up another may ask."""
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Where it was given up another may ask."""
+        if self._late is not None:
+            self._late.cancel()
         if self._lease is not None:
             self._remote.release(self._lease, alone=not task.cancelled())

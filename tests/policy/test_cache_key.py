@@ -19,6 +19,7 @@ from proxy.policy.cache_key import (
     canonical,
     credential_fields,
     parse_json,
+    portable,
     rule_applies,
     secondary_key,
     selects,
@@ -370,3 +371,28 @@ def test_every_selecting_field_must_match() -> None:
     assert selects(stored, Fields([("B", "2"), ("A", "1"), ("C", "3")]))
     assert not selects(stored, Fields([("A", "1"), ("B", "3")]))
     assert not selects(stored, Fields([("A", "1")]))
+
+
+# -- what replicas without a common secret may share
+
+
+@pytest.mark.parametrize(
+    ("request_head", "by", "expected"),
+    [
+        (head(), None, True),
+        (head("/a?x=1"), rule("query:x"), True),
+        (head("/a", ("Cookie", "a=b")), None, True),
+        (head("/a", ("Authorization", "x")), None, False),
+        (head("/a", ("X-Forwarded-Host", "x")), None, False),
+        (head("/a", ("Forwarded", "for=1.2.3.4")), None, False),
+        (head(), rule("header:x-tenant"), False),
+        (head(), rule("cookie:session"), False),
+        (head(method="POST"), rule("body"), False),
+    ],
+)
+def test_which_keys_are_the_same_without_a_common_secret(
+    request_head: RequestHead, by: Rule | None, expected: bool
+) -> None:
+    assert portable(request_head, by) is expected
+    if expected:
+        assert cache_key(request_head, by, b"", digest) == cache_key(request_head, by, b"", lambda _: "another")

@@ -736,3 +736,33 @@ async def test_who_has_another_secret_is_not_believed(origin: Origin, shared: Re
         await settled(one)
         await other.get("/a")
     assert len(origin.requests) == 2
+
+
+async def test_nobody_waits_long_for_what_arrives_slowly_at_another(
+    origin: Origin, pair: list[Proxy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The leader's client has its beginning; the others would have nothing until it is whole."""
+    monkeypatch.setattr("proxy.server.tenure.STREAM_SECONDS", 0.05)
+    one, other = pair
+    go = asyncio.Event()
+
+    async def script(turn: Turn) -> None:
+        await turn.send(f"HTTP/1.1 200 OK\r\n{FRESH}\r\nContent-Length: 10\r\n\r\nhello")
+        await go.wait()
+        await turn.send("world")
+
+    origin.script = script
+    clients = [await one.connect(), await other.connect()]
+    for client in clients:
+        await client.send("GET /a HTTP/1.1\r\nHost: app.example\r\n\r\n")
+    for client in clients:
+        assert (await client.head()).status == 200
+        async with asyncio.timeout(PATIENCE):
+            assert await client.reader.readexactly(5) == b"hello"
+    assert len(origin.requests) == 2
+    go.set()
+    for client in clients:
+        async with asyncio.timeout(PATIENCE):
+            assert await client.reader.readexactly(5) == b"world"
+    await settled(one, other)
+    assert "siding; hit" in status_of(await other.get("/a"))

@@ -1,0 +1,46 @@
+"""Flags of all monitors at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from tests.pool_monitor.support import running_monitor
+from tests.redis_servers import Redis, running_redis
+from tests.support import PATIENCE
+
+
+@pytest.fixture
+async def shared(tmp_path: Path) -> AsyncIterator[Redis]:
+    async with running_redis(tmp_path) as one:
+        yield one
+
+
+async def holds(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110 - another process has no event to wait for
+            await asyncio.sleep(0.005)
+
+
+async def test_flags_are_flipped_in_every_monitor_now_and_later(shared: Redis) -> None:
+    async with running_monitor(None, redis_url=shared.url) as one, running_monitor(None, redis_url=shared.url) as other:
+        answer = await one.ask("PATCH", "/api/flags", {"USE_OPTIMIZED_PROMPTS": False, "everywhere": True})
+        assert (answer.status, answer.document["everywhere"]) == (200, True)
+        assert answer.document["USE_OPTIMIZED_PROMPTS"] is False
+        await holds(lambda: not other.monitor._flags.optimized_prompts)
+        async with running_monitor(None, redis_url=shared.url) as late:
+            await holds(lambda: not late.monitor._flags.optimized_prompts)
+        metrics = (await other.get("/metrics")).content.decode()
+        assert 'siding_shared_tier{state="closed"} 1.0' in metrics
+        assert "siding_replica_hears 1.0" in metrics
+
+
+async def test_without_a_tier_there_is_nobody_to_tell() -> None:
+    async with running_monitor(None) as one:
+        answer = await one.ask("PATCH", "/api/flags", {"BYPASS": True, "everywhere": True})
+        assert answer.status == 400
+        assert "REDIS_URL" in answer.document["error"]["message"]
+        assert not one.monitor._flags.bypass

@@ -1,0 +1,118 @@
+"""What is invalid, by the numbers of the log: against a model that remembers everything."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from config.flags import Flags
+from config.tier import SharedTier
+from proxy.store.invalidations import Invalidations, Validity
+from proxy.store.notices import Notices, note
+
+URI = "http://a/x"
+TAGS = ("t",)
+
+
+def notices() -> Notices:
+    """Of a replica that reads no log: it is told what is in it."""
+    return Notices(SharedTier("redis://127.0.0.1:1/0"), "name", "me", Invalidations(), Flags(), lambda _: None)
+
+
+CONCERN = [("uri", URI), ("uri", "/x"), ("tag", "t"), ("prefix", "http://a/"), ("prefix", "/"), ("all", "")]
+DO_NOT = [("uri", "http://a/y"), ("tag", "u"), ("prefix", "/y")]
+entries = st.lists(
+    st.tuples(st.sampled_from(CONCERN + DO_NOT), st.booleans(), st.sampled_from(["me", "other"])), max_size=12
+)
+
+
+@given(entries, st.integers(0, 12), st.integers(0, 12))
+def test_a_record_is_spoilt_by_every_later_invalidation_and_by_no_other(
+    told: list[Any], begin: int, number: int
+) -> None:
+    """begin -- where this replica began to read. number -- what the record's origin knew of."""
+    one = notices()
+    one.began(begin)
+    for at, ((what, name), soft, by) in enumerate(told, begin + 1):
+        one.took(at, by, [what, name, soft])
+    later = [
+        soft for at, ((what, name), soft, _) in enumerate(told, begin + 1) if at > number and (what, name) in CONCERN
+    ]
+    expected = Validity.VALID
+    if later:
+        expected = Validity.STALE if all(later) else Validity.GONE
+    if number < begin:
+        expected = Validity.GONE
+    assert one.state(URI, TAGS, number) is expected
+
+
+def test_what_others_tell_is_invalid_here_and_ones_own_is_already() -> None:
+    one = notices()
+    here = one._here
+    one.began(0)
+    one.took(1, "other", ["tag", "t", False])
+    assert here.state(URI, TAGS, 0) is Validity.GONE
+    epoch = here.epoch
+    one.took(2, "me", ["tag", "t", False])
+    assert here.epoch == epoch
+
+
+@pytest.mark.parametrize("entry", [["all"], ["tag", "t", False, "more"], ["mystery", "x", False]])
+def test_what_a_newer_replica_says_and_nobody_here_understands_is_everything(entry: list[Any]) -> None:
+    one = notices()
+    one.began(0)
+    one.took(1, "other", entry)
+    assert one.state(URI, TAGS, 0) is Validity.GONE
+    assert one._here.state(URI, TAGS, 0) is Validity.GONE
+
+
+def test_flags_have_numbers_too() -> None:
+    one = notices()
+    one.began(4)
+    one.took(5, "other", ["flags", {"BYPASS": True, "NEWER": True, "ENABLE_ETAG": "off"}, False])
+    assert one._flags.bypass
+    assert not one._flags.etag
+    one.took(6, "me", ["flags", {"BYPASS": False}, False])
+    assert one._flags.bypass
+    one.took(7, "other", ["tag", "t", False])
+    assert one.state(URI, TAGS, 6) is Validity.GONE
+    assert one.state(URI, TAGS, 7) is Validity.VALID
+
+
+@pytest.mark.parametrize(("surely", "validity"), [(True, Validity.GONE), (False, Validity.STALE)])
+def test_what_was_missed(surely: bool, validity: Validity) -> None:
+    one = notices()
+    one.began(0)
+    one.missed(surely=surely)
+    assert one._here.state(URI, (), 0) is validity
+
+
+@pytest.fixture
+async def untold() -> AsyncIterator[Notices]:
+    """Its tier cannot be reached."""
+    one = notices()
+    yield one
+    await one.bulletin.close()
+    await one.bulletin._tier.close()
+
+
+async def test_what_is_not_told_yet_spoils_what_the_tier_has(untold: Notices) -> None:
+    untold.began(5)
+    note(untold._here, ("tag", "t", False))
+    untold.tell([("tag", "t", False)])
+    assert untold.state(URI, TAGS, 5) is Validity.GONE
+    assert untold.state(URI, ("other",), 5) is Validity.VALID
+    # it got the number 6, and this replica has not read that far
+    untold.bulletin._pending.clear()
+    untold.bulletin.position, untold.bulletin.published = 5, 6
+    assert untold.state(URI, TAGS, 5) is Validity.GONE
+    assert untold.state(URI, TAGS, 6) is Validity.VALID
+    assert untold.number == 6
+    untold.took(6, "me", ["tag", "t", False])
+    untold.bulletin.position = 6
+    assert untold.state(URI, TAGS, 5) is Validity.GONE
+    assert untold.state(URI, TAGS, 6) is Validity.VALID
