@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
+import queue
 import sys
+import threading
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TextIO
+
+MOST_WAITING = 10_000
+"""Lines that wait for whoever reads them; further ones are dropped."""
+CLOSE_SECONDS = 1.0
 
 
 def instant(seconds: float) -> str:
@@ -40,8 +48,38 @@ class _TextFormatter(logging.Formatter):
         return instant(record.created)
 
 
-class _Handler(logging.StreamHandler[TextIO]):
-    """Told apart from handlers that others have put on the root logger."""
+class _Handler(logging.Handler):
+    """Writes in a thread: who stops reading the log holds nobody up, and misses lines."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._waiting: queue.Queue[str | None] = queue.Queue(MOST_WAITING)
+        self._thread = threading.Thread(target=self._write, name="siding log", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._waiting.put_nowait(self.format(record))
+        except queue.Full:
+            return
+        except Exception:
+            self.handleError(record)
+
+    def _write(self) -> None:
+        while (text := self._waiting.get()) is not None:
+            with suppress(OSError, ValueError):
+                self._stream.write(f"{text}\n")
+                self._stream.flush()
+
+    def close(self) -> None:
+        """Write what waits, for a moment."""
+        atexit.unregister(self.close)
+        with suppress(queue.Full):
+            self._waiting.put_nowait(None)
+        self._thread.join(CLOSE_SECONDS)
+        super().close()
 
 
 def configure_logging(level: str, format: str) -> None:
@@ -51,6 +89,7 @@ def configure_logging(level: str, format: str) -> None:
     root = logging.getLogger()
     for old in [one for one in root.handlers if isinstance(one, _Handler)]:
         root.removeHandler(old)
+        old.close()
     root.addHandler(handler)
     root.setLevel(level_number(level))
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import aiohttp
 
 from config.bulletin import Bulletin
+from config.tasks import end
 from config.tier import SharedTier
 from pool_monitor.pool_stats import percentile
 from tests.config.test_bulletin import Listener, holds
@@ -68,8 +69,17 @@ async def _origin() -> AsyncIterator[Origin]:
 async def _pair(origin: Origin, **settings: str) -> AsyncIterator[list[Running]]:
     options = {"cache_secret": SECRET, **settings}
     async with proxy_process(origin.url, **options) as one, proxy_process(origin.url, **options) as other:
+        # as a machine does that collects logs
+        reading = [asyncio.create_task(_read_all(proxy)) for proxy in (one, other)]
         await asyncio.sleep(1.0 if "redis_url" in settings else 0.0)
         yield [one, other]
+        await end(reading)
+
+
+async def _read_all(proxy: Running) -> None:
+    assert proxy.child.process.stdout is not None
+    while await proxy.child.process.stdout.read(2**16):
+        pass
 
 
 async def _timed(session: aiohttp.ClientSession, url: str) -> float:

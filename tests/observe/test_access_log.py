@@ -358,7 +358,15 @@ def stderr(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
     """Gives what went to standard error; the root logger is put back as it was."""
     root = logging.getLogger()
     before, level = list(root.handlers), root.level
-    yield lambda: capsys.readouterr().err
+
+    def written() -> str:
+        for handler in root.handlers:
+            if handler not in before:
+                # what a thread has to write is written then
+                handler.close()
+        return capsys.readouterr().err
+
+    yield written
     root.handlers[:] = before
     root.setLevel(level)
 
