@@ -10,7 +10,7 @@ PIP_INSTALL = $(VENV_PYTHON) -m pip --disable-pip-version-check install --quiet
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV PIP_USER PIP_TARGET PIP_PREFIX
 # Packages are there once they have code.
 CODE = $(patsubst %/__init__.py,%,$(wildcard config/__init__.py deploy/__init__.py pool_monitor/__init__.py proxy/__init__.py tests/__init__.py))
-LOCK = $(VENV_PYTHON) -m uv --quiet pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
+LOCK = $(VENV_PYTHON) -m uv --quiet pip compile --universal --python-version 3.11 --generate-hashes --upgrade --no-strip-extras \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" pyproject.toml
 
 # A .venv that is not there, or whose Python is gone, is made anew.

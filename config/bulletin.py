@@ -108,6 +108,7 @@ class Bulletin:
         self._keeping: dict[str, bytes] = {}
         self._sending: asyncio.Task[None] | None = None
         self._reading: asyncio.Task[None] | None = None
+        self._closing = False
         self._waiting: dict[str, set[asyncio.Event]] = {}
 
     # -- telling
@@ -143,7 +144,7 @@ class Bulletin:
         return not self.pending
 
     async def _send(self) -> None:
-        while self.pending:
+        while self.pending and not self._closing:
             batch, keeping = self._pending[:MOST_AT_ONCE], dict(self._keeping)
             pairs = [part for pair in keeping.items() for part in pair]
             arguments = (secrets.token_hex(8), self.by, KEPT_ENTRIES, len(keeping), *pairs, *batch)
@@ -200,11 +201,11 @@ class Bulletin:
 
     async def _read_on(self) -> None:
         looked = -LOOK_SECONDS
-        while True:
+        while not self._closing:
             try:
                 async with self._tier.listening(READ_SECONDS) as client:
                     await self._greet(client)
-                    while True:
+                    while not self._closing:
                         await self._read(client)
                         if time.monotonic() - looked >= LOOK_SECONDS:
                             looked = time.monotonic()
@@ -288,6 +289,8 @@ class Bulletin:
 
     async def close(self) -> None:
         """Stop."""
+        # a cancellation alone may get lost
+        self._closing = True
         await end([self._reading, self._sending])
 
 

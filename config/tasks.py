@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
-AGAIN_SECONDS = 0.2
+AGAIN_SECONDS = 1.5
+"""Longer than a task takes that closes what it has open."""
 
 
 async def end(tasks: Iterable[asyncio.Task[Any] | None]) -> None:

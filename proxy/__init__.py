@@ -8,7 +8,7 @@ A request goes through `server`, which asks `policy` what to do and does it with
 
     server/   protocol      the client's connection; the only file that touches aiohttp's internals
               handler       the story of a request, in the order it happens: start here
-              tenure        a fetch's standing among the replicas: does this one ask the origin
+              sharing       what other replicas have, and whether this one asks the origin for all
               visit         one request on its way, and what all of them share
               answer        to the client: stored, whole, streamed, or an error
               forwarder     to the origin: for one client alone, or as a tunnel

@@ -30,7 +30,7 @@ from proxy.policy.messages import Question, RequestHead, ResponseHead, StoredRes
 from proxy.server import answer
 from proxy.server.forwarder import ask, ask_for_one, tunnel
 from proxy.server.protocol import ClientGone, Exchange
-from proxy.server.tenure import Tenure
+from proxy.server.sharing import ANSWERING, Sharing, Tenure
 from proxy.server.visit import Shared, Visit, new_visit
 from proxy.store.invalidations import Validity
 from proxy.store.shared import Seen, SharedStore
@@ -40,10 +40,6 @@ log = logging.getLogger("siding.handler")
 MAX_KEYED_BYTES = 1024 * 1024
 """Content larger than this is not read whole to be a cache key: the request passes."""
 LOOKED_UP = frozenset({"GET", "HEAD"})
-ANSWERING = frozenset({Reuse.FRESH, Reuse.STALE_ALLOWED})
-"""Decisions by which a stored response answers, and the origin has nothing to do with it."""
-SAME_SECONDS = 0.05
-"""What was made so little later is the same response, which took its time to the tier and back."""
 
 Local = Callable[[RequestHead], Awaitable[tuple[ResponseHead, bytes] | None]]
 """Answers requests that are Siding's own on the public listener (PUBLIC_METRICS); None for all others."""
@@ -95,6 +91,7 @@ class Handler:
     def __init__(self, shared: Shared, local: Local | None = None) -> None:
         self._shared = shared
         self._local = local
+        self._sharing = Sharing(shared)
         self._background: set[Fetch] = set()
         self.in_flight = 0
         self._idle: asyncio.Event | None = None
@@ -271,7 +268,7 @@ class Handler:
         shared, request = self._shared, visit.exchange.head
         visit.observation.outcome = Outcome.PASS
         began, stored = shared.wall(), found.stored
-        tenure = self._tenure(visit, found, None)
+        tenure = self._sharing.tenure(visit, found.key, None, found.seen)
         try:
             response = await ask_for_one(shared, visit)
         except errors.OriginError as fault:
@@ -405,7 +402,7 @@ class Handler:
     async def _look_elsewhere(self, remote: SharedStore, visit: Visit, found: Lookup, decision: Reuse | None) -> None:
         """See what the tier of the replicas has, where that may spare asking the origin; what is newer is kept here."""
         shared, request = self._shared, visit.exchange.head
-        if not self._shares(visit) or decision is Reuse.VALIDATE_BY_REQUEST or reuse.wants_origin(request):
+        if not self._sharing.allows(visit) or decision is Reuse.VALIDATE_BY_REQUEST or reuse.wants_origin(request):
             return
         key = self._collapse_key(visit, found)
         validating = decision is Reuse.STALE_WHILE_REVALIDATE and shared.collapse.joinable(key) is not None
@@ -414,48 +411,8 @@ class Handler:
         found.seen = await remote.find(found.key)
         if found.seen is not None and found.seen.responses:
             before = found.stored
-            self._select(found, request, self._take_over(found.key, found.seen.responses))
+            self._select(found, request, self._sharing.take_over(found.key, found.seen.responses))
             found.elsewhere = found.stored is not None and found.stored is not before
-
-    def _shares(self, visit: Visit) -> bool:
-        shared, remote = self._shared, self._shared.remote
-        if remote is None or not remote.usable or not shared.flags.query_cache or shared.flags.bypass:
-            return False
-        return remote.has_secret or cache_key.portable(visit.exchange.head, visit.rule)
-
-    def _take_over(self, key: str, responses: tuple[StoredResponse, ...]) -> tuple[StoredResponse, ...]:
-        """Keep here what is newer than what is here; everything under the key then, also what has no room here."""
-        store, beside = self._shared.store, []
-        for stored in responses:
-            had = [one for one in store.get(key) if one.secondary_key == stored.secondary_key and one.part is None]
-            if not any(_supersedes(one, stored) for one in had if self._is_valid(one)) and not store.put(stored):
-                beside.append(stored)
-        return (*store.get(key), *beside)
-
-    def _is_valid(self, stored: StoredResponse) -> bool:
-        return self._validity(stored) is Validity.VALID
-
-    def _tenure(self, visit: Visit, found: Lookup, key: str | None) -> Tenure | None:
-        """The standing of a fetch among the replicas. key -- by which others may wait for it; None: nobody does."""
-        shared = self._shared
-        if shared.remote is None or not self._shares(visit):
-            return None
-
-        def usable(responses: tuple[StoredResponse, ...]) -> StoredResponse | None:
-            stored = reuse.select(self._take_over(found.key, responses), visit.exchange.head.fields)
-            return stored if stored is not None and self._answers(visit, stored) else None
-
-        seconds = shared.limits.upstream_seconds * 2
-        return Tenure(shared.remote, found.key, key, found.seen, usable, seconds)
-
-    def _answers(self, visit: Visit, stored: StoredResponse) -> bool:
-        """Whether what another replica was just given answers this request as well."""
-        if stored.part is not None or not self._is_valid(stored):
-            return False
-        request = visit.exchange.head
-        if reuse.select((stored,), request.fields) is None:
-            return False
-        return reuse.decide(stored, request, self._shared.wall(), rule=visit.rule) in ANSWERING
 
     async def _answer_found(self, visit: Visit, stored: StoredResponse) -> None:
         """Answer with what another replica has asked the origin for."""
@@ -542,7 +499,7 @@ class Handler:
             question = replace(question, candidates=found.candidates)
             asked = validation.which(request, found.candidates)
         on_interim = None if behind else visit.exchange.interim
-        tenure = self._tenure(visit, found, key)
+        tenure = self._sharing.tenure(visit, found.key, key, found.seen)
         fetch = Fetch(
             question,
             ask=lambda: ask(shared, visit, asked, visit.content, on_interim=on_interim),
@@ -665,7 +622,7 @@ class Handler:
         if result is None or isinstance(result, Alone):
             return False
         if isinstance(result, Found):
-            if not self._answers(visit, result.stored):
+            if not self._sharing.answers(visit, result.stored):
                 return False
             await self._answer_found(visit, result.stored)
             return True
@@ -787,13 +744,6 @@ class Handler:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-
-
-def _supersedes(here: StoredResponse, other: StoredResponse) -> bool:
-    """Whether what is here is newer than what another replica had, or the same."""
-    newer = reuse.made(here) - reuse.made(other)
-    same = abs(newer) <= SAME_SECONDS and here.freshness.lifetime == other.freshness.lifetime
-    return newer > SAME_SECONDS or same
 
 
 def _seen_behind(fetch: Fetch, route: str) -> OriginObservation:

@@ -216,7 +216,7 @@ async def test_a_client_that_reads_slowly_but_reads_is_served(origin: Origin, mo
     async with running_proxy(origin.url) as proxy:
         await proxy.get("/a")
         await until(lambda: not proxy.worker.handler._background)
-        monkeypatch.setattr("proxy.server.protocol.SEND_SECONDS", 0.5)
+        monkeypatch.setattr("proxy.server.protocol.SEND_SECONDS", 1.5)  # more than two of TCP's own timeouts
         with socket.socket() as client:
             client.setblocking(False)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
@@ -227,7 +227,7 @@ async def test_a_client_that_reads_slowly_but_reads_is_served(origin: Origin, mo
                 piece = await loop.sock_recv(client, 20_000)
                 assert piece, f"cut after {len(got)} octets"
                 got += piece
-                await asyncio.sleep(0.015)
+                await asyncio.sleep(0.02)
     assert b"hit" in got[:500]
 
 

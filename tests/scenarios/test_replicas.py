@@ -742,7 +742,7 @@ async def test_nobody_waits_long_for_what_arrives_slowly_at_another(
     origin: Origin, pair: list[Proxy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The leader's client has its beginning; the others would have nothing until it is whole."""
-    monkeypatch.setattr("proxy.server.tenure.STREAM_SECONDS", 0.05)
+    monkeypatch.setattr("proxy.server.sharing.STREAM_SECONDS", 0.05)
     one, other = pair
     go = asyncio.Event()
 
