@@ -77,6 +77,19 @@ def test_what_is_tested_is_what_runs() -> None:
         assert (str(tested[name][0]), tested[name][1]) == (str(requirement), hashes)
 
 
+def test_what_is_asked_for_with_extras_is_locked_with_them() -> None:
+    """Older installers do not see that the pin of a name is one of the name with extras as well."""
+    lock = locked(DEV)
+    for name in lock:
+        try:
+            asked = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue  # of another platform
+        for requirement in map(Requirement, asked):
+            if requirement.extras and (requirement.marker is None or requirement.marker.evaluate({"extra": ""})):
+                assert requirement.extras <= lock[canonicalize_name(requirement.name)][0].extras, name
+
+
 def test_every_import_is_a_declared_dependency() -> None:
     """What only comes along with another dependency may be gone with its next release."""
     local = PROJECT["optional-dependencies"]["local"]
