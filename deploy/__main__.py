@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from config.version import VERSION
 from deploy import local
+from deploy.check import command as check
 
 ABOUT = """\
 usage: siding COMMAND [OPTIONS]
@@ -53,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     match command:
         case "up":
             return up(rest, os.environ)
+        case "check":
+            return check.main(rest, os.environ)
         case "-h" | "--help":
             print(ABOUT, end="")
             return 0
