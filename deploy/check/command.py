@@ -64,9 +64,7 @@ def parser() -> argparse.ArgumentParser:
         made.add_argument(f"--{option}", metavar="URL", type=_url, help=meaning)
     made.add_argument("--admin", metavar="URL", type=_url, action="append", default=[], help=ADMIN)
     made.add_argument("--requests", metavar="FILE", help="what to send (TOML); `example` is the example origin's")
-    made.add_argument(
-        "--get", metavar="PATH", action="append", default=[], help="a path to GET instead; repeatable (/)"
-    )
+    made.add_argument("--get", metavar="PATH", action="append", default=[], help="a path to GET, repeatable (/)")
     made.add_argument("--grade", action="store_true", help=GRADE)
     for option, (usual, meaning) in SECONDS.items():
         made.add_argument(f"--{option}", metavar="S", type=_positive, default=usual, help=f"{meaning} (%(default)g s)")

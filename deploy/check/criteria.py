@@ -139,7 +139,7 @@ def unmeasured(name: str, target: str, reading: str, measured: str = "-") -> Res
 
 
 def repeats(pairs: Sequence[Pair]) -> Iterator[Result]:
-    """Of the slowest request: that is what a cache is for."""
+    """Of the slowest request that is stored, or of the slowest: that is what a cache is for."""
     names = ("second answer", "second answer faster")
     targets = (f"under {SECOND_MS:.0f} ms", f"at least {FASTER:.0%}")
     if not pairs:
@@ -148,7 +148,8 @@ def repeats(pairs: Sequence[Pair]) -> Iterator[Result]:
             for n, t in zip(names, targets, strict=True)
         )
         return
-    pair = max(pairs, key=lambda one: one.direct if one.first_hit and one.direct is not None else one.first)
+    stored = [one for one in pairs if one.second_hit] or pairs
+    pair = max(stored, key=lambda one: one.direct if one.first_hit and one.direct is not None else one.first)
     milliseconds = 1000 * pair.second
     came = "from the cache" if pair.second_hit else "NOT from the cache: see its Cache-Status and the route's rule"
     yield _result(
@@ -162,14 +163,9 @@ def repeats(pairs: Sequence[Pair]) -> Iterator[Result]:
         return
     faster = 1 - pair.second / before
     against = "direct" if pair.first_hit else "the first"
-    yield _result(
-        names[1],
-        targets[1],
-        f"{faster:.1%} ({1000 * before:.0f} ms before)",
-        faster >= FASTER,
-        f"against {against}, of the slowest request",
-        pair.request,
-    )
+    measured = f"{faster:.1%} ({1000 * before:.0f} ms before)"
+    told = f"against {against}" if pair.second_hit else "nothing was stored: what came sooner did so by chance"
+    yield _result(names[1], targets[1], measured, faster >= FASTER and pair.second_hit, told, pair.request)
 
 
 def everybody(statuses: Sequence[int], request: str) -> Result:

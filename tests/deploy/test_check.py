@@ -1,0 +1,313 @@
+"""`siding check`: its criteria by tables, its file of requests, and the whole against real processes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from aiohttp import ClientSession
+
+from deploy.check import criteria, report, requests
+from deploy.check.criteria import Crowd, Isolation, Load, Pair, Pool, Renewal, Result, Sizes, Verdict
+from tests.deploy.processes import Child, environment, python
+from tests.deploy.test_local import ANYWHERE, address, counts
+
+MET, MISSED, UNMEASURED = Verdict.MET, Verdict.MISSED, Verdict.UNMEASURED
+CHECK = ("-m", "deploy", "check")
+
+
+# -- the criteria
+
+
+def pair(first: float, second: float, *, stored: bool = True) -> Pair:
+    return Pair("a", first, second, first_hit=False, second_hit=stored)
+
+
+def verdicts(results: Iterable[Result]) -> list[Verdict]:
+    return [one.verdict for one in results]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "expected"),
+    [
+        ([], [UNMEASURED, UNMEASURED]),
+        ([pair(2.0, 0.4)], [MET, MET]),
+        ([pair(2.0, 0.401)], [MET, MISSED]),
+        ([pair(4.0, 0.5)], [MISSED, MET]),
+        ([Pair("a", 2.0, 0.01, first_hit=False, second_hit=False)], [MET, MISSED]),
+        # what was stored before is compared with the way past Siding
+        ([Pair("a", 0.01, 0.01, first_hit=True, second_hit=True)], [MET, UNMEASURED]),
+        ([Pair("a", 0.01, 0.01, first_hit=True, second_hit=True, direct=2.0)], [MET, MET]),
+        # the slowest of those that are stored counts
+        (
+            [
+                pair(0.2, 0.1),
+                Pair("b", 3.0, 0.1, first_hit=False, second_hit=True),
+            ],
+            [MET, MET],
+        ),
+        (
+            [
+                pair(2.0, 0.1),
+                Pair("b", 9.0, 9.0, first_hit=False, second_hit=False),
+            ],
+            [MET, MET],
+        ),
+    ],
+)
+def test_repeats(pairs: list[Pair], expected: list[Verdict]) -> None:
+    assert verdicts(criteria.repeats(pairs)) == expected
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        ([], UNMEASURED),
+        ([Isolation("a", hit=False, same=False, status=403)], MET),
+        ([Isolation("a", hit=False, same=False, status=200)], MET),
+        ([Isolation("a", hit=True, same=False, status=200)], MISSED),
+        ([Isolation("a", hit=False, same=True, status=200)], MISSED),
+        ([Isolation("a", hit=False, same=True, status=401)], MET),
+        ([Isolation("a", hit=False, same=False, status=401), Isolation("b", hit=True, same=True, status=200)], MISSED),
+    ],
+)
+def test_isolated(seen: list[Isolation], expected: Verdict) -> None:
+    assert criteria.isolated(seen).verdict is expected
+
+
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [
+        (criteria.everybody([200, 201, 204], "a"), MET),
+        (criteria.everybody([200, 403], "a"), MISSED),
+        (criteria.renewed(None, 10, None), UNMEASURED),
+        (criteria.renewed(None, 10, 300), UNMEASURED),
+        (criteria.renewed(Renewal("a", 5, 6.5, 0), 10, 5), MET),
+        (criteria.renewed(Renewal("a", 5, 6.5, 7), 10, 5), MISSED),
+        (criteria.hit_rate(0, 0), UNMEASURED),
+        (criteria.hit_rate(45, 20), MET),
+        (criteria.hit_rate(60, 40), MISSED),
+        (criteria.collapsed([]), UNMEASURED),
+        (criteria.collapsed([Crowd("a", 20, 19, 0)]), MET),
+        (criteria.collapsed([Crowd("a", 20, 18, 0)]), MISSED),
+        (criteria.collapsed([Crowd("a", 20, 20, 0)]), MISSED),
+        (criteria.collapsed([Crowd("a", 20, 19, 1)]), MISSED),
+        (criteria.coded(Sizes(0, 0)), UNMEASURED),
+        (criteria.coded(Sizes(1000, 400)), MET),
+        (criteria.coded(Sizes(1000, 401)), MISSED),
+        (criteria.validated(Sizes(0, 0), 4), UNMEASURED),
+        (criteria.validated(Sizes(1000, 600), 4), MET),
+        (criteria.validated(Sizes(1000, 601), 4), MISSED),
+        (criteria.tokens(0, 0, 0, monitored=False, own=False), UNMEASURED),
+        (criteria.tokens(0, 0, 0, monitored=True, own=True), UNMEASURED),
+        (criteria.tokens(4480, 1792, 10, monitored=True, own=True), MET),
+        (criteria.tokens(4480, 1800, 10, monitored=True, own=False), MISSED),
+    ],
+)
+def test_one_criterion(result: Result, expected: Verdict) -> None:
+    assert result.verdict is expected
+    assert result.reading
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        (None, [UNMEASURED] * 3),
+        (Pool(0, 14, 20.0), [MET, MET, MET]),
+        (Pool(1, 15, 20.1), [MISSED, MISSED, MISSED]),
+        (Pool(0, 0, None), [MET, MET, UNMEASURED]),
+    ],
+)
+def test_pool(seen: Pool | None, expected: list[Verdict]) -> None:
+    assert verdicts(criteria.pool(seen)) == expected
+
+
+def load(milliseconds: int, failed: int = 0) -> Load:
+    return Load(tuple([0.001] * 90 + [milliseconds / 1000] * 10), failed)
+
+
+@pytest.mark.parametrize(
+    ("through", "direct", "expected"),
+    [
+        (Load((), 0), None, [UNMEASURED]),
+        (load(5), None, [MET, UNMEASURED]),
+        (load(5, failed=1), None, [MISSED, UNMEASURED]),
+        (load(60), load(100), [MET, MET]),
+        (load(61), load(100), [MET, MISSED]),
+        (load(5, failed=1), load(100, failed=1), [MET, MET]),
+        (load(5, failed=2), load(100, failed=1), [MISSED, MET]),
+    ],
+)
+def test_loads(through: Load, direct: Load | None, expected: list[Verdict]) -> None:
+    assert verdicts(criteria.loads(through, direct)) == expected
+
+
+# -- the report
+
+
+RESULTS = [
+    Result("gzip", "60% smaller", "70.0%", MET, "3 of 10 | octets"),
+    Result("pool", "0", "4", MISSED, "look", "where"),
+    criteria.unmeasured("tokens", "60%", "--grade"),
+]
+
+
+def test_the_table_is_aligned_and_shouts_what_was_missed() -> None:
+    head, line, *rows, empty, summary = report.table(RESULTS).splitlines()
+    assert line.startswith("---------")
+    assert head.index("verdict") == rows[0].index("met")
+    assert len({row.index(word) for row, word in zip(rows, ("met", "MISSED", "not measured"), strict=True)}) == 1
+    assert (empty, summary) == ("", "1 met, 1 missed, 1 not measured")
+
+
+def test_markdown_is_a_table_whatever_is_in_the_cells() -> None:
+    rows = report.markdown(RESULTS).splitlines()[:5]
+    assert {row.count("|") for row in rows} == {6}
+
+
+def test_json_is_for_programs() -> None:
+    document = json.loads(report.as_json(RESULTS))
+    assert document["met"] is False
+    assert [one["verdict"] for one in document["results"]] == ["met", "missed", "not measured"]
+    assert json.loads(report.as_json(RESULTS[:1]))["met"] is True
+
+
+# -- the requests
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "requests.toml"
+    path.write_text(text)
+    return path
+
+
+def test_the_example_is_filled_in() -> None:
+    asked = requests.read(requests.EXAMPLE, {})
+    report_form = next(form for form in asked.forms if form.name == "report")
+    ask = asked.fill(report_form, "n1", 1)
+    assert ask.fields["Authorization"] == "Bearer alice"
+    assert ask.content is not None
+    assert json.loads(ask.content)["userId"] == "alice"
+    assert json.loads(ask.content)["check"] == "n1"
+    assert ask.as_another("Bearer x").fields["Authorization"] == "Bearer x"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "request"),
+        ("nonsense", "requests.toml"),
+        ('[[request]]\nname = "a"\npath = "a"', "request.0.path"),
+        ('[[request]]\nname = "a"\npath = "/a"\nspeed = 1', "request.0.speed"),
+        ('[[request]]\nname = "a"\npath = "/a"\nmethod = "POST"', "'a' is a POST, which may write"),
+        ('[[request]]\nname = "a"\npath = "/a"\nmethod = "DELETE"', "`safe = true`"),
+        ('[[request]]\nname = "a"\npath = "/${TOKEN}"', "needs ${TOKEN}"),
+        ('[[request]]\nname = "a"\npath = "/"\n[[request]]\nname = "a"\npath = "/b"', "two requests are called 'a'"),
+    ],
+)
+def test_what_cannot_be_used_is_said(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(requests.BadRequests, match=said.replace("$", r"\$").replace("{", r"\{")):
+        requests.read(write(tmp_path, text), {})
+
+
+def test_blanks_come_from_the_user_then_the_environment_then_their_own_word(tmp_path: Path) -> None:
+    path = write(tmp_path, '[[user]]\na = "user"\n[[request]]\nname = "x"\npath = "/${a}/${b}/${c:-word}/${nonce}"')
+    asked = requests.read(path, {"a": "environment", "b": "environment"})
+    assert asked.fill(asked.forms[0], "n").path == "/user/environment/word/n"
+
+
+# -- the whole
+
+
+@dataclass(frozen=True)
+class Up:
+    """The addresses of a stack that runs."""
+
+    proxy: str
+    admin: str
+    monitor: str
+    origin: str
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def stack() -> AsyncIterator[Up]:
+    async with python("-m", "deploy", "up", environ=environment(**ANYWHERE)) as child:
+        await child.line(" check http")
+        yield Up(*(f"http://{address(child, name)}" for name in ("proxy", "admin", "monitor", "origin")))
+        child.press_ctrl_c()
+        assert await child.end() == 0
+
+
+def rows(child: Child) -> dict[str, dict[str, str]]:
+    text = child.output
+    document = json.loads(text[text.index("{") :])
+    return {one["name"]: one for one in document["results"]}
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_the_local_stack_meets_the_plan(stack: Up) -> None:
+    options = ("--admin", stack.admin, "--monitor", stack.monitor, "--direct", stack.origin)
+    short = ("--seconds", "2", "--wait", "6", "--requests", "example", "--grade", "--json")
+    async with python(*CHECK, stack.proxy, *options, *short) as child:
+        status = await child.end()
+    assert status == 0, child.output
+    found = rows(child)
+    assert {one["verdict"] for one in found.values()} == {"met"}, child.output
+    assert len(found) == 15
+    assert "measuring: 20 clients at once" in child.output
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_what_falls_short_is_said_and_gives_1(stack: Up) -> None:
+    async with ClientSession() as client:
+
+        async def bypass(on: bool) -> None:
+            async with client.patch(f"{stack.admin}/api/flags", json={"BYPASS": on}) as answer:
+                assert answer.status == 200
+
+        await bypass(True)
+        try:
+            async with python(
+                *CHECK, stack.proxy, "--get", "/", "--get", "/api/slow", "--seconds", "1", "--json"
+            ) as child:
+                status = await child.end()
+        finally:
+            await bypass(False)
+    found = rows(child)
+    assert status == 1
+    assert found["second answer"]["verdict"] == "missed"
+    assert found["gzip"]["verdict"] == "missed"
+    assert found["gzip"]["measured"] == "0.0%"
+    assert found["pool waiting"]["verdict"] == "not measured"
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_nothing_is_sent_that_may_write(stack: Up, tmp_path: Path) -> None:
+    path = write(tmp_path, '[[request]]\nname = "a"\npath = "/api/homework/archive"\nmethod = "POST"')
+    before = await counts(stack.origin.removeprefix("http://"))
+    async with python(*CHECK, stack.proxy, "--requests", str(path)) as child:
+        assert await child.end() == 2
+    assert "which may write" in child.output
+    assert "Traceback" not in child.output
+    after = await counts(stack.origin.removeprefix("http://"))
+    assert {name: n for name, n in after["requests"].items() if "stats" not in name} == {
+        name: n for name, n in before["requests"].items() if "stats" not in name
+    }
+
+
+async def test_what_does_not_answer_is_said_in_one_line() -> None:
+    async with python(*CHECK, "http://127.0.0.1:9") as child:
+        assert await child.end() == 2
+    assert child.lines[-1].startswith("siding check: http://127.0.0.1:9 does not answer GET /: ")
+    assert "Traceback" not in child.output
+
+
+async def test_a_bad_address_is_said_without_its_secret() -> None:
+    async with python(*CHECK, "ftp://user:geheim@127.0.0.1") as child:
+        assert await child.end() == 2
+    assert "is no URL like" in child.output
+    assert "geheim" not in child.output
