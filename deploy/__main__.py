@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from config.version import VERSION
 from deploy import local
 from deploy.check import command as check
+from deploy.rollback import command as rollback
 
 ABOUT = """\
 usage: siding COMMAND [OPTIONS]
@@ -56,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return up(rest, os.environ)
         case "check":
             return check.main(rest, os.environ)
+        case "rollback":
+            return rollback.main(rest, os.environ)
         case "-h" | "--help":
             print(ABOUT, end="")
             return 0

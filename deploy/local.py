@@ -123,9 +123,15 @@ class _Running:
 
 @dataclass(slots=True)
 class Stack:
-    """Starts parts one after another, watches over them, and stops them in the reverse order."""
+    """Starts parts one after another, watches over them, and stops them in the reverse order.
+
+    attended -- somebody watches: parts write to this process's output, progress is told, signals stop the whole.
+    """
 
     parts: Sequence[Part]
+    attended: bool = True
+    up: asyncio.Event = field(default_factory=asyncio.Event)
+    """All are ready."""
     _running: list[_Running] = field(default_factory=list)
     _verdict: asyncio.Future[int] = field(init=False)
 
@@ -136,7 +142,7 @@ class Stack:
         """
         loop = asyncio.get_running_loop()
         self._verdict = loop.create_future()
-        for number in STOPPING:
+        for number in STOPPING if self.attended else ():
             # nohup has a hang-up ignored
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 loop.add_signal_handler(number, self._asked_to_stop)
@@ -146,15 +152,25 @@ class Stack:
                 if self._verdict.done():
                     break
             else:
-                say(welcome)
+                self.up.set()
+                self._say(welcome)
             return await self._verdict
         finally:
             await self._stop()
 
+    def stop(self) -> None:
+        """As asked: `run` returns 0 once all have stopped."""
+        if not self._verdict.done():
+            self._verdict.set_result(0)
+
+    def _say(self, text: str) -> None:
+        if self.attended:
+            say(text)
+
     def _conclude(self, status: int, why: str) -> None:
         """The first reason to stop is the one that counts."""
         if not self._verdict.done():
-            say(why)
+            self._say(why)
             self._verdict.set_result(status)
 
     def _asked_to_stop(self) -> None:
@@ -169,7 +185,12 @@ class Stack:
         try:
             # in a session of its own, Ctrl-C does not reach it: the stack decides who stops when
             process = await asyncio.create_subprocess_exec(
-                *part.command, env=part.environ, stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+                *part.command,
+                env=part.environ,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=None if self.attended else asyncio.subprocess.DEVNULL,
+                stderr=None if self.attended else asyncio.subprocess.DEVNULL,
+                start_new_session=True,
             )
         except OSError as fault:
             self._conclude(FAILED, f"siding: {part.name} cannot be started: {part.command[0]}: {fault.strerror}")
@@ -179,7 +200,7 @@ class Stack:
         first: set[asyncio.Future[Any]] = {ready, self._verdict}
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         if not self._verdict.done():
-            say(f"siding: {part.name} is ready ({time.monotonic() - began:.1f} s)")
+            self._say(f"siding: {part.name} is ready ({time.monotonic() - began:.1f} s)")
         ready.cancel()
 
     async def _watch(self, part: Part, process: asyncio.subprocess.Process) -> None:
@@ -207,7 +228,9 @@ class Stack:
                 async with asyncio.timeout(running.part.stop_seconds):
                     await asyncio.shield(running.ended)
             except TimeoutError:
-                say(f"siding: {running.part.name} did not stop in {running.part.stop_seconds:g} seconds and is killed")
+                self._say(
+                    f"siding: {running.part.name} did not stop in {running.part.stop_seconds:g} seconds and is killed"
+                )
                 running.kill()
                 await running.ended
 
@@ -489,29 +512,42 @@ def check(addresses: Addresses, monitor: MonitorAddresses) -> list[str]:
     return [*command, "--direct", f"http://{addresses.origin}", "--requests", "example", "--grade"]
 
 
-def main(
-    argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None, prog: str = "python -m deploy.local"
-) -> int:
-    """Returns the exit status: 0 stopped as asked, 1 a port is taken, 2 a bad setting, or a failed part's own."""
-    given = sys.argv[1:] if argv is None else argv
-    environ = os.environ if environ is None else environ
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A stack that can be started. The proxy is the last of the parts."""
+
+    parts: Sequence[Part]
+    addresses: Addresses
+    monitor: MonitorAddresses
+    welcome: str
+
+
+def prepare(given: Sequence[str], environ: Mapping[str, str], prog: str) -> Prepared:
+    """From the user's options and environment. Raises PortTaken; exits with status 2 if a setting is at fault."""
     settings = load(LocalSettings, given, environ, prog=prog)
     options = load(
         MonitorOptions, [], {name: value for name, value in environ.items() if name != "SIDING_CONFIG"}, prog=prog
     )
-    try:
-        addresses = free_addresses(settings)
-        monitor = free_monitor_addresses(options)
-    except PortTaken as fault:
-        print(f"siding: {fault}", file=sys.stderr)
-        return FAILED
+    addresses, monitor = free_addresses(settings), free_monitor_addresses(options)
     parts: list[Part] = []
     redis = redis_address(settings)
     if redis is not None:
         parts, environ = redis_plan(redis, environ)
     parts += monitor_plan(options, monitor, addresses.admin, environ)
     parts += plan(settings, addresses, given, environ)
-    return asyncio.run(Stack(parts).run(welcome(settings, addresses, monitor, redis)))
+    return Prepared(parts, addresses, monitor, welcome(settings, addresses, monitor, redis))
+
+
+def main(
+    argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None, prog: str = "python -m deploy.local"
+) -> int:
+    """Returns the exit status: 0 stopped as asked, 1 a port is taken, 2 a bad setting, or a failed part's own."""
+    try:
+        prepared = prepare(sys.argv[1:] if argv is None else argv, os.environ if environ is None else environ, prog)
+    except PortTaken as fault:
+        print(f"siding: {fault}", file=sys.stderr)
+        return FAILED
+    return asyncio.run(Stack(prepared.parts).run(prepared.welcome))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,103 @@
+"""Flips flags at admin listeners, and sees that it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import orjson
+
+from config.words import masked
+from deploy.check.measure import Way
+from deploy.check.requests import Ask
+from deploy.rollback.switches import PROBES, expected
+
+
+class Failed(Exception):
+    """What was ordered did not come about. Its text says where, why, and what did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flipped:
+    """before, after -- all flags of one listener. everywhere -- whether all replicas have been told, too."""
+
+    admin: str
+    before: Mapping[str, bool]
+    after: Mapping[str, bool]
+    everywhere: bool
+
+
+async def flags_of(client: aiohttp.ClientSession, admin: str) -> dict[str, bool]:
+    """`GET /api/flags`. Raises Failed."""
+    return {name: bool(on) for name, on in (await _json(client, "GET", admin)).items()}
+
+
+async def flip(
+    client: aiohttp.ClientSession, admin: str, wanted: Mapping[str, bool], token: str | None, *, here: bool
+) -> Flipped:
+    """Set flags at one listener: in all its replicas where it has a shared tier, unless `here`. Raises Failed."""
+    before = await flags_of(client, admin)
+    changes = {name: on for name, on in wanted.items() if name in before}
+    if not changes:
+        raise Failed(f"{masked(admin)} has none of these flags: {', '.join(wanted)}")
+    fields = {"Authorization": f"Bearer {token}"} if token else {}
+    everywhere = not here
+    if everywhere:
+        try:
+            answer = await _json(client, "PATCH", admin, {**changes, "everywhere": True}, fields)
+        except _NobodyToTell:
+            everywhere = False
+    if not everywhere:
+        answer = await _json(client, "PATCH", admin, changes, fields)
+    told = bool(answer.pop("everywhere", False))
+    after = await flags_of(client, admin)
+    wrong = [name for name, on in changes.items() if after[name] != on]
+    if wrong:
+        raise Failed(f"{masked(admin)} has not changed {', '.join(wrong)}")
+    return Flipped(admin, before, after, told)
+
+
+class _NobodyToTell(Exception):
+    """There is one replica, as far as it knows."""
+
+
+async def _json(
+    client: aiohttp.ClientSession,
+    method: str,
+    admin: str,
+    document: Mapping[str, bool] | None = None,
+    fields: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    url = f"{admin.rstrip('/')}/api/flags"
+    try:
+        async with client.request(
+            method, url, json=document, headers=fields, skip_auto_headers=() if document else ("Content-Type",)
+        ) as answer:
+            content: dict[str, Any] = orjson.loads(await answer.read())
+            status = answer.status
+    except (aiohttp.ClientError, OSError, TimeoutError) as fault:
+        raise Failed(f"{masked(admin)} does not answer: {str(fault) or type(fault).__name__}") from fault
+    except ValueError as fault:
+        raise Failed(f"{masked(admin)} is no admin listener: it answers {method} /api/flags without JSON") from fault
+    if status == 200:
+        return content
+    error = content.get("error") or {}
+    if document is not None and "everywhere" in document and error.get("code") == "bad-flags":
+        raise _NobodyToTell
+    advice = "; put the token into ADMIN_TOKEN" if status in {401, 403} else ""
+    raise Failed(f"{masked(admin)} refuses ({status}): {error.get('message', '')}{advice}")
+
+
+async def shown(way: Way, path: str, wanted: Mapping[str, bool]) -> Sequence[tuple[str, bool, str]]:
+    """For each flag that an answer shows: its name, whether it is as wanted, and in words. Raises what `send` does."""
+    seen = []
+    for name, on in expected(wanted).items():
+        probe = PROBES[name]
+        ask = Ask(name, "GET", path, probe.fields, None)
+        await way.send(ask)
+        answer = await way.send(ask)
+        shows = probe.shows(answer)
+        seen.append((name.value, shows == on, probe.on if shows else probe.off))
+    return seen
