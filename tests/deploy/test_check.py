@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,9 @@ from aiohttp import ClientSession
 
 from deploy.check import criteria, report, requests
 from deploy.check.criteria import Crowd, Isolation, Load, Pair, Pool, Renewal, Result, Sizes, Verdict
-from tests.deploy.processes import Child, environment, python
-from tests.deploy.test_local import ANYWHERE, address, counts
+from tests.deploy.processes import Child, python
+from tests.deploy.stacks import Up, running_stack
+from tests.deploy.test_local import counts
 
 MET, MISSED, UNMEASURED = Verdict.MET, Verdict.MISSED, Verdict.UNMEASURED
 CHECK = ("-m", "deploy", "check")
@@ -223,23 +223,10 @@ def test_blanks_come_from_the_user_then_the_environment_then_their_own_word(tmp_
 # -- the whole
 
 
-@dataclass(frozen=True)
-class Up:
-    """The addresses of a stack that runs."""
-
-    proxy: str
-    admin: str
-    monitor: str
-    origin: str
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def stack() -> AsyncIterator[Up]:
-    async with python("-m", "deploy", "up", environ=environment(**ANYWHERE)) as child:
-        await child.line(" check http")
-        yield Up(*(f"http://{address(child, name)}" for name in ("proxy", "admin", "monitor", "origin")))
-        child.press_ctrl_c()
-        assert await child.end() == 0
+    async with running_stack() as up:
+        yield up
 
 
 def rows(child: Child) -> dict[str, dict[str, str]]:

@@ -17,7 +17,7 @@ SIDING = ("-m", "deploy")
 async def test_help_names_every_command() -> None:
     async with python(*SIDING) as child:
         assert await child.end() == 0
-    for command in ("up", "check"):
+    for command in ("up", "check", "rollback"):
         assert f"siding {command}" in child.output
         async with python(*SIDING, command, "--help") as told:
             assert await told.end() == 0
