@@ -76,13 +76,13 @@ async def _json(
         async with client.request(
             method, url, json=document, headers=fields, skip_auto_headers=() if document else ("Content-Type",)
         ) as answer:
-            content: Any = orjson.loads(await answer.read())
+            given = orjson.loads(await answer.read())
             status = answer.status
     except (aiohttp.ClientError, OSError, TimeoutError) as fault:
         raise Failed(f"{masked(admin)} does not answer: {str(fault) or type(fault).__name__}") from fault
     except ValueError as fault:
         raise Failed(f"{masked(admin)} is no admin listener: it answers {method} /api/flags without JSON") from fault
-    content = content if isinstance(content, dict) else {}
+    content: dict[str, Any] = given if isinstance(given, dict) else {}
     if status == 200 and FlagName.BYPASS in content:
         return content
     error = content["error"] if isinstance(content.get("error"), dict) else {}
