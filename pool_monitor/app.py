@@ -110,6 +110,7 @@ class Monitor:
 
     async def start(self, sock: socket.socket) -> None:
         """Serve on `sock`, which must be listening."""
+        self._metrics.lag.start()
         if self._everywhere is not None:
             self._everywhere.bulletin.start()
         url = self._settings.database_url
@@ -190,6 +191,7 @@ class Monitor:
 
     async def close(self) -> None:
         """Stop serving and close every connection."""
+        self._metrics.lag.stop()
         self.parts.draining = True
         if self._runner is not None:
             await self._runner.cleanup()

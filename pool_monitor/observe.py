@@ -10,6 +10,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from config.lag import LoopLag
 from config.version import VERSION
 from pool_monitor.admission import Granted
 from pool_monitor.pool_stats import Numbers, verdict
@@ -49,6 +50,7 @@ class Metrics:
         self._errors = counter("pool_errors", "Errors by the class of their SQLSTATE.", "class")
         self._queries = histogram("query_duration_seconds", "Named queries.", "query", "outcome")
         registry.register(_Levels(flags, levels))
+        self.lag = LoopLag(registry)
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)

@@ -170,6 +170,7 @@ class Worker:
 
     async def start(self, sock: socket.socket) -> None:
         """Serve clients on `sock`, which must be listening."""
+        self._metrics.lag.start()
         if self.replicas is not None:
             self.replicas.start()
         self._server = ClientServer(self.handler, self._refused)
@@ -191,6 +192,7 @@ class Worker:
 
     async def close(self) -> None:
         """End what is left. The access log is written out."""
+        self._metrics.lag.stop()
         if self._local is not None:
             await self._local.close()
         await self._origin.close()

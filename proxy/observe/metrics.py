@@ -24,6 +24,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from config.lag import LoopLag
 from config.tier_metrics import TierMetrics, tier_levels
 from config.version import VERSION
 from proxy.observe.events import OTHER, Observation, OriginObservation, PurgeKind, Tier
@@ -127,6 +128,7 @@ class Metrics:
         if replicas is not None:
             replicas.tier.observe = TierMetrics(registry).called
             registry.register(_Shared(replicas))
+        self.lag = LoopLag(registry)
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)

@@ -1,0 +1,32 @@
+"""What blocks the event loop is seen."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from config import lag
+
+
+async def test_what_holds_the_loop_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lag, "EVERY_SECONDS", 0.01)
+    registry = CollectorRegistry()
+    meter = lag.LoopLag(registry)
+
+    def seen(name: str, **labels: str) -> float:
+        return registry.get_sample_value(f"siding_event_loop_lag_seconds_{name}", labels) or 0.0
+
+    meter.start()
+    while not seen("count"):
+        await asyncio.sleep(0.01)
+    before = seen("count") - seen("bucket", le="0.05")
+    time.sleep(0.15)  # noqa: ASYNC251 - what is measured
+    while seen("count") - seen("bucket", le="0.05") == before:
+        await asyncio.sleep(0.01)
+    meter.stop()
+    count = seen("count")
+    await asyncio.sleep(0.05)
+    assert seen("count") == count
