@@ -1,0 +1,243 @@
+"""Dashboards, rules and alerts against a real Prometheus that scrapes the running stack."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from aiohttp import ClientError, ClientSession
+
+from deploy.check.measure import grade, ways
+from deploy.grafana import build
+from deploy.grafana.panels import BOARDS, Board, Panel
+from deploy.postgres import free_port
+from tests.deploy.processes import PATIENCE, ROOT
+from tests.deploy.stacks import Up, running_stack
+from tests.programs import program
+
+PROMETHEUS = ROOT / "deploy" / "prometheus"
+ALERTS = yaml.safe_load((PROMETHEUS / "rules" / "alerts.yml").read_text())["groups"][0]["rules"]
+RECORDED = yaml.safe_load((PROMETHEUS / "rules" / "recording.yml").read_text())["groups"][0]["rules"]
+PANELS = [(board, panel) for board in BOARDS for row in board.rows.values() for panel in row]
+
+
+def words(board: Board, query: str) -> str:
+    """As Grafana fills it in."""
+    query = query.replace("$__rate_interval", "1m").replace("$__interval", "1m")
+    for name, (_, default) in (board.texts or {}).items():
+        query = query.replace(f"${name}", default)
+    return query
+
+
+# -- the files
+
+
+def test_the_dashboards_are_those_of_the_panels() -> None:
+    kept = {path.name: path.read_text() for path in build.FOLDER.glob("*.json")}
+    assert kept == dict(build.files()), "run: python -m deploy.grafana.build"
+
+
+@pytest.mark.parametrize(("board", "panel"), PANELS, ids=lambda one: getattr(one, "title", ""))
+def test_every_panel_says_what_to_do(board: Board, panel: Panel) -> None:
+    assert len(panel.help) > 40
+    document = json.loads((build.FOLDER / f"{board.uid.removeprefix('siding-')}.json").read_text())
+    (built,) = [one for one in document["panels"] if one["title"] == panel.title and one["type"] != "row"]
+    assert built["description"] == panel.help
+    assert [one["expr"] for one in built["targets"]] == list(panel.queries.values())
+
+
+def test_dashboards_show_when_flags_were_switched() -> None:
+    for path in build.FOLDER.glob("*.json"):
+        (annotation,) = json.loads(path.read_text())["annotations"]["list"]
+        assert "siding_flag" in annotation["expr"]
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: str(alert["alert"]))
+def test_every_alert_has_its_section_in_the_runbook(alert: dict[str, Any]) -> None:
+    path, _, anchor = alert["annotations"]["runbook_url"].partition("#")
+    headings = re.findall(r"^## (\w+)$", (ROOT / path).read_text(), flags=re.MULTILINE)
+    assert anchor in [heading.lower() for heading in headings]
+    assert anchor == alert["alert"].lower()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("check", "config", "prometheus.yml"),
+        ("check", "rules", "rules/alerts.yml"),
+        ("test", "rules", "rules/tests.yml"),
+    ],
+)
+def test_promtool_finds_nothing(arguments: tuple[str, ...]) -> None:
+    tool = program("promtool")
+    done = subprocess.run(
+        [tool.path, *arguments], cwd=PROMETHEUS, env=dict(tool.environ), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_each_alert_is_made_to_fire_and_to_stay_silent() -> None:
+    tests = yaml.safe_load((PROMETHEUS / "rules" / "tests.yml").read_text())["tests"]
+    cases = [case for test in tests for case in test.get("alert_rule_test", ())]
+    names = {alert["alert"] for alert in ALERTS}
+    assert {case["alertname"] for case in cases if case["exp_alerts"]} == names
+    assert {case["alertname"] for case in cases if not case["exp_alerts"]} == names
+
+
+def test_provisioning_is_yaml_that_names_what_is_there() -> None:
+    folder = ROOT / "deploy" / "grafana" / "provisioning"
+    (source,) = yaml.safe_load((folder / "datasources" / "prometheus.yaml").read_text())["datasources"]
+    assert source["type"] == "prometheus"
+    (provider,) = yaml.safe_load((folder / "dashboards" / "siding.yaml").read_text())["providers"]
+    assert provider["type"] == "file"
+
+
+# -- the expressions
+
+
+class Prometheus:
+    """A real one. client -- to ask it with."""
+
+    def __init__(self, client: ClientSession, url: str) -> None:
+        self._client = client
+        self._url = url
+
+    async def ask(self, query: str) -> list[Any]:
+        """The instant vector; the expression must be right."""
+        async with self._client.get(f"{self._url}/api/v1/query", params={"query": query}) as answer:
+            document = await answer.json()
+        assert document["status"] == "success", f"{query}: {document}"
+        result: list[Any] = document["data"]["result"]
+        return result
+
+    async def until(self, query: str) -> None:
+        """There is something."""
+        async with asyncio.timeout(2 * PATIENCE):
+            while not await self.ask(query):  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.2)
+
+
+@contextlib.asynccontextmanager
+async def running_prometheus(folder: Path, up: Up, client: ClientSession) -> AsyncIterator[Prometheus]:
+    """Scrapes the stack four times a second, with the rules as they are."""
+    config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
+    config["global"] = {"scrape_interval": "250ms", "evaluation_interval": "250ms"}
+    config["rule_files"] = [str(PROMETHEUS / path) for path in config["rule_files"]]
+    targets = {"siding-proxy": up.admin, "siding-monitor": up.monitor}
+    for job in config["scrape_configs"]:
+        job["static_configs"] = [{"targets": [targets[job["job_name"]].removeprefix("http://")]}]
+    # a quick copy of the recording rules' group
+    recording = yaml.safe_load((PROMETHEUS / "rules" / "recording.yml").read_text())
+    recording["groups"][0]["interval"] = "250ms"
+    (folder / "recording.yml").write_text(yaml.safe_dump(recording))
+    config["rule_files"][0] = str(folder / "recording.yml")
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    port, found = free_port(), program("prometheus")
+    process = await asyncio.create_subprocess_exec(
+        *(found.path, f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"),
+        f"--web.listen-address=127.0.0.1:{port}",
+        env=dict(found.environ),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                with contextlib.suppress(ClientError):
+                    async with client.get(f"{url}/-/ready") as answer:
+                        if answer.status == 200:
+                            break
+                await asyncio.sleep(0.05)
+        yield Prometheus(client, url)
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def traffic(client: ClientSession, up: Up, users: Iterator[int]) -> None:
+    """Something of everything that is counted."""
+    credential = {"Authorization": "Bearer demo"}
+    for path in ("/", "/api/subjects", "/api/leaderboard", "/api/announcements", "/api/homework", "/status/503"):
+        async with client.get(up.proxy + path, headers=credential) as answer:
+            tag = answer.headers.get("ETag", '"none"')
+            await answer.read()
+        async with client.get(up.proxy + path, headers={**credential, "If-None-Match": tag}) as answer:
+            await answer.read()
+    for _ in range(2):
+        async with client.get(
+            f"{up.monitor}/api/queries/report-exists", params={"userId": f"u{next(users)}"}
+        ) as answer:
+            assert answer.status == 200
+
+
+async def report(client: ClientSession, up: Up, day: int) -> None:
+    content = {"userId": "demo", "startDate": "2025-09-01", "endDate": f"2025-10-{day:02}"}
+    where = f"{up.proxy}/api/parent-reports/generate"
+    async with client.post(where, json=content, headers={"Authorization": "Bearer demo"}) as answer:
+        await answer.read()
+
+
+async def test_no_panel_and_no_rule_is_empty(tmp_path: Path) -> None:
+    async with (
+        asyncio.timeout(8 * PATIENCE),
+        running_stack(SHADOW_SAMPLE_RATE="1") as up,
+        ClientSession() as client,
+        running_prometheus(tmp_path, up, client) as prometheus,
+        ways([up.monitor], 30) as (monitor,),
+    ):
+        assert monitor is not None
+        users = iter(range(100_000))
+        async with client.patch(f"{up.admin}/api/flags", json={"ENABLE_ETAG": False}) as answer:
+            assert answer.status == 200
+        await prometheus.until('siding_flag{flag="ENABLE_ETAG"} == 0')
+        async with client.patch(f"{up.admin}/api/flags", json={"ENABLE_ETAG": True}) as answer:
+            assert answer.status == 200
+        for day in (1, 2):
+            # counters that begin are seen to rise only from the second time on
+            await asyncio.gather(
+                traffic(client, up, users), grade(monitor), *(report(client, up, day) for _ in range(5))
+            )
+            await report(client, up, day)
+            await prometheus.until("siding_collapsed_requests_total")
+            await prometheus.until("siding_grading_tokens_total")
+        await traffic(client, up, users)
+        await prometheus.until("siding_grading_quality_agreement_ratio")
+        await prometheus.until("siding:hit_ratio:rate5m")
+        await prometheus.until("siding:request_duration_seconds:p95_5m")
+        await prometheus.until("siding_server_statement_seconds_total")
+
+        async def faults() -> list[str]:
+            return [
+                f"{board.title}, {panel.title}: {query}"
+                for board, panel in PANELS
+                for query in panel.queries.values()
+                if not await prometheus.ask(words(board, query))
+            ] + [rule["record"] for rule in RECORDED if not await prometheus.ask(rule["expr"])]
+
+        # rates need two scrapes of what was counted last
+        empty = await faults()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                while empty:
+                    await traffic(client, up, users)
+                    await asyncio.sleep(0.3)
+                    empty = await faults()
+        assert empty == []
+
+        scraped = {one["metric"]["__name__"] for one in await prometheus.ask('{job=~"siding-.*"}')}
+        derived = {rule["record"] for rule in RECORDED}
+        for alert in ALERTS:
+            await prometheus.ask(alert["expr"])
+            for metric in re.findall(r"\b(siding[a-z_:0-9]+|up)\b(?![\"-])", alert["expr"]):
+                assert metric in scraped | derived, f"{alert['alert']}: there is no {metric}"
+        fired = await prometheus.ask('ALERTS{alertname="SidingFlagChanged", flag="ENABLE_ETAG"}')
+        assert fired, "the flag was switched, and no alert says so"
