@@ -19,12 +19,14 @@ from config.rules import RouteTable, load_rules
 from config.settings import ProxySettings
 from proxy.observe.access_log import AccessLog
 from proxy.observe.events import Observation, PurgeKind
+from proxy.observe.hits import Hits
 from proxy.observe.metrics import Metrics
 from proxy.origin.client import OriginClient
 from proxy.origin.collapse import Collapse
 from proxy.origin.fetch import Copies
 from proxy.policy.decisions import Outcome
 from proxy.server.admin import PurgeOrder, admin_app
+from proxy.server.fast_path import Index
 from proxy.server.handler import Handler
 from proxy.server.local import LocalMetrics
 from proxy.server.protocol import ClientServer
@@ -82,8 +84,9 @@ class Worker:
             connect_timeout=settings.upstream_connect_timeout_ms / 1000,
             idle_timeout=settings.upstream_timeout_ms / 1000,
         )
-        self._access_log = AccessLog(settings.log_level, settings.log_format)
+        self._access_log = AccessLog(settings.log_level, settings.log_format, alone=settings.workers == 1)
         self._announce_here = announce
+        self._wall = wall
         secret = settings.cache_secret.get_secret_value().encode() if settings.cache_secret is not None else b""
         self.replicas = self._share(secret, group or secrets.token_hex(8), wall, flipped)
         self._metrics = Metrics(
@@ -94,6 +97,11 @@ class Worker:
             log_dropped=lambda: self._access_log.dropped,
             replicas=self.replicas,
         )
+        digest = keyed_digest(secret or secrets.token_bytes(32))
+        self._fast = Index(
+            self.store, self._invalidations, routes, flags, digest, show_keys=settings.cache_status_key
+        )
+        self._hits = Hits([self._metrics.observe_hits, self._access_log.observe_hits])
         shared = Shared(
             flags=flags,
             routes=routes,
@@ -109,12 +117,13 @@ class Worker:
             ),
             targets=settings.targeted_fields,
             show_keys=settings.cache_status_key,
-            digest=keyed_digest(secret or secrets.token_bytes(32)),
+            digest=digest,
             wall=wall,
             clock=time.monotonic,
             observe=self._observe,
             observe_origin=self._metrics.observe_origin,
             announce=self._announce,
+            fast=self._fast,
             remote=self.replicas.store if self.replicas is not None else None,
         )
         self._local = LocalMetrics(settings, self.report_cache) if settings.public_metrics else None
@@ -173,7 +182,7 @@ class Worker:
         self._metrics.lag.start()
         if self.replicas is not None:
             self.replicas.start()
-        self._server = ClientServer(self.handler, self._refused)
+        self._server = ClientServer(self.handler, self._refused, self._fast, self._hits, self._wall)
         self._listener = await asyncio.get_running_loop().create_server(self._server, sock=sock)
         self._listening = True
 
@@ -193,6 +202,7 @@ class Worker:
     async def close(self) -> None:
         """End what is left. The access log is written out."""
         self._metrics.lag.stop()
+        self._hits.tell()
         if self._local is not None:
             await self._local.close()
         await self._origin.close()
@@ -212,10 +222,12 @@ class Worker:
 
     async def metrics(self, accept: str) -> tuple[bytes, str]:
         """The exposition and its content type."""
+        self._hits.tell()
         return self._metrics.render(accept)
 
     async def report_cache(self) -> dict[str, object]:
         """The `/api/metrics/report-cache` answer."""
+        self._hits.tell()
         return self._metrics.report_cache()
 
     async def flags(self) -> dict[str, bool]:

@@ -11,19 +11,20 @@ from __future__ import annotations
 import json
 import logging
 import os
+import stat
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import orjson
 
 from config.logs import instant, level_number
-from proxy.observe.events import Observation
-from proxy.policy.decisions import Outcome
+from proxy.observe.events import Hit, HitKind, Observation
+from proxy.policy.decisions import Outcome, Reuse
 
 log = logging.getLogger("siding.access_log")
 
-CAPACITY = 10_000
+CAPACITY = 50_000
 """Lines waiting to be written."""
 GATHER_SECONDS = 0.1
 """How long lines gather before they are written: few wake-ups, and hardly a delay for a reader."""
@@ -33,6 +34,8 @@ CLOSE_SECONDS = 5.0
 """How long `close` waits for standard output to take the rest."""
 WRITE_BYTES = 4096
 """Written at once: a pipe takes so much in one piece, so that lines of several workers do not mix (PIPE_BUF)."""
+LARGE_BYTES = 128 * 1024
+"""Written at once where lines cannot mix: after each piece the thread has to wait for its turn (the GIL's 5 ms)."""
 MAX_PATH = 1024
 MAX_IDENTIFIER = 200
 
@@ -143,18 +146,83 @@ def as_text(seen: Observation) -> bytes:
     return " ".join(words).encode("utf-8", "backslashreplace") + b"\n"
 
 
+def hits_as_json(hits: Sequence[Hit]) -> bytes:
+    """As `as_json` tells each of them, without what a hit has not."""
+    lines = []
+    moment, time = -1, ""
+    begins: dict[int, str] = {}
+    for kind, target, client, request_id, traceparent, received, sent, whole, seconds_saved, started, duration in hits:
+        if int(started * 1000) != moment:
+            moment, time = int(started * 1000), f'{{"time":"{instant(started)}","level":"info","type":"access",'
+        begin = begins.get(id(kind))
+        if begin is None:
+            begin = begins[id(kind)] = _kind_as_json(kind)
+        ids = f',"request_id":{_quoted(request_id)}' if request_id else ""
+        if traceparent:
+            ids += f',"traceparent":{_quoted(traceparent)}'
+        if kind.status == 304:
+            ids += f',"bytes_saved_not_modified":{whole}'
+        elif kind.coding is not None and whole > sent > 0:
+            ids += f',"bytes_saved_coding":{whole - sent}'
+        path = target if "?" not in target and len(target) <= MAX_PATH else _cut(target.partition("?")[0], MAX_PATH)
+        took = f"{duration:.6f}"
+        lines.append(
+            f'{time}{begin},"client":"{client}","path":"{path}","duration_seconds":{took},"first_byte_seconds":{took},'
+            f'"request_bytes":{received},"response_bytes":{sent},"origin_seconds_saved":{seconds_saved:.6f}{ids}}}\n'
+        )
+    return "".join(lines).encode()
+
+
+def _kind_as_json(kind: HitKind) -> str:
+    coding = f',"coding":"{kind.coding}"' if kind.coding is not None else ""
+    return (
+        f'"method":"{kind.method}","route":{_quoted(kind.route)},"status":{kind.status},"outcome":"{Outcome.HIT.value}",'
+        f'"reuse":"{Reuse.FRESH.value}"{coding}'
+    )
+
+
+def hits_as_text(hits: Sequence[Hit]) -> bytes:
+    """As `as_text` tells each of them."""
+    return "".join(
+        [
+            f"{instant(hit.started)} {hit.client} {hit.kind.method} {_word(hit.target.partition('?')[0], MAX_PATH)} "
+            f"{hit.kind.status} hit {hit.duration * 1000:.1f}ms {hit.sent}B "
+            f"{f'coding={hit.kind.coding} ' if hit.kind.coding else ''}id={_word(hit.request_id)}\n"
+            for hit in hits
+        ]
+    ).encode("utf-8", "backslashreplace")
+
+
+def _is_file(fd: int) -> bool:
+    """Whether it is a regular file, where each write takes its place whole."""
+    try:
+        return stat.S_ISREG(os.fstat(fd).st_mode)
+    except OSError:
+        return False
+
+
+def _quoted(text: str) -> str:
+    """A JSON string. What most identifiers are made of needs no escape."""
+    return f'"{text}"' if text.isalnum() and text.isascii() else json.dumps(_plain(text))
+
+
 class AccessLog:
     """Writes requests of at least `level` to the file descriptor `fd`, as "json" or "text".
 
     level -- name of a `logging` level in any case. capacity -- lines that may wait to be written.
+    alone -- no other process writes to `fd`, so that lines may go out in large pieces.
     """
 
-    def __init__(self, level: str, format: str, fd: int = 1, capacity: int = CAPACITY) -> None:
+    def __init__(
+        self, level: str, format: str, fd: int = 1, capacity: int = CAPACITY, *, alone: bool = False
+    ) -> None:
         self._refused = 0
         self._lost = 0
         self._level = level_number(level)
         self._form: Form = as_text if format == "text" else as_json
+        self._form_hits = hits_as_text if format == "text" else hits_as_json
         self._fd = fd
+        self._piece_bytes = LARGE_BYTES if alone or _is_file(fd) else WRITE_BYTES
         self._capacity = capacity
         self._lines: deque[bytes] = deque()
         self._arrived = threading.Event()
@@ -179,6 +247,17 @@ class AccessLog:
         if not self._arrived.is_set():
             self._arrived.set()
 
+    def observe_hits(self, hits: Sequence[Hit]) -> None:
+        """Log hits; returns at once."""
+        if self._level > logging.INFO:
+            return
+        if len(self._lines) + len(hits) > self._capacity or self._closing.is_set():
+            self._refused += len(hits)
+            return
+        self._lines.extend(self._form_hits(hits).splitlines(keepends=True))
+        if not self._arrived.is_set():
+            self._arrived.set()
+
     def close(self) -> None:
         """Write out what is queued and end the thread; gives up on an output stuck for `CLOSE_SECONDS`."""
         self._closing.set()
@@ -200,7 +279,7 @@ class AccessLog:
         size = 0
         while self._lines:
             line = self._lines.popleft()
-            if size + len(line) > WRITE_BYTES:
+            if size + len(line) > self._piece_bytes:
                 self._write(piece)
                 piece, size = [], 0
             piece.append(line)

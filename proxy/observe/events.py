@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from proxy.policy.decisions import Forward, Outcome, Reuse, Verdict
 
@@ -74,6 +75,36 @@ class Observation:
     client: str = ""
     error: str | None = None
     detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HitKind:
+    """What many hits have in common. See `Observation`."""
+
+    route: str
+    method: str
+    status: int
+    coding: str | None
+
+
+class Hit(NamedTuple):
+    """A hit that was answered from prepared octets: what `Observation` says, in the few words that it takes.
+
+    target, request_id, traceparent -- as the client sent them, "" where it did not. received, sent -- octets of content.
+    whole -- octets of the stored content. origin_seconds_saved, started, duration -- seconds.
+    """
+
+    kind: HitKind
+    target: str
+    client: str
+    request_id: str
+    traceparent: str
+    received: int
+    sent: int
+    whole: int
+    origin_seconds_saved: float
+    started: float
+    duration: float
 
 
 @dataclass(slots=True)

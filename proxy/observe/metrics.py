@@ -8,14 +8,12 @@ Each `Metrics` has a registry of its own, so several live side by side in one pr
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Mapping
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 from prometheus_client import (
     CollectorRegistry,
-    Counter,
     GCCollector,
-    Histogram,
     PlatformCollector,
     ProcessCollector,
     disable_created_metrics,
@@ -27,7 +25,8 @@ from prometheus_client.registry import Collector
 from config.lag import LoopLag
 from config.tier_metrics import TierMetrics, tier_levels
 from config.version import VERSION
-from proxy.observe.events import OTHER, Observation, OriginObservation, PurgeKind, Tier
+from proxy.observe.events import OTHER, Hit, Observation, OriginObservation, PurgeKind, Tier
+from proxy.observe.tallies import Counts, Spread, Spreads
 from proxy.policy.decisions import Forward, Outcome
 from proxy.store.base import Store
 from proxy.store.replicas import Replicas
@@ -75,28 +74,13 @@ class Connections(Protocol):
     def waiting(self) -> int: ...
 
 
-_Family = TypeVar("_Family", Counter, Histogram)
-
-
-class _Children(dict[tuple[str, ...], _Family], Generic[_Family]):
-    """A metric's children by their label values; `labels()` would take a lock and as long as all the rest."""
-
-    def __init__(self, metric: _Family) -> None:
-        self._metric: _Family = metric
-
-    def __missing__(self, labels: tuple[str, ...]) -> _Family:
-        child: _Family = self._metric.labels(*labels)
-        self[labels] = child
-        return child
-
-
 class _Exchanges(NamedTuple):
     """Where requests alike in route, outcome, method and status class are counted."""
 
     route: str
-    requests: Counter
-    duration: Histogram
-    first_byte: Histogram
+    requests: tuple[str, ...]
+    duration: Spread
+    first_byte: Spread
 
 
 class Metrics:
@@ -134,11 +118,15 @@ class Metrics:
         GCCollector(registry=registry)
 
     def _define(self, registry: CollectorRegistry) -> None:
-        def counter(name: str, meaning: str, *labels: str) -> Counter:
-            return Counter(f"siding_{name}", meaning, labels, registry=registry)
+        def counter(name: str, meaning: str, *labels: str, start: Iterable[tuple[str, ...]] = ()) -> Counts:
+            counts = Counts(f"siding_{name}", meaning, labels, start)
+            registry.register(counts)
+            return counts
 
-        def histogram(name: str, meaning: str, *labels: str) -> Histogram:
-            return Histogram(f"siding_{name}", meaning, labels, registry=registry, buckets=SECONDS)
+        def histogram(name: str, meaning: str, *labels: str) -> Spreads:
+            spreads = Spreads(f"siding_{name}", meaning, labels, SECONDS)
+            registry.register(spreads)
+            return spreads
 
         self._requests = counter("requests", "Requests of clients.", "route", "outcome", "method", "status")
         self._duration = histogram(
@@ -149,30 +137,28 @@ class Metrics:
         )
         self._request_bytes = counter("request_bytes", "Content received from clients.")
         self._response_bytes = counter("response_bytes", "Content sent to clients.")
-        self._origin_duration = _Children(
-            histogram("origin_duration_seconds", "From asking the origin to the head of its response.", "route")
+        self._origin_duration = histogram(
+            "origin_duration_seconds", "From asking the origin to the head of its response.", "route"
         )
-        self._origin_requests = _Children(
-            counter("origin_requests", "Requests to the origin, by why they went there.", "route", "forward", "status")
+        self._origin_requests = counter(
+            "origin_requests", "Requests to the origin, by why they went there.", "route", "forward", "status"
         )
-        self._origin_errors = _Children(counter("origin_errors", "Failures of the origin, told or hidden.", "code"))
-        self._collapsed = _Children(
-            counter("collapsed_requests", "Requests answered by what another had asked the origin for.", "route")
+        self._origin_errors = counter("origin_errors", "Failures of the origin, told or hidden.", "code")
+        self._collapsed = counter(
+            "collapsed_requests", "Requests answered by what another had asked the origin for.", "route"
         )
-        self._seconds_saved = _Children(
-            counter("origin_seconds_saved", "Waiting for the origin that was spared.", "route")
+        self._seconds_saved = counter("origin_seconds_saved", "Waiting for the origin that was spared.", "route")
+        self._bytes_saved = counter(
+            "bytes_saved", "Content not sent to clients.", "how", start=[("not_modified",), ("coding",)]
         )
-        saved = counter("bytes_saved", "Content not sent to clients.", "how")
-        self._saved_304 = saved.labels("not_modified")
-        self._saved_coding = saved.labels("coding")
-        self._verdicts = _Children(
-            counter("store_verdicts", "Whether responses of the origin may be stored, and why not.", "verdict")
+        self._verdicts = counter(
+            "store_verdicts", "Whether responses of the origin may be stored, and why not.", "verdict"
         )
-        hits = counter("hits", "Answers from stored responses, by where these were.", "tier")
-        self._hits = {tier: hits.labels(tier.value) for tier in Tier}
+        self._hits = counter(
+            "hits", "Answers from stored responses, by where these were.", "tier", start=[(tier.value,) for tier in Tier]
+        )
         self._shared_hits = 0
-        purges = counter("purges", "Purges by an operator.", "kind")
-        self._purge_counters = {kind: purges.labels(kind.value) for kind in PurgeKind}
+        self._purges = counter("purges", "Purges by an operator.", "kind", start=[(kind.value,) for kind in PurgeKind])
 
     # -- reading observations
 
@@ -181,54 +167,76 @@ class Metrics:
         key = (seen.route, seen.outcome, seen.method, seen.status // 100)
         exchanges = self._exchanges.get(key) or self._find_exchanges(*key)
         self._outcomes[seen.outcome] += 1
-        exchanges.requests.inc()
+        self._requests.add(exchanges.requests)
         exchanges.duration.observe(seen.duration)
         if seen.tier is not None:
-            self._hits[seen.tier].inc()
+            self._hits.add((seen.tier.value,))
             self._shared_hits += seen.tier is Tier.SHARED
         if seen.first_byte is not None:
             exchanges.first_byte.observe(seen.first_byte)
         if seen.request_bytes:
-            self._request_bytes.inc(seen.request_bytes)
+            self._request_bytes.add((), seen.request_bytes)
         if seen.response_bytes:
-            self._response_bytes.inc(seen.response_bytes)
+            self._response_bytes.add((), seen.response_bytes)
         if seen.bytes_saved_304 > 0:
-            self._saved_304.inc(seen.bytes_saved_304)
+            self._bytes_saved.add(("not_modified",), seen.bytes_saved_304)
         if seen.bytes_saved_coding > 0:
-            self._saved_coding.inc(seen.bytes_saved_coding)
+            self._bytes_saved.add(("coding",), seen.bytes_saved_coding)
         if seen.origin_seconds_saved > 0:
-            self._seconds_saved[exchanges.route,].inc(seen.origin_seconds_saved)
+            self._seconds_saved.add((exchanges.route,), seen.origin_seconds_saved)
         self._observe_origin(seen, exchanges.route)
+
+    def observe_hits(self, hits: Sequence[Hit]) -> None:
+        """Count hits that were answered from prepared octets."""
+        self._outcomes[Outcome.HIT] += len(hits)
+        self._hits.add((Tier.MEMORY.value,), len(hits))
+        sent = 0
+        for hit in hits:
+            kind = hit.kind
+            key = (kind.route, Outcome.HIT, kind.method, kind.status // 100)
+            exchanges = self._exchanges.get(key) or self._find_exchanges(*key)
+            self._requests.add(exchanges.requests)
+            exchanges.duration.observe(hit.duration)
+            exchanges.first_byte.observe(hit.duration)
+            sent += hit.sent
+            if hit.received:
+                self._request_bytes.add((), hit.received)
+            if kind.status == 304:
+                self._bytes_saved.add(("not_modified",), hit.whole)
+            elif kind.coding is not None and hit.whole > hit.sent > 0:
+                self._bytes_saved.add(("coding",), hit.whole - hit.sent)
+            self._seconds_saved.add((exchanges.route,), hit.origin_seconds_saved)
+        self._response_bytes.add((), sent)
 
     def _observe_origin(self, seen: Observation, route: str) -> None:
         if seen.collapsed:
             # the one that asked has counted the origin's side of it
-            self._collapsed[route,].inc()
+            self._collapsed.add((route,))
         else:
             if seen.verdict is not None:
-                self._verdicts[seen.verdict.value,].inc()
+                self._verdicts.add((seen.verdict.value,))
             if seen.origin_seconds is not None:
                 self._asked(route, seen.forward, seen.origin_status, seen.origin_seconds)
         if seen.error is not None and seen.outcome in HIDDEN_OR_TOLD:
-            self._origin_errors[seen.error,].inc()
+            self._origin_errors.add((seen.error,))
 
     def observe_origin(self, seen: OriginObservation) -> None:
         """Count a request to the origin that no client waited for."""
         self._asked(self._closed_route(seen.route), seen.forward, seen.status, seen.seconds)
         if seen.error is not None:
-            self._origin_errors[seen.error,].inc()
+            self._origin_errors.add((seen.error,))
 
     def _asked(self, route: str, forward: Forward | None, status: int | None, seconds: float) -> None:
         reason = NONE if forward is None else forward.value
         if status is None:
-            self._origin_requests[route, reason, NONE].inc()
+            self._origin_requests.add((route, reason, NONE))
             return
-        self._origin_requests[route, reason, STATUS_CLASSES.get(status // 100, OTHER)].inc()
-        self._origin_duration[route,].observe(seconds)
+        self._origin_requests.add((route, reason, STATUS_CLASSES.get(status // 100, OTHER)))
+        self._origin_duration.of(route).observe(seconds)
 
     def purged(self, kind: str) -> None:
         """Count an operator's purge. Raises ValueError for a `kind` that is none of `PurgeKind`."""
-        self._purge_counters[PurgeKind(kind)].inc()
+        self._purges.add((PurgeKind(kind).value,))
 
     def _find_exchanges(self, route: str, outcome: str, method: str, status: int) -> _Exchanges:
         """The counters for these values, each brought into its closed set; made when first needed."""
@@ -239,9 +247,9 @@ class Metrics:
             status_class = STATUS_CLASSES.get(status, NONE)
             found = self._exchanges[key] = _Exchanges(
                 route=key[0],
-                requests=self._requests.labels(*key[:3], status_class),
-                duration=self._duration.labels(*key[:2]),
-                first_byte=self._first_byte.labels(outcome),
+                requests=(*key[:3], status_class),
+                duration=self._duration.of(*key[:2]),
+                first_byte=self._first_byte.of(outcome),
             )
         return found
 

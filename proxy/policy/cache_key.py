@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from proxy.policy.fields import media_type, parse_weights, split_list
@@ -112,20 +112,49 @@ def cache_key(head: RequestHead, rule: RouteRule | None, content: bytes | None, 
     GET and HEAD share a key, other methods have keys of their own. content -- the request's, where the rule keys it.
     digest -- a keyed hash; whatever came in fields or content enters only through it.
     """
-    method = "GET" if head.method == "HEAD" else head.method
-    path, query = head.path, head.query
-    parts = [method, head.scheme, authority_of(head), path]
+    place = place_of(head, digest)
+    if rule is None:
+        return key_at(place, head.method, asked_part(head.target))
+    if content is None and any(kind == "body" for kind, _ in rule.key):
+        return None
+    parts: list[str] = []
     names = _keyed_arguments(rule)
-    if names is None:
-        parts.append("" if query is None else f"?{query}")
-    else:
-        parts.extend(f"{name}={value}" for name in names for value in _arguments(query, name))
+    if names is not None:
         parts.append("&")
+        parts.extend(f"{name}={value}" for name in names for value in _arguments(head.query, name))
+        parts.append("&")
+    _add_rule(parts, rule, head.fields, content or b"", digest)
+    asked = asked_part(head.target if names is None else head.path)
+    return key_at(place, head.method, asked) + _joined_parts(parts)
+
+
+class Place(NamedTuple):
+    """The parts of a cache key that stand before and behind those of the target: who is asked, and what rewrites it."""
+
+    before: str
+    after: str
+
+
+def place_of(head: RequestHead, digest: Digest) -> Place:
+    """Where a request is addressed to, apart from its method and target."""
+    parts: list[str] = []
     _add_rewriting(parts, head.fields, digest)
-    if rule is not None:
-        if content is None and any(kind == "body" for kind, _ in rule.key):
-            return None
-        _add_rule(parts, rule, head.fields, content or b"", digest)
+    return Place(_joined_parts([head.scheme, authority_of(head)]), _joined_parts(parts))
+
+
+def key_at(place: Place, method: str, asked: str) -> str:
+    """The cache key of a request to which no rule applies. asked -- its `asked_part`."""
+    method = "GET" if method == "HEAD" else method
+    return f"{len(method)}:{method}{place.before}{asked}{place.after}"
+
+
+def asked_part(target: str) -> str:
+    """What a cache key says of a request target."""
+    path, mark, query = target.partition("?")
+    return f"{len(path)}:{path}{len(query) + 1}:?{query}" if mark else f"{len(path)}:{path}0:"
+
+
+def _joined_parts(parts: list[str]) -> str:
     return "".join([f"{len(part)}:{part}" for part in parts])
 
 

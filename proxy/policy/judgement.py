@@ -201,7 +201,7 @@ def with_neighbour(new: StoredResponse, old: StoredResponse) -> StoredResponse:
     whole = lower[0].first == 0 and len(content) == a.complete
     part = None if whole else Part(lower[0].first, a.complete, lower[0].first + len(content) == a.complete)
     fields = validation.combined(old.head.fields, new.head.fields)
-    return replace(new, head=replace(new.head, fields=fields), content=content, part=part, codings={})
+    return replace(new, head=replace(new.head, fields=fields), content=content, part=part, codings={}, prepared=None)
 
 
 def selected_by(question: Question, judgement: Judgement, other: RequestHead) -> bool:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Set
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from proxy.policy.prepared import Prepared
 
 Line = tuple[str, str]
 
@@ -218,6 +221,7 @@ class StoredResponse:
     origin_seconds -- how long the origin took, which each hit saves.
     codings -- content coding -> content in that coding, made once when first asked for.
     part -- None when the content is complete; otherwise `head` is that of the complete response.
+    prepared -- answers made of it before, on the wire's terms.
     """
 
     key: str
@@ -234,6 +238,7 @@ class StoredResponse:
     origin_seconds: float = 0.0
     codings: dict[str, bytes] = field(default_factory=dict)
     part: Part | None = None
+    prepared: Prepared | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from proxy.policy.cache_status import cache_status
 from proxy.policy.decisions import Forward, Outcome
 from proxy.policy.messages import Fields, ResponseHead, StoredResponse
 from proxy.server import coding as coders
-from proxy.server.protocol import refusal_head
+from proxy.server.refusal import refusal_head
 from proxy.server.visit import Shared, Visit
 
 Read = Callable[[], Awaitable[bytes]]
@@ -170,6 +170,7 @@ async def _coded_content(shared: Shared, response: Whole, plan: str) -> bytes:
 
 async def _send(visit: Visit, head: ResponseHead, content: bytes) -> None:
     visit.observation.status = head.status
+    visit.sent = head, content
     await visit.exchange.respond(head, content)
 
 

@@ -11,7 +11,7 @@ from proxy.origin.client import OriginResponse, OriginTunnel
 from proxy.policy import forwarding
 from proxy.policy.decisions import Outcome
 from proxy.policy.messages import RequestHead, ResponseHead
-from proxy.server.protocol import ClientGone, ClientTunnel
+from proxy.server.exchange import ClientGone, ClientTunnel
 from proxy.server.visit import Shared, Visit
 
 OnInterim = Callable[[ResponseHead], None]

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from proxy import errors
-from proxy.observe.events import OriginObservation, Tier
+from proxy.observe.events import HitKind, OriginObservation, Tier
 from proxy.origin.client import IDEMPOTENT, OriginResponse
 from proxy.origin.fetch import (
     ORIGIN_SAID_ERROR,
@@ -29,7 +29,7 @@ from proxy.policy.judgement import Judgement, Ruling
 from proxy.policy.messages import Question, RequestHead, ResponseHead, StoredResponse
 from proxy.server import answer
 from proxy.server.forwarder import ask, ask_for_one, tunnel
-from proxy.server.protocol import ClientGone, Exchange
+from proxy.server.exchange import ClientGone, Exchange
 from proxy.server.sharing import ANSWERING, Sharing, Tenure
 from proxy.server.visit import Shared, Visit, new_visit
 from proxy.store.invalidations import Validity
@@ -448,6 +448,15 @@ class Handler:
         if decision is Reuse.STALE_WHILE_REVALIDATE:
             self._validate_behind(visit, found)
         await answer.from_store(self._shared, visit, stored, now=now)
+        if decision is Reuse.FRESH and not found.elsewhere:
+            self._prepare(visit, stored)
+
+    def _prepare(self, visit: Visit, stored: StoredResponse) -> None:
+        """Have the answer that was just given at hand for the fast path."""
+        plain, sent, observation = visit.exchange.plain, visit.sent, visit.observation
+        if plain is not None and sent is not None:
+            kind = HitKind(observation.route, observation.method, observation.status, observation.coding)
+            self._shared.fast.prepare(plain, visit.content or b"", stored, *sent, kind)
 
     def _on_its_own(self, visit: Visit, found: Lookup) -> bool:
         """Whether the client's own condition or range goes to the origin, and not a request in the cache's name.

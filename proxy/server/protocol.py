@@ -9,35 +9,46 @@ the installed aiohttp to them.
 from __future__ import annotations
 
 import asyncio
-import fcntl
+import logging
 import re
-import sys
-import termios
 import time
 from collections.abc import Awaitable, Callable
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import http_exceptions, web
-from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 
 from proxy import errors
 from proxy.observe.events import Observation
+from proxy.observe.hits import Hits
 from proxy.policy import forwarding
 from proxy.policy.messages import Fields, RequestHead, ResponseHead
+from proxy.policy.plain import Plain, parse
+from proxy.policy.prepared import wire_head
+from proxy.server.exchange import AtHand, ClientGone, ClientTunnel, Exchange
+from proxy.server.fast_path import Index, answer, head_of, scheme_of
+from proxy.server.refusal import refusal_head
 
 if TYPE_CHECKING:
     from aiohttp.http import RawRequestMessage
     from aiohttp.web_protocol import _ErrInfo
 
+log = logging.getLogger("siding.protocol")
+
 INTERNALS = {
     "RequestHandler": (
+        "_close",
         "_current_request",
         "_drain_helper",
+        "_handler_waiter",
         "_make_error_handler",
         "_messages",
+        "_next_keepalive_close_time",
+        "_paused",
+        "_process_keepalive",
         "_request_in_progress",
+        "_waiter",
         "set_parser",
         "writing_paused",
     ),
@@ -50,22 +61,15 @@ KEEPALIVE_SECONDS = 75.0
 """Longer than the 60 s after which Railway's edge closes an idle connection, so that the edge goes first."""
 READ_SECONDS = 60.0
 """The longest silence of a client that owes content (nginx: client_body_timeout)."""
-SEND_SECONDS = 60.0
-"""The longest a client may refuse to read its answer (nginx: send_timeout)."""
+EARLY_BYTES = 64 * 1024
+"""Held of what a client sends before it has its answer; then it is no longer read."""
 MAX_TARGET_BYTES = 16 * 1024
 MAX_FIELD_BYTES = 32 * 1024
 MAX_FIELD_LINES = 200
-TUNNEL_BUFFER_BYTES = 256 * 1024
 
-NO_CONTENT = frozenset({204, 304})
-
-Handler = Callable[["Exchange"], Awaitable[None]]
+Handler = Callable[[Exchange], Awaitable[None]]
 OnRefused = Callable[[Observation], None]
 """Told of a request that was refused before it could be handled."""
-
-
-class ClientGone(ConnectionError):
-    """The client closed the connection, or stopped reading for `SEND_SECONDS`."""
 
 
 _AUTHORITY = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]*)?\Z")
@@ -113,275 +117,6 @@ def _check_framing(message: RawRequestMessage, fields: Fields) -> None:
         raise errors.CodingNotSupported(f"the only transfer coding known here is chunked; given: {codings[:80]!r}")
 
 
-class Exchange:
-    """One request of a client, and the means to answer it.
-
-    Every method that waits raises `ClientGone` once the client has left.
-    """
-
-    __slots__ = (
-        "_chunked",
-        "_continued",
-        "_has_content",
-        "_protocol",
-        "_request",
-        "content_received",
-        "content_sent",
-        "head",
-        "keep_alive",
-        "peer",
-        "started",
-        "started_at",
-    )
-
-    def __init__(self, request: web.BaseRequest) -> None:
-        self._request = request
-        self._protocol: ClientConnection = request.protocol  # type: ignore[assignment]
-        message = request._message
-        fields = Fields.from_raw(message.raw_headers)
-        target, fields = _target_and_fields(message, forwarding.without_named(fields))
-        _check_framing(message, fields)
-        forwarded = fields.get("x-forwarded-proto")
-        scheme = forwarded.partition(",")[0].strip().lower() if forwarded else ""
-        self.head = RequestHead(
-            message.method,
-            target,
-            fields,
-            scheme or "http",
-            fields.get("host") or "",
-            (message.version.major, message.version.minor),
-        )
-        self.peer: str = self._protocol.peer_address
-        self.keep_alive = not message.should_close
-        self.started = False
-        self.started_at: float | None = None
-        self.content_received = 0
-        self.content_sent = 0
-        self._has_content = request._payload is not EMPTY_PAYLOAD
-        self._chunked = False
-        self._continued = not self._has_content or "expect" not in fields
-
-    # -- the request's content
-
-    @property
-    def has_content(self) -> bool:
-        """Whether the request is framed with content (which may turn out to be empty)."""
-        return self._has_content
-
-    @property
-    def length(self) -> int | None:
-        """The request's Content-Length; None when it is chunked or absent."""
-        value = self.head.fields.get("content-length")
-        return int(value) if value is not None and value.isdecimal() else None
-
-    async def read(self) -> bytes:
-        """The next piece of the request's content; b"" at its end.
-
-        Raises MalformedRequest for broken framing and RequestTimeout after `READ_SECONDS` of silence.
-        """
-        if not self._has_content:
-            return b""
-        payload = self._request._payload
-        try:
-            if payload._buffer or payload.is_eof():
-                piece = await payload.readany()
-            else:
-                async with asyncio.timeout(READ_SECONDS):
-                    piece = await payload.readany()
-        except TimeoutError:
-            raise errors.RequestTimeout(f"no content came for {READ_SECONDS:.0f} s") from None
-        except (RequestPayloadError, http_exceptions.HttpProcessingError) as fault:
-            raise errors.MalformedRequest("the framing of the request's content is broken") from fault
-        except ConnectionError as fault:
-            raise ClientGone("the client left while sending its content") from fault
-        self.content_received += len(piece)
-        return piece
-
-    # -- the answer
-
-    def interim(self, head: ResponseHead) -> None:
-        """Pass on an interim response (RFC 9110 15.2); HTTP/1.0 clients do not know them.
-
-        A client that does not read gets none: they would pile up here.
-        """
-        transport = self._protocol.transport
-        if transport is None or self.started or self.head.version < (1, 1) or self._protocol.writing_paused:
-            return
-        if head.status == HTTPStatus.CONTINUE:
-            self._continued = True
-        transport.write(_status_line(head) + forwarding.strip(head.fields).wire() + b"\r\n")
-
-    async def respond(self, head: ResponseHead, content: bytes) -> None:
-        """Send a whole response. For HEAD, 204 and 304 the content is measured but not sent."""
-        self.start(head, len(content), content)
-        await self.drain()
-
-    def start(self, head: ResponseHead, length: int | None, content: bytes = b"") -> None:
-        """Send a response head, framed for `length` octets (None: unknown), and the content at hand.
-
-        `head.fields` hold no framing and no hop-by-hop fields. Raises ClientGone.
-        """
-        transport = self._protocol.transport
-        if transport is None:
-            raise ClientGone("the client left before its answer")
-        if self._protocol.closing or not (self._continued or self.content_received):
-            # a client that was never told to send may send its content now or never (RFC 9110 10.1.1)
-            self.keep_alive = False
-        self.started = True
-        self.started_at = time.monotonic()
-        http11 = self.head.version >= (1, 1)
-        wire = [_status_line(head), head.fields.wire()]
-        bodiless = self.head.method == "HEAD" or head.status in NO_CONTENT
-        if head.status in NO_CONTENT:
-            pass
-        elif length is not None:
-            wire.append(b"Content-Length: %d\r\n" % length)
-        elif self.head.method != "HEAD":
-            self._chunked = http11
-            if http11:
-                wire.append(b"Transfer-Encoding: chunked\r\n")
-            else:
-                self.keep_alive = False
-        if not self.keep_alive:
-            wire.append(b"Connection: close\r\n")
-        elif not http11:
-            wire.append(b"Connection: keep-alive\r\n")
-        wire.append(b"\r\n")
-        if content and not bodiless:
-            self.content_sent += len(content)
-            wire.append(self._framed(content))
-        transport.write(b"".join(wire))
-
-    def _framed(self, content: bytes) -> bytes:
-        return b"%x\r\n%b\r\n" % (len(content), content) if self._chunked else content
-
-    async def write(self, content: bytes) -> None:
-        """Send a piece of the response's content, waiting while the client is slow to read."""
-        transport = self._protocol.transport
-        if transport is None:
-            raise ClientGone("the client left during its answer")
-        if content:
-            self.content_sent += len(content)
-            transport.write(self._framed(content))
-            await self.drain()
-
-    async def finish(self) -> None:
-        """End content of unknown length."""
-        transport = self._protocol.transport
-        if self._chunked and transport is not None:
-            transport.write(b"0\r\n\r\n")
-        await self.drain()
-
-    async def drain(self) -> None:
-        """Wait until the client has taken enough. Raises ClientGone after `SEND_SECONDS` without progress."""
-        await _drain(self._protocol)
-
-    def abort(self) -> None:
-        """Cut the connection, so that a truncated answer cannot pass for a complete one."""
-        self.keep_alive = False
-        if self._protocol.transport is not None:
-            self._protocol.transport.abort()
-
-    def tunnel(self, head: ResponseHead) -> ClientTunnel:
-        """Send the origin's 101 and take the connection over (RFC 9110 7.8)."""
-        transport = self._protocol.transport
-        if transport is None:
-            raise ClientGone("the client left before its upgrade")
-        self.started = True
-        self.keep_alive = False
-        upgrade = head.fields.get("upgrade") or "websocket"
-        fields = head.fields.without({"connection", "upgrade"}).adding(("Connection", "Upgrade"), ("Upgrade", upgrade))
-        transport.write(_status_line(head) + fields.wire() + b"\r\n")
-        tunnel = ClientTunnel(self._protocol)
-        self._protocol.set_parser(tunnel)  # type: ignore[arg-type]
-        return tunnel
-
-
-async def _drain(protocol: ClientConnection) -> None:
-    """See `Exchange.drain`."""
-    while protocol.writing_paused and (transport := protocol.transport) is not None:
-        left = _untaken(transport)
-        try:
-            async with asyncio.timeout(SEND_SECONDS):
-                await protocol._drain_helper()
-        except TimeoutError:
-            if _untaken(transport) >= left:
-                transport.abort()
-                raise ClientGone(f"the client took nothing for {SEND_SECONDS:.0f} s") from None
-        except ConnectionError as fault:
-            raise ClientGone("the client left during its answer") from fault
-
-
-def _untaken(transport: asyncio.WriteTransport) -> int:
-    """Octets that the client's machine has not acknowledged, here and in the kernel.
-
-    The kernel asks for more only when a third of a buffer of megabytes is free, so what
-    waits here can stand still for minutes while a slow client reads (tcp(7), SIOCOUTQ).
-    """
-    waiting = transport.get_write_buffer_size()
-    connection = transport.get_extra_info("socket")
-    try:
-        answer = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4))
-    except (AttributeError, OSError, ValueError):  # closed meanwhile, or a system that does not tell
-        return waiting
-    return waiting + int.from_bytes(answer, sys.byteorder)
-
-
-class ClientTunnel:
-    """The client's half of an upgraded connection. aiohttp feeds it as it would a WebSocket reader."""
-
-    def __init__(self, protocol: ClientConnection) -> None:
-        self._protocol = protocol
-        self._pieces: list[bytes] = []
-        self._size = 0
-        self._ended = False
-        self._wake: asyncio.Future[None] | None = None
-
-    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        """Called by aiohttp with what the client sent."""
-        self._pieces.append(bytes(data))
-        self._size += len(data)
-        if self._size > TUNNEL_BUFFER_BYTES and self._protocol.transport is not None:
-            self._protocol.transport.pause_reading()
-        self._notify()
-        return False, b""
-
-    def feed_eof(self) -> None:
-        """Called by aiohttp when the connection is lost."""
-        self._ended = True
-        self._notify()
-
-    def _notify(self) -> None:
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
-
-    async def read(self) -> bytes:
-        """What the client sent since; b"" once it has left."""
-        while not self._pieces:
-            if self._ended:
-                return b""
-            self._wake = asyncio.get_running_loop().create_future()
-            await self._wake
-        data = b"".join(self._pieces)
-        self._pieces.clear()
-        if self._size > TUNNEL_BUFFER_BYTES and self._protocol.transport is not None:
-            self._protocol.transport.resume_reading()
-        self._size = 0
-        return data
-
-    async def write(self, data: bytes) -> None:
-        """Send to the client, waiting while it is slow. Raises ClientGone."""
-        transport = self._protocol.transport
-        if transport is None:
-            raise ClientGone("the client left its tunnel")
-        transport.write(data)
-        await _drain(self._protocol)
-
-
-def _status_line(head: ResponseHead) -> bytes:
-    return f"HTTP/1.1 {head.status} {head.reason}\r\n".encode("latin-1")
-
-
 class _Sent(web.StreamResponse):
     """Tells aiohttp that the response is on the wire already."""
 
@@ -400,16 +135,67 @@ class _Sent(web.StreamResponse):
         return None
 
 
-class ClientConnection(RequestHandler):
-    """aiohttp's connection, with refusals in our words and a way to end it when idle."""
+class _Arriving:
+    """Content that aiohttp reads from the connection."""
 
-    __slots__ = ("_server", "closing", "peer_address")
+    __slots__ = ("_payload",)
+
+    def __init__(self, payload: StreamReader) -> None:
+        self._payload = payload
+
+    async def read(self) -> bytes:
+        """See `exchange.Content`. RequestTimeout comes after `READ_SECONDS` of silence."""
+        payload = self._payload
+        try:
+            if payload._buffer or payload.is_eof():
+                return await payload.readany()
+            async with asyncio.timeout(READ_SECONDS):
+                return await payload.readany()
+        except TimeoutError:
+            raise errors.RequestTimeout(f"no content came for {READ_SECONDS:.0f} s") from None
+        except (RequestPayloadError, http_exceptions.HttpProcessingError) as fault:
+            raise errors.MalformedRequest("the framing of the request's content is broken") from fault
+        except ConnectionError as fault:
+            raise ClientGone("the client left while sending its content") from fault
+
+
+def _exchange(request: web.BaseRequest) -> Exchange:
+    """The exchange that a request parsed by aiohttp begins. Raises ClientError."""
+    message = request._message
+    fields = Fields.from_raw(message.raw_headers)
+    target, fields = _target_and_fields(message, forwarding.without_named(fields))
+    _check_framing(message, fields)
+    head = RequestHead(
+        message.method,
+        target,
+        fields,
+        scheme_of(fields.get("x-forwarded-proto")),
+        fields.get("host") or "",
+        (message.version.major, message.version.minor),
+    )
+    protocol: ClientConnection = request.protocol  # type: ignore[assignment]
+    content = None if request._payload is EMPTY_PAYLOAD else _Arriving(request._payload)
+    return Exchange(protocol, head, content, keep_alive=not message.should_close)
+
+
+class ClientConnection(RequestHandler):
+    """aiohttp's connection, with refusals in our words, a way to end it when idle, and a shorter way for plain requests.
+
+    A plain request (`policy.plain`) that has arrived whole and alone, while nothing else is on its way, is taken here:
+    answered from prepared octets at once, or served in a task of its own. Everything else goes through aiohttp.
+    """
+
+    __slots__ = ("_early", "_owed", "_server", "_task", "_whole", "closing", "peer_address")
 
     def __init__(self, manager: ClientServer, **options: Any) -> None:
         super().__init__(manager, **options)
         self._server = manager
         self.closing = False
         self.peer_address = ""
+        self._task: asyncio.Task[None] | None = None
+        self._early = b""
+        self._whole = True
+        self._owed = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Note the peer; refuse at once what came after the drain began."""
@@ -418,13 +204,121 @@ class ClientConnection(RequestHandler):
         self.peer_address = str(peer[0]).removeprefix("::ffff:") if peer else ""
         self.closing = self._server.draining
 
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """What is being answered is given up."""
+        super().connection_lost(exc)
+        if self._task is not None:
+            self._task.cancel()
+
     def data_received(self, data: bytes) -> None:
-        """Parse; content that stops making sense fails the request being read, at once."""
+        """Take a plain request; have aiohttp parse whatever is none."""
+        if self._task is not None:
+            self._hold(data)
+            return
+        plain = None
+        waiter = self._waiter
+        if self._whole and waiter is not None and not waiter.done() and not self.closing:
+            plain = parse(data, self._server.fast.lexicon)
+            if plain is not None and plain.size + plain.length == len(data) and not self._close:
+                self._take(plain, data[plain.size :] if plain.length else b"")
+                return
+        if data:
+            self._note_end(plain, data)
         super().data_received(data)
         if self._messages and self._current_request is not None:
+            # content that stops making sense fails the request being read, at once
             last = self._messages[-1][0]
             if not hasattr(last, "raw_headers"):
                 self._current_request._cancel(RequestPayloadError(last.message))
+
+    def _note_end(self, plain: Plain | None, data: bytes) -> None:
+        """Whether aiohttp's parser is left with nothing of a message, once it has no request to serve.
+
+        A head that is not complete cannot end as a complete one does, and content that is not complete is still
+        being served. So what ends like a head or a last chunk (RFC 9112 2.1, 7.1) is the end of a message; and content
+        of known length is counted.
+        """
+        if self._owed:
+            self._owed -= len(data)
+            self._whole = self._owed == 0
+            if self._owed >= 0:
+                return
+            self._owed = 0
+        elif plain is not None:
+            self._owed = max(0, plain.size + plain.length - len(data))
+            if self._owed:
+                self._whole = False
+                return
+        self._whole = data.endswith(b"\r\n\r\n")
+
+    # -- plain requests
+
+    def _take(self, plain: Plain, content: bytes) -> None:
+        server, transport = self._server, self.transport
+        assert transport is not None
+        if not self._paused and server.hits is not None:
+            began, now = time.monotonic(), server.wall()
+            try:
+                found = answer(plain, content, server.fast, now)
+            except Exception:
+                # law 6: it goes the ordinary way
+                log.exception("the fast path failed")
+                found = None
+            if found is not None:
+                stored, form, head = found
+                transport.write(head + form.content)
+                ended = time.monotonic()
+                self._next_keepalive_close_time = ended + KEEPALIVE_SECONDS
+                server.hits.add((plain, stored, form, self.peer_address, now, ended - began))
+                return
+        self._request_in_progress = True
+        exchange = Exchange(self, head_of(plain), AtHand(content) if plain.length else None, plain=plain)
+        self._task = self._loop.create_task(self._serve(exchange))
+
+    async def _serve(self, exchange: Exchange) -> None:
+        try:
+            await self._server.serve(exchange)
+        finally:
+            self._task = None
+            self._request_in_progress = False
+            if self._handler_waiter is not None and not self._handler_waiter.done():
+                self._handler_waiter.set_result(None)
+        if self._close or not exchange.keep_alive:
+            self.force_close()
+            return
+        self._next_keepalive_close_time = time.monotonic() + KEEPALIVE_SECONDS
+        if self._early:
+            early, self._early = self._early, b""
+            if len(early) > EARLY_BYTES and self.transport is not None:
+                self.transport.resume_reading()
+            self.data_received(early)
+
+    def _hold(self, data: bytes) -> None:
+        """What comes before the answer is sent waits for its turn."""
+        self._early += data
+        if len(self._early) > EARLY_BYTES and self.transport is not None:
+            self.transport.pause_reading()
+
+    def _process_keepalive(self) -> None:
+        if self._task is not None:
+            self._next_keepalive_close_time = self._loop.time() + KEEPALIVE_SECONDS
+        super()._process_keepalive()
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:
+        """End it, after its answer if that comes within `timeout` seconds."""
+        await super().shutdown(timeout)
+        if self._task is not None:
+            self._task.cancel()
+
+    # -- what an exchange needs
+
+    async def writable(self) -> None:
+        """Until the client has taken enough. Raises ConnectionError."""
+        await self._drain_helper()
+
+    def take_over(self, tunnel: ClientTunnel) -> None:
+        """Give `tunnel` whatever the client sends from now on."""
+        self.set_parser(tunnel)  # type: ignore[arg-type]
 
     def end_when_idle(self) -> None:
         """Close now when no request is on its way, otherwise after its answer."""
@@ -440,10 +334,7 @@ class ClientConnection(RequestHandler):
             head = refusal_head(fault)
             if self.transport is not None:
                 self.transport.write(
-                    _status_line(head)
-                    + head.fields.wire()
-                    + b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(content)
-                    + content
+                    wire_head(head, len(content)) + b"Connection: close\r\n\r\n" + content
                 )
             observation = Observation(method="", path="", client=self.peer_address, started=time.time())
             observation.status, observation.error = fault.status, fault.code
@@ -452,14 +343,6 @@ class ClientConnection(RequestHandler):
             return _Sent(keep_alive=False)
 
         return refuse
-
-
-def refusal_head(fault: errors.SidingError) -> ResponseHead:
-    """The head of the JSON answer that tells a client of `fault`."""
-    fields = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
-    if fault.status == HTTPStatus.SERVICE_UNAVAILABLE:
-        fields.append(("Retry-After", "1"))
-    return ResponseHead(fault.status, HTTPStatus(fault.status).phrase, Fields(fields))
 
 
 def _client_error(fault: BaseException) -> errors.ClientError:
@@ -483,10 +366,16 @@ class ClientServer(web.Server):
     on_refused -- told of requests that were refused before they reached the handler.
     """
 
-    def __init__(self, handler: Handler, on_refused: OnRefused) -> None:
+    def __init__(self, handler: Handler, on_refused: OnRefused, fast: Index, hits: Hits | None, wall: Callable[[], float]) -> None:
+        """fast, hits -- where prepared answers are found, and told of; hits is None where none may be given.
+        wall -- the wall clock, seconds.
+        """
         self.on_refused = on_refused
         self.draining = False
-        self._serve = handler
+        self.serve = handler
+        self.fast = fast
+        self.hits = hits
+        self.wall = wall
         super().__init__(self._handle, handler_cancellation=True)
 
     def __call__(self) -> ClientConnection:
@@ -503,10 +392,10 @@ class ClientServer(web.Server):
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
-            exchange = Exchange(request)
+            exchange = _exchange(request)
         except errors.ClientError as fault:
             return await request.protocol._make_error_handler(_Refused(400, fault, ""))(request)  # type: ignore[arg-type]
-        await self._serve(exchange)
+        await self.serve(exchange)
         return _Sent(exchange.keep_alive)
 
     def begin_drain(self) -> None:

@@ -13,7 +13,9 @@ from proxy.observe.events import Observation, OriginObservation
 from proxy.origin.client import OriginClient
 from proxy.origin.collapse import Collapse
 from proxy.origin.fetch import Copies
-from proxy.server.protocol import Exchange
+from proxy.policy.messages import ResponseHead
+from proxy.server.exchange import Exchange
+from proxy.server.fast_path import Index
 from proxy.store.base import Store
 from proxy.store.invalidations import Invalidations
 from proxy.store.shared import SharedStore
@@ -36,6 +38,7 @@ class Shared:
     digest -- keyed hash that stands for a credential in a cache key. wall -- wall clock, seconds.
     clock -- monotonic seconds. observe, observe_origin -- take what is told.
     announce -- lets other processes know what is invalid. remote -- what replicas share; None without REDIS_URL.
+    fast -- prepared answers.
     """
 
     flags: Flags
@@ -54,6 +57,7 @@ class Shared:
     observe: Callable[[Observation], None]
     observe_origin: Callable[[OriginObservation], None]
     announce: Callable[[list[str]], None]
+    fast: Index
     remote: SharedStore | None = None
 
 
@@ -63,7 +67,7 @@ class Visit:
 
     content -- the request's content when it had to be read whole (to be keyed); None while unread.
     asked_at -- when the origin was asked for this client alone, on the monotonic clock.
-    shown_key -- the cache key, where CACHE_STATUS_KEY lets it be told.
+    shown_key -- the cache key, where CACHE_STATUS_KEY lets it be told. sent -- the whole answer, once it was sent.
     """
 
     exchange: Exchange
@@ -74,6 +78,7 @@ class Visit:
     content: bytes | None = None
     asked_at: float | None = None
     shown_key: str | None = None
+    sent: tuple[ResponseHead, bytes] | None = None
 
     def pieces(self, limit: int) -> AsyncIterator[bytes]:
         """The request's content as it arrives. Raises ContentTooLarge beyond `limit` octets."""

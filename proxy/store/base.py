@@ -6,6 +6,20 @@ import builtins
 from typing import Protocol
 
 from proxy.policy.messages import StoredResponse
+from proxy.policy.prepared import Prepared
+
+
+class Slot(Protocol):
+    """What is held under one cache key."""
+
+    @property
+    def variants(self) -> tuple[StoredResponse, ...]:
+        """Every stored response, latest put last."""
+        ...
+
+    def use(self) -> None:
+        """Count a use."""
+        ...
 
 
 class Store(Protocol):
@@ -35,6 +49,10 @@ class Store(Protocol):
         """Every stored response under `key`, latest put last; counts as a use of all of them."""
         ...
 
+    def find(self, key: str) -> Slot | None:
+        """What is held under `key`, without counting it as a use."""
+        ...
+
     def put(self, stored: StoredResponse) -> bool:
         """Keep `stored` in place of the one with an equal secondary key.
 
@@ -52,6 +70,10 @@ class Store(Protocol):
 
         False, and nothing is changed, when `stored` is no longer there or the two cannot fit.
         """
+        ...
+
+    def add_prepared(self, stored: StoredResponse, form: Prepared) -> None:
+        """Keep a prepared answer with `stored`, if that is still there and there is room."""
         ...
 
     def clear(self) -> None:

@@ -23,6 +23,7 @@ import builtins
 from collections import OrderedDict
 
 from proxy.policy.messages import StoredResponse
+from proxy.policy.prepared import MOST, Prepared, chain_of, chained
 from proxy.store.weight import weigh
 
 MAX_VARIANTS = 32
@@ -35,7 +36,7 @@ MAX_LOOKS = 128
 """Keys that one call spares for their uses before it evicts whatever comes first: a bound on its duration."""
 
 KEY_BYTES = 368
-"""A `_Slot`, its tuples and number, and its place in a queue: a node, and the hash table at its emptiest."""
+"""A `Slot`, its tuples and number, and its place in a queue: a node, and the hash table at its emptiest."""
 VARIANT_BYTES = 48
 """A stored response's places in a slot, and its weight there."""
 GHOST_BYTES = 176
@@ -47,7 +48,7 @@ _Held = list[tuple[StoredResponse, int]]
 """Stored responses with their weights (`VARIANT_BYTES` included), latest put last."""
 
 
-class _Slot:
+class Slot:
     """What is held under one cache key. `weights` are those of `variants`, in the same order."""
 
     __slots__ = ("uses", "variants", "weight", "weights")
@@ -57,6 +58,11 @@ class _Slot:
         self.weights: tuple[int, ...] = ()
         self.weight = 0
         self.uses = 0
+
+    def use(self) -> None:
+        """Count a use."""
+        if self.uses < MAX_USES:
+            self.uses += 1
 
     def held(self) -> _Held:
         return list(zip(self.variants, self.weights, strict=True))
@@ -73,20 +79,20 @@ class _Queue:
     __slots__ = ("bytes", "slots")
 
     def __init__(self) -> None:
-        self.slots: OrderedDict[str, _Slot] = OrderedDict()
+        self.slots: OrderedDict[str, Slot] = OrderedDict()
         self.bytes = 0
 
-    def push(self, key: str, slot: _Slot) -> None:
+    def push(self, key: str, slot: Slot) -> None:
         self.slots[key] = slot
         self.bytes += slot.weight
 
-    def take(self, key: str) -> _Slot | None:
+    def take(self, key: str) -> Slot | None:
         slot = self.slots.pop(key, None)
         if slot is not None:
             self.bytes -= slot.weight
         return slot
 
-    def pop(self) -> tuple[str, _Slot]:
+    def pop(self) -> tuple[str, Slot]:
         key, slot = self.slots.popitem(last=False)
         self.bytes -= slot.weight
         return key, slot
@@ -146,11 +152,10 @@ class MemoryStore:
 
     def get(self, key: str) -> tuple[StoredResponse, ...]:
         """Every stored response under `key`, latest put last; counts as a use of all of them."""
-        slot = self._find(key)
+        slot = self.find(key)
         if slot is None:
             return ()
-        if slot.uses < MAX_USES:
-            slot.uses += 1
+        slot.use()
         return slot.variants
 
     def put(self, stored: StoredResponse) -> bool:
@@ -194,28 +199,46 @@ class MemoryStore:
         self._put_back(queue, slot, held)
         return fits
 
+    def add_prepared(self, stored: StoredResponse, form: Prepared) -> None:
+        """Keep a prepared answer with `stored`, in place of one of the same shape; the oldest of too many is dropped.
+
+        Nothing happens when `stored` is no longer there. To make room for it others may go, or all of it.
+        """
+        slot = self.find(stored.key)
+        if slot is None or stored not in slot.variants:
+            return
+        before = slot.weight
+        kept = [one for one in chain_of(stored.prepared) if one.shape != form.shape][: MOST - 1]
+        stored.prepared = chained([form, *kept])
+        held = slot.held()
+        slot.hold([(each, VARIANT_BYTES + weigh(each) if each is stored else its) for each, its in held])
+        queue = self._main if stored.key in self._main.slots else self._small
+        queue.bytes += slot.weight - before
+        self._make_room(0)
+
     def clear(self) -> None:
         """Drop everything, ghosts included."""
         self._small, self._main, self._ghosts = _Queue(), _Queue(), _Ghosts()
         self.responses = 0
 
-    def _find(self, key: str) -> _Slot | None:
+    def find(self, key: str) -> Slot | None:
+        """What is held under `key`, without counting it as a use."""
         return self._main.slots.get(key) or self._small.slots.get(key)
 
     def _holds(self, stored: StoredResponse) -> bool:
-        slot = self._find(stored.key)
+        slot = self.find(stored.key)
         return slot is not None and stored in slot.variants
 
-    def _take_out(self, key: str) -> tuple[_Queue, _Slot]:
+    def _take_out(self, key: str) -> tuple[_Queue, Slot]:
         """The slot of `key`, no longer counted, and the queue that it goes to."""
         for queue in (self._main, self._small):
             slot = queue.take(key)
             if slot is not None:
                 self.responses -= len(slot.variants)
                 return queue, slot
-        return (self._main if self._ghosts.take(key) else self._small), _Slot()
+        return (self._main if self._ghosts.take(key) else self._small), Slot()
 
-    def _put_back(self, queue: _Queue, slot: _Slot, held: _Held) -> None:
+    def _put_back(self, queue: _Queue, slot: Slot, held: _Held) -> None:
         """Count `slot` again, now holding `held`, once there is room for it. An empty one is gone."""
         if not held:
             return
@@ -259,7 +282,7 @@ class MemoryStore:
         self._evicted(slot)
         return False
 
-    def _evicted(self, slot: _Slot) -> None:
+    def _evicted(self, slot: Slot) -> None:
         self.responses -= len(slot.variants)
         self.evictions += len(slot.variants)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from functools import lru_cache
 
+from proxy.policy.prepared import chain_of
 from proxy.policy.messages import Fields, Freshness, ResponseHead, StoredResponse
 
 _POOLED = 512
@@ -78,4 +79,6 @@ def weigh(stored: StoredResponse) -> int:
         total += _of(tag)
     for coding, content in stored.codings.items():
         total += _of(coding) + _of(content)
+    for form in chain_of(stored.prepared):
+        total += _of(form) + _of(form.shape) + _of(form.head) + _NUMBER
     return total

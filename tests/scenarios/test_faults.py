@@ -10,7 +10,7 @@ import pytest
 
 from proxy.origin.client import OriginClient
 from proxy.policy.messages import Fields
-from proxy.server.protocol import _untaken
+from proxy.server.exchange import untaken
 from proxy.store.memory import MemoryStore
 from tests.support import PATIENCE, Message, Origin, Turn, gather, read_chunked, running_proxy, until
 
@@ -216,7 +216,7 @@ async def test_a_client_that_reads_slowly_but_reads_is_served(origin: Origin, mo
     async with running_proxy(origin.url) as proxy:
         await proxy.get("/a")
         await until(lambda: not proxy.worker.handler._background)
-        monkeypatch.setattr("proxy.server.protocol.SEND_SECONDS", 1.5)  # more than two of TCP's own timeouts
+        monkeypatch.setattr("proxy.server.exchange.SEND_SECONDS", 1.5)  # more than two of TCP's own timeouts
         with socket.socket() as client:
             client.setblocking(False)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
@@ -237,14 +237,14 @@ async def test_what_the_kernel_holds_for_a_client_counts_as_not_taken() -> None:
     with there:
         _, writer = await asyncio.open_connection(sock=here)
         transport = writer.transport
-        assert _untaken(transport) == 0
+        assert untaken(transport) == 0
         transport.write(b"x" * 1_000_000)
-        assert transport.get_write_buffer_size() < _untaken(transport)
+        assert transport.get_write_buffer_size() < untaken(transport)
         await asyncio.to_thread(there.recv, 1_000_000, socket.MSG_WAITALL)
-        await until(lambda: _untaken(transport) == 0)
+        await until(lambda: untaken(transport) == 0)
         writer.close()
         await writer.wait_closed()
-        assert _untaken(transport) == 0
+        assert untaken(transport) == 0
 
 
 @pytest.mark.parametrize("limit", [0, 1000, 100_000])

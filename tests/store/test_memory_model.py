@@ -30,7 +30,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
 
     def kept(self, key: str) -> tuple[StoredResponse, ...]:
         """What the store has, without using it."""
-        slot = self.store._find(key)
+        slot = self.store.find(key)
         return slot.variants if slot is not None else ()
 
     def accept_evictions(self) -> None:

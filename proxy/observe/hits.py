@@ -1,0 +1,76 @@
+"""Hits from prepared octets, told in batches: what one costs must be less than what the hit itself does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, cast
+
+from proxy.observe.events import Hit, HitKind
+
+if TYPE_CHECKING:
+    from proxy.policy.messages import StoredResponse
+    from proxy.policy.plain import Plain
+    from proxy.policy.prepared import Prepared
+
+log = logging.getLogger("siding.hits")
+
+GATHER_SECONDS = 0.05
+"""How long hits gather before they are told."""
+MOST = 2000
+"""Told at once when there are so many: a bound on memory, and on how long telling takes in one go."""
+
+Raw = tuple["Plain", "StoredResponse", "Prepared", str, float, float]
+"""The request, what answered it and in which form, the client's address, when it began, and how long it took."""
+
+
+class Hits:
+    """Gathers hits and gives them to `readers`. For the event loop's thread."""
+
+    def __init__(self, readers: Sequence[Callable[[Sequence[Hit]], None]]) -> None:
+        self._readers = readers
+        self._gathered: list[Raw] = []
+        self._due: asyncio.TimerHandle | None = None
+
+    def add(self, raw: Raw) -> None:
+        """One more."""
+        self._gathered.append(raw)
+        if self._due is None:
+            self._due = asyncio.get_running_loop().call_later(GATHER_SECONDS, self.tell)
+        elif len(self._gathered) >= MOST:
+            self.tell()
+
+    def tell(self) -> None:
+        """Give what has gathered to the readers, now."""
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+        gathered, self._gathered = self._gathered, []
+        if not gathered:
+            return
+        hits = [_hit(*raw) for raw in gathered]
+        for reader in self._readers:
+            try:
+                reader(hits)
+            except Exception:
+                # law 6: a client is never failed by what merely watches
+                log.exception("hits could not be recorded")
+
+
+def _hit(
+    plain: Plain, stored: StoredResponse, form: Prepared, client: str, started: float, duration: float
+) -> Hit:
+    return Hit(
+        cast("HitKind", form.told),
+        plain.start.target,
+        client,
+        plain.request_id,
+        plain.traceparent,
+        plain.length,
+        len(form.content),
+        len(stored.content),
+        stored.origin_seconds,
+        started,
+        duration,
+    )

@@ -1,0 +1,255 @@
+"""The plain request: the one form that the fast code takes. Whatever is not plainly one is None here, and for llhttp.
+
+Nothing is loosened: what is taken is a subset of what RFC 9112 allows, read in the one way that RFC 9112 reads it.
+
+    request = method SP origin-form SP "HTTP/1.1" CRLF 1*( token ":" OWS [ value ] OWS CRLF ) CRLF content
+
+One Host; no Transfer-Encoding, Expect, Upgrade; Connection says keep-alive or is not there; content only with one
+Content-Length. Bare CR and LF, folded lines, and controls are in none of the sets below.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import IntEnum
+from typing import NamedTuple, cast
+
+from proxy.policy.cache_key import CREDENTIAL_FIELDS, REWRITING_FIELDS, asked_part
+from proxy.policy.messages import Fields, Line
+
+MAX_HEAD_BYTES = 8192
+MAX_LINES = 64
+MAX_KNOWN = 4096
+MAX_KNOWN_BYTES = 256
+"""Longer lines are read each time: they are hardly ever twice the same."""
+
+
+class Kind(IntEnum):
+    """What a field has to do with an answer from a fresh stored response."""
+
+    QUIET = 0
+    """nothing, unless the response varies on it"""
+    SHAPE = 1
+    """it selects the form of the answer: coding, or 304"""
+    PLACE = 2
+    """it is part of the target URI, or rewrites it"""
+    CREDENTIAL = 3
+    """it says who is asking: part of the key where a rule says so"""
+    DEMANDING = 4
+    """it asks for something of its own: for the policy alone"""
+    LENGTH = 5
+    REQUEST_ID = 6
+    TRACE = 7
+
+
+_KINDS = {
+    b"accept-encoding": Kind.SHAPE,
+    b"if-none-match": Kind.SHAPE,
+    b"if-modified-since": Kind.SHAPE,
+    b"host": Kind.PLACE,
+    **{name.encode(): Kind.PLACE for name in REWRITING_FIELDS},
+    **{name.encode(): Kind.CREDENTIAL for name in CREDENTIAL_FIELDS},
+    **dict.fromkeys(
+        (b"cache-control", b"pragma", b"range", b"if-range", b"if-match", b"if-unmodified-since"), Kind.DEMANDING
+    ),
+    b"content-length": Kind.LENGTH,
+    b"x-request-id": Kind.REQUEST_ID,
+    b"traceparent": Kind.TRACE,
+}
+_NOT_PLAIN = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"http2-settings"})
+_ALWAYS_ANEW = frozenset({Kind.CREDENTIAL, Kind.REQUEST_ID, Kind.TRACE, Kind.LENGTH})
+"""Kinds whose lines are not remembered: they are hardly ever twice the same, or nobody's to keep."""
+
+MAX_NAMES = 512
+_WITHOUT_CONTENT = frozenset({"GET", "HEAD"})
+
+METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
+
+# request-line with origin-form (RFC 9112 3, 3.2.1), of visible ASCII without those that no URI may hold
+_REQUEST_LINE = re.compile(rb"([A-Z]{3,7}) (/[!$-;=?-\[\]_a-z|~]*) HTTP/1\.1")
+# token = 1*tchar (RFC 9110 5.6.2)
+_TCHAR = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"
+# field-vchar = VCHAR / obs-text, with SP and HTAB between (RFC 9110 5.5)
+_FIELD_VALUE = bytes([0x09, *range(0x20, 0x7F), *range(0x80, 0x100)])
+# host [ ":" port ], never empty (RFC 3986 3.2, RFC 9110 4.2.4)
+_AUTHORITY = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(?::[0-9]*)?")
+
+
+# as plain numbers: to look them up in the class each time would take longer than all the rest
+_SHAPE, _PLACE, _DEMANDING = int(Kind.SHAPE), int(Kind.PLACE), int(Kind.DEMANDING)
+_LENGTH, _REQUEST_ID, _TRACE = int(Kind.LENGTH), int(Kind.REQUEST_ID), int(Kind.TRACE)
+
+
+class Known:
+    """A field line that is understood. Compared by identity. line -- name and value as text, as `Fields` has them."""
+
+    __slots__ = ("kind", "line", "lower")
+
+    def __init__(self, kind: int, lower: bytes, line: Line) -> None:
+        self.kind = kind
+        self.lower = lower
+        self.line = line
+
+
+class Start(NamedTuple):
+    """A request line that is understood. asked -- what a cache key says of the target."""
+
+    method: str
+    target: str
+    asked: str
+
+
+class Lexicon:
+    """Request lines and field lines that were understood before, so that most are read by one look-up."""
+
+    __slots__ = ("_names", "known", "starts")
+
+    def __init__(self) -> None:
+        self.known: dict[bytes, Known] = {}
+        self.starts: dict[bytes, Start] = {}
+        self._names: dict[bytes, tuple[int, bytes, str]] = {}
+
+    def read_start(self, raw: bytes) -> Start | None:
+        """What a request line says; None where it is not plain."""
+        match = _REQUEST_LINE.fullmatch(raw)
+        if match is None or match[1] not in METHODS:
+            return None
+        target = match[2].decode("ascii")
+        found = Start(match[1].decode("ascii"), target, asked_part(target))
+        if len(raw) <= MAX_KNOWN_BYTES:
+            if len(self.starts) >= MAX_KNOWN:
+                self.starts.clear()
+            self.starts[raw] = found
+        return found
+
+    def _name(self, raw: bytes) -> tuple[int, bytes, str] | None:
+        lower = raw.lower()
+        if not lower or lower.translate(None, _TCHAR) or lower in _NOT_PLAIN:
+            return None
+        found = (int(_KINDS.get(lower, Kind.QUIET)), lower, raw.decode("ascii"))
+        if len(self._names) >= MAX_NAMES:
+            self._names.clear()
+        self._names[raw] = found
+        return found
+
+    def read(self, raw: bytes) -> Known | None:
+        """What a field line says; None where it makes the request other than plain."""
+        name, colon, value = raw.partition(b":")
+        named = self._names.get(name) or self._name(name)
+        if named is None or not colon or value.translate(None, _FIELD_VALUE):
+            return None
+        kind, lower, text = named
+        value = value.strip(b" \t")
+        found = Known(kind, lower, (text, value.decode("latin-1")))
+        if kind in _ALWAYS_ANEW or len(raw) > MAX_KNOWN_BYTES:
+            return found
+        if (lower == b"connection" and value.lower() != b"keep-alive") or (
+            lower == b"host" and _AUTHORITY.fullmatch(value) is None
+        ):
+            return None
+        if len(self.known) >= MAX_KNOWN:
+            self.known.clear()
+        self.known[raw] = found
+        return found
+
+
+class Plain:
+    """A plain request's head, sorted by what its fields have to do with a hit.
+
+    size -- octets of the head with its last CRLF. length -- of the content that follows.
+    shape -- the lines that select the form of the answer, and the method where it is not GET.
+    place -- Host first, then what rewrites. request_id, traceparent -- "" where absent.
+    demanding -- something is asked for that only the whole policy can tell.
+    """
+
+    __slots__ = (
+        "demanding",
+        "length",
+        "lines",
+        "place",
+        "request_id",
+        "shape",
+        "size",
+        "start",
+        "traceparent",
+    )
+
+    start: Start
+    lines: list[Known]
+    place: tuple[Known, ...]
+    shape: str
+    demanding: bool
+    length: int
+    size: int
+    request_id: str
+    traceparent: str
+
+    @property
+    def host(self) -> str:
+        """The Host field's value."""
+        return self.place[0].line[1]
+
+    def fields(self) -> Fields:
+        """Every field, as received."""
+        return Fields([known.line for known in self.lines])
+
+
+def parse(data: bytes, lexicon: Lexicon) -> Plain | None:
+    """The plain request that `data` begins with; None where it is none, or its head is not complete."""
+    end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES)
+    if end < 0:
+        return None
+    first, *raw = data[:end].split(b"\r\n")
+    start = lexicon.starts.get(first) or lexicon.read_start(first)
+    if start is None or len(raw) > MAX_LINES:
+        return None
+    lines = list(map(lexicon.known.get, raw))
+    while None in lines:
+        at = lines.index(None)
+        if (read := lexicon.read(raw[at])) is None:
+            return None
+        lines[at] = read
+    return _sorted(start, cast("list[Known]", lines), end + 4)
+
+
+def _sorted(start: Start, lines: list[Known], size: int) -> Plain | None:
+    """None where Host or Content-Length are not as they must be."""
+    plain = Plain()
+    plain.start, plain.lines, plain.size = start, lines, size
+    plain.demanding, plain.length, plain.request_id, plain.traceparent = False, 0, "", ""
+    host = length = None
+    rewriting: tuple[Known, ...] = ()
+    shape = "" if start.method == "GET" else start.method
+    for line in lines:
+        kind = line.kind
+        if not kind:
+            continue
+        if kind == _SHAPE:
+            name, value = line.line
+            shape += f"{name}:{value}\n"
+        elif kind == _PLACE:
+            if line.lower != b"host":
+                rewriting += (line,)
+            elif host is None:
+                host = line
+            else:
+                return None
+        elif kind == _REQUEST_ID:
+            plain.request_id = line.line[1]
+        elif kind == _TRACE:
+            plain.traceparent = line.line[1]
+        elif kind == _DEMANDING:
+            plain.demanding = True
+        elif kind == _LENGTH:
+            if length is not None:
+                return None
+            length = line
+    if host is None:
+        return None
+    plain.place, plain.shape = (host, *rewriting), shape
+    if length is not None:
+        digits = length.line[1]
+        if not (digits.isascii() and digits.isdecimal() and len(digits) < 19) or start.method in _WITHOUT_CONTENT:
+            return None
+        plain.length = int(digits)
+    return plain

@@ -1,0 +1,110 @@
+"""Answers from fresh stored responses, prepared as octets when the whole policy has made them once.
+
+What a prepared answer says is what the policy said, by construction: it is the policy's own head, with the two
+numbers left open that change with time.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+from proxy.policy.messages import Freshness, ResponseHead
+
+NO_CONTENT = frozenset({204, 304})
+MOST = 4
+"""Prepared answers of one stored response: codings, and 304."""
+
+
+class Told(Protocol):
+    """What is told of an answer, alike for many."""
+
+    @property
+    def status(self) -> int: ...
+
+
+class Prepared:
+    """One form of the answer. head -- octets with two places for numbers, `Age` and the remaining freshness.
+
+    shape -- what of a request selects this form. generation -- of the flags under which it was made.
+    epoch -- of the invalidations, up to which the stored response is known to be valid.
+    """
+
+    __slots__ = ("content", "epoch", "generation", "head", "next", "shape", "told")
+
+    def __init__(
+        self, shape: str, head: bytes, content: bytes, told: Told, generation: int, epoch: int, next: Prepared | None
+    ) -> None:
+        self.shape = shape
+        self.head = head
+        self.content = content
+        self.told = told
+        self.generation = generation
+        self.epoch = epoch
+        self.next = next
+
+
+def chain_of(first: Prepared | None) -> list[Prepared]:
+    """The prepared answers of a stored response, the latest first."""
+    found = []
+    while first is not None:
+        found.append(first)
+        first = first.next
+    return found
+
+
+def chained(forms: list[Prepared]) -> Prepared | None:
+    """The first of `forms`, linked to the others."""
+    following: Prepared | None = None
+    for form in reversed(forms):
+        form.next = following
+        following = form
+    return following
+
+
+def status_line(head: ResponseHead) -> bytes:
+    """The status line with its CRLF (RFC 9112 4)."""
+    return f"HTTP/1.1 {head.status} {head.reason}\r\n".encode("latin-1")
+
+
+def wire_head(head: ResponseHead, length: int | None) -> bytes:
+    """Status line, fields and Content-Length, without the empty line that ends a head (RFC 9112 4, 6.2).
+
+    length -- octets of content, None where that is unknown. `head.fields` hold no framing.
+    """
+    framing = f"Content-Length: {length}\r\n" if length is not None and head.status not in NO_CONTENT else ""
+    text = "".join([f"{name}: {value}\r\n" for name, value in head.fields.lines])
+    return f"HTTP/1.1 {head.status} {head.reason}\r\n{text}{framing}".encode("latin-1")
+
+
+def template(head: ResponseHead, length: int, cache_status: str) -> bytes | None:
+    """`head` as octets with places for its age and the freshness that remains; None where they cannot be told apart.
+
+    cache_status -- how our own member of Cache-Status begins, up to the number.
+    """
+    age = status = None
+    lines = []
+    for name, value in head.fields.lines:
+        lower, text = name.lower(), value.replace("%", "%%")
+        if lower == "age":
+            if age is not None or status is not None:
+                return None
+            age, text = value, "%d"
+        elif lower == "cache-status":
+            before, found, number = value.rpartition(cache_status)
+            if not found or not number.lstrip("-").isdecimal() or age is None or status is not None:
+                return None
+            status, text = value, f"{before.replace('%', '%%')}{cache_status}%d"
+        lines.append((name.replace("%", "%%"), text))
+    if age is None or status is None:
+        return None
+    framing = f"Content-Length: {length}\r\n" if head.status not in NO_CONTENT else ""
+    text = "".join([f"{name}: {value}\r\n" for name, value in lines])
+    return f"HTTP/1.1 {head.status} {head.reason.replace('%', '%%')}\r\n{text}{framing}\r\n".encode("latin-1")
+
+
+def numbers(life: Freshness, response_time: float, now: float) -> tuple[int, int] | None:
+    """Age and remaining freshness at `now`, as an answer states them; None once it is stale (RFC 9111 4.2)."""
+    age = life.initial_age + max(0.0, now - response_time)
+    left = life.lifetime - age
+    return (int(age), math.floor(left)) if left > 0 else None

@@ -1,0 +1,313 @@
+"""One request of a client, and the means to answer it: whole, piece by piece, or by a tunnel.
+
+How the client's connection works is `protocol`'s business; `Connection` is what is needed of it here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import sys
+import termios
+import time
+from http import HTTPStatus
+from typing import Any, Protocol
+
+from proxy import errors
+from proxy.policy import forwarding
+from proxy.policy.messages import Fields, RequestHead, ResponseHead
+from proxy.policy.plain import Plain
+from proxy.policy.prepared import NO_CONTENT, status_line, wire_head
+
+SEND_SECONDS = 60.0
+"""The longest a client may refuse to read its answer (nginx: send_timeout)."""
+TUNNEL_BUFFER_BYTES = 256 * 1024
+
+
+class ClientGone(ConnectionError):
+    """The client closed the connection, or stopped reading for `SEND_SECONDS`."""
+
+
+class Connection(Protocol):
+    """The client's connection. closing -- it ends after this answer."""
+
+    transport: asyncio.Transport | None
+    closing: bool
+    peer_address: str
+
+    @property
+    def writing_paused(self) -> bool: ...
+    async def writable(self) -> None:
+        """Until the client has taken enough. Raises ConnectionError."""
+        ...
+
+    def take_over(self, tunnel: ClientTunnel) -> None:
+        """Give `tunnel` whatever the client sends from now on."""
+        ...
+
+
+class Content(Protocol):
+    """A request's content. Raises MalformedRequest, RequestTimeout and ClientGone."""
+
+    async def read(self) -> bytes:
+        """The next piece; b"" at its end."""
+        ...
+
+
+class AtHand:
+    """Content that has arrived whole."""
+
+    __slots__ = ("_octets",)
+
+    def __init__(self, octets: bytes) -> None:
+        self._octets = octets
+
+    async def read(self) -> bytes:
+        """All of it, once."""
+        octets, self._octets = self._octets, b""
+        return octets
+
+
+class Exchange:
+    """One request of a client, and the means to answer it.
+
+    Every method that waits raises `ClientGone` once the client has left.
+    """
+
+    __slots__ = (
+        "_chunked",
+        "_content",
+        "_continued",
+        "_protocol",
+        "content_received",
+        "content_sent",
+        "head",
+        "keep_alive",
+        "peer",
+        "plain",
+        "started",
+        "started_at",
+    )
+
+    def __init__(
+        self,
+        protocol: Connection,
+        head: RequestHead,
+        content: Content | None,
+        *,
+        keep_alive: bool = True,
+        plain: Plain | None = None,
+    ) -> None:
+        """content -- None where the request is framed without any. plain -- the head as the fast path has read it."""
+        self._protocol = protocol
+        self._content = content
+        self.head = head
+        self.peer = protocol.peer_address
+        self.keep_alive = keep_alive
+        self.plain = plain
+        self.started = False
+        self.started_at: float | None = None
+        self.content_received = 0
+        self.content_sent = 0
+        self._chunked = False
+        self._continued = content is None or "expect" not in head.fields
+
+    # -- the request's content
+
+    @property
+    def has_content(self) -> bool:
+        """Whether the request is framed with content (which may turn out to be empty)."""
+        return self._content is not None
+
+    @property
+    def length(self) -> int | None:
+        """The request's Content-Length; None when it is chunked or absent."""
+        value = self.head.fields.get("content-length")
+        return int(value) if value is not None and value.isdecimal() else None
+
+    async def read(self) -> bytes:
+        """The next piece of the request's content; b"" at its end.
+
+        Raises MalformedRequest for broken framing and RequestTimeout after `READ_SECONDS` of silence.
+        """
+        if self._content is None:
+            return b""
+        piece = await self._content.read()
+        self.content_received += len(piece)
+        return piece
+
+    # -- the answer
+
+    def interim(self, head: ResponseHead) -> None:
+        """Pass on an interim response (RFC 9110 15.2); HTTP/1.0 clients do not know them.
+
+        A client that does not read gets none: they would pile up here.
+        """
+        transport = self._protocol.transport
+        if transport is None or self.started or self.head.version < (1, 1) or self._protocol.writing_paused:
+            return
+        if head.status == HTTPStatus.CONTINUE:
+            self._continued = True
+        transport.write(status_line(head) + forwarding.strip(head.fields).wire() + b"\r\n")
+
+    async def respond(self, head: ResponseHead, content: bytes) -> None:
+        """Send a whole response. For HEAD, 204 and 304 the content is measured but not sent."""
+        self.start(head, len(content), content)
+        await self.drain()
+
+    def start(self, head: ResponseHead, length: int | None, content: bytes = b"") -> None:
+        """Send a response head, framed for `length` octets (None: unknown), and the content at hand.
+
+        `head.fields` hold no framing and no hop-by-hop fields. Raises ClientGone.
+        """
+        transport = self._protocol.transport
+        if transport is None:
+            raise ClientGone("the client left before its answer")
+        if self._protocol.closing or not (self._continued or self.content_received):
+            # a client that was never told to send may send its content now or never (RFC 9110 10.1.1)
+            self.keep_alive = False
+        self.started = True
+        self.started_at = time.monotonic()
+        http11 = self.head.version >= (1, 1)
+        wire = [wire_head(head, length)]
+        bodiless = self.head.method == "HEAD" or head.status in NO_CONTENT
+        if length is None and not bodiless:
+            self._chunked = http11
+            if http11:
+                wire.append(b"Transfer-Encoding: chunked\r\n")
+            else:
+                self.keep_alive = False
+        if not self.keep_alive:
+            wire.append(b"Connection: close\r\n")
+        elif not http11:
+            wire.append(b"Connection: keep-alive\r\n")
+        wire.append(b"\r\n")
+        if content and not bodiless:
+            self.content_sent += len(content)
+            wire.append(self._framed(content))
+        transport.write(b"".join(wire))
+
+    def _framed(self, content: bytes) -> bytes:
+        return b"%x\r\n%b\r\n" % (len(content), content) if self._chunked else content
+
+    async def write(self, content: bytes) -> None:
+        """Send a piece of the response's content, waiting while the client is slow to read."""
+        transport = self._protocol.transport
+        if transport is None:
+            raise ClientGone("the client left during its answer")
+        if content:
+            self.content_sent += len(content)
+            transport.write(self._framed(content))
+            await self.drain()
+
+    async def finish(self) -> None:
+        """End content of unknown length."""
+        transport = self._protocol.transport
+        if self._chunked and transport is not None:
+            transport.write(b"0\r\n\r\n")
+        await self.drain()
+
+    async def drain(self) -> None:
+        """Wait until the client has taken enough. Raises ClientGone after `SEND_SECONDS` without progress."""
+        await drained(self._protocol)
+
+    def abort(self) -> None:
+        """Cut the connection, so that a truncated answer cannot pass for a complete one."""
+        self.keep_alive = False
+        if self._protocol.transport is not None:
+            self._protocol.transport.abort()
+
+    def tunnel(self, head: ResponseHead) -> ClientTunnel:
+        """Send the origin's 101 and take the connection over (RFC 9110 7.8)."""
+        transport = self._protocol.transport
+        if transport is None:
+            raise ClientGone("the client left before its upgrade")
+        self.started = True
+        self.keep_alive = False
+        upgrade = head.fields.get("upgrade") or "websocket"
+        fields = head.fields.without({"connection", "upgrade"}).adding(("Connection", "Upgrade"), ("Upgrade", upgrade))
+        transport.write(status_line(head) + fields.wire() + b"\r\n")
+        tunnel = ClientTunnel(self._protocol)
+        self._protocol.take_over(tunnel)
+        return tunnel
+
+
+async def drained(protocol: Connection) -> None:
+    """See `Exchange.drain`."""
+    while protocol.writing_paused and (transport := protocol.transport) is not None:
+        left = untaken(transport)
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                await protocol.writable()
+        except TimeoutError:
+            if untaken(transport) >= left:
+                transport.abort()
+                raise ClientGone(f"the client took nothing for {SEND_SECONDS:.0f} s") from None
+        except ConnectionError as fault:
+            raise ClientGone("the client left during its answer") from fault
+
+
+def untaken(transport: asyncio.WriteTransport) -> int:
+    """Octets that the client's machine has not acknowledged, here and in the kernel.
+
+    The kernel asks for more only when a third of a buffer of megabytes is free, so what
+    waits here can stand still for minutes while a slow client reads (tcp(7), SIOCOUTQ).
+    """
+    waiting = transport.get_write_buffer_size()
+    connection = transport.get_extra_info("socket")
+    try:
+        answer = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4))
+    except (AttributeError, OSError, ValueError):  # closed meanwhile, or a system that does not tell
+        return waiting
+    return waiting + int.from_bytes(answer, sys.byteorder)
+
+
+class ClientTunnel:
+    """The client's half of an upgraded connection. aiohttp feeds it as it would a WebSocket reader."""
+
+    def __init__(self, protocol: Connection) -> None:
+        self._protocol = protocol
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._ended = False
+        self._wake: asyncio.Future[None] | None = None
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        """Called by aiohttp with what the client sent."""
+        self._pieces.append(bytes(data))
+        self._size += len(data)
+        if self._size > TUNNEL_BUFFER_BYTES and self._protocol.transport is not None:
+            self._protocol.transport.pause_reading()
+        self._notify()
+        return False, b""
+
+    def feed_eof(self) -> None:
+        """Called by aiohttp when the connection is lost."""
+        self._ended = True
+        self._notify()
+
+    def _notify(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    async def read(self) -> bytes:
+        """What the client sent since; b"" once it has left."""
+        while not self._pieces:
+            if self._ended:
+                return b""
+            self._wake = asyncio.get_running_loop().create_future()
+            await self._wake
+        data = b"".join(self._pieces)
+        self._pieces.clear()
+        if self._size > TUNNEL_BUFFER_BYTES and self._protocol.transport is not None:
+            self._protocol.transport.resume_reading()
+        self._size = 0
+        return data
+
+    async def write(self, data: bytes) -> None:
+        """Send to the client, waiting while it is slow. Raises ClientGone."""
+        transport = self._protocol.transport
+        if transport is None:
+            raise ClientGone("the client left its tunnel")
+        transport.write(data)
+        await drained(self._protocol)

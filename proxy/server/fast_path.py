@@ -1,0 +1,169 @@
+"""Hits answered from prepared octets, before any task or object of the ordinary way is made.
+
+`answer` takes only what it fully understands. None is always right: the same octets then go the ordinary way, whose
+answer is prepared for the next time (`Index.prepare`), so that what is answered here is what the policy has said.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable
+
+from config.flags import Flags
+from config.rules import RouteTable
+from proxy.observe.events import HitKind
+from proxy.policy import cache_key, prepared, reuse
+from proxy.policy.messages import RequestHead, ResponseHead, StoredResponse
+from proxy.policy.plain import Kind, Known, Lexicon, Plain
+from proxy.policy.prepared import Prepared
+from proxy.store.base import Store
+from proxy.store.invalidations import Invalidations, Validity
+
+MAX_ANSWER_BYTES = 64 * 1024
+"""Longer answers may have to wait for a slow client, which is the ordinary way's to do."""
+MAX_PLACES = 1024
+MAX_RULED = 8192
+OF_THE_SHAPE = frozenset({"accept-encoding", "if-none-match", "if-modified-since"})
+"""Fields that a shape tells apart, so that a response may vary on them."""
+
+_KEYED = frozenset({Kind.PLACE, Kind.CREDENTIAL})
+
+Digest = Callable[[bytes], str]
+Found = tuple[StoredResponse, Prepared, bytes]
+"""The stored response, the form of it, and the head to be sent before its content."""
+
+
+def head_of(plain: Plain) -> RequestHead:
+    """The whole head of a plain request, as the policy sees it."""
+    fields = plain.fields()
+    return RequestHead(plain.start.method, plain.start.target, fields, scheme_of(fields.get("x-forwarded-proto")), plain.host)
+
+
+def scheme_of(forwarded: str | None) -> str:
+    """The scheme of the target URI, as the edge before this hop says (X-Forwarded-Proto); http otherwise."""
+    return (forwarded.partition(",")[0].strip().lower() if forwarded else "") or "http"
+
+
+class Index:
+    """Where `answer` looks. For the event loop's thread.
+
+    digest -- a keyed hash, as cache keys have it. show_keys -- Cache-Status tells keys: nothing is prepared.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        invalidations: Invalidations,
+        routes: RouteTable,
+        flags: Flags,
+        digest: Digest,
+        *,
+        show_keys: bool,
+    ) -> None:
+        self.store = store
+        self.invalidations = invalidations
+        self.lexicon = Lexicon()
+        self.generation = 0
+        self._routes = routes
+        self._ruled_routes = bool(routes.rules)
+        self._flags = flags
+        self._digest = digest
+        self._show_keys = show_keys
+        self._salt = secrets.token_bytes(32)
+        self._places: dict[tuple[Known, ...], cache_key.Place] = {}
+        self._ruled: dict[bytes, str] = {}
+        self._kinds: dict[HitKind, HitKind] = {}
+        self._keyed = {b"content-type", b"content-encoding"} | {
+            name.encode() for rule in routes.rules for part, name in rule.key if part == "header"
+        }
+        self.on = False
+        self._flipped("", False)
+        flags.subscribe(self._flipped)
+
+    def _flipped(self, _: str, __: bool) -> None:
+        """What was prepared under other flags is not to be used."""
+        self.generation += 1
+        self.on = self._flags.query_cache and not self._flags.bypass and not self._show_keys
+
+    def key(self, plain: Plain, content: bytes) -> str | None:
+        """The cache key, where it is known without the policy."""
+        start = plain.start
+        if self._ruled_routes and self._routes.match(start.method, start.target.partition("?")[0]) is not None:
+            return self._ruled.get(self._mark(plain, content))
+        if content:
+            return None
+        place = self._places.get(plain.place)
+        if place is None:
+            fields = head_of(plain)
+            if len(self._places) >= MAX_PLACES:
+                self._places.clear()
+            place = self._places[plain.place] = cache_key.place_of(fields, self._digest)
+        return cache_key.key_at(place, start.method, start.asked)
+
+    def _mark(self, plain: Plain, content: bytes) -> bytes:
+        """Stands for everything that a key under a rule may be made of; nobody can tell what from it."""
+        lines = [line.line for line in plain.lines if line.kind in _KEYED or line.lower in self._keyed]
+        parts = [plain.start.method, plain.start.target, *[f"{len(name)}:{name}{len(value)}:{value}" for name, value in lines]]
+        told = "\n".join(parts).encode("latin-1")
+        return hashlib.blake2b(b"%d\n%b%b" % (len(told), told, content), key=self._salt, digest_size=16).digest()
+
+    def prepare(
+        self,
+        plain: Plain,
+        content: bytes,
+        stored: StoredResponse,
+        head: ResponseHead,
+        answer: bytes,
+        kind: HitKind,
+    ) -> None:
+        """Have what the policy answered `plain` with, from the fresh `stored`, at hand for the next time.
+
+        head, answer -- what was sent, Age and Cache-Status included.
+        """
+        if not self.on or plain.demanding or len(answer) > MAX_ANSWER_BYTES:
+            return
+        if any(name not in OF_THE_SHAPE for name, _ in stored.secondary_key):
+            return
+        octets = prepared.template(head, len(answer), "siding; hit; ttl=")
+        if octets is None:
+            return
+        start = plain.start
+        sent = b"" if start.method == "HEAD" or head.status in prepared.NO_CONTENT else answer
+        if sent and not any(sent is octets for octets in (stored.content, *stored.codings.values())):
+            return
+        if self._ruled_routes and self._routes.match(start.method, start.target.partition("?")[0]) is not None:
+            if len(self._ruled) >= MAX_RULED:
+                self._ruled.clear()
+            self._ruled[self._mark(plain, content)] = stored.key
+        elif self.key(plain, content) != stored.key:
+            return
+        kind = self._kinds.setdefault(kind, kind)
+        epoch = self.invalidations.epoch
+        self.store.add_prepared(stored, Prepared(plain.shape, octets, sent, kind, self.generation, epoch, None))
+
+
+def answer(plain: Plain, content: bytes, index: Index, now: float) -> Found | None:
+    """The prepared answer to `plain` at `now` (wall clock, seconds); None where there is none."""
+    if not index.on or plain.demanding:
+        return None
+    key = index.key(plain, content)
+    slot = index.store.find(key) if key is not None else None
+    if slot is None:
+        return None
+    stored = slot.variants[0] if len(slot.variants) == 1 else reuse.select(slot.variants, plain.fields())
+    form = stored.prepared if stored is not None else None
+    while form is not None and form.shape != plain.shape:
+        form = form.next
+    if stored is None or form is None or form.generation != index.generation:
+        return None
+    epoch = index.invalidations.epoch
+    if form.epoch != epoch:
+        if index.invalidations.state(stored.uri, stored.tags, stored.epoch) is not Validity.VALID:
+            return None
+        form.epoch = epoch
+    life = prepared.numbers(stored.freshness, stored.response_time, now)
+    if life is None:
+        return None
+    slot.use()
+    return stored, form, form.head % life
