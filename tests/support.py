@@ -20,6 +20,7 @@ from config.load import load
 from config.rules import RouteTable
 from config.settings import ProxySettings
 from proxy.app import Worker, build_routes
+from proxy.policy.messages import StoredResponse
 from proxy.server.admin import admin_app
 
 PATIENCE = 10.0
@@ -269,6 +270,12 @@ class Proxy:
 
     async def get(self, target: str, *fields: str, host: str = "app.example") -> Message:
         return await self.request("GET", target, *fields, host=host)
+
+    def stored(self) -> list[StoredResponse]:
+        """Everything in the memory tier."""
+        store = self.worker.store
+        queues = (store._small, store._main)
+        return [stored for queue in queues for slot in queue.slots.values() for stored in slot.variants]
 
     @property
     def admin(self) -> str:

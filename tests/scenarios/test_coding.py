@@ -66,12 +66,14 @@ async def test_each_coding_is_made_once_and_kept(origin: Origin) -> None:
     origin.respond(GRADING, JSON, FRESH)
     async with running_proxy(origin.url) as proxy:
         first = await proxy.get("/a", "Accept-Encoding: gzip")
-        plain = proxy.worker.store.bytes
+        (stored,) = proxy.stored()
+        assert list(stored.codings) == ["gzip"]
         await proxy.get("/a", "Accept-Encoding: br")
-        coded = proxy.worker.store.bytes
+        made = dict(stored.codings)
         for coding in ("br", "gzip", "br"):
             await proxy.get("/a", f"Accept-Encoding: {coding}")
-        assert proxy.worker.store.bytes == coded > plain
+        assert made.keys() == stored.codings.keys() == {"gzip", "br"}
+        assert all(stored.codings[coding] is made[coding] for coding in made)
         again = await proxy.get("/a", "Accept-Encoding: gzip")
     assert first.content == again.content
 
