@@ -26,6 +26,7 @@ from proxy.origin.collapse import Collapse
 from proxy.origin.fetch import Copies
 from proxy.policy.decisions import Outcome
 from proxy.server.admin import PurgeOrder, admin_app
+from proxy.server.express import Express
 from proxy.server.fast_path import Index
 from proxy.server.handler import Handler
 from proxy.server.local import LocalMetrics
@@ -98,9 +99,7 @@ class Worker:
             replicas=self.replicas,
         )
         digest = keyed_digest(secret or secrets.token_bytes(32))
-        self._fast = Index(
-            self.store, self._invalidations, routes, flags, digest, show_keys=settings.cache_status_key
-        )
+        self._fast = Index(self.store, self._invalidations, routes, flags, digest, show_keys=settings.cache_status_key)
         self._hits = Hits([self._metrics.observe_hits, self._access_log.observe_hits])
         shared = Shared(
             flags=flags,
@@ -128,6 +127,7 @@ class Worker:
         )
         self._local = LocalMetrics(settings, self.report_cache) if settings.public_metrics else None
         self.handler = Handler(shared, self._local)
+        self._express = Express(shared, self.handler)
         self._server: ClientServer | None = None
         self._listener: asyncio.Server | None = None
 
@@ -182,7 +182,7 @@ class Worker:
         self._metrics.lag.start()
         if self.replicas is not None:
             self.replicas.start()
-        self._server = ClientServer(self.handler, self._refused, self._fast, self._hits, self._wall)
+        self._server = ClientServer(self.handler, self._refused, self._fast, self._hits, self._express, self._wall)
         self._listener = await asyncio.get_running_loop().create_server(self._server, sock=sock)
         self._listening = True
 

@@ -213,9 +213,7 @@ class AccessLog:
     alone -- no other process writes to `fd`, so that lines may go out in large pieces.
     """
 
-    def __init__(
-        self, level: str, format: str, fd: int = 1, capacity: int = CAPACITY, *, alone: bool = False
-    ) -> None:
+    def __init__(self, level: str, format: str, fd: int = 1, capacity: int = CAPACITY, *, alone: bool = False) -> None:
         self._refused = 0
         self._lost = 0
         self._level = level_number(level)

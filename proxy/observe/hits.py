@@ -58,9 +58,7 @@ class Hits:
                 log.exception("hits could not be recorded")
 
 
-def _hit(
-    plain: Plain, stored: StoredResponse, form: Prepared, client: str, started: float, duration: float
-) -> Hit:
+def _hit(plain: Plain, stored: StoredResponse, form: Prepared, client: str, started: float, duration: float) -> Hit:
     return Hit(
         cast("HitKind", form.told),
         plain.start.target,

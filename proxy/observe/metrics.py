@@ -155,7 +155,10 @@ class Metrics:
             "store_verdicts", "Whether responses of the origin may be stored, and why not.", "verdict"
         )
         self._hits = counter(
-            "hits", "Answers from stored responses, by where these were.", "tier", start=[(tier.value,) for tier in Tier]
+            "hits",
+            "Answers from stored responses, by where these were.",
+            "tier",
+            start=[(tier.value,) for tier in Tier],
         )
         self._shared_hits = 0
         self._purges = counter("purges", "Purges by an operator.", "kind", start=[(kind.value,) for kind in PurgeKind])

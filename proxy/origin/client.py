@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import aiohappyeyeballs
 
 from proxy import errors
-from proxy.origin.connection import Content, OnInterim, OriginConnection
+from proxy.origin.connection import Content, OnInterim, OriginConnection, Shortcut
 from proxy.policy.messages import Fields, ResponseHead
 
 log = logging.getLogger("siding.origin")
@@ -129,6 +129,36 @@ class OriginClient:
                 self._drop(connection)
             self._leave()
             raise
+
+    def ask_now(self, method: str, wire: bytes, shortcut: Shortcut, on_interim: OnInterim) -> OriginConnection | None:
+        """Send a whole request on an idle connection, if there is one that needs no waiting for.
+
+        shortcut -- shown the response as it arrives. Afterwards the connection is to be given to `done`, `drop` or
+        `response_on`.
+        """
+        if self._closed or self._queue or self.in_use >= self._max:
+            return None
+        connection = self._take(method in IDEMPOTENT)
+        if connection is None:
+            return None
+        self.in_use += 1
+        self._busy.add(connection)
+        connection.shortcut = shortcut
+        connection.ask(method, wire, on_interim, upgrade=False)
+        return connection
+
+    async def response_on(self, connection: OriginConnection) -> OriginResponse:
+        """The response on a connection that `ask_now` has asked. Raises OriginError."""
+        try:
+            return OriginResponse(self, connection, await connection.response())
+        except BaseException:
+            self.drop(connection)
+            raise
+
+    def drop(self, connection: OriginConnection) -> None:
+        """Give up what was asked on a connection of `ask_now`."""
+        self._drop(connection)
+        self._leave()
 
     async def _enter(self) -> None:
         """Wait for one of `max_connections` turns, first come first served."""

@@ -31,6 +31,11 @@ class Collapse:
     def __len__(self) -> int:
         return len(self._fetches)
 
+    @property
+    def remembers(self) -> bool:
+        """Whether there is a key that is not worth waiting for."""
+        return bool(self._unshareable)
+
     def joinable(self, key: str) -> Fetch | None:
         """The fetch that a request for `key` may wait for."""
         fetch = self._fetches.get(key)

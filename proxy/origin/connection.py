@@ -27,12 +27,18 @@ CONTINUE_SECONDS = 1.0
 
 OnInterim = Callable[[ResponseHead], None]
 Content = bytes | AsyncIterator[bytes] | None
+Shortcut = Callable[[bytes], bool | None]
+"""Looks at what arrives before the parser does: True when that was the whole response and is dealt with, None to be
+shown it again with what comes next, and False (also asked with nothing, when nothing more will come) to give up."""
 
 _COMPRESSING = frozenset({"compress", "deflate", "gzip", "x-compress", "x-gzip"})
 """The registered transfer codings that change octets (RFC 9112 7.2). What is none of them, as the identity of old
 servers, changes nothing."""
 _WITHOUT_CONTENT = frozenset({204, 304})
 _OWS = b" \t"
+
+
+_NO_HEAD = ResponseHead(200, "", Fields())
 
 
 class OriginConnection(asyncio.Protocol):
@@ -53,6 +59,7 @@ class OriginConnection(asyncio.Protocol):
         self.idle_since = 0.0
         self.idle_until = 0.0
         self.on_idle_lost: Callable[[OriginConnection], None] | None = None
+        self.shortcut: Shortcut | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._begin("", None)
 
@@ -64,6 +71,7 @@ class OriginConnection(asyncio.Protocol):
         self._lines: list[tuple[str, str]] = []
         self._reason = b""
         self._head_bytes = 0
+        self._early = b""
         self._until_close = False
         self._pieces: list[bytes] = []
         self._size = 0
@@ -195,9 +203,6 @@ class OriginConnection(asyncio.Protocol):
             # its content was complete, and nobody had read to the end: hear of the origin's closing again
             self._transport.resume_reading()
         self._paused = False
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def abort(self) -> None:
         """Close at once, whatever is under way. Idempotent."""
@@ -210,9 +215,22 @@ class OriginConnection(asyncio.Protocol):
         if self._transport is not None and not self._lost:
             self._transport.abort()
 
+    def on_interim(self, callback: OnInterim) -> None:
+        """Who takes interim responses from now on."""
+        self._on_interim = callback
+
+    def finish(self) -> None:
+        """A shortcut has dealt with the whole response: the connection may be used again."""
+        self.shortcut = None
+        self.complete = self._keep = True
+        self.head = _NO_HEAD
+
     def _fail(self, fault: Exception) -> None:
         if self.fault is None and not self.complete:
             self.fault = fault
+            if self.shortcut is not None:
+                shortcut, self.shortcut = self.shortcut, None
+                shortcut(b"")
         self._release_continue()
         self._wake()
 
@@ -223,7 +241,7 @@ class OriginConnection(asyncio.Protocol):
     def _check_silence(self) -> None:
         """One timer for the whole exchange; it runs out only after real silence of the origin."""
         self._timer = None
-        if self._tunnel or self.complete or self.fault is not None:
+        if self._tunnel or not self._asked or self.complete or self.fault is not None:
             return
         now = self._loop.time()
         if self._paused or self._waiting_for_client():
@@ -246,6 +264,9 @@ class OriginConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True
+        if self._timer is not None and not self._asked:
+            self._timer.cancel()
+            self._timer = None
         if self._writing is not None and not self._writing.done():
             self._writing.set_exception(errors.OriginReset("the origin closed the connection"))
             self._writing.exception()
@@ -278,6 +299,13 @@ class OriginConnection(asyncio.Protocol):
             self.abort()
             return
         self.received += len(data)
+        if self.shortcut is not None:
+            data = self._early + data
+            done = self.shortcut(data)
+            self._early = data if done is None else b""
+            if done is not False:
+                return
+            self.shortcut = None
         self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)

@@ -129,17 +129,22 @@ def cache_key(head: RequestHead, rule: RouteRule | None, content: bytes | None, 
 
 
 class Place(NamedTuple):
-    """The parts of a cache key that stand before and behind those of the target: who is asked, and what rewrites it."""
+    """The parts of a cache key that stand before and behind those of the target: who is asked, and what rewrites it.
+
+    origin -- scheme and authority, as a target URI begins.
+    """
 
     before: str
     after: str
+    origin: str
 
 
 def place_of(head: RequestHead, digest: Digest) -> Place:
     """Where a request is addressed to, apart from its method and target."""
     parts: list[str] = []
     _add_rewriting(parts, head.fields, digest)
-    return Place(_joined_parts([head.scheme, authority_of(head)]), _joined_parts(parts))
+    authority = authority_of(head)
+    return Place(_joined_parts([head.scheme, authority]), _joined_parts(parts), f"{head.scheme}://{authority}")
 
 
 def key_at(place: Place, method: str, asked: str) -> str:

@@ -15,6 +15,7 @@ from enum import IntEnum
 from typing import NamedTuple, cast
 
 from proxy.policy.cache_key import CREDENTIAL_FIELDS, REWRITING_FIELDS, asked_part
+from proxy.policy.forwarding import HOP_BY_HOP, VIA
 from proxy.policy.messages import Fields, Line
 
 MAX_HEAD_BYTES = 8192
@@ -60,6 +61,8 @@ _NOT_PLAIN = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"http2-set
 _ALWAYS_ANEW = frozenset({Kind.CREDENTIAL, Kind.REQUEST_ID, Kind.TRACE, Kind.LENGTH})
 """Kinds whose lines are not remembered: they are hardly ever twice the same, or nobody's to keep."""
 
+NOT_AS_IT_IS = frozenset({b"content-length", b"x-forwarded-for", b"via", *(name.encode() for name in HOP_BY_HOP)})
+"""Fields that this hop takes away, or writes anew (see `forwarding`)."""
 MAX_NAMES = 512
 _WITHOUT_CONTENT = frozenset({"GET", "HEAD"})
 
@@ -80,15 +83,28 @@ _SHAPE, _PLACE, _DEMANDING = int(Kind.SHAPE), int(Kind.PLACE), int(Kind.DEMANDIN
 _LENGTH, _REQUEST_ID, _TRACE = int(Kind.LENGTH), int(Kind.REQUEST_ID), int(Kind.TRACE)
 
 
-class Known:
-    """A field line that is understood. Compared by identity. line -- name and value as text, as `Fields` has them."""
+def field_line(raw: bytes) -> tuple[bytes, Line] | None:
+    """A field line's name in lower case, and name and value as text; None where it is not strictly one."""
+    name, colon, value = raw.partition(b":")
+    lower = name.lower()
+    if not colon or not lower or lower.translate(None, _TCHAR) or value.translate(None, _FIELD_VALUE):
+        return None
+    return lower, (name.decode("ascii"), value.strip(b" \t").decode("latin-1"))
 
-    __slots__ = ("kind", "line", "lower")
+
+class Known:
+    """A field line that is understood. Compared by identity. line -- name and value as text, as `Fields` has them.
+
+    wire -- as it goes on to the next hop; empty where it does not go on as it is.
+    """
+
+    __slots__ = ("kind", "line", "lower", "wire")
 
     def __init__(self, kind: int, lower: bytes, line: Line) -> None:
         self.kind = kind
         self.lower = lower
         self.line = line
+        self.wire = b"" if lower in NOT_AS_IT_IS else f"{line[0]}: {line[1]}\r\n".encode("latin-1")
 
 
 class Start(NamedTuple):
@@ -156,7 +172,7 @@ class Lexicon:
 class Plain:
     """A plain request's head, sorted by what its fields have to do with a hit.
 
-    size -- octets of the head with its last CRLF. length -- of the content that follows.
+    size -- octets of the head with its last CRLF. length -- of the content that follows; framed: the request says so.
     shape -- the lines that select the form of the answer, and the method where it is not GET.
     place -- Host first, then what rewrites. request_id, traceparent -- "" where absent.
     demanding -- something is asked for that only the whole policy can tell.
@@ -164,6 +180,7 @@ class Plain:
 
     __slots__ = (
         "demanding",
+        "framed",
         "length",
         "lines",
         "place",
@@ -179,6 +196,7 @@ class Plain:
     place: tuple[Known, ...]
     shape: str
     demanding: bool
+    framed: bool
     length: int
     size: int
     request_id: str
@@ -246,10 +264,42 @@ def _sorted(start: Start, lines: list[Known], size: int) -> Plain | None:
             length = line
     if host is None:
         return None
-    plain.place, plain.shape = (host, *rewriting), shape
+    plain.place, plain.shape, plain.framed = (host, *rewriting), shape, length is not None
     if length is not None:
         digits = length.line[1]
         if not (digits.isascii() and digits.isdecimal() and len(digits) < 19) or start.method in _WITHOUT_CONTENT:
             return None
         plain.length = int(digits)
     return plain
+
+
+def to_origin(plain: Plain, peer: str, request_id: str, traceparent: str) -> bytes:
+    """The head of `plain` for the next hop, as `forwarding.to_origin` has it, without the line that ends it.
+
+    peer -- the client's address. request_id, traceparent -- set where the client brought none.
+    """
+    start = plain.start
+    fields: dict[bytes, str] = {}
+    pieces = [f"{start.method} {start.target} HTTP/1.1\r\n".encode()]
+    for line in plain.lines:
+        pieces.append(line.wire)
+        if line.lower in _MINDED:
+            before = fields.get(line.lower)
+            fields[line.lower] = line.line[1] if before is None else f"{before}, {line.line[1]}"
+    forwarded, via = fields.get(b"x-forwarded-for"), fields.get(b"via")
+    added = f"X-Forwarded-For: {forwarded}, {peer}\r\n" if forwarded else f"X-Forwarded-For: {peer}\r\n"
+    if b"x-forwarded-proto" not in fields:
+        added += "X-Forwarded-Proto: http\r\n"
+    if b"x-forwarded-host" not in fields:
+        added += f"X-Forwarded-Host: {plain.host}\r\n"
+    if b"x-request-id" not in fields:
+        added += f"X-Request-Id: {request_id}\r\n"
+    if b"traceparent" not in fields:
+        added += f"traceparent: {traceparent}\r\n"
+    pieces.append(f"{added}Via: {f'{via}, {VIA}' if via else VIA}\r\n".encode("latin-1"))
+    return b"".join(pieces)
+
+
+_MINDED = frozenset(
+    {b"x-forwarded-for", b"via", b"x-forwarded-proto", b"x-forwarded-host", b"x-request-id", b"traceparent"}
+)

@@ -11,13 +11,15 @@ import sys
 import termios
 import time
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from proxy import errors
 from proxy.policy import forwarding
-from proxy.policy.messages import Fields, RequestHead, ResponseHead
+from proxy.policy.messages import RequestHead, ResponseHead
 from proxy.policy.plain import Plain
 from proxy.policy.prepared import NO_CONTENT, status_line, wire_head
+
+if TYPE_CHECKING:
+    from proxy.server.express import Passing
 
 SEND_SECONDS = 60.0
 """The longest a client may refuse to read its answer (nginx: send_timeout)."""
@@ -83,6 +85,7 @@ class Exchange:
         "content_sent",
         "head",
         "keep_alive",
+        "passing",
         "peer",
         "plain",
         "started",
@@ -97,14 +100,19 @@ class Exchange:
         *,
         keep_alive: bool = True,
         plain: Plain | None = None,
+        passing: Passing | None = None,
     ) -> None:
-        """content -- None where the request is framed without any. plain -- the head as the fast path has read it."""
+        """content -- None where the request is framed without any. plain -- the head as the fast path has read it.
+
+        passing -- the origin has been asked already.
+        """
         self._protocol = protocol
         self._content = content
         self.head = head
         self.peer = protocol.peer_address
         self.keep_alive = keep_alive
         self.plain = plain
+        self.passing = passing
         self.started = False
         self.started_at: float | None = None
         self.content_received = 0

@@ -37,7 +37,9 @@ Found = tuple[StoredResponse, Prepared, bytes]
 def head_of(plain: Plain) -> RequestHead:
     """The whole head of a plain request, as the policy sees it."""
     fields = plain.fields()
-    return RequestHead(plain.start.method, plain.start.target, fields, scheme_of(fields.get("x-forwarded-proto")), plain.host)
+    return RequestHead(
+        plain.start.method, plain.start.target, fields, scheme_of(fields.get("x-forwarded-proto")), plain.host
+    )
 
 
 def scheme_of(forwarded: str | None) -> str:
@@ -89,22 +91,37 @@ class Index:
     def key(self, plain: Plain, content: bytes) -> str | None:
         """The cache key, where it is known without the policy."""
         start = plain.start
-        if self._ruled_routes and self._routes.match(start.method, start.target.partition("?")[0]) is not None:
+        if self._ruled_routes and self.is_ruled(plain):
             return self._ruled.get(self._mark(plain, content))
         if content:
             return None
+        return cache_key.key_at(self._place(plain), start.method, start.asked)
+
+    def is_ruled(self, plain: Plain) -> bool:
+        """Whether there is a rule for method and path, be it that it applies or not."""
+        start = plain.start
+        return self._ruled_routes and self._routes.match(start.method, start.target.partition("?")[0]) is not None
+
+    def uri(self, plain: Plain) -> str:
+        """The target URI."""
+        return f"{self._place(plain).origin}{plain.start.target}"
+
+    def _place(self, plain: Plain) -> cache_key.Place:
         place = self._places.get(plain.place)
         if place is None:
-            fields = head_of(plain)
             if len(self._places) >= MAX_PLACES:
                 self._places.clear()
-            place = self._places[plain.place] = cache_key.place_of(fields, self._digest)
-        return cache_key.key_at(place, start.method, start.asked)
+            place = self._places[plain.place] = cache_key.place_of(head_of(plain), self._digest)
+        return place
 
     def _mark(self, plain: Plain, content: bytes) -> bytes:
         """Stands for everything that a key under a rule may be made of; nobody can tell what from it."""
         lines = [line.line for line in plain.lines if line.kind in _KEYED or line.lower in self._keyed]
-        parts = [plain.start.method, plain.start.target, *[f"{len(name)}:{name}{len(value)}:{value}" for name, value in lines]]
+        parts = [
+            plain.start.method,
+            plain.start.target,
+            *[f"{len(name)}:{name}{len(value)}:{value}" for name, value in lines],
+        ]
         told = "\n".join(parts).encode("latin-1")
         return hashlib.blake2b(b"%d\n%b%b" % (len(told), told, content), key=self._salt, digest_size=16).digest()
 
@@ -132,7 +149,7 @@ class Index:
         sent = b"" if start.method == "HEAD" or head.status in prepared.NO_CONTENT else answer
         if sent and not any(sent is octets for octets in (stored.content, *stored.codings.values())):
             return
-        if self._ruled_routes and self._routes.match(start.method, start.target.partition("?")[0]) is not None:
+        if self.is_ruled(plain):
             if len(self._ruled) >= MAX_RULED:
                 self._ruled.clear()
             self._ruled[self._mark(plain, content)] = stored.key

@@ -28,8 +28,8 @@ from proxy.policy.decisions import Forward, Outcome, Reuse, Verdict
 from proxy.policy.judgement import Judgement, Ruling
 from proxy.policy.messages import Question, RequestHead, ResponseHead, StoredResponse
 from proxy.server import answer
-from proxy.server.forwarder import ask, ask_for_one, tunnel
 from proxy.server.exchange import ClientGone, Exchange
+from proxy.server.forwarder import ask, ask_for_one, tunnel
 from proxy.server.sharing import ANSWERING, Sharing, Tenure
 from proxy.server.visit import Shared, Visit, new_visit
 from proxy.store.invalidations import Validity
@@ -102,7 +102,7 @@ class Handler:
         visit = new_visit(exchange, shared.wall())
         observation = visit.observation
         began = shared.clock()
-        self.in_flight += 1
+        self.enter()
         try:
             await self._answer_openly(visit)
         except (ClientGone, asyncio.CancelledError) as left:
@@ -119,15 +119,25 @@ class Handler:
             observation.outcome, observation.error = Outcome.INTERNAL_ERROR, "internal-error"
             exchange.abort()
         finally:
-            self.in_flight -= 1
-            if self._idle is not None and not self.in_flight:
-                self._idle.set()
+            self.leave()
+            if exchange.passing is not None:
+                exchange.passing.give_up()
             observation.duration = shared.clock() - began
             if exchange.started_at is not None:
                 observation.first_byte = exchange.started_at - began
             observation.request_bytes = exchange.content_received
             observation.response_bytes = exchange.content_sent
             shared.observe(observation)
+
+    def enter(self) -> None:
+        """One more request is on its way."""
+        self.in_flight += 1
+
+    def leave(self) -> None:
+        """One has ended."""
+        self.in_flight -= 1
+        if self._idle is not None and not self.in_flight:
+            self._idle.set()
 
     async def _refuse(self, visit: Visit, fault: errors.SidingError) -> None:
         try:
@@ -310,12 +320,7 @@ class Handler:
         uris: tuple[str, ...] = ()
         if visit.rule is None and invalidation.invalidates(request, response.status):
             uris = invalidation.invalidated_uris(request, response)
-        for tag in tags:
-            shared.invalidations.purge_tag(tag, soft=False)
-        for uri in uris:
-            shared.invalidations.purge_uri(uri, soft=False)
-        if tags or uris:
-            shared.announce([*(f"tag {tag}" for tag in tags), *(f"uri {uri}" for uri in uris)])
+        shared.invalidate(tags, uris)
 
     # -- steps 4 to 7: look up, decide
 
@@ -722,6 +727,8 @@ class Handler:
         if made:
             head = ResponseHead(head.status, head.reason, head.fields.adding(("ETag", answer.make_etag(content))))
         await answer.whole(shared, visit, answer.Whole(head, content, None, evaluate=made))
+        if visit.exchange.passing is not None and visit.sent is not None and not shared.flags.bypass:
+            visit.exchange.passing.learn(visit.sent, content, visit.observation.verdict)
 
     async def _relay(self, visit: Visit, response: OriginResponse, head: ResponseHead) -> None:
         try:

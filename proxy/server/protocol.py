@@ -22,11 +22,13 @@ from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 from proxy import errors
 from proxy.observe.events import Observation
 from proxy.observe.hits import Hits
+from proxy.origin.connection import OnInterim
 from proxy.policy import forwarding
-from proxy.policy.messages import Fields, RequestHead, ResponseHead
+from proxy.policy.messages import Fields, RequestHead
 from proxy.policy.plain import Plain, parse
 from proxy.policy.prepared import wire_head
 from proxy.server.exchange import AtHand, ClientGone, ClientTunnel, Exchange
+from proxy.server.express import Express, Passing
 from proxy.server.fast_path import Index, answer, head_of, scheme_of
 from proxy.server.refusal import refusal_head
 
@@ -185,7 +187,7 @@ class ClientConnection(RequestHandler):
     answered from prepared octets at once, or served in a task of its own. Everything else goes through aiohttp.
     """
 
-    __slots__ = ("_early", "_owed", "_server", "_task", "_whole", "closing", "peer_address")
+    __slots__ = ("_early", "_owed", "_passing", "_server", "_task", "_whole", "closing", "peer_address")
 
     def __init__(self, manager: ClientServer, **options: Any) -> None:
         super().__init__(manager, **options)
@@ -193,6 +195,7 @@ class ClientConnection(RequestHandler):
         self.closing = False
         self.peer_address = ""
         self._task: asyncio.Task[None] | None = None
+        self._passing: Passing | None = None
         self._early = b""
         self._whole = True
         self._owed = 0
@@ -207,12 +210,15 @@ class ClientConnection(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """What is being answered is given up."""
         super().connection_lost(exc)
+        if self._passing is not None:
+            self._passing.abandon()
+            self._passing = None
         if self._task is not None:
             self._task.cancel()
 
     def data_received(self, data: bytes) -> None:
         """Take a plain request; have aiohttp parse whatever is none."""
-        if self._task is not None:
+        if self._task is not None or self._passing is not None:
             self._hold(data)
             return
         plain = None
@@ -272,18 +278,34 @@ class ClientConnection(RequestHandler):
                 server.hits.add((plain, stored, form, self.peer_address, now, ended - began))
                 return
         self._request_in_progress = True
-        exchange = Exchange(self, head_of(plain), AtHand(content) if plain.length else None, plain=plain)
+        if not self._paused and server.express is not None:
+            self._passing = server.express.take(self, plain, content)
+            if self._passing is not None:
+                return
+        self._serve_plain(plain, content, None)
+
+    def _serve_plain(self, plain: Plain, content: bytes, passing: Passing | None) -> Exchange:
+        octets = AtHand(content) if plain.length else None
+        exchange = Exchange(self, head_of(plain), octets, plain=plain, passing=passing)
         self._task = self._loop.create_task(self._serve(exchange))
+        return exchange
 
     async def _serve(self, exchange: Exchange) -> None:
         try:
             await self._server.serve(exchange)
         finally:
             self._task = None
-            self._request_in_progress = False
-            if self._handler_waiter is not None and not self._handler_waiter.done():
-                self._handler_waiter.set_result(None)
-        if self._close or not exchange.keep_alive:
+            self._served()
+        self._go_on(exchange.keep_alive)
+
+    def _served(self) -> None:
+        self._request_in_progress = False
+        if self._handler_waiter is not None and not self._handler_waiter.done():
+            self._handler_waiter.set_result(None)
+
+    def _go_on(self, keep_alive: bool) -> None:
+        """To the next request, or the end."""
+        if self._close or not keep_alive:
             self.force_close()
             return
         self._next_keepalive_close_time = time.monotonic() + KEEPALIVE_SECONDS
@@ -293,6 +315,22 @@ class ClientConnection(RequestHandler):
                 self.transport.resume_reading()
             self.data_received(early)
 
+    # -- what `express` needs
+
+    def answer(self, head: bytes, content: bytes) -> None:
+        """Send the whole answer, `head` being without the line that ends it; the connection is for the next request."""
+        self._passing = None
+        if self.transport is not None:
+            end = b"Connection: close\r\n\r\n" if self.closing else b"\r\n"
+            self.transport.write(b"%b%b%b" % (head, end, content))
+        self._served()
+        self._go_on(keep_alive=not self.closing)
+
+    def serve_ordinarily(self, plain: Plain, content: bytes, passing: Passing) -> OnInterim:
+        """Have the handler serve the request, whose origin has been asked already; takes interim responses."""
+        self._passing = None
+        return self._serve_plain(plain, content, passing).interim
+
     def _hold(self, data: bytes) -> None:
         """What comes before the answer is sent waits for its turn."""
         self._early += data
@@ -300,13 +338,16 @@ class ClientConnection(RequestHandler):
             self.transport.pause_reading()
 
     def _process_keepalive(self) -> None:
-        if self._task is not None:
+        if self._task is not None or self._passing is not None:
             self._next_keepalive_close_time = self._loop.time() + KEEPALIVE_SECONDS
         super()._process_keepalive()
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:
         """End it, after its answer if that comes within `timeout` seconds."""
         await super().shutdown(timeout)
+        if self._passing is not None:
+            self._passing.abandon()
+            self._passing = None
         if self._task is not None:
             self._task.cancel()
 
@@ -333,9 +374,7 @@ class ClientConnection(RequestHandler):
             content = fault.content()
             head = refusal_head(fault)
             if self.transport is not None:
-                self.transport.write(
-                    wire_head(head, len(content)) + b"Connection: close\r\n\r\n" + content
-                )
+                self.transport.write(wire_head(head, len(content)) + b"Connection: close\r\n\r\n" + content)
             observation = Observation(method="", path="", client=self.peer_address, started=time.time())
             observation.status, observation.error = fault.status, fault.code
             observation.response_bytes = len(content)
@@ -366,8 +405,17 @@ class ClientServer(web.Server):
     on_refused -- told of requests that were refused before they reached the handler.
     """
 
-    def __init__(self, handler: Handler, on_refused: OnRefused, fast: Index, hits: Hits | None, wall: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        on_refused: OnRefused,
+        fast: Index,
+        hits: Hits | None,
+        express: Express | None,
+        wall: Callable[[], float],
+    ) -> None:
         """fast, hits -- where prepared answers are found, and told of; hits is None where none may be given.
+        express -- takes requests that pass; None where that is the handler's alone.
         wall -- the wall clock, seconds.
         """
         self.on_refused = on_refused
@@ -375,6 +423,7 @@ class ClientServer(web.Server):
         self.serve = handler
         self.fast = fast
         self.hits = hits
+        self.express = express
         self.wall = wall
         super().__init__(self._handle, handler_cancellation=True)
 

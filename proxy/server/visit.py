@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 from config.flags import Flags
@@ -59,6 +59,15 @@ class Shared:
     announce: Callable[[list[str]], None]
     fast: Index
     remote: SharedStore | None = None
+
+    def invalidate(self, tags: Sequence[str], uris: Sequence[str]) -> None:
+        """What carries one of the tags or is of one of the URIs is never used again, here or elsewhere."""
+        for tag in tags:
+            self.invalidations.purge_tag(tag, soft=False)
+        for uri in uris:
+            self.invalidations.purge_uri(uri, soft=False)
+        if tags or uris:
+            self.announce([*(f"tag {tag}" for tag in tags), *(f"uri {uri}" for uri in uris)])
 
 
 @dataclass(slots=True)

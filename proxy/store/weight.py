@@ -10,8 +10,8 @@ from __future__ import annotations
 import sys
 from functools import lru_cache
 
-from proxy.policy.prepared import chain_of
 from proxy.policy.messages import Fields, Freshness, ResponseHead, StoredResponse
+from proxy.policy.prepared import chain_of
 
 _POOLED = 512
 """Up to here CPython's own allocator serves an object, in steps of 16 bytes; above it the C library's does."""

@@ -1,0 +1,255 @@
+"""Responses that pass: for one client alone, whole at hand, and framed in the one plain way.
+
+    response = "HTTP/1.1" SP status SP reason CRLF 1*( token ":" OWS [ value ] OWS CRLF ) CRLF content
+
+One Content-Length and nothing else about framing; the connection stays open. What the policy made of such a response
+once (`learn`), it makes of the next whose judged fields are the same octets: which ones those are is written below.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple, cast
+
+from proxy.policy.decisions import Verdict
+from proxy.policy.encoding import MIN_LENGTH
+from proxy.policy.forwarding import HOP_BY_HOP
+from proxy.policy.messages import Line, ResponseHead
+from proxy.policy.plain import MAX_HEAD_BYTES, MAX_KNOWN, MAX_KNOWN_BYTES, MAX_LINES, Kind, Plain, field_line
+
+MAX_LEARNT = 4096
+CREDENTIAL = int(Kind.CREDENTIAL)
+
+_QUIET, _JUDGED, _GONE, _LENGTH, _DATE, _OWN = range(6)
+"""What a field has to do with the ruling: nothing; it is judged; for one hop; framing; the time; decided here anew."""
+
+_JUDGED_NAMES = frozenset(
+    {
+        b"accept-ranges",
+        b"age",
+        b"allow",
+        b"cache-control",
+        b"content-digest",
+        b"content-encoding",
+        b"content-language",
+        b"content-md5",
+        b"content-range",
+        b"content-type",
+        b"digest",
+        b"expires",
+        b"last-modified",
+        b"pragma",
+        b"repr-digest",
+        b"vary",
+        b"warning",
+    }
+)
+_PRESENT_NAMES = frozenset({b"etag", b"set-cookie"})
+"""Fields of which only the presence is judged: their values are others each time."""
+_NEVER = frozenset(
+    {
+        b"cache-group-invalidation",
+        b"cache-groups",
+        b"cache-status",
+        b"content-location",
+        b"location",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"via",
+    }
+)
+"""Fields that have to do with framing, or whose value means something that has to be done."""
+
+_HOPS = frozenset(name.encode() for name in HOP_BY_HOP)
+# status-line (RFC 9112 4) with a final status that has content
+_STATUS_LINE = re.compile(rb"HTTP/1\.1 ([2-5][0-9]{2}) ([\t\x20-\x7e\x80-\xff]*)")
+_WITHOUT_CONTENT = frozenset({204, 205, 206, 304})
+
+TIMELESS = frozenset(
+    {Verdict.METHOD, Verdict.NO_STORE, Verdict.PRIVATE, Verdict.AUTHORIZATION, Verdict.SET_COOKIE, Verdict.VARY_STAR}
+)
+"""Verdicts that the same fields bring at any time."""
+
+
+class _Known(NamedTuple):
+    kind: int
+    wire: bytes
+    line: Line
+    mark: bytes
+
+
+class _Status(NamedTuple):
+    status: int
+    reason: str
+    wire: bytes
+
+
+class Reply(NamedTuple):
+    """A plain response's head. size -- its octets. length -- of its content. mark -- what of it is judged.
+
+    kept -- status line and fields as they go on. dated -- whether it has a Date.
+    """
+
+    status: _Status
+    size: int
+    length: int
+    mark: bytes
+    kept: list[bytes]
+    dated: bool
+
+
+class Passed(NamedTuple):
+    """What the policy made of a response: lines put behind the origin's own.
+
+    made -- what stands before and after a validator made of the content; None where none is made.
+    """
+
+    verdict: Verdict | None
+    added: bytes
+    made: tuple[bytes, bytes] | None
+
+
+class Replies:
+    """Reads plain responses, and knows what became of their like. For one thread."""
+
+    def __init__(self, targets: tuple[str, ...]) -> None:
+        """targets -- fields that go before Cache-Control (RFC 9213), in lower case."""
+        self._targets = [name.encode() for name in targets]
+        self._judged = _JUDGED_NAMES | {name.encode() for name in targets}
+        self._known: dict[bytes, _Known] = {}
+        self._statuses: dict[bytes, _Status] = {}
+        self._learnt: dict[tuple[str, bytes], Passed] = {}
+
+    def read(self, data: bytes) -> Reply | None:
+        """The plain response that `data` begins with; None where it is none, or its head is not complete."""
+        end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES)
+        if end < 0:
+            return None
+        first, *raw = data[:end].split(b"\r\n")
+        status = self._statuses.get(first) or self._status(first)
+        if status is None or len(raw) > MAX_LINES:
+            return None
+        lines = list(map(self._known.get, raw))
+        while None in lines:
+            at = lines.index(None)
+            if (line := self._line(raw[at])) is None:
+                return None
+            lines[at] = line
+        length, dated, mark, kept = -1, False, first, [status.wire]
+        for kind, wire, (_, value), marked in cast("list[_Known]", lines):
+            if kind == _QUIET:
+                kept.append(wire)
+            elif kind == _JUDGED:
+                kept.append(wire)
+                mark += marked
+            elif kind == _DATE:
+                kept.append(wire)
+                dated = True
+            elif kind == _LENGTH:
+                if length >= 0:
+                    return None
+                length = int(value)
+        if length < 0:
+            return None
+        return Reply(status, end + 4, length, mark, kept, dated)
+
+    def _status(self, raw: bytes) -> _Status | None:
+        match = _STATUS_LINE.fullmatch(raw)
+        if match is None or int(match[1]) in _WITHOUT_CONTENT:
+            return None
+        found = _Status(int(match[1]), match[2].decode("latin-1"), raw + b"\r\n")
+        if len(self._statuses) < MAX_KNOWN:
+            self._statuses[raw] = found
+        return found
+
+    def _line(self, raw: bytes) -> _Known | None:
+        read = field_line(raw)
+        if read is None:
+            return None
+        lower, line = read
+        value = line[1].lower()
+        kind, mark = _QUIET, b""
+        if lower in _NEVER or (lower == b"connection" and value != "keep-alive"):
+            return None
+        if lower == b"content-length":
+            if not (value.isascii() and value.isdecimal() and len(value) < 16):
+                return None
+            kind = _LENGTH
+        elif lower == b"keep-alive" and not _lasts(value):
+            return None
+        elif lower in _HOPS:
+            kind = _GONE
+        elif lower == b"date":
+            kind = _DATE
+        elif lower in self._judged:
+            kind, mark = _JUDGED, b"\n" + raw
+        elif lower in _PRESENT_NAMES:
+            kind, mark = _JUDGED, b"\n" + lower
+        found = _Known(kind, f"{line[0]}: {line[1]}\r\n".encode("latin-1"), line, mark)
+        if len(raw) <= MAX_KNOWN_BYTES and kind in (_QUIET, _JUDGED, _GONE) and lower != b"set-cookie":
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
+            self._known[raw] = found
+        return found
+
+    def known(self, question: str, reply: Reply) -> Passed | None:
+        """What the policy made of such a response to such a question."""
+        return self._learnt.get((question, _mark_of(reply)))
+
+    def learn(self, question: str, reply: Reply, sent: ResponseHead, verdict: Verdict | None) -> None:
+        """Remember what the policy made of `reply`, if that was to pass it on and add lines behind its own."""
+        wires = [f"{name}: {value}\r\n".encode("latin-1") for name, value in sent.fields.lines]
+        before = len(reply.kept) - 1
+        if sent.status != reply.status.status or wires[:before] != reply.kept[1:] or not reply.dated:
+            return
+        if verdict is not None and verdict not in TIMELESS and not self._never_fresh(reply, verdict):
+            return
+        added = wires[before:]
+        etags = [at for at, wire in enumerate(added) if wire.startswith(b"ETag: ")]
+        made = None
+        if etags:
+            if "If-" in question or "if-" in question:
+                return
+            made = b"".join(added[: etags[0]]), b"".join(added[etags[0] + 1 :])
+        if len(self._learnt) >= MAX_LEARNT:
+            self._learnt.clear()
+        self._learnt[question, _mark_of(reply)] = Passed(verdict, b"".join(added), made)
+
+    def _never_fresh(self, reply: Reply, verdict: Verdict) -> bool:
+        """Whether it is for want of any word on its lifetime, and not for its age, that it is not kept."""
+        said = reply.mark.lower()
+        return verdict is Verdict.NO_FRESHNESS and not any(
+            b"\n" + name + b":" in said for name in (b"cache-control", b"expires", b"last-modified", *self._targets)
+        )
+
+    def forget(self) -> None:
+        """Another policy holds from now on."""
+        self._learnt.clear()
+
+
+def _lasts(keep_alive: str) -> bool:
+    """Whether `Keep-Alive` allows an idle connection the time that is given to it anyway."""
+    found = re.fullmatch(r"timeout=([0-9]{1,9})(?:,.*)?", keep_alive)
+    return found is not None and int(found[1]) >= 5
+
+
+def answer_head(reply: Reply, passed: Passed, etag: str | None) -> bytes:
+    """The head of the answer, without the line that ends it. etag -- made of the content, where `passed` makes one."""
+    added = (
+        passed.added
+        if passed.made is None or etag is None
+        else b"%bETag: %b\r\n%b" % (passed.made[0], etag.encode(), passed.made[1])
+    )
+    return b"%b%bContent-Length: %d\r\n" % (b"".join(reply.kept), added, reply.length)
+
+
+def question_of(plain: Plain) -> str:
+    """What of a request without a rule has to do with what becomes of the response."""
+    credentials = ",".join([line.line[0].lower() for line in plain.lines if line.kind == CREDENTIAL])
+    return f"{plain.start.method}\n{credentials}\n{plain.shape}"
+
+
+def _mark_of(reply: Reply) -> bytes:
+    """What is judged of a response, and whether it is long enough to be coded."""
+    return reply.mark + b"\nlong" if reply.length >= MIN_LENGTH else reply.mark

@@ -1,0 +1,252 @@
+"""Requests that pass, answered without a task: the origin asked at once, its answer written when it is there.
+
+    taken -> asked -> passed on        a plain response whose like the policy has judged before (`policy.passing`)
+                   -> ordinary         anything else: the handler goes on with what the origin has been asked
+                   -> abandoned        the client left
+
+Only what the policy would send to the origin whatever is stored is taken: methods that are written through, and GETs
+whose last answer could not be shared (see `origin.collapse`). Declining is always right.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from typing import Protocol
+
+from proxy import errors
+from proxy.observe.events import Observation
+from proxy.origin.client import IDEMPOTENT, OriginResponse
+from proxy.origin.connection import OnInterim, OriginConnection
+from proxy.origin.fetch import SMALL_BYTES
+from proxy.policy import invalidation, plain
+from proxy.policy.decisions import Forward, Outcome, Verdict
+from proxy.policy.judgement import route_tag
+from proxy.policy.messages import RequestHead, ResponseHead
+from proxy.policy.passing import Passed, Replies, Reply, answer_head, question_of
+from proxy.policy.plain import Plain
+from proxy.server.answer import make_etag
+from proxy.server.visit import Shared
+
+log = logging.getLogger("siding.express")
+
+
+class Client(Protocol):
+    """The client's connection."""
+
+    peer_address: str
+
+    def answer(self, head: bytes, content: bytes) -> None:
+        """Send the whole answer, `head` being without the line that ends it; the connection is for the next request."""
+        ...
+
+    def serve_ordinarily(self, plain: Plain, content: bytes, passing: Passing) -> OnInterim:
+        """Have the handler serve the request, whose origin has been asked already; takes interim responses."""
+        ...
+
+
+class InFlight(Protocol):
+    """Counts requests on their way; `server.handler` is one."""
+
+    def enter(self) -> None: ...
+    def leave(self) -> None: ...
+
+
+class Express:
+    """Takes requests that pass. For the event loop's thread."""
+
+    def __init__(self, shared: Shared, in_flight: InFlight) -> None:
+        self.shared = shared
+        self.in_flight = in_flight
+        self.replies = Replies(shared.targets)
+        shared.flags.subscribe(lambda _, __: self.replies.forget())
+
+    def take(self, client: Client, request: Plain, content: bytes) -> Passing | None:
+        """Ask the origin on behalf of `client`; None where it is not to be done here, or not at once."""
+        shared = self.shared
+        if shared.flags.bypass or len(content) > shared.limits.max_request_bytes or shared.fast.is_ruled(request):
+            return None
+        if request.start.method == "GET":
+            if not self._passes(request):
+                return None
+            forward = Forward.URI_MISS
+        elif request.start.method == "HEAD":
+            return None
+        else:
+            forward = Forward.METHOD
+        return Passing(self, client, request, content, forward).ask()
+
+    def _passes(self, request: Plain) -> bool:
+        """Whether the last answer to such a GET could not be shared, and nothing is stored."""
+        shared = self.shared
+        if not shared.fast.on or request.demanding or not shared.collapse.remembers:
+            return False
+        key = shared.fast.key(request, b"")
+        if key is None or shared.store.find(key) is not None:
+            return False
+        authorization = [line.line[1] for line in request.lines if line.lower == b"authorization"]
+        if authorization:
+            key = f"{key}\n{shared.digest(', '.join(authorization).encode('latin-1'))}"
+        return not shared.collapse.worth_waiting(key, shared.clock())
+
+
+class Passing:
+    """One request on its way."""
+
+    __slots__ = (
+        "_asked",
+        "_began",
+        "_client",
+        "_connection",
+        "_express",
+        "_ids",
+        "_seen",
+        "content",
+        "forward",
+        "plain",
+    )
+
+    def __init__(self, express: Express, client: Client, request: Plain, content: bytes, forward: Forward) -> None:
+        self._express = express
+        self._client = client
+        self.plain = request
+        self.content = content
+        self.forward = forward
+        self._connection: OriginConnection | None = None
+        self._seen: Reply | None = None
+
+    def ask(self) -> Passing | None:
+        """Ask the origin, if there is an idle connection to it."""
+        shared, request = self._express.shared, self.plain
+        self._began, self._asked = shared.wall(), shared.clock()
+        request_id = request.request_id or f"{random.getrandbits(128):032x}"
+        trace = request.traceparent or f"00-{random.getrandbits(128):032x}-{random.getrandbits(64):016x}-00"
+        self._ids = request_id, trace
+        head = plain.to_origin(request, self._client.peer_address, request_id, trace)
+        framing = b"Content-Length: %d\r\n\r\n" % len(self.content) if request.framed else b"\r\n"
+        wire = b"%b%b%b" % (head, framing, self.content)
+        self._connection = shared.origin.ask_now(request.start.method, wire, self._arrived, _ignored)
+        if self._connection is None:
+            return None
+        self._express.in_flight.enter()
+        return self
+
+    def _arrived(self, data: bytes) -> bool | None:
+        """See `origin.connection.Shortcut`."""
+        try:
+            done = self._pass_on(data) if data else False
+        except Exception:
+            # law 6: the handler goes on with it
+            log.exception("the express way failed")
+            done = False
+        if done is False and self._connection is not None:
+            self._connection.on_interim(self._client.serve_ordinarily(self.plain, self.content, self))
+            # once the handler has begun to count it
+            asyncio.get_running_loop().call_soon(self._express.in_flight.leave)
+        return done
+
+    def _pass_on(self, data: bytes) -> bool | None:
+        express = self._express
+        reply = express.replies.read(data)
+        if reply is None or reply.size + reply.length > SMALL_BYTES or reply.size + reply.length < len(data):
+            return False
+        if reply.size + reply.length > len(data):
+            return None
+        self._seen = reply
+        passed = express.replies.known(question_of(self.plain), reply)
+        connection = self._connection
+        if passed is None or connection is None:
+            return False
+        content = data[reply.size :]
+        etag = make_etag(content) if passed.made is not None else None
+        head = answer_head(reply, passed, etag)
+        self._invalidate(reply.status.status)
+        connection.finish()
+        express.shared.origin.done(connection)
+        self._connection = None
+        express.in_flight.leave()
+        arrived = express.shared.clock()
+        self._client.answer(head, content)
+        self._tell(reply, passed, arrived)
+        return True
+
+    def _invalidate(self, status: int) -> None:
+        """As the handler does; fields that name more than the target URI are not seen here (`policy.passing`)."""
+        start, shared = self.plain.start, self._express.shared
+        if start.method == "GET" or status >= 400:
+            return
+        tags = [
+            route_tag(rule.name) for rule in shared.routes.invalidated_by(start.method, start.target.partition("?")[0])
+        ]
+        uris = [] if invalidation.is_safe(start.method) else [shared.fast.uri(self.plain)]
+        if tags or uris:
+            shared.invalidate(tags, uris)
+
+    def _tell(self, reply: Reply, passed: Passed, arrived: float) -> None:
+        shared, request = self._express.shared, self.plain
+        now = shared.clock()
+        seen = Observation(request.start.method, request.start.target.partition("?")[0])
+        seen.route = shared.routes.route_of(seen.path)
+        seen.client, seen.started = self._client.peer_address, self._began
+        seen.request_id, seen.traceparent = self._ids
+        seen.status = seen.origin_status = reply.status.status
+        seen.outcome, seen.forward, seen.verdict = Outcome.PASS, self.forward, passed.verdict
+        seen.duration = now - self._asked
+        seen.origin_seconds = seen.origin_total = arrived - self._asked
+        seen.first_byte = seen.duration
+        seen.request_bytes, seen.response_bytes = len(self.content), reply.length
+        shared.observe(seen)
+
+    # -- for the handler, where it goes on
+
+    def stands_for(self, request: RequestHead, whole: RequestHead) -> bool:
+        """Whether the origin has been asked what the handler is about to ask; `whole` is the client's own request.
+
+        What cannot be repeated is never asked twice.
+        """
+        return self._connection is not None and (request.method not in IDEMPOTENT or request.fields == whole.fields)
+
+    async def response(self) -> OriginResponse | None:
+        """The origin's response, once; None where it has to be asked again. Raises OriginError."""
+        connection, self._connection = self._connection, None
+        assert connection is not None
+        try:
+            return await self._express.shared.origin.response_on(connection)
+        except errors.OriginReset:
+            if self.plain.start.method not in IDEMPOTENT or connection.received:
+                raise
+            # it had been closing already (RFC 9112 9.3.1)
+            return None
+
+    def learn(self, sent: tuple[ResponseHead, bytes], content: bytes, verdict: Verdict | None) -> None:
+        """What the handler made of the origin's response is made of the next like it."""
+        if self._seen is not None and sent[1] is content:
+            self._express.replies.learn(question_of(self.plain), self._seen, sent[0], verdict)
+
+    def give_up(self) -> None:
+        """Whatever is still on its way is not wanted. Idempotent."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.shortcut = None
+            self._express.shared.origin.drop(connection)
+
+    def abandon(self) -> None:
+        """The client left."""
+        if self._connection is None:
+            return
+        self._express.in_flight.leave()
+        self.give_up()
+        shared, request = self._express.shared, self.plain
+        seen = Observation(request.start.method, request.start.target.partition("?")[0])
+        seen.route = shared.routes.route_of(seen.path)
+        seen.client, seen.started = self._client.peer_address, self._began
+        seen.request_id, seen.traceparent = self._ids
+        seen.outcome, seen.forward = Outcome.CLIENT_GONE, self.forward
+        seen.duration = seen.origin_seconds = shared.clock() - self._asked
+        seen.request_bytes = len(self.content)
+        shared.observe(seen)
+
+
+def _ignored(_: ResponseHead) -> None:
+    """No interim response is read while the shortcut is in place."""
