@@ -187,7 +187,9 @@ async def stream(shared: Shared, visit: Visit, head: ResponseHead, length: int |
             coder = coders.stream_coder(plan)
     elif encoding.varies(plan):
         head = encoding.uncoded(head)
-    exchange.start(labelled(visit, head), length)
+    head = labelled(visit, head)
+    visit.sent = (head, None) if coder is None else None
+    exchange.start(head, length)
     try:
         while piece := await read():
             coded = coder.feed(piece) if coder is not None else piece

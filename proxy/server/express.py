@@ -219,7 +219,7 @@ class Passing:
             # it had been closing already (RFC 9112 9.3.1)
             return None
 
-    def learn(self, sent: tuple[ResponseHead, bytes], content: bytes, verdict: Verdict | None) -> None:
+    def learn(self, sent: tuple[ResponseHead, bytes | None], content: bytes | None, verdict: Verdict | None) -> None:
         """What the handler made of the origin's response is made of the next like it."""
         if self._seen is not None and sent[1] is content:
             self._express.replies.learn(question_of(self.plain), self._seen, sent[0], verdict)

@@ -459,9 +459,9 @@ class Handler:
     def _prepare(self, visit: Visit, stored: StoredResponse) -> None:
         """Have the answer that was just given at hand for the fast path."""
         plain, sent, observation = visit.exchange.plain, visit.sent, visit.observation
-        if plain is not None and sent is not None:
+        if plain is not None and sent is not None and sent[1] is not None:
             kind = HitKind(observation.route, observation.method, observation.status, observation.coding)
-            self._shared.fast.prepare(plain, visit.content or b"", stored, *sent, kind)
+            self._shared.fast.prepare(plain, visit.content or b"", stored, sent[0], sent[1], kind)
 
     def _on_its_own(self, visit: Visit, found: Lookup) -> bool:
         """Whether the client's own condition or range goes to the origin, and not a request in the cache's name.
@@ -721,12 +721,12 @@ class Handler:
             content = await response.settle(SMALL_BYTES, SMALL_SECONDS if known else 0.0)
         if content is None:
             await self._relay(visit, response, head)
-            return
-        response.close()
-        self._note_total(visit)
-        if made:
-            head = ResponseHead(head.status, head.reason, head.fields.adding(("ETag", answer.make_etag(content))))
-        await answer.whole(shared, visit, answer.Whole(head, content, None, evaluate=made))
+        else:
+            response.close()
+            self._note_total(visit)
+            if made:
+                head = ResponseHead(head.status, head.reason, head.fields.adding(("ETag", answer.make_etag(content))))
+            await answer.whole(shared, visit, answer.Whole(head, content, None, evaluate=made))
         if visit.exchange.passing is not None and visit.sent is not None and not shared.flags.bypass:
             visit.exchange.passing.learn(visit.sent, content, visit.observation.verdict)
 

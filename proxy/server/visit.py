@@ -76,7 +76,8 @@ class Visit:
 
     content -- the request's content when it had to be read whole (to be keyed); None while unread.
     asked_at -- when the origin was asked for this client alone, on the monotonic clock.
-    shown_key -- the cache key, where CACHE_STATUS_KEY lets it be told. sent -- the whole answer, once it was sent.
+    shown_key -- the cache key, where CACHE_STATUS_KEY lets it be told. sent -- head and content of the answer, where it was
+    not coded here as it went; None in place of content that was passed on as it came.
     """
 
     exchange: Exchange
@@ -87,7 +88,7 @@ class Visit:
     content: bytes | None = None
     asked_at: float | None = None
     shown_key: str | None = None
-    sent: tuple[ResponseHead, bytes] | None = None
+    sent: tuple[ResponseHead, bytes | None] | None = None
 
     def pieces(self, limit: int) -> AsyncIterator[bytes]:
         """The request's content as it arrives. Raises ContentTooLarge beyond `limit` octets."""
