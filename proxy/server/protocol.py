@@ -221,11 +221,11 @@ class ClientConnection(RequestHandler):
         if self._task is not None or self._passing is not None:
             self._hold(data)
             return
-        plain = None
+        plain = parse(data, self._server.fast.lexicon) if self._whole else None
         waiter = self._waiter
-        if self._whole and waiter is not None and not waiter.done() and not self.closing:
-            plain = parse(data, self._server.fast.lexicon)
-            if plain is not None and plain.size + plain.length == len(data) and not self._close:
+        if plain is not None and plain.size + plain.length == len(data) and waiter is not None and not waiter.done():
+            # aiohttp waits for a request, and has nothing of one
+            if not self.closing and not self._close:
                 self._take(plain, data[plain.size :] if plain.length else b"")
                 return
         if data:
@@ -244,18 +244,14 @@ class ClientConnection(RequestHandler):
         being served. So what ends like a head or a last chunk (RFC 9112 2.1, 7.1) is the end of a message; and content
         of known length is counted.
         """
-        if self._owed:
-            self._owed -= len(data)
-            self._whole = self._owed == 0
-            if self._owed >= 0:
-                return
-            self._owed = 0
-        elif plain is not None:
-            self._owed = max(0, plain.size + plain.length - len(data))
-            if self._owed:
-                self._whole = False
-                return
-        self._whole = data.endswith(b"\r\n\r\n")
+        owed, self._owed = self._owed, 0
+        if plain is not None:
+            owed = plain.size + plain.length
+        if owed >= len(data):
+            self._owed = owed - len(data)
+            self._whole = not self._owed
+        else:
+            self._whole = data.endswith(b"\r\n\r\n")
 
     # -- plain requests
 
