@@ -1,4 +1,4 @@
-"""The files that a deployment is made of: they agree with the code, with each other and with what platforms document."""
+"""The files that a deployment is made of agree with the code, with each other, and with what platforms document."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ RAILWAY_KEYS: Mapping[str, Mapping[str, type | tuple[str, ...]]] = {
         "drainingSeconds": int,
     },
 }
-COMPOSE_ENV = {name: "x" * 32 for name in ("ADMIN_TOKEN", "CACHE_SECRET", "POSTGRES_PASSWORD")} | {
+COMPOSE_ENV = dict.fromkeys(("ADMIN_TOKEN", "CACHE_SECRET", "POSTGRES_PASSWORD"), "x" * 32) | {
     "UPSTREAM_URL": "http://host.docker.internal:3000"
 }
 EXPOSURE = 2.0
@@ -145,19 +145,21 @@ def test_the_plans_numbers_are_the_defaults() -> None:
 
 
 def test_pgbouncers_numbers_are_the_monitors() -> None:
+    folder = DEPLOY / "pgbouncer"
+    place = (folder / "pgbouncer.ini").read_text(encoding="utf-8")
     ini = configparser.ConfigParser(comment_prefixes=(";",), interpolation=None)
-    ini.read(DEPLOY / "pgbouncer" / "pgbouncer.ini", encoding="utf-8")
+    ini.read_string(place.replace("%include /etc/pgbouncer/siding.ini", (folder / "siding.ini").read_text("utf-8")))
     bouncer, usual = ini["pgbouncer"], MonitorSettings()
     assert bouncer["pool_mode"] == "transaction"
-    assert bouncer.getint("default_pool_size") == bouncer.getint("max_db_connections") == usual.db_pool_max
-    assert bouncer.getint("min_pool_size") == usual.db_pool_min
-    assert bouncer.getint("server_idle_timeout") * 1000 == usual.db_pool_idle_timeout_ms
+    assert int(bouncer["default_pool_size"]) == int(bouncer["max_db_connections"]) == usual.db_pool_max
+    assert int(bouncer["min_pool_size"]) == usual.db_pool_min
+    assert int(bouncer["server_idle_timeout"]) * 1000 == usual.db_pool_idle_timeout_ms
     for name in ("query_wait_timeout", "server_connect_timeout"):
-        assert bouncer.getint(name) * 1000 == usual.db_pool_connection_timeout_ms
+        assert int(bouncer[name]) * 1000 == usual.db_pool_connection_timeout_ms
     connect_query = f"connect_query='SET statement_timeout = {usual.db_statement_timeout_ms}'"
     assert connect_query in ini["databases"]["siding"]
-    assert bouncer.getint("query_timeout") * 1000 > usual.db_statement_timeout_ms
-    # the same in compose.yaml, which includes this file and overrides the host
+    assert int(bouncer["query_timeout"]) * 1000 > usual.db_statement_timeout_ms
+    # compose.yaml has a place of its own
     assert connect_query in compose()["configs"]["pgbouncer.ini"]["content"]
     assert "PUT-IN" in (DEPLOY / "pgbouncer" / "userlist.txt").read_text(encoding="utf-8")
 
