@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from config.load import SettingsError, read
+from config.rules import load_rules
 from config.settings import MonitorSettings, ProxySettings
 from deploy.docker import healthy
 from proxy.server.local import REPORT_CACHE
@@ -130,6 +131,14 @@ def test_a_function_of_templates_that_railway_did_not_replace_is_no_secret(name:
     assert literal.startswith("${{secret(64,")
     with pytest.raises(SettingsError, match="ADMIN_TOKEN"):
         read(ProxySettings, [], {**on_railway("proxy"), "ADMIN_TOKEN": literal}, prog="proxy")
+
+
+def test_the_rules_of_the_image_hold_and_are_where_the_variables_say() -> None:
+    (route,) = load_rules(DEPLOY / "site" / "rules.toml", 300.0).describe()
+    assert route["match"] == "/api/parent-reports/generate"
+    assert ("COPY", "deploy/site /etc/siding") in dockerfile()
+    assert on_railway("proxy")["RULES_FILE"] == "/etc/siding/rules.toml"
+    assert "./site:/etc/siding:ro" in compose()["services"]["proxy"]["volumes"]
 
 
 # -- the plan's numbers, and PgBouncer

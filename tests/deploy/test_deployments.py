@@ -41,6 +41,7 @@ async def proxy_on_railway(upstream: str, **changes: str) -> AsyncIterator[Runni
     given = {name.lower(): value for name, value in on_railway("proxy").items()}
     for not_here in ("upstream_url", "redis_url"):
         given.pop(not_here)
+    given["rules_file"] = given["rules_file"].replace("/etc/siding", str(DEPLOY / "site"))
     async with proxy_process(
         upstream, **{**given, "port": "0", "admin_port": "0", "log_format": "text", **changes}
     ) as proxy:
