@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 
 from deploy.docker import healthy
 from deploy.postgres import UNPRIVILEGED, Postgres, free_port, running
-from tests.deploy.deployment import DEPLOY, on_railway
+from tests.deploy.deployment import DEPLOY, compose, on_railway
 from tests.deploy.processes import ROOT, Child, environment, python
 from tests.e2e.proxies import Running, proxy_process
 from tests.pool_monitor.support import running_monitor
@@ -126,20 +127,19 @@ async def test_the_health_check_of_the_monitor(monkeypatch: pytest.MonkeyPatch) 
 
 
 @contextlib.asynccontextmanager
-async def bouncer(server: Postgres, secret: str, folder: Path) -> AsyncIterator[int]:
-    """The committed files; only places are other ones. Gives the port."""
+async def bouncer(server: Postgres, place: str, secret: str, folder: Path) -> AsyncIterator[int]:
+    """The committed siding.ini, at `place`, of which addresses and folders are other ones. Gives the port."""
     bin_ = program("pgbouncer")
     port = free_port()
     committed = DEPLOY / "pgbouncer"
-    place = (committed / "pgbouncer.ini").read_text(encoding="utf-8")
     moved = {
-        "/etc/pgbouncer/": f"{folder}/",
-        "= 6432": f"= {port}",
-        "port=5432 dbname=siding": f"port={server.port} dbname=postgres",
+        r"/etc/(pgbouncer|siding)/": f"{folder}/",
+        r"= 6432": f"= {port}",
+        r"host=\S+ port=5432 dbname=siding": f"host=127.0.0.1 port={server.port} dbname=postgres",
     }
     for here, there in moved.items():
-        assert here in place
-        place = place.replace(here, there)
+        place, changes = re.subn(here, there, place)
+        assert changes
     files = {
         "pgbouncer.ini": place,
         "siding.ini": (committed / "siding.ini").read_text(encoding="utf-8"),
@@ -178,7 +178,14 @@ def open_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-async def test_the_monitor_works_through_pgbouncer_as_committed(open_folder: Path, tmp_path: Path) -> None:
+PLACES = {
+    "its own": (DEPLOY / "pgbouncer" / "pgbouncer.ini").read_text(encoding="utf-8"),
+    "compose": str(compose()["configs"]["pgbouncer.ini"]["content"]),
+}
+
+
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+async def test_the_monitor_works_through_pgbouncer_as_committed(place: str, open_folder: Path, tmp_path: Path) -> None:
     queries = """
 [[query]]
 name = "timeout"
@@ -191,7 +198,7 @@ ttl = 0
         await direct.execute("ALTER ROLE siding PASSWORD 'a-password'")
         secret = await direct.fetchval("SELECT passwd FROM pg_shadow WHERE usename = 'siding'")
         await direct.close()
-        async with bouncer(server, secret, open_folder) as port:
+        async with bouncer(server, place, secret, open_folder) as port:
             url = f"postgresql://siding:a-password@127.0.0.1:{port}/siding"
             console = f"postgresql://siding:a-password@127.0.0.1:{port}/pgbouncer"
             # as node-postgres does, with the plan's own pool
