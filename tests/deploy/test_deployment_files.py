@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from config.flags import FlagName
 from config.load import SettingsError, read
 from config.rules import load_rules
 from config.settings import MonitorSettings, ProxySettings
@@ -105,6 +106,14 @@ def test_railway_variables_are_settings_that_hold(service: str) -> None:
     assert set(environ) <= variables_of(MODELS[service])
     settings = read(MODELS[service], [], environ, prog=service)
     assert settings.model_dump()["host"] == "::"
+
+
+def test_week_1_begins_with_the_query_cache_alone() -> None:
+    for service, others in {"proxy": {"COMPRESSION", "ETAG"}, "monitor": {"COMPLETION_CACHE"}}.items():
+        flags = {name: value for name, value in on_railway(service).items() if name in set(FlagName)}
+        off = {f"ENABLE_{name}" for name in {"REDIS_CACHE", "DEDUP", *others}}
+        off |= {"BYPASS"} | ({"USE_OPTIMIZED_PROMPTS"} if service == "monitor" else set())
+        assert flags == {"ENABLE_QUERY_CACHE": "true", **dict.fromkeys(off, "false")}
 
 
 def test_railway_asks_the_public_port_what_the_proxy_answers_itself() -> None:
@@ -353,10 +362,22 @@ def test_systemd_takes_a_unit_and_finds_it_hardened(service: str, tmp_path: Path
 def test_the_guide_names_what_there_is() -> None:
     guide = (DEPLOY / "README.md").read_text(encoding="utf-8")
     known = set().union(*map(variables_of, MODELS.values()))
-    platform = {"PORT", "DATABASE_URL", "OPENAI_BASE_URL", "API_URL", "POSTGRES_PASSWORD", "RAILWAY_PRIVATE_DOMAIN"}
+    platform = {
+        "RAILWAY_RUN_UID",
+        "PORT",
+        "DATABASE_URL",
+        "OPENAI_BASE_URL",
+        "API_URL",
+        "POSTGRES_PASSWORD",
+        "RAILWAY_PRIVATE_DOMAIN",
+    }
     platform |= set(read_env(RAILWAY / "shared.env"))
     for name in re.findall(r"`([A-Z][A-Z0-9]*_[A-Z0-9_]+)(?:=[^`]*)?`", guide):
         assert name in known | platform, name
+    for name, value in re.findall(r"`([A-Z][A-Z0-9_]+)=([^`$ ]+)`", guide):
+        for service, model in MODELS.items():
+            if name in variables_of(model) - {"PORT"}:  # named as what not to do
+                read(model, [], {**on_railway(service), name: value}, prog=service)
     alerts = (DEPLOY / "prometheus" / "rules" / "alerts.yml").read_text(encoding="utf-8")
     for name in re.findall(r"`(Siding[A-Z]\w+)`", guide):
         assert f"alert: {name}\n" in alerts, name

@@ -78,6 +78,23 @@ async def test_a_health_path_of_the_origin_is_asked_through_the_proxy(origin: Or
     assert [request.get("Host") for request in origin.requests] == ["healthcheck.railway.app"]
 
 
+async def test_an_origin_that_listens_on_ipv6_alone_is_reached() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nwell")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "::1", 0) as backend:
+        port = backend.sockets[0].getsockname()[1]
+        async with (
+            proxy_on_railway(f"http://[::1]:{port}") as proxy,
+            aiohttp.ClientSession() as session,
+            session.get(f"{proxy.url}/") as through,
+        ):
+            assert (through.status, await through.text()) == (200, "well")
+
+
 async def test_the_admin_listener_is_reached_over_the_private_network_and_guarded(origin: Origin) -> None:
     token = on_railway("proxy")["ADMIN_TOKEN"]
     flip = {"BYPASS": True}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,8 @@ from pool_monitor.doctor import Budget, Grade, bouncer_checks, budget_check
 from pool_monitor.pgbouncer import BouncerSample
 from tests.deploy.processes import environment, python
 from tests.pool_monitor.support import running_monitor
+from tests.programs import program
 from tests.support import PATIENCE
-
-BINARY = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 
 QUERIES = """
 [[query]]
@@ -41,8 +39,7 @@ class Running:
 
 @contextlib.asynccontextmanager
 async def pgbouncer_for(server: Postgres, folder: Path) -> AsyncIterator[Running]:
-    if BINARY is None:
-        pytest.skip("there is no pgbouncer here")
+    pgbouncer = program("pgbouncer")
     port = free_port()
     ini = folder / "pgbouncer.ini"
     ini.write_text(
@@ -52,7 +49,12 @@ async def pgbouncer_for(server: Postgres, folder: Path) -> AsyncIterator[Running
     )
     user = ["-u", "nobody"] if os.geteuid() == 0 else []
     process = await asyncio.create_subprocess_exec(
-        BINARY, *user, str(ini), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+        pgbouncer.path,
+        *user,
+        str(ini),
+        env=dict(pgbouncer.environ),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
     )
     try:
         async with asyncio.timeout(PATIENCE):
