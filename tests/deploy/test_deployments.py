@@ -55,8 +55,10 @@ def over_ipv6(url: str) -> str:
     return url.replace("localhost", "[::1]")
 
 
-async def test_a_deployment_is_healthy_though_its_origin_is_away() -> None:
-    async with proxy_on_railway(f"http://127.0.0.1:{free_port()}") as proxy, aiohttp.ClientSession() as session:
+@pytest.mark.parametrize("bypass", ["false", "true"])
+async def test_a_deployment_is_healthy_though_its_origin_is_away(bypass: str) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    async with proxy_on_railway(nobody, bypass=bypass) as proxy, aiohttp.ClientSession() as session:
         async with session.get(f"{proxy.url}/api/metrics/report-cache", headers=HEALTH_CHECK) as answer:
             assert answer.status == 200
             assert (await answer.json())["cacheHits"] == 0
