@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,12 +41,18 @@ class Running:
 @contextlib.asynccontextmanager
 async def pgbouncer_for(server: Postgres, folder: Path) -> AsyncIterator[Running]:
     pgbouncer = program("pgbouncer")
+    told = await asyncio.to_thread(
+        subprocess.run, [pgbouncer.path, "--version"], env=pgbouncer.environ, capture_output=True, text=True, check=True
+    )
+    version = tuple(map(int, told.stdout.split()[1].split(".")))
+    # known from 1.21 on, and 200 when not said from 1.24 on
+    none_kept = "max_prepared_statements = 0\n" if version >= (1, 21) else ""
     port = free_port()
     ini = folder / "pgbouncer.ini"
     ini.write_text(
         f"[databases]\n* = host=127.0.0.1 port={server.port} user=siding\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
         f"listen_port = {port}\nauth_type = any\npool_mode = transaction\ndefault_pool_size = 5\nunix_socket_dir =\n"
-        "query_wait_timeout = 0\n"
+        f"query_wait_timeout = 0\n{none_kept}"
     )
     user = ["-u", "nobody"] if os.geteuid() == 0 else []
     process = await asyncio.create_subprocess_exec(
