@@ -7,6 +7,7 @@ Each `Metrics` has a registry of its own, so several live side by side in one pr
 
 from __future__ import annotations
 
+import secrets
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, NamedTuple, Protocol, TypeVar
@@ -27,6 +28,7 @@ from prometheus_client.registry import Collector
 from config.lag import LoopLag
 from config.tier_metrics import TierMetrics, tier_levels
 from config.version import VERSION
+from proxy.observe import live
 from proxy.observe.events import OTHER, Observation, OriginObservation, PurgeKind, Tier
 from proxy.policy.decisions import Forward, Outcome
 from proxy.store.base import Store
@@ -119,6 +121,9 @@ class Metrics:
     ) -> None:
         self._flags = flags
         self._store = store
+        self._origin = origin
+        self._in_flight = in_flight
+        self._instance = secrets.token_hex(4)
         self._registry = registry = CollectorRegistry()
         self._exchanges: dict[tuple[str, str, str, int], _Exchanges] = {}
         self._outcomes: Tally[Outcome] = Tally()
@@ -155,14 +160,15 @@ class Metrics:
         self._origin_requests = _Children(
             counter("origin_requests", "Requests to the origin, by why they went there.", "route", "forward", "status")
         )
-        self._origin_errors = _Children(counter("origin_errors", "Failures of the origin, told or hidden.", "code"))
+        errors = counter("origin_errors", "Failures of the origin, told or hidden.", "code")
+        self._origin_errors_all, self._origin_errors = errors, _Children(errors)
         self._collapsed = _Children(
             counter("collapsed_requests", "Requests answered by what another had asked the origin for.", "route")
         )
-        self._seconds_saved = _Children(
-            counter("origin_seconds_saved", "Waiting for the origin that was spared.", "route")
-        )
+        spared = counter("origin_seconds_saved", "Waiting for the origin that was spared.", "route")
+        self._seconds_saved_all, self._seconds_saved = spared, _Children(spared)
         saved = counter("bytes_saved", "Content not sent to clients.", "how")
+        self._saved_all = saved
         self._saved_304 = saved.labels("not_modified")
         self._saved_coding = saved.labels("coding")
         self._verdicts = _Children(
@@ -279,6 +285,39 @@ class Metrics:
             "storedResponses": self._store.responses,
             "storedBytes": self._store.bytes,
         }
+
+    def live(self, slow: list[live.SlowRequest]) -> live.Numbers:
+        """What the live page shows of this worker, since its start. Reads what is counted anyway.
+
+        slow -- the slowest requests of late. Durations are without those of tunnels, which say nothing.
+        """
+        store, origin, tally = self._store, self._origin, self._outcomes
+        saved = live.by_label(self._saved_all.collect(), "how")
+        return live.Numbers(
+            instances=[self._instance],
+            outcomes={outcome.value: count for outcome, count in tally.items()},
+            statuses=live.by_label(self._requests.collect(), "status"),
+            buckets=live.buckets(self._duration.collect(), SECONDS, {Outcome.TUNNEL.value}),
+            counts={
+                "hits": sum(tally[one] for one in HITS),
+                "misses": sum(tally[one] for one in MISSES),
+                "sharedHits": self._shared_hits,
+                "originErrors": live.total(self._origin_errors_all.collect()),
+                "originSecondsSaved": live.total(self._seconds_saved_all.collect()),
+                "bytesSavedNotModified": saved["not_modified"],
+                "bytesSavedCoding": saved["coding"],
+            },
+            levels={
+                "inFlight": self._in_flight(),
+                "storedResponses": store.responses,
+                "storedBytes": store.bytes,
+                "storedBytesLimit": store.max_bytes,
+                "originInUse": origin.in_use,
+                "originIdle": origin.idle,
+                "originWaiting": origin.waiting,
+            },
+            slow=slow,
+        )
 
 
 def hit_rate(hits: int, misses: int) -> str:

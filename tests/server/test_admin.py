@@ -138,7 +138,9 @@ async def test_an_unknown_path_is_told_the_known_ones(client: Client) -> None:
     assert response.status == 404
     assert document["error"]["code"] == "not-found"
     assert document["paths"] == [
+        "/",
         "/api/flags",
+        "/api/live",
         "/api/metrics/report-cache",
         "/api/purge",
         "/api/routes",
