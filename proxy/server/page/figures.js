@@ -65,6 +65,8 @@ function rounded(number) {
   return number.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 }
 
+function sentence(text) { return `${String(text).charAt(0).toUpperCase()}${String(text).slice(1)}.`; }
+
 function counted(number, word) { return `${number.toLocaleString("en")} ${word}${number === 1 ? "" : "s"}`; }
 
 function seconds(number) {

@@ -77,7 +77,7 @@ function showNow(history) {
   const bad = minute ? failures(minute) : 0;
   const recent = minute ? sum(growth(minute.first.statuses, minute.last.statuses)) : 0;
   put("failures", minute ? percent(recent ? 100 * bad / recent : 0) : "–");
-  put("failures-more", `5xx in the last minute: ${rounded(bad)}; since start: ${rounded(failed(last.statuses))}, ${rounded(last.counts.originErrors)} of the origin's failures told or hidden`);
+  put("failures-more", `5xx: ${rounded(bad)} in the last minute, ${rounded(failed(last.statuses))} since start; no answer from the origin: ${counted(last.counts.originErrors, "time")}`);
   draw(byId("rate-spark"), series(history, 2, rate), 1);
   draw(byId("hit-spark"), series(history, 10, hits), 100);
   draw(byId("latency-spark"), series(history, 10, latency(0.95)), 0);
@@ -160,9 +160,9 @@ function showMonitor(monitor) {
   show("pool-figures", here && monitor.pool.state !== "off");
   show("grading-figures", here && Boolean(monitor.grading.estimated));
   byId("pool-verdict").classList.toggle("bad", here && !["healthy", "off"].includes(monitor.pool.state));
-  put("pool-verdict", here ? String(monitor.pool.verdict) : why);
+  put("pool-verdict", here ? sentence(monitor.pool.verdict) : why);
   put("pool-advice", here && monitor.pool.advice ? `What to do: ${monitor.pool.advice}.` : "");
-  put("grading-words", here ? String(monitor.grading.inWords || "no figures yet") : why);
+  put("grading-words", here ? sentence(monitor.grading.inWords || "no figures yet") : why);
   put("monitor-flags-more", here
     ? `It has its own, which the switches above do not change. To flip one: siding rollback --admin ${monitor.url} --set NAME=off, or PATCH ${monitor.url}/api/flags.`
     : why);
@@ -393,7 +393,7 @@ function listen() {
 }
 
 for (const button of switches) button.addEventListener("click", () => flip(button));
-byId("purge").addEventListener("submit", (event) => { event.preventDefault(); purge(); });
+byId("purge-form").addEventListener("submit", (event) => { event.preventDefault(); purge(); });
 byId("purge-kind").addEventListener("change", purgeKindChanged);
 byId("forget").addEventListener("click", () => { keepToken(null); byId("purge-kind").focus(); });
 show("forget", keptToken() !== null);
