@@ -179,6 +179,7 @@ class Live:
         self._tasks: list[asyncio.Task[None]] = []
         self._latest: tuple[int, bytes] | None = None
         self._news = asyncio.Condition()
+        self._wake = asyncio.Event()
         self._closed = False
         self.listeners = 0
 
@@ -217,6 +218,7 @@ class Live:
     async def _keep_sampling(self) -> None:
         while True:
             began = time.monotonic()
+            self._wake.clear()
             try:
                 document = orjson.dumps(await self._sample())
             except Exception:
@@ -227,7 +229,9 @@ class Live:
                     # greater than any before, those of the process before this one included
                     self._latest = (int(self._wall() * 1000), document)
                     self._news.notify_all()
-            await asyncio.sleep(max(0.0, began + self._settings.every - time.monotonic()))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(began + self._settings.every - time.monotonic()):
+                    await self._wake.wait()
 
     def _start_sampling(self) -> None:
         self._latest = None
@@ -257,20 +261,19 @@ class Live:
         try:
             if self.listeners == 1:
                 self._start_sampling()
+            # what was sampled before is not what whoever comes now has just changed
+            seen = self._latest
+            self._wake.set()
             with contextlib.suppress(ConnectionError):
                 await response.prepare(request)
                 await self._send(request, response, b"retry: %d\n\n" % (self._settings.retry * 1000))
-                await self._feed(request, response)
+                while (seen := await self._after(seen)) is not None:
+                    await self._send(request, response, event(*seen))
         finally:
             self.listeners -= 1
             if self.listeners == 0:
                 await self._stop_sampling()
         return response
-
-    async def _feed(self, request: web.Request, response: web.StreamResponse) -> None:
-        last = None
-        while (last := await self._after(last)) is not None:
-            await self._send(request, response, event(*last))
 
     async def _after(self, last: tuple[int, bytes] | None) -> tuple[int, bytes] | None:
         """The next sample that is not `last`; None at the end."""
