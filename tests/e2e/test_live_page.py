@@ -11,6 +11,8 @@ import aiohttp
 import pytest
 from playwright.async_api import Browser, Page, expect
 
+from deploy.check.measure import grade, ways
+from tests.deploy.stacks import running_stack
 from tests.e2e.browsers import PATIENCE_MS, Tab, running_browser, tab
 from tests.e2e.proxies import proxy_process
 from tests.redis_servers import running_redis
@@ -250,7 +252,9 @@ async def test_a_restart_is_told_and_outlived(browser: Browser, origin: Origin) 
             await live(page)
             await page.get_by_label("Path or URL").fill("/half/typed")
             proxy.child.process.terminate()
-            assert await proxy.child.end() == 0
+            async with asyncio.timeout(5):
+                # who listens to the stream keeps nothing from ending
+                assert await proxy.child.end() == 0
             await expect(page.locator("#link")).to_contain_text("No data since", timeout=PATIENCE_MS)
             await page.get_by_role("switch", name="ENABLE_ETAG").click()
             await expect(page.get_by_text("ENABLE_ETAG was not changed: the proxy did not answer.")).to_be_visible()
@@ -289,6 +293,34 @@ async def test_with_redis_a_flip_is_for_all_replicas_unless_told_otherwise(
         assert opened.faults == []
 
 
+async def test_before_the_whole_stack_it_shows_the_monitor_too(browser: Browser) -> None:
+    async with (
+        running_stack() as up,
+        ways([up.monitor], 30) as (monitor,),
+        tab(browser, f"{up.admin}/") as opened,
+        aiohttp.ClientSession() as session,
+    ):
+        page = opened.page
+        await live(page)
+        await expect(page.locator("#pool-verdict")).to_have_text("Healthy.", timeout=PATIENCE_MS)
+        await expect(page.get_by_role("meter", name="Database pool")).to_be_visible()
+        await expect(page.locator("#pool-active")).to_contain_text("of 20")
+        assert monitor is not None
+        await grade(monitor)
+        await expect(page.locator("#grading-words")).to_contain_text("fewer tokens", timeout=PATIENCE_MS)
+        await expect(page.locator("#grading-input")).to_contain_text("%")
+        await expect(page.locator("#grading-money")).to_contain_text("$")
+
+        prompts = page.get_by_role("listitem").filter(has_text="USE_OPTIMIZED_PROMPTS")
+        await expect(prompts).to_have_text("USE_OPTIMIZED_PROMPTS: on")
+        await expect(page.locator("#monitor-flags-more")).to_contain_text(f"siding rollback --admin {up.monitor} --set")
+        assert await page.get_by_role("switch", name="USE_OPTIMIZED_PROMPTS").count() == 0
+        async with session.patch(f"{up.monitor}/api/flags", json={"USE_OPTIMIZED_PROMPTS": False}) as answer:
+            assert answer.status == 200
+        await expect(prompts).to_have_text("USE_OPTIMIZED_PROMPTS: off", timeout=PATIENCE_MS)
+        assert opened.faults == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_it_can_be_read_and_fits(
     browser: Browser, origin: Origin, tmp_path: Path, scheme: Literal["light", "dark"]
@@ -298,6 +330,9 @@ async def test_it_can_be_read_and_fits(
         for _ in range(5):
             async with session.get(f"{proxy.url}/a"):
                 pass
+        async with session.get(f"{proxy.admin}/api/live") as answer:
+            told = await answer.json()
+        assert (sum(told["outcomes"].values()), sum(told["buckets"]), len(told["instances"])) == (5, 5, 2)
         for width in (1280, 390, 320):
             async with tab(browser, f"{proxy.admin}/", width, scheme) as opened:
                 page = opened.page
@@ -365,6 +400,11 @@ async def test_figures(figures: Page) -> None:
     for other in (snapshot(300, 0, "b"), snapshot(10, 0)):
         assert await ask("withSnapshot(it[0], it[1])", [history, other]) == [other]
     assert await ask("series(it, 2, (between) => between.seconds)", history[:4]) == [None, 1, 2, 2]
+
+    for slowest, expected in (([], 0.5), ([{"seconds": 2.01}], 2.01), ([{"seconds": 9}], 3)):
+        last = {"bounds": bounds, "buckets": [1, 1, 3, 0], "slow": slowest, "slowSeconds": 0.5}
+        both = {"first": {"buckets": [1, 1, 1, 0]}, "last": last}
+        assert await ask("latency(it, 0.5)", both) == expected
 
     assert await ask("hitRate({ hits: 0, misses: 0 })") is None
     assert await ask("hitRate({ hits: 3, misses: 1 })") == 75

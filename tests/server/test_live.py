@@ -28,7 +28,7 @@ from proxy.server.live import MAX_HOLDERS, LiveSettings, refusal_to_read, trimme
 from proxy.server.monitor import MonitorError
 from proxy.server.page import CONTENT
 from tests.server.test_admin import Scripted
-from tests.support import PATIENCE, Origin, running_proxy
+from tests.support import PATIENCE, Origin, Turn, running_proxy
 
 ROOT = Path(__file__).resolve().parents[2]
 FAST = LiveSettings(every=0.01, monitor_every=0.01)
@@ -362,6 +362,37 @@ async def test_the_monitor_comes_and_goes() -> None:
 
 
 # -- a worker
+
+
+async def test_while_it_drains_the_stream_goes_on_and_says_so(origin: Origin) -> None:
+    asked, go = asyncio.Event(), asyncio.Event()
+
+    async def script(turn: Turn) -> None:
+        asked.set()
+        await go.wait()
+        await turn.answer("finished")
+
+    origin.script = script
+    async with (
+        running_proxy(origin.url) as proxy,
+        aiohttp.ClientSession() as session,
+        asyncio.timeout(PATIENCE),
+        session.get(f"{proxy.admin}/api/live", headers=STREAM) as answer,
+    ):
+        stream = events(answer)
+        assert (await anext(stream))[1]["ready"]
+        client = await proxy.connect()
+        await client.send("GET /a HTTP/1.1\r\nHost: a\r\n\r\n")
+        await asked.wait()
+        draining = asyncio.create_task(proxy.worker.drain())
+        async for _, told in stream:
+            if not told["ready"]:
+                assert told["readyReason"] == "draining: no new connections are accepted"
+                assert told["levels"]["inFlight"] == 1
+                break
+        go.set()
+        assert (await client.response()).content == b"finished"
+        await draining
 
 
 async def test_a_worker_tells_of_its_requests(origin: Origin) -> None:

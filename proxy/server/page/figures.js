@@ -26,7 +26,7 @@ function growth(first, last) {
   return Object.fromEntries(Object.entries(last).map(([name, number]) => [name, number - (first[name] || 0)]));
 }
 
-/** The duration that a share of the requests did not exceed, as Prometheus has it; null where there is none. */
+/** The duration that a share of the requests did not exceed, estimated as Prometheus does; null where there is none. */
 function quantile(bounds, buckets, share) {
   const all = sum(buckets);
   if (!(all > 0)) return null;
@@ -39,6 +39,13 @@ function quantile(bounds, buckets, share) {
     before += buckets[i];
   }
   return bounds[bounds.length - 1];
+}
+
+/** Between two snapshots; no longer than the slowest request of late, which is known to the millisecond. */
+function latency({ first, last }, share) {
+  const found = quantile(last.bounds, last.buckets.map((number, i) => number - first.buckets[i]), share);
+  const longest = last.slow.length ? last.slow[0].seconds : last.slowSeconds;
+  return found === null ? null : Math.min(found, longest);
 }
 
 /** A figure over a sliding window of so many seconds, for each snapshot; null where there is none. */

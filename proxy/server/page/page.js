@@ -64,23 +64,21 @@ function showNow(history) {
   const ten = span(history, 10), minute = span(history, 60);
   const rate = (between) => sum(growth(between.first.outcomes, between.last.outcomes)) / between.seconds;
   const hits = (between) => hitRate(growth(between.first.counts, between.last.counts));
-  const durations = (between) => between.last.buckets.map((number, i) => number - between.first.buckets[i]);
-  const latency = (share) => (between) => quantile(between.last.bounds, durations(between), share);
   const failures = (between) => failed(growth(between.first.statuses, between.last.statuses));
 
   put("rate", ten ? `${rounded(rate(ten))} /s` : "–");
   put("rate-more", `${counted(last.levels.inFlight, "request")} in flight; ${counted(sum(last.outcomes), "request")} since start`);
   put("hit-rate", minute ? percent(hits(minute)) : "–");
   put("hit-more", `last minute; ${percent(hitRate(last.counts))} since start`);
-  for (const [id, share] of [["p50", 0.5], ["p95", 0.95], ["p99", 0.99]]) put(id, minute ? seconds(latency(share)(minute)) : "–");
-  put("latency-more", `last minute, chart p95; since start p95 ${seconds(quantile(last.bounds, last.buckets, 0.95))}`);
+  for (const [id, share] of [["p50", 0.5], ["p95", 0.95], ["p99", 0.99]]) put(id, minute ? seconds(latency(minute, share)) : "–");
+  put("latency-more", `last minute, estimated from a histogram; the chart is p95`);
   const bad = minute ? failures(minute) : 0;
   const recent = minute ? sum(growth(minute.first.statuses, minute.last.statuses)) : 0;
   put("failures", minute ? percent(recent ? 100 * bad / recent : 0) : "–");
   put("failures-more", `5xx: ${rounded(bad)} in the last minute, ${rounded(failed(last.statuses))} since start; no answer from the origin: ${counted(last.counts.originErrors, "time")}`);
   draw(byId("rate-spark"), series(history, 2, rate), 1);
   draw(byId("hit-spark"), series(history, 10, hits), 100);
-  draw(byId("latency-spark"), series(history, 10, latency(0.95)), 0);
+  draw(byId("latency-spark"), series(history, 10, (between) => latency(between, 0.95)), 0);
   draw(byId("failures-spark"), series(history, 2, (between) => failures(between) / between.seconds), 1);
 
   put("seconds-saved", seconds(last.counts.originSecondsSaved));
@@ -139,7 +137,8 @@ function showSlow(one) {
     const row = made("tr"), what = made("td");
     what.append(made("code", `${request.method} ${request.path}`), made("small", clock(request.at), "narrow"));
     const origin = request.originSeconds === null ? "origin not asked" : `origin ${seconds(request.originSeconds)}`;
-    what.append(made("small", `rule: ${request.route === "other" ? "none" : request.route}; ${origin}`));
+    const rule = request.route === request.path ? "" : `rule: ${request.route === "other" ? "none" : request.route}; `;
+    what.append(made("small", rule + origin));
     row.append(made("td", clock(request.at)), what, made("td", request.outcome),
       made("td", request.status ? String(request.status) : "none", "number"), made("td", seconds(request.seconds), "number"));
     return row;
@@ -164,7 +163,7 @@ function showMonitor(monitor) {
   put("pool-advice", here && monitor.pool.advice ? `What to do: ${monitor.pool.advice}.` : "");
   put("grading-words", here ? sentence(monitor.grading.inWords || "no figures yet") : why);
   put("monitor-flags-more", here
-    ? `It has its own, which the switches above do not change. To flip one: siding rollback --admin ${monitor.url} --set NAME=off, or PATCH ${monitor.url}/api/flags.`
+    ? `It has its own, which the proxy's switches do not change. To flip one: siding rollback --admin ${monitor.url} --set NAME=off, or PATCH ${monitor.url}/api/flags.`
     : why);
   const flags = here ? Object.entries(monitor.flags) : [];
   const chips = byId("monitor-flags");
