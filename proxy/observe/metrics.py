@@ -160,15 +160,14 @@ class Metrics:
         self._origin_requests = _Children(
             counter("origin_requests", "Requests to the origin, by why they went there.", "route", "forward", "status")
         )
-        errors = counter("origin_errors", "Failures of the origin, told or hidden.", "code")
-        self._origin_errors_all, self._origin_errors = errors, _Children(errors)
+        self._origin_errors = _Children(counter("origin_errors", "Failures of the origin, told or hidden.", "code"))
         self._collapsed = _Children(
             counter("collapsed_requests", "Requests answered by what another had asked the origin for.", "route")
         )
-        spared = counter("origin_seconds_saved", "Waiting for the origin that was spared.", "route")
-        self._seconds_saved_all, self._seconds_saved = spared, _Children(spared)
+        self._seconds_saved = _Children(
+            counter("origin_seconds_saved", "Waiting for the origin that was spared.", "route")
+        )
         saved = counter("bytes_saved", "Content not sent to clients.", "how")
-        self._saved_all = saved
         self._saved_304 = saved.labels("not_modified")
         self._saved_coding = saved.labels("coding")
         self._verdicts = _Children(
@@ -292,20 +291,25 @@ class Metrics:
         slow -- the slowest requests of late. Durations are without those of tunnels, which say nothing.
         """
         store, origin, tally = self._store, self._origin, self._outcomes
-        saved = live.by_label(self._saved_all.collect(), "how")
+        statuses: Tally[str] = Tally()
+        durations: dict[tuple[str, str], Histogram] = {}
+        for (route, outcome, _, status), exchanges in self._exchanges.items():
+            statuses[STATUS_CLASSES.get(status, NONE)] += int(live.value_of(exchanges.requests))
+            if outcome != Outcome.TUNNEL:
+                durations[route, outcome] = exchanges.duration
         return live.Numbers(
             instances=[self._instance],
             outcomes={outcome.value: count for outcome, count in tally.items()},
-            statuses=live.by_label(self._requests.collect(), "status"),
-            buckets=live.buckets(self._duration.collect(), SECONDS, {Outcome.TUNNEL.value}),
+            statuses=dict(statuses),
+            buckets=live.buckets_of(durations.values()) or [0] * (len(SECONDS) + 1),
             counts={
                 "hits": sum(tally[one] for one in HITS),
                 "misses": sum(tally[one] for one in MISSES),
                 "sharedHits": self._shared_hits,
-                "originErrors": live.total(self._origin_errors_all.collect()),
-                "originSecondsSaved": live.total(self._seconds_saved_all.collect()),
-                "bytesSavedNotModified": saved["not_modified"],
-                "bytesSavedCoding": saved["coding"],
+                "originErrors": sum(map(live.value_of, self._origin_errors.values())),
+                "originSecondsSaved": sum(map(live.value_of, self._seconds_saved.values())),
+                "bytesSavedNotModified": live.value_of(self._saved_304),
+                "bytesSavedCoding": live.value_of(self._saved_coding),
             },
             levels={
                 "inFlight": self._in_flight(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ import pytest
 from playwright.async_api import Browser, Page, expect
 
 from deploy.check.measure import grade, ways
+from proxy.server.live import LiveSettings
 from tests.deploy.stacks import running_stack
 from tests.e2e.browsers import PATIENCE_MS, Tab, running_browser, tab
 from tests.e2e.proxies import proxy_process
@@ -267,6 +269,27 @@ async def test_a_restart_is_told_and_outlived(browser: Browser, origin: Origin) 
                 await expect(page.get_by_text("ENABLE_ETAG is off.")).to_be_visible()
             # but for what a browser says of a connection that is refused or cut
             assert [fault for fault in opened.faults if "net::ERR_" not in fault] == []
+
+
+async def test_it_says_why_there_is_no_stream(browser: Browser, origin: Origin) -> None:
+    async with proxy_process(origin.url) as proxy:
+        port = proxy.admin.rpartition(":")[2]
+        # a browser takes every name under localhost for this machine, as an attacker's DNS may
+        async with tab(browser, f"http://siding.localhost:{port}/") as opened:
+            await expect(opened.page.locator("#link")).to_have_text(
+                "No data (without ADMIN_TOKEN the Host must be localhost or an IP address); trying again"
+            )
+
+
+async def test_without_the_stream_it_asks_again_and_again(browser: Browser, origin: Origin) -> None:
+    async with proxy_process(origin.url) as proxy, contextlib.AsyncExitStack() as stack:
+        session = await stack.enter_async_context(aiohttp.ClientSession(headers={"Accept": "text/event-stream"}))
+        for _ in range(LiveSettings().listeners):
+            await stack.enter_async_context(session.get(f"{proxy.admin}/api/live"))
+        opened = await stack.enter_async_context(tab(browser, f"{proxy.admin}/"))
+        await live(opened.page)
+        async with aiohttp.ClientSession() as other, other.get(f"{proxy.url}/a"):
+            await expect(opened.page.locator("#outcomes")).to_contain_text("pass", timeout=PATIENCE_MS)
 
 
 async def test_with_redis_a_flip_is_for_all_replicas_unless_told_otherwise(

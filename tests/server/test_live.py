@@ -23,6 +23,7 @@ from config.flags import FlagName, Flags
 from config.listen import open_socket
 from proxy.app import AdminListener
 from proxy.observe.live import Numbers, added_up
+from proxy.server import monitor
 from proxy.server.admin import admin_app
 from proxy.server.live import MAX_HOLDERS, LiveSettings, refusal_to_read, trimmed
 from proxy.server.monitor import MonitorError
@@ -359,6 +360,24 @@ async def test_the_monitor_comes_and_goes() -> None:
                 await until("away", "did not answer")
     finally:
         await runner.cleanup()
+
+
+async def test_a_monitor_that_hangs_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitor, "SECONDS", 1.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        async with (
+            listening(replace(FAST, monitor_url=url)) as admin,
+            aiohttp.ClientSession() as session,
+            asyncio.timeout(PATIENCE),
+            session.get(f"{admin.url}/api/live", headers=STREAM) as answer,
+        ):
+            stream = events(answer)
+            assert [(await anext(stream))[1]["monitor"]["state"] for _ in range(5)] == ["waiting"] * 5
+            async for _, told in stream:
+                if told["monitor"]["state"] == "away":
+                    assert told["monitor"]["reason"].startswith("the pool monitor did not answer")
+                    break
 
 
 # -- a worker

@@ -17,13 +17,14 @@ const MEANINGS = {
   "internal-error": "a fault of Siding's own",
 };
 const SILENT_SECONDS = 5;
+const AGAIN_SECONDS = 3;
 const TOKEN = "siding-admin-token";
 
 const byId = (id) => document.getElementById(id);
 const switches = [...document.querySelectorAll("[role=switch]")];
 let past = [];
 let heard = null;  // when the last snapshot came, by performance.now(), and by the clock
-let source = null;
+let refused = "";  // why there is no stream
 
 /** Set a text only where it differs, so that nothing is redrawn or read out for nothing. */
 function put(id, text) {
@@ -369,26 +370,38 @@ function take(one) {
   showMonitor(one.monitor);
 }
 
-function showLink(refused) {
+function showLink() {
   const silent = heard === null || performance.now() - heard.at > SILENT_SECONDS * 1000;
   const link = byId("link");
   link.classList.toggle("live", !silent);
-  link.classList.toggle("lost", silent && heard !== null);
+  link.classList.toggle("lost", silent && (heard !== null || refused !== ""));
   document.querySelector("main").classList.toggle("stale", silent && heard !== null);
   if (!silent) return put(link, "Live");
-  if (heard !== null) return put(link, `No data since ${clock(heard.clock)}; trying again`);
-  if (refused) put(link, "No data: the proxy refuses the stream; trying again");
+  const why = refused ? ` (${refused})` : "";
+  if (heard !== null) put(link, `No data since ${clock(heard.clock)}${why}; trying again`);
+  else if (refused) put(link, `No data${why}; trying again`);
 }
 
 function listen() {
-  source = new EventSource("/api/live");
-  source.onmessage = (event) => take(JSON.parse(event.data));
-  source.onerror = () => {
+  const source = new EventSource("/api/live");
+  source.onmessage = (event) => { refused = ""; take(JSON.parse(event.data)); };
+  source.onerror = async () => {
     // a browser tries again by itself, unless it was refused
     if (source.readyState !== EventSource.CLOSED) return;
-    showLink(true);
-    setTimeout(listen, 5000);
+    await poll();
+    setTimeout(listen, AGAIN_SECONDS * 1000);
   };
+}
+
+/** One snapshot without the stream, or why there is none. */
+async function poll() {
+  try {
+    const answer = await fetch("/api/live", { headers: { Accept: "application/json" }, cache: "no-store", signal: AbortSignal.timeout(10000) });
+    const told = await answer.json();
+    refused = answer.ok ? "" : told.error.message;
+    if (answer.ok) take(told);
+  } catch { /* not there at all, which shows */ }
+  showLink();
 }
 
 for (const button of switches) button.addEventListener("click", () => flip(button));
