@@ -258,10 +258,12 @@ async def test_a_restart_is_told_and_outlived(browser: Browser, origin: Origin) 
                 # who listens to the stream keeps nothing from ending
                 assert await proxy.child.end() == 0
             await expect(page.locator("#link")).to_contain_text("No data since", timeout=PATIENCE_MS)
+            await expect(page.locator("#switch-scope")).to_contain_text("Not known now")
             await page.get_by_role("switch", name="ENABLE_ETAG").click()
             await expect(page.get_by_text("ENABLE_ETAG was not changed: the proxy did not answer.")).to_be_visible()
             async with proxy_process(origin.url, admin_port=port) as again, aiohttp.ClientSession() as session:
                 await live(page)
+                await expect(page.locator("#switch-scope")).to_contain_text("with the next request")
                 assert await page.get_by_label("Path or URL").input_value() == "/half/typed"
                 async with session.get(f"{again.url}/a"):
                     await expect(page.locator("#outcomes")).to_contain_text("pass", timeout=PATIENCE_MS)

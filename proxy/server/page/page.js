@@ -377,6 +377,7 @@ function showLink() {
   link.classList.toggle("lost", silent && (heard !== null || refused !== ""));
   document.querySelector("main").classList.toggle("stale", silent && heard !== null);
   if (!silent) return put(link, "Live");
+  if (heard !== null) put("switch-scope", `Not known now: this is how they were at ${clock(heard.clock)}.`);
   const why = refused ? ` (${refused})` : "";
   if (heard !== null) put(link, `No data since ${clock(heard.clock)}${why}; trying again`);
   else if (refused) put(link, `No data${why}; trying again`);
