@@ -19,6 +19,7 @@ from config.rules import RouteTable, load_rules
 from config.settings import ProxySettings
 from proxy.observe.access_log import AccessLog
 from proxy.observe.events import Observation, PurgeKind
+from proxy.observe.live import SLOW_SECONDS, Numbers, SlowRequests
 from proxy.observe.metrics import Metrics
 from proxy.origin.client import OriginClient
 from proxy.origin.collapse import Collapse
@@ -26,6 +27,7 @@ from proxy.origin.fetch import Copies
 from proxy.policy.decisions import Outcome
 from proxy.server.admin import PurgeOrder, admin_app
 from proxy.server.handler import Handler
+from proxy.server.live import LiveSettings
 from proxy.server.local import LocalMetrics
 from proxy.server.protocol import ClientServer
 from proxy.server.visit import Limits, Shared
@@ -83,6 +85,8 @@ class Worker:
             idle_timeout=settings.upstream_timeout_ms / 1000,
         )
         self._access_log = AccessLog(settings.log_level, settings.log_format)
+        self._slow = SlowRequests()
+        self._wall = wall
         self._announce_here = announce
         secret = settings.cache_secret.get_secret_value().encode() if settings.cache_secret is not None else b""
         self.replicas = self._share(secret, group or secrets.token_hex(8), wall, flipped)
@@ -157,6 +161,8 @@ class Worker:
     def _observe(self, observation: Observation) -> None:
         try:
             self._metrics.observe(observation)
+            if observation.duration >= SLOW_SECONDS:
+                self._slow.add(observation)
             self._access_log.observe(observation)
         except Exception:
             # law 6: a client is never failed by what merely watches
@@ -217,6 +223,10 @@ class Worker:
     async def report_cache(self) -> dict[str, object]:
         """The `/api/metrics/report-cache` answer."""
         return self._metrics.report_cache()
+
+    async def live(self) -> Numbers:
+        """What the live page shows."""
+        return self._metrics.live(self._slow.worst(self._wall()))
 
     async def flags(self) -> dict[str, bool]:
         """Every flag."""
@@ -280,7 +290,7 @@ async def serve(
     """Run one worker and its admin listener until `stop` returns, then drain."""
     flags = Flags.from_settings(settings)
     worker = Worker(settings, flags, routes, announce=lambda _: None)
-    listener = AdminListener(admin_app(worker, settings.admin_token))
+    listener = AdminListener(admin_app(worker, settings.admin_token, LiveSettings.of(settings)))
     try:
         await listener.start(admin)
         await worker.start(public)

@@ -17,7 +17,16 @@ from aiohttp import ClientSession, ClientTimeout
 from config.load import load
 from config.rules import load_rules
 from deploy import local
-from deploy.local import EXAMPLE_RULES, Addresses, LocalSettings, curl, free_addresses, plan
+from deploy.local import (
+    EXAMPLE_RULES,
+    Addresses,
+    LocalSettings,
+    MonitorAddresses,
+    curl,
+    free_addresses,
+    plan,
+    seen_by_proxy,
+)
 from tests.deploy.processes import PATIENCE, Child, environment, listens, python
 
 LOCAL = ("-m", "deploy.local")
@@ -86,6 +95,20 @@ def test_what_the_user_chose_is_kept(tmp_path: Path) -> None:
     assert proxy.environ == {**environ, "UPSTREAM_URL": "http://127.0.0.1:3000"}
     assert proxy.command[3:5] == ("--workers", "2")
     assert proxy.stop_seconds > 3
+
+
+@pytest.mark.parametrize(
+    ("environ", "argv", "told"),
+    [
+        ({}, [], {"POOL_MONITOR_URL": "http://127.0.0.1:8081"}),
+        ({"POOL_MONITOR_URL": "http://pool:1"}, [], {}),
+        ({}, ["--pool-monitor-url", "http://pool:1"], {}),
+    ],
+)
+def test_the_proxy_is_told_of_the_monitor_unless_of_another(
+    environ: dict[str, str], argv: list[str], told: dict[str, str]
+) -> None:
+    assert seen_by_proxy(settings_of(environ, *argv), MonitorAddresses("127.0.0.1:8081", None)) == told
 
 
 def test_an_origin_may_be_named_anywhere_a_setting_may(tmp_path: Path) -> None:
