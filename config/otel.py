@@ -142,9 +142,13 @@ class Tracing:
     def __init__(self, service: str) -> None:
         """service -- the name where the environment gives none."""
         self._quiet = _Quiet()
-        self._exporter = OTLPSpanExporter()
-        self._provider = TracerProvider(resource=_resource(service), id_generator=_Ids(), shutdown_on_exit=False)
-        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
+        try:
+            self._exporter = OTLPSpanExporter()
+            self._provider = TracerProvider(resource=_resource(service), id_generator=_Ids(), shutdown_on_exit=False)
+            self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
+        except BaseException:
+            self._quiet.close()
+            raise
         self._tracer = self._provider.get_tracer("siding", VERSION)
 
     def begin(

@@ -21,6 +21,8 @@ log = logging.getLogger("siding.traces")
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 PROTOCOL = "http/protobuf"
+METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
+"""Those that the conventions for HTTP know; others are `_OTHER` there, and their spans are called HTTP."""
 MISSING = "traces are off: OpenTelemetry is not installed; pip install 'siding-proxy[otel]', or unset %s"
 
 _Answer = TypeVar("_Answer")

@@ -34,9 +34,9 @@ from pool_monitor.proxy_tags import ProxyTags
 from pool_monitor.queries import Query
 from pool_monitor.query_cache import QueryCache
 from pool_monitor.replicas import Replicas
+from pool_monitor.request_traces import tracing_middleware
 from pool_monitor.runner import Runner
 from pool_monitor.server_stats import Sampler
-from pool_monitor.traces import tracing_middleware
 
 if TYPE_CHECKING:
     from config.otel import Tracing

@@ -26,7 +26,7 @@ from pool_monitor.grading.stored import Stored, Where, is_whole, key_of, repeata
 from pool_monitor.grading.templates import AS_ASKED, Recognised, Template, may_hold, recognise, with_detail
 from pool_monitor.grading.upstream import Upstream
 from pool_monitor.grading.wire import end_to_end
-from pool_monitor.traces import SERVED
+from pool_monitor.request_traces import SERVED
 
 PREFIX = "/v1"
 CHAT = "/v1/chat/completions"

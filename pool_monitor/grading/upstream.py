@@ -26,10 +26,10 @@ from pool_monitor.grading.asking import Observe, Outcome, Retried, outcome_of
 from pool_monitor.grading.calls import Answer, Call, Fields, Lane, UpstreamFault
 from pool_monitor.grading.care import Breaker, BreakerState, RateLimits
 from pool_monitor.grading.forwarding import Content, Forwarded, Forwarding
+from pool_monitor.grading.traces import Asking, asking_of, forwarding_of
 from pool_monitor.grading.turns import MOST_WAITING, Turns
 from pool_monitor.grading.vendor import FAULTS, Vendor
 from pool_monitor.grading.wire import Failure, as_text, end_to_end, failure_of
-from pool_monitor.traces import Asking, asking_of, forwarding_of
 
 __all__ = ["Forwarded", "Observe", "Outcome", "Retried", "Streamed", "Upstream"]
 
@@ -161,7 +161,7 @@ class Upstream:
         """The whole answer, be it an error of the upstream's own. Raises UpstreamFault where there is none."""
         async with self._asked(call, stream=False) as (response, asking):
             if asking is not None:
-                asking.hears_all(response.content)
+                asking.hears(response.content)
             return Answer(response.status_code, _fields_of(response), response.content)
 
     @asynccontextmanager

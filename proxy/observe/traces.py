@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from config.otel import Attributes, Trace, Tracing
-from config.tracing import enter
+from config.tracing import METHODS, enter
 from proxy import errors
 from proxy.observe.events import OTHER, Observation
 from proxy.policy.decisions import Outcome
@@ -20,8 +20,6 @@ from proxy.policy.messages import Fields, RequestHead, ResponseHead
 
 log = logging.getLogger("siding.traces")
 
-METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
-"""Those that the conventions know; others are `_OTHER`, and their spans are called HTTP."""
 _FAILED = frozenset({Outcome.ORIGIN_ERROR, Outcome.INTERNAL_ERROR})
 
 
