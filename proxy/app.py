@@ -11,7 +11,7 @@ import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from aiohttp import web
 
@@ -49,6 +49,12 @@ FLUSH_SECONDS = 2.0
 """How long the last spans may take to be delivered, once all else has ended."""
 
 Announce = Callable[[list[str]], None]
+
+
+class Reader(Protocol):
+    """Is told of every request."""
+
+    def observe(self, seen: Observation, /) -> None: ...
 
 
 def keyed_digest(secret: bytes) -> Callable[[bytes], str]:
@@ -106,9 +112,9 @@ class Worker:
         )
         self._tracing = tracing
         traces = _traces(tracing, settings.upstream_url)
-        self._readers = [self._metrics.observe, self._access_log.observe]
+        self._readers: list[Reader] = [self._metrics, self._access_log]
         if traces is not None:
-            self._readers.append(traces.observe)
+            self._readers.append(traces)
         shared = Shared(
             flags=flags,
             routes=routes,
@@ -171,9 +177,9 @@ class Worker:
             self.replicas.tell([(kind, name, False) for kind, _, name in (line.partition(" ") for line in what)])
 
     def _observe(self, observation: Observation) -> None:
-        for read in self._readers:
+        for reader in self._readers:
             try:
-                read(observation)
+                reader.observe(observation)
             except Exception:
                 # law 6: a client is never failed by what merely watches
                 log.exception("an observation could not be recorded")
