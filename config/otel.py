@@ -29,6 +29,7 @@ log = logging.getLogger("siding.traces")
 MAX_TEXT = 1024
 """Characters of an attribute."""
 SAY_AGAIN_SECONDS = 60.0
+MAX_KINDS = 100
 _CLIENTS = ("opentelemetry.trace", "opentelemetry.attributes")
 """Who speaks of what clients send: they could fill the log."""
 
@@ -75,11 +76,13 @@ class Trace:
         return time.monotonic_ns() + self._offset
 
     def child(self, name: str, attributes: Attributes) -> Trace:
-        """A request to another service that begins now."""
-        given = _told(attributes) if self.sampled else {}
-        span = self._tracer.start_span(
-            name, self._context, api.SpanKind.CLIENT, given, start_time=self._now(), record_exception=False
-        )
+        """A request to another service that begins now; where no span can be made, this one stands for it."""
+        span: api.Span = api.NonRecordingSpan(self._span.get_span_context())
+        with _HARMLESS:
+            given = _told(attributes) if self.sampled else {}
+            span = self._tracer.start_span(
+                name, self._context, api.SpanKind.CLIENT, given, start_time=self._now(), record_exception=False
+            )
         return Trace(self._tracer, span, self._offset, continued=self.continued)
 
     def past(
@@ -90,32 +93,52 @@ class Trace:
             return
         now = self._now()
         kind = api.SpanKind.CLIENT if client else api.SpanKind.INTERNAL
-        span = self._tracer.start_span(
-            name, self._context, kind, _told(attributes), start_time=now - max(0, round(seconds * 1e9))
-        )
-        _fail(span, error)
-        span.end(now)
+        with _HARMLESS:
+            span = self._tracer.start_span(
+                name, self._context, kind, _told(attributes), start_time=now - max(0, round(seconds * 1e9))
+            )
+            _fail(span, error)
+            span.end(now)
 
     def note(self, attributes: Attributes) -> None:
         """What was found out meanwhile."""
         if self._span.is_recording():
-            self._span.set_attributes(_told(attributes))
+            with _HARMLESS:
+                self._span.set_attributes(_told(attributes))
 
     def link(self, other: Trace | None) -> None:
         """Another request, of this trace or not, that did what this one waited for."""
         if other is not None and self._span.is_recording():
-            self._span.add_link(other._span.get_span_context())
+            with _HARMLESS:
+                self._span.add_link(other._span.get_span_context())
 
     def end(self, attributes: Attributes | None = None, *, name: str | None = None, error: str | None = None) -> None:
         """It is over. error -- a short name from a closed set, where it failed."""
         if not self._span.is_recording():
             return
-        if attributes:
-            self._span.set_attributes(_told(attributes))
-        if name is not None:
-            self._span.update_name(name)
-        _fail(self._span, error)
-        self._span.end(self._now())
+        with _HARMLESS:
+            if attributes:
+                self._span.set_attributes(_told(attributes))
+            if name is not None:
+                self._span.update_name(name)
+            _fail(self._span, error)
+            self._span.end(self._now())
+
+
+class _Harmless:
+    """Whoever is watched is not failed by that; what failed is said."""
+
+    def __enter__(self) -> None:
+        """Nothing."""
+
+    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, _: object) -> bool:
+        if fault is None or not isinstance(fault, Exception):
+            return False
+        log.error("a span could not be made", exc_info=fault)
+        return True
+
+
+_HARMLESS = _Harmless()
 
 
 def _fail(span: api.Span, error: str | None) -> None:
@@ -219,6 +242,8 @@ class _Quiet(logging.Handler):
         kind, now = (record.name, str(record.msg)), time.monotonic()
         if record.name.startswith(_CLIENTS) or now - self._said.get(kind, -SAY_AGAIN_SECONDS) < SAY_AGAIN_SECONDS:
             return
+        if len(self._said) >= MAX_KINDS:
+            self._said.clear()
         self._said[kind] = now
         log.warning("OpenTelemetry: %s", _without_values(record))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+import brotli
 import orjson
 
 from config.tracing import METHODS, here
@@ -22,13 +24,20 @@ TAIL_BYTES = 64 * 1024
 """Of an answer without a content coding the end is enough: there it states its usage."""
 MAX_CODED_BYTES = 256 * 1024
 """Of an answer with a content coding, which can only be read whole."""
+MAX_DECODED_BYTES = 2 * 1024 * 1024
+MAX_ASKED_BYTES = 256 * 1024
+"""Of a request that is forwarded, to see which model it asks for."""
 
 
 class Asking:
-    """A request to the grading upstream, told as a span; hears the answer to find the usage that it states."""
+    """A request to the grading upstream, told as a span.
 
-    def __init__(self, trace: Trace) -> None:
+    chat -- it is a chat completion, whose answer is listened to for the usage that it states.
+    """
+
+    def __init__(self, trace: Trace, *, chat: bool) -> None:
         self._trace = trace
+        self._listens = chat and trace.sampled
         self._heard = bytearray()
         self._coding = ""
         self._status = 0
@@ -47,7 +56,7 @@ class Asking:
 
     def hears(self, piece: bytes) -> None:
         """A piece of its content."""
-        if not self._trace.sampled:
+        if not self._listens:
             return
         if not self._coding:
             self._heard += piece
@@ -60,7 +69,7 @@ class Asking:
         """It is over. error -- how it failed, where it did."""
         if error is not None and self._status >= 400:
             error = str(self._status)
-        model, usage = stated_in(bytes(self._heard), self._coding) if self._heard else ("", None)
+        model, usage = stated_in(_decoded(bytes(self._heard), self._coding), "") if self._heard else ("", None)
         counted = Usage.of(usage)
         about: dict[str, str | int | None] = {"gen_ai.response.model": model[:MAX_MODEL] or None}
         if counted is not None:
@@ -82,7 +91,7 @@ def asking_of(base: str, model: str, template: str | None = None) -> Asking | No
         "siding.found": Found.ASKED.value,
         **_place(base),
     }
-    return Asking(trace.child(f"chat {model}".strip(), about))
+    return Asking(trace.child(f"chat {model}".strip(), about), chat=True)
 
 
 def forwarding_of(base: str, method: str, path: str, content: object) -> Asking | None:
@@ -92,11 +101,26 @@ def forwarding_of(base: str, method: str, path: str, content: object) -> Asking 
         return None
     plain = path.partition("?")[0]
     if method == "POST" and plain == CHAT:
-        small = isinstance(content, bytes) and len(content) <= MAX_CODED_BYTES and trace.sampled
+        small = isinstance(content, bytes) and len(content) <= MAX_ASKED_BYTES and trace.sampled
         return asking_of(base, _model_in(content) if small and isinstance(content, bytes) else "")
     known = method in METHODS
     about = {"http.request.method": method if known else "_OTHER", "url.full": f"{_origin(base)}{plain}"}
-    return Asking(trace.child(method if known else "HTTP", {**about, **_place(base)}))
+    return Asking(trace.child(method if known else "HTTP", {**about, **_place(base)}), chat=False)
+
+
+def _decoded(content: bytes, coding: str) -> bytes:
+    """The content, or as much of it as there is time for on the event loop; nothing where it cannot be read."""
+    try:
+        match coding.strip().lower():
+            case "" | "identity":
+                return content
+            case "gzip" | "deflate":
+                return zlib.decompressobj(wbits=47).decompress(content, MAX_DECODED_BYTES)
+            case "br":
+                return bytes(brotli.Decompressor().process(content, output_buffer_limit=MAX_DECODED_BYTES))
+    except (zlib.error, brotli.error):
+        pass
+    return b""
 
 
 def _model_in(content: bytes) -> str:

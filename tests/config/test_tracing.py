@@ -10,7 +10,7 @@ import time
 import pytest
 
 from config.tracing import apart, enter, here, set_up, why_not
-from tests.collector import SERVER, environ, running_collector
+from tests.collector import SERVER, environ, running_collector, tracing_to
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
 SECRET = "hunter2-of-the-collector"  # noqa: S105 - of a test
@@ -87,11 +87,8 @@ async def test_a_failing_collector_is_told_of_once_and_without_secrets(
 ) -> None:
     async with running_collector() as collector:
         collector.status = 400
-        given = environ(collector.url, OTEL_EXPORTER_OTLP_HEADERS=f"authorization=Bearer%20{SECRET},{SECRET}")
-        for variable, value in given.items():
-            monkeypatch.setenv(variable, value)
-        tracing = set_up("a-service", given)
-        assert tracing is not None
+        headers = f"authorization=Bearer%20{SECRET},{SECRET}"
+        tracing = tracing_to(collector.url, monkeypatch, "a-service", OTEL_EXPORTER_OTLP_HEADERS=headers)
         for number in range(3):
             tracing.begin("GET", {}, traceparent=None, tracestate=f"{SECRET};;=,=").end()
             await collector.until(lambda spans, least=number + 1: len(spans) >= least)  # type: ignore[misc]
@@ -108,11 +105,8 @@ async def test_the_end_waits_for_no_collector(
     silent: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with running_collector(answering=False) as collector:
-        given = environ(collector.url if silent else "http://127.0.0.1:9", OTEL_EXPORTER_OTLP_TIMEOUT="3")
-        for variable, value in given.items():
-            monkeypatch.setenv(variable, value)
-        tracing = set_up("a-service", given)
-        assert tracing is not None
+        url = collector.url if silent else "http://127.0.0.1:9"
+        tracing = tracing_to(url, monkeypatch, "a-service", OTEL_EXPORTER_OTLP_TIMEOUT="3")
         tracing.begin("GET", {}, traceparent=None).end()
         began = time.monotonic()
         await tracing.close(0.3)
@@ -122,10 +116,7 @@ async def test_the_end_waits_for_no_collector(
 
 async def test_attributes_can_always_be_delivered(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running_collector() as collector:
-        for variable, value in (given := environ(collector.url)).items():
-            monkeypatch.setenv(variable, value)
-        tracing = set_up("a-service", given)
-        assert tracing is not None
+        tracing = tracing_to(collector.url, monkeypatch, "a-service")
         odd = {"url.path": "/\ud800", "long": "x" * 10_000, "none": None}
         trace = tracing.begin("GET", odd, traceparent=None, seconds=2.0)
         trace.end()
@@ -138,10 +129,7 @@ async def test_attributes_can_always_be_delivered(monkeypatch: pytest.MonkeyPatc
 
 
 async def test_what_is_done_apart_is_in_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable, value in (given := environ("http://127.0.0.1:9")).items():
-        monkeypatch.setenv(variable, value)
-    tracing = set_up("a-service", given)
-    assert tracing is not None
+    tracing = tracing_to("http://127.0.0.1:9", monkeypatch, "a-service")
 
     async def work() -> object:
         return here()
@@ -155,3 +143,19 @@ async def test_what_is_done_apart_is_in_no_trace(monkeypatch: pytest.MonkeyPatch
     finally:
         enter(None)
         await tracing.close(0.1)
+
+
+async def test_a_span_that_cannot_be_made_harms_nobody(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracing = tracing_to("http://127.0.0.1:9", monkeypatch, "a-service")
+    trace = tracing.begin("GET", {}, traceparent=None)
+    monkeypatch.setattr("opentelemetry.sdk.trace.Tracer.start_span", None)
+    monkeypatch.setattr("opentelemetry.sdk.trace.Span.end", None)
+    child = trace.child("GET", {})
+    assert child.traceparent == trace.traceparent
+    child.end()
+    trace.past("SET", 1.0, {})
+    trace.end()
+    assert caplog.text.count("a span could not be made") == 3
+    await tracing.close(0.1)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import brotli
 import openai
 import orjson
 import pytest
@@ -20,6 +21,7 @@ from tests.pool_monitor.grading.test_with_simulator import asked
 from tests.pool_monitor.grading.upstreams import Answering, Asked, running_upstream
 from tests.pool_monitor.support import Client, running_monitor
 from tests.redis_servers import Redis
+from tests.support import running_proxy
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = f"00-{TRACE}-{SPAN}-01"
@@ -166,7 +168,7 @@ def of_trace(asked: Asked) -> list[tuple[str, str]]:
 
 def answering(status: int = 200, coding: str = "") -> Answering:
     document = orjson.dumps({"model": "m-1", "choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 3}})
-    content = gzip.compress(document) if coding == "gzip" else document
+    content = {"": document, "gzip": gzip.compress(document), "br": brotli.compress(document)}[coding]
     fields = {"Content-Type": "application/json"} | ({"Content-Encoding": coding} if coding else {})
 
     async def answer(_: Asked, __: web.Request) -> web.StreamResponse:
@@ -175,7 +177,7 @@ def answering(status: int = 200, coding: str = "") -> Answering:
     return answer
 
 
-@pytest.mark.parametrize("coding", ["", "gzip"])
+@pytest.mark.parametrize("coding", ["", "gzip", "br"])
 async def test_what_is_forwarded_carries_the_trace(
     coding: str, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,3 +221,47 @@ async def test_off_the_upstream_is_asked_as_the_caller_asked(monkeypatch: pytest
             async with monitor.session.post("/v1/chat/completions", data=b"{}", headers=fields) as answer:
                 assert answer.status == 200
     assert [of_trace(one) for one in upstream.asked] == [[], [("traceparent", "nonsense")]]
+
+
+async def test_one_trace_through_both_services(
+    collector: Collector, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behind = tracing_to(collector.url, monkeypatch, "siding-monitor")
+    before = tracing_to(collector.url, monkeypatch, "siding-proxy")
+    async with (
+        running_monitor(database, QUERIES, tmp_path, behind) as monitor,
+        running_proxy(str(monitor.session._base_url).rstrip("/"), tracing=before) as proxy,
+    ):
+        answer = await proxy.get("/api/queries/shout?word=x", f"traceparent: {PARENT}", host="127.0.0.1")
+        assert answer.status == 200
+        await collector.until(lambda _: len(collector.all(SERVER)) == 2 and len(collector.all(CLIENT)) == 2)
+    assert {span.trace for span in collector.spans} == {TRACE}
+    way = []
+    spans = {span.id: span for span in collector.spans}
+    [span] = [one for one in collector.all(CLIENT) if one.name == "shout"]
+    while span.parent in spans:
+        way.append((span.service, span.name))
+        span = spans[span.parent]
+    assert span.parent == SPAN
+    assert [*way, (span.service, span.name)] == [
+        ("siding-monitor", "shout"),
+        ("siding-monitor", "GET /api/queries/{name}"),
+        ("siding-proxy", "GET"),
+        ("siding-proxy", "GET"),
+    ]
+
+
+async def test_a_shared_grading_is_asked_once(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracing = tracing_to(collector.url, monkeypatch, "siding-monitor")
+    async with (
+        running_simulator() as simulator,
+        running_monitor(
+            None, tracing=tracing, grading_upstream_url=simulator.url, enable_completion_cache=True
+        ) as monitor,
+        sdk(monitor) as client,
+    ):
+        for _ in range(2):
+            await client.chat.completions.create(**asked("page 1", temperature=0))
+        await collector.until(lambda _: len(collector.all(SERVER)) == 2)
+    assert sorted(str(span.attributes["siding.found"]) for span in collector.all(SERVER)) == ["asked", "hit"]
+    assert len(collector.all(CLIENT)) == 1

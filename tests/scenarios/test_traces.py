@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -277,6 +278,38 @@ async def test_failures_are_named(origin: Origin, collector: Collector, monkeypa
     assert (odd.name, odd.attributes["http.request.method"]) == ("HTTP", "_OTHER")
     bad = await collector.span(SERVER, http_response_status_code=400)
     assert (bad.name, bad.attributes["siding.outcome"], bad.failed) == ("HTTP", "refused", False)
+
+
+async def test_a_tunnel_is_told_once_it_ended(
+    origin: Origin, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def script(turn: Turn) -> None:
+        await turn.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        await turn.reader.read(5)
+        turn.writer.close()
+
+    origin.script = script
+    async with running_proxy(origin.url, tracing=tracing_to(collector.url, monkeypatch)) as proxy:
+        client = await proxy.connect()
+        await client.send("GET /ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        assert (await client.head()).status == 101
+        asking = await collector.span(CLIENT, http_response_status_code=101)
+        assert not collector.all(SERVER)
+        await client.send("hello")
+        assert await client.at_end()
+        server = await collector.span(SERVER, siding_outcome="tunnel")
+    assert (asking.parent, server.attributes["http.response.status_code"]) == (server.id, 101)
+    assert told(origin) == (server.trace, asking.id, "01")
+
+
+async def test_the_access_log_names_the_span(
+    origin: Origin, collector: Collector, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with running_proxy(origin.url, tracing=tracing_to(collector.url, monkeypatch)) as proxy:
+        await proxy.get("/a", SAMPLED)
+        server = await collector.span(SERVER)
+    [line] = capfd.readouterr().out.splitlines()
+    assert json.loads(line)["traceparent"] == f"00-{TRACE}-{server.id}-01"
 
 
 async def test_off_nothing_of_a_clients_trace_is_touched(origin: Origin) -> None:
