@@ -229,14 +229,16 @@ def _resource(service: str) -> Resource:
 
 
 class _Quiet(logging.Handler):
-    """Says what the SDK logs in our log, now and then, and without values: they may be secrets, or a client's."""
+    """Says what the SDK and its HTTP client log in our log, now and then, and without values: they may be secrets, or a
+    client's."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self._said: dict[tuple[str, str], float] = {}
-        self._sdk = logging.getLogger("opentelemetry")
-        self._sdk.propagate = False
-        self._sdk.addHandler(self)
+        self._heard = [logging.getLogger(name) for name in ("opentelemetry", "urllib3")]
+        for logger in self._heard:
+            logger.propagate = False
+            logger.addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
         kind, now = (record.name, str(record.msg)), time.monotonic()
@@ -248,10 +250,11 @@ class _Quiet(logging.Handler):
         log.warning("OpenTelemetry: %s", _without_values(record))
 
     def close(self) -> None:
-        self._sdk.removeHandler(self)
-        if not self._sdk.handlers:
-            # whoever speaks after the end is not heard
-            self._sdk.addHandler(logging.NullHandler())
+        for logger in self._heard:
+            logger.removeHandler(self)
+            if not logger.handlers:
+                # whoever speaks after the end is not heard
+                logger.addHandler(logging.NullHandler())
         super().close()
 
 
