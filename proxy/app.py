@@ -6,10 +6,12 @@ import asyncio
 import hashlib
 import hmac
 import logging
+import os
 import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Protocol
 
 from aiohttp import web
 
@@ -17,9 +19,10 @@ from config.everywhere import set_flags as everywhere_or_here
 from config.flags import Flags
 from config.rules import RouteTable, load_rules
 from config.settings import ProxySettings
+from config.tracing import set_up
 from proxy.observe.access_log import AccessLog
 from proxy.observe.events import Observation, PurgeKind
-from proxy.observe.live import SLOW_SECONDS, Numbers, SlowRequests
+from proxy.observe.live import Numbers, SlowRequests
 from proxy.observe.metrics import Metrics
 from proxy.origin.client import OriginClient
 from proxy.origin.collapse import Collapse
@@ -36,12 +39,24 @@ from proxy.store.memory import MemoryStore
 from proxy.store.notices import note
 from proxy.store.replicas import Replicas
 
+if TYPE_CHECKING:
+    from config.otel import Tracing
+    from proxy.observe.traces import Traces
+
 log = logging.getLogger("siding")
 
 COPIES_SHARE = 4
 """Answers on their way to the store may take up a quarter of CACHE_MAX_BYTES beside it."""
+FLUSH_SECONDS = 2.0
+"""How long the last spans may take to be delivered, once all else has ended."""
 
 Announce = Callable[[list[str]], None]
+
+
+class Reader(Protocol):
+    """Is told of every request."""
+
+    def observe(self, seen: Observation, /) -> None: ...
 
 
 def keyed_digest(secret: bytes) -> Callable[[bytes], str]:
@@ -58,7 +73,7 @@ class Worker:
 
     announce -- called with what was invalidated, for the sake of other workers. wall -- the wall clock, seconds.
     group -- names this worker and those to whom it announces, among all replicas. flipped -- called with flags that
-    another replica has flipped everywhere.
+    another replica has flipped everywhere. tracing -- where spans go; None: nowhere.
     """
 
     def __init__(
@@ -70,6 +85,7 @@ class Worker:
         wall: Callable[[], float] = time.time,
         group: str | None = None,
         flipped: Callable[[Mapping[str, bool]], None] = lambda _: None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.settings = settings
         self._flags = flags
@@ -98,6 +114,11 @@ class Worker:
             log_dropped=lambda: self._access_log.dropped,
             replicas=self.replicas,
         )
+        self._tracing = tracing
+        traces = _traces(tracing, settings.upstream_url)
+        self._readers: list[Reader] = [self._metrics, self._slow, self._access_log]
+        if traces is not None:
+            self._readers.append(traces)
         shared = Shared(
             flags=flags,
             routes=routes,
@@ -120,6 +141,7 @@ class Worker:
             observe_origin=self._metrics.observe_origin,
             announce=self._announce,
             remote=self.replicas.store if self.replicas is not None else None,
+            traces=traces,
         )
         self._local = LocalMetrics(settings, self.report_cache) if settings.public_metrics else None
         self.handler = Handler(shared, self._local)
@@ -159,14 +181,12 @@ class Worker:
             self.replicas.tell([(kind, name, False) for kind, _, name in (line.partition(" ") for line in what)])
 
     def _observe(self, observation: Observation) -> None:
-        try:
-            self._metrics.observe(observation)
-            if observation.duration >= SLOW_SECONDS:
-                self._slow.add(observation)
-            self._access_log.observe(observation)
-        except Exception:
-            # law 6: a client is never failed by what merely watches
-            log.exception("an observation could not be recorded")
+        for reader in self._readers:
+            try:
+                reader.observe(observation)
+            except Exception:
+                # law 6: a client is never failed by what merely watches
+                log.exception("an observation could not be recorded")
 
     def _refused(self, observation: Observation) -> None:
         observation.outcome = Outcome.REFUSED
@@ -204,6 +224,8 @@ class Worker:
         await self._origin.close()
         if self.replicas is not None:
             await self.replicas.close()
+        if self._tracing is not None:
+            await self._tracing.close(min(FLUSH_SECONDS, self.settings.drain_seconds))
         self._access_log.close()
 
     # -- what the admin listener asks (server.admin.Control)
@@ -257,6 +279,19 @@ class Worker:
             note(self._invalidations, (kind, value, False))
 
 
+def _traces(tracing: Tracing | None, upstream: str) -> Traces | None:
+    if tracing is None:
+        return None
+    from proxy.observe.traces import Traces  # noqa: PLC0415 - it imports OpenTelemetry
+
+    return Traces(tracing, upstream)
+
+
+def set_up_tracing() -> Tracing | None:
+    """Traces as the environment of this process asks for them."""
+    return set_up("siding-proxy", os.environ)
+
+
 class AdminListener:
     """The admin and metrics listener, never on the public port."""
 
@@ -289,7 +324,7 @@ async def serve(
 ) -> None:
     """Run one worker and its admin listener until `stop` returns, then drain."""
     flags = Flags.from_settings(settings)
-    worker = Worker(settings, flags, routes, announce=lambda _: None)
+    worker = Worker(settings, flags, routes, announce=lambda _: None, tracing=set_up_tracing())
     listener = AdminListener(admin_app(worker, settings.admin_token, LiveSettings.of(settings)))
     try:
         await listener.start(admin)

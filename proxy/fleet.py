@@ -28,7 +28,7 @@ from config.listen import open_socket
 from config.logs import configure_logging
 from config.rules import RouteTable
 from config.settings import ProxySettings
-from proxy.app import AdminListener, Worker
+from proxy.app import AdminListener, Worker, set_up_tracing
 from proxy.channel import Channel, ChannelError
 from proxy.observe.live import Numbers, added_up
 from proxy.server.admin import PurgeOrder, admin_app
@@ -72,6 +72,7 @@ async def _work(
         announce=lambda what: channel.tell("invalidated", what),
         group=group,
         flipped=lambda changes: channel.tell("flipped", dict(changes)),
+        tracing=set_up_tracing(),
     )
 
     async def answer(name: str, argument: object) -> object:

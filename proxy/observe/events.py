@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from proxy.policy.decisions import Forward, Outcome, Reuse, Verdict
+
+if TYPE_CHECKING:
+    from config.otel import Trace
 
 OTHER = "other"
 """The label of whatever is outside a closed set: routes without a rule, unregistered methods."""
@@ -44,6 +48,7 @@ class Observation:
     request_bytes, response_bytes -- content received and sent.
     bytes_saved_304, bytes_saved_coding -- content not sent, for want of a change and by coding.
     error -- code of the fault that the client was told of, or that a stale response hid.
+    trace -- its span, where traces are on.
     """
 
     method: str = ""
@@ -74,6 +79,7 @@ class Observation:
     client: str = ""
     error: str | None = None
     detail: str | None = None
+    trace: Trace | None = None
 
 
 @dataclass(slots=True)

@@ -104,6 +104,11 @@ class SlowRequests:
         self._minutes: deque[tuple[int, list[tuple[float, int, SlowRequest]]]] = deque(maxlen=KEPT_MINUTES + 1)
         self._serial = itertools.count()
 
+    def observe(self, seen: Observation) -> None:
+        """Note a request, if it was slow."""
+        if seen.duration >= SLOW_SECONDS:
+            self.add(seen)
+
     def add(self, seen: Observation) -> None:
         """Note a request that took at least SLOW_SECONDS."""
         if seen.outcome is Outcome.TUNNEL:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from config.flags import Flags
 from config.rules import RouteTable, Rule
@@ -17,6 +18,9 @@ from proxy.server.protocol import Exchange
 from proxy.store.base import Store
 from proxy.store.invalidations import Invalidations
 from proxy.store.shared import SharedStore
+
+if TYPE_CHECKING:
+    from proxy.observe.traces import Traces
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,7 @@ class Shared:
     digest -- keyed hash that stands for a credential in a cache key. wall -- wall clock, seconds.
     clock -- monotonic seconds. observe, observe_origin -- take what is told.
     announce -- lets other processes know what is invalid. remote -- what replicas share; None without REDIS_URL.
+    traces -- spans of requests; None where nobody asked for them, and then nothing of it costs anything.
     """
 
     flags: Flags
@@ -55,6 +60,7 @@ class Shared:
     observe_origin: Callable[[OriginObservation], None]
     announce: Callable[[list[str]], None]
     remote: SharedStore | None = None
+    traces: Traces | None = None
 
 
 @dataclass(slots=True)
@@ -87,12 +93,17 @@ async def _pieces(exchange: Exchange, limit: int) -> AsyncIterator[bytes]:
         yield piece
 
 
-def new_visit(exchange: Exchange, wall: float) -> Visit:
+def new_visit(exchange: Exchange, wall: float, traces: Traces | None = None) -> Visit:
     """Start following a request; identifiers the client did not bring are made."""
     fields = exchange.head.fields
     observation = Observation(method=exchange.head.method, path=exchange.head.path, client=exchange.peer, started=wall)
     observation.request_id = fields.get("x-request-id") or f"{random.getrandbits(128):032x}"
-    observation.traceparent = (
-        fields.get("traceparent") or f"00-{random.getrandbits(128):032x}-{random.getrandbits(64):016x}-00"
-    )
+    if traces is not None:
+        observation.trace = traces.begin(exchange.head)
+    if observation.trace is not None:
+        observation.traceparent = observation.trace.traceparent
+    else:
+        observation.traceparent = (
+            fields.get("traceparent") or f"00-{random.getrandbits(128):032x}-{random.getrandbits(64):016x}-00"
+        )
     return Visit(exchange, observation, observation.request_id, observation.traceparent)

@@ -79,6 +79,14 @@ def test_without_an_origin_the_example_comes_first() -> None:
     }
 
 
+def test_every_part_has_the_users_other_variables() -> None:
+    given = ANYWHERE | {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318", "OTEL_TRACES_SAMPLER": "always_on"}
+    parts = local.prepare([], given, "test").parts
+    assert len(parts) > 3
+    for part in parts:
+        assert given.items() - ANYWHERE.items() <= part.environ.items(), part.name
+
+
 def test_in_front_of_a_given_origin_there_is_only_the_proxy_and_no_rules_but_the_users(tmp_path: Path) -> None:
     rules = tmp_path / "rules.toml"
     rules.touch()
