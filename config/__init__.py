@@ -12,6 +12,8 @@ Start with `settings`: one definition a setting, with its default, bounds and me
     patterns.py   path patterns of rules, and finding the first of many that matches
     tier.py       the Redis that replicas share, never the outage; redis_place.py reads its URL
     bulletin.py   a numbered log that all replicas read; everywhere.py flips flags by it
+    tracing.py    whether there are traces, and what the running code works for; otel.py makes them by OpenTelemetry's
+                  SDK, and is imported only then; trace_context.py reads and writes `traceparent`
     words.py      what messages have in common: values shown safely, did-you-mean
     version.py    the version, said once
 """

@@ -20,6 +20,7 @@ import orjson
 
 from config.tasks import end
 from config.tier import FAULTS, Script, SharedTier, run_script
+from config.tracing import apart
 
 log = logging.getLogger("siding.bulletin")
 
@@ -135,7 +136,7 @@ class Bulletin:
         if len(self._pending) > MOST_PENDING and instead is not None:
             self._pending = [orjson.dumps(instead)]
         if self._sending is None or self._sending.done():
-            self._sending = asyncio.create_task(self._send())
+            self._sending = apart(self._send())
 
     async def sent(self, seconds: float) -> bool:
         """Wait until the log has what was told so far; False where it does not within that time."""

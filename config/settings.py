@@ -104,7 +104,9 @@ class ProxySettings(FlagSettings):
         default=False, description="also answer the `/api/metrics/*` JSON on the public port"
     )
     pool_monitor_url: OptionalHttpUrl = Field(
-        default=None, description="where `/api/metrics/database-pool` is fetched from when PUBLIC_METRICS is on"
+        default=None,
+        description="the pool monitor, whose numbers the live page shows; when PUBLIC_METRICS is on, also where "
+        "`/api/metrics/database-pool` is fetched from",
     )
     rules_file: OptionalFile = Field(default=None, description="route rules (TOML)")
     redis_url: OptionalRedisUrl = Field(default=None, repr=False, description="shared tier; none means in-memory only")

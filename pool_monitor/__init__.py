@@ -6,6 +6,7 @@ admission    first come, first served: who may have a connection, counted and ti
 pool         the asyncpg pool behind it: warmth, age, faults, recovery
 pool_stats   pure: numbers -> the JSON, the verdict, the advice
 observe      metrics
+traces       spans of the pool, where traces are on; request_traces those of requests
 server_stats what the server says of itself, sampled on a connection apart
 queries      named queries: the file, the parameters
 runner       runs them

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import asyncpg
 from aiohttp import web
@@ -17,6 +19,7 @@ from config.flags import Flags
 from config.settings import MonitorSettings
 from config.tier import SharedTier
 from config.tier_metrics import TierMetrics, tier_levels
+from config.tracing import set_up
 from pool_monitor.advisor.advise import from_server
 from pool_monitor.changes import Listener, tables_of
 from pool_monitor.endpoints import Parts, monitor_app
@@ -31,12 +34,18 @@ from pool_monitor.proxy_tags import ProxyTags
 from pool_monitor.queries import Query
 from pool_monitor.query_cache import QueryCache
 from pool_monitor.replicas import Replicas
+from pool_monitor.request_traces import tracing_middleware
 from pool_monitor.runner import Runner
 from pool_monitor.server_stats import Sampler
+
+if TYPE_CHECKING:
+    from config.otel import Tracing
 
 log = logging.getLogger("siding.monitor")
 
 READ_TABLES_SECONDS = 5.0
+FLUSH_SECONDS = 2.0
+"""How long the last spans may take to be delivered, once all else has ended."""
 
 
 def tuning_of(settings: MonitorSettings) -> Tuning:
@@ -64,9 +73,11 @@ class Monitor:
         queries: Mapping[str, Query],
         templates: Sequence[Template] | None = None,
         models: Models | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
-        """templates, models -- None: those that come with Siding."""
+        """templates, models -- None: those that come with Siding. tracing -- where spans go; None: nowhere."""
         self._settings = settings
+        self._tracing = tracing
         self._queries = queries
         self._pool: Pool | None = None
         self.sampler: Sampler | None = None
@@ -133,7 +144,8 @@ class Monitor:
             self.bouncer = Bouncer(self._settings.pgbouncer_admin_url)
             self.bouncer.start()
             self.parts.bouncer = self.bouncer.document
-        app = monitor_app(self.parts, self._settings.admin_token, self._settings.queries_token)
+        outermost = [tracing_middleware(self._tracing)] if self._tracing is not None else []
+        app = monitor_app(self.parts, self._settings.admin_token, self._settings.queries_token, outermost)
         self.grading.mount(app)
         await self.grading.start()
         self._runner = web.AppRunner(
@@ -211,6 +223,8 @@ class Monitor:
             await self._tier.close()
         if self._pool is not None:
             await self._pool.close(5.0)
+        if self._tracing is not None:
+            await self._tracing.close(min(FLUSH_SECONDS, self._settings.drain_seconds))
 
 
 async def serve(
@@ -222,7 +236,7 @@ async def serve(
     models: Models | None = None,
 ) -> None:
     """Run the monitor until `stop` returns."""
-    monitor = Monitor(settings, queries, templates, models)
+    monitor = Monitor(settings, queries, templates, models, set_up("siding-monitor", os.environ))
     try:
         await monitor.start(sock)
         await stop()

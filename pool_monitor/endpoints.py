@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import asyncpg
 import orjson
@@ -43,9 +44,14 @@ class Parts:
     draining: bool = False
 
 
-def monitor_app(parts: Parts, admin_token: SecretStr | None, queries_token: SecretStr | None) -> web.Application:
-    """The application. The tokens are ADMIN_TOKEN and QUERIES_TOKEN; None where they are not set."""
-    app = web.Application(client_max_size=MAX_CONTENT_BYTES, middlewares=[errors_as_json])
+def monitor_app(
+    parts: Parts, admin_token: SecretStr | None, queries_token: SecretStr | None, outermost: Sequence[Any] = ()
+) -> web.Application:
+    """The application. The tokens are ADMIN_TOKEN and QUERIES_TOKEN; None where they are not set.
+
+    outermost -- middlewares that see the answer as it goes.
+    """
+    app = web.Application(client_max_size=MAX_CONTENT_BYTES, middlewares=[*outermost, errors_as_json])
     endpoints = _Endpoints(parts, _secret(admin_token), _secret(queries_token))
     app.router.add_get("/healthz", endpoints.healthz)
     app.router.add_get("/readyz", endpoints.readyz)

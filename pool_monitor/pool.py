@@ -17,6 +17,7 @@ import asyncpg
 
 from pool_monitor.admission import Admission, Granted, TimedOut
 from pool_monitor.pool_stats import Holder, Numbers
+from pool_monitor.traces import database_place, pool_waited, queried
 
 log = logging.getLogger("siding.pool")
 logging.getLogger("asyncpg.pool").setLevel(logging.CRITICAL)  # failures to connect are told here, once, in a line
@@ -137,6 +138,7 @@ class Pool:
         self._observer = observer
         self._clock = clock
         self._began = clock()
+        self._place = database_place(tuning.url)
         self._bouncer = bool(tuning.pgbouncer)
         self._inner: asyncpg.Pool[Any] | None = None
         self._opened = asyncio.Event()
@@ -294,7 +296,36 @@ class Pool:
         Raises PoolTimeout and PoolUnreachable. A fault of the connection while it is lent ends it.
         """
         bound = self.tuning.acquire if seconds is None else seconds
-        deadline = self._clock() + bound
+        began = self._clock()
+        try:
+            connection = await self._admit(began + bound, bound)
+        except PoolError as fault:
+            pool_waited(name, self._clock() - began, fault.code)
+            raise
+        fault_told: str | None = None
+        try:
+            lease = _Lease(name, self._clock(), connection.record)
+            pool_waited(name, lease.since - began)
+            self._leases[id(lease)] = lease
+            self._counts["acquired"] += 1
+            log.debug("connection acquired by %s", name)
+            try:
+                yield connection
+            except Exception as fault:
+                fault_told = _kind_of(fault)
+                await self._note(fault)
+                raise
+            finally:
+                del self._leases[id(lease)]
+                used = self._clock() - lease.since
+                self._observer.used(used)
+                queried(name, used, self._place, fault_told)
+                await self._give_back(connection, lease.record)
+        finally:
+            self.admission.leave()
+
+    async def _admit(self, deadline: float, bound: float) -> Connection:
+        """A connection, and the turn that goes with it."""
         await self._reach(bound)
         try:
             await self.admission.enter(max(0.0, deadline - self._clock()))
@@ -305,22 +336,10 @@ class Pool:
                 f"{self.admission.waiting} others wait"
             ) from None
         try:
-            connection = await self._take(deadline, bound)
-            lease = _Lease(name, self._clock(), connection.record)
-            self._leases[id(lease)] = lease
-            self._counts["acquired"] += 1
-            log.debug("connection acquired by %s", name)
-            try:
-                yield connection
-            except Exception as fault:
-                await self._note(fault)
-                raise
-            finally:
-                del self._leases[id(lease)]
-                self._observer.used(self._clock() - lease.since)
-                await self._give_back(connection, lease.record)
-        finally:
+            return await self._take(deadline, bound)
+        except BaseException:
             self.admission.leave()
+            raise
 
     async def _reach(self, seconds: float) -> None:
         if self._opened.is_set():
@@ -433,6 +452,11 @@ def _keep_alive(connection: Any) -> None:
 def sqlstate(fault: BaseException) -> str:
     """The SQLSTATE of a fault; `08000` for those of the connection that the server could not tell."""
     return str(getattr(fault, "sqlstate", None) or "08000")
+
+
+def _kind_of(fault: Exception) -> str:
+    """For spans: the SQLSTATE, or what kind of fault it is."""
+    return str(getattr(fault, "sqlstate", None) or type(fault).__name__)
 
 
 def describe(fault: BaseException) -> str:

@@ -21,7 +21,7 @@ A request goes through `server`, which asks `policy` what to do and does it with
     store/    base          what a store is; memory: S3-FIFO within a byte budget
               invalidations epochs: what was purged or changed since a response was asked for
               replicas      what replicas share in Redis: shared (records, leases), notices (invalidations, flags)
-    observe/  events        one observation a request; metrics and access_log read it
+    observe/  events        one observation a request; metrics, access_log and, where they are on, traces read it
 
 Imports point one way: app -> server -> {origin, store, observe} -> policy. `tests/test_laws.py` holds them to it.
 """

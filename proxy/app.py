@@ -6,10 +6,12 @@ import asyncio
 import hashlib
 import hmac
 import logging
+import os
 import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Protocol
 
 from aiohttp import web
 
@@ -17,9 +19,11 @@ from config.everywhere import set_flags as everywhere_or_here
 from config.flags import Flags
 from config.rules import RouteTable, load_rules
 from config.settings import ProxySettings
+from config.tracing import set_up
 from proxy.observe.access_log import AccessLog
 from proxy.observe.events import Observation, PurgeKind
 from proxy.observe.hits import Hits
+from proxy.observe.live import Numbers, SlowRequests
 from proxy.observe.metrics import Metrics
 from proxy.origin.client import OriginClient
 from proxy.origin.collapse import Collapse
@@ -29,6 +33,7 @@ from proxy.server.admin import PurgeOrder, admin_app
 from proxy.server.express import Express
 from proxy.server.fast_path import Index
 from proxy.server.handler import Handler
+from proxy.server.live import LiveSettings
 from proxy.server.local import LocalMetrics
 from proxy.server.protocol import ClientServer
 from proxy.server.visit import Limits, Shared
@@ -37,12 +42,24 @@ from proxy.store.memory import MemoryStore
 from proxy.store.notices import note
 from proxy.store.replicas import Replicas
 
+if TYPE_CHECKING:
+    from config.otel import Tracing
+    from proxy.observe.traces import Traces
+
 log = logging.getLogger("siding")
 
 COPIES_SHARE = 4
 """Answers on their way to the store may take up a quarter of CACHE_MAX_BYTES beside it."""
+FLUSH_SECONDS = 2.0
+"""How long the last spans may take to be delivered, once all else has ended."""
 
 Announce = Callable[[list[str]], None]
+
+
+class Reader(Protocol):
+    """Is told of every request."""
+
+    def observe(self, seen: Observation, /) -> None: ...
 
 
 def keyed_digest(secret: bytes) -> Callable[[bytes], str]:
@@ -59,7 +76,7 @@ class Worker:
 
     announce -- called with what was invalidated, for the sake of other workers. wall -- the wall clock, seconds.
     group -- names this worker and those to whom it announces, among all replicas. flipped -- called with flags that
-    another replica has flipped everywhere.
+    another replica has flipped everywhere. tracing -- where spans go; None: nowhere.
     """
 
     def __init__(
@@ -71,6 +88,7 @@ class Worker:
         wall: Callable[[], float] = time.time,
         group: str | None = None,
         flipped: Callable[[Mapping[str, bool]], None] = lambda _: None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.settings = settings
         self._flags = flags
@@ -86,6 +104,7 @@ class Worker:
             idle_timeout=settings.upstream_timeout_ms / 1000,
         )
         self._access_log = AccessLog(settings.log_level, settings.log_format, alone=settings.workers == 1)
+        self._slow = SlowRequests()
         self._announce_here = announce
         self._wall = wall
         secret = settings.cache_secret.get_secret_value().encode() if settings.cache_secret is not None else b""
@@ -101,6 +120,11 @@ class Worker:
         digest = keyed_digest(secret or secrets.token_bytes(32))
         self._fast = Index(self.store, self._invalidations, routes, flags, digest, show_keys=settings.cache_status_key)
         self._hits = Hits([self._metrics.observe_hits, self._access_log.observe_hits])
+        self._tracing = tracing
+        traces = _traces(tracing, settings.upstream_url)
+        self._readers: list[Reader] = [self._metrics, self._slow, self._access_log]
+        if traces is not None:
+            self._readers.append(traces)
         shared = Shared(
             flags=flags,
             routes=routes,
@@ -124,6 +148,7 @@ class Worker:
             announce=self._announce,
             fast=self._fast,
             remote=self.replicas.store if self.replicas is not None else None,
+            traces=traces,
         )
         self._local = LocalMetrics(settings, self.report_cache) if settings.public_metrics else None
         self.handler = Handler(shared, self._local)
@@ -164,12 +189,12 @@ class Worker:
             self.replicas.tell([(kind, name, False) for kind, _, name in (line.partition(" ") for line in what)])
 
     def _observe(self, observation: Observation) -> None:
-        try:
-            self._metrics.observe(observation)
-            self._access_log.observe(observation)
-        except Exception:
-            # law 6: a client is never failed by what merely watches
-            log.exception("an observation could not be recorded")
+        for reader in self._readers:
+            try:
+                reader.observe(observation)
+            except Exception:
+                # law 6: a client is never failed by what merely watches
+                log.exception("an observation could not be recorded")
 
     def _refused(self, observation: Observation) -> None:
         observation.outcome = Outcome.REFUSED
@@ -182,7 +207,9 @@ class Worker:
         self._metrics.lag.start()
         if self.replicas is not None:
             self.replicas.start()
-        self._server = ClientServer(self.handler, self._refused, self._fast, self._hits, self._express, self._wall)
+        # spans are made of whole observations, which only the handler has
+        hits, express = (self._hits, self._express) if self._tracing is None else (None, None)
+        self._server = ClientServer(self.handler, self._refused, self._fast, hits, express, self._wall)
         self._listener = await asyncio.get_running_loop().create_server(self._server, sock=sock)
         self._listening = True
 
@@ -208,6 +235,8 @@ class Worker:
         await self._origin.close()
         if self.replicas is not None:
             await self.replicas.close()
+        if self._tracing is not None:
+            await self._tracing.close(min(FLUSH_SECONDS, self.settings.drain_seconds))
         self._access_log.close()
 
     # -- what the admin listener asks (server.admin.Control)
@@ -229,6 +258,11 @@ class Worker:
         """The `/api/metrics/report-cache` answer."""
         self._hits.tell()
         return self._metrics.report_cache()
+
+    async def live(self) -> Numbers:
+        """What the live page shows."""
+        self._hits.tell()
+        return self._metrics.live(self._slow.worst(self._wall()))
 
     async def flags(self) -> dict[str, bool]:
         """Every flag."""
@@ -257,6 +291,19 @@ class Worker:
         for line in what:
             kind, _, value = line.partition(" ")
             note(self._invalidations, (kind, value, False))
+
+
+def _traces(tracing: Tracing | None, upstream: str) -> Traces | None:
+    if tracing is None:
+        return None
+    from proxy.observe.traces import Traces  # noqa: PLC0415 - it imports OpenTelemetry
+
+    return Traces(tracing, upstream)
+
+
+def set_up_tracing() -> Tracing | None:
+    """Traces as the environment of this process asks for them."""
+    return set_up("siding-proxy", os.environ)
 
 
 class AdminListener:
@@ -291,8 +338,8 @@ async def serve(
 ) -> None:
     """Run one worker and its admin listener until `stop` returns, then drain."""
     flags = Flags.from_settings(settings)
-    worker = Worker(settings, flags, routes, announce=lambda _: None)
-    listener = AdminListener(admin_app(worker, settings.admin_token))
+    worker = Worker(settings, flags, routes, announce=lambda _: None, tracing=set_up_tracing())
+    listener = AdminListener(admin_app(worker, settings.admin_token, LiveSettings.of(settings)))
     try:
         await listener.start(admin)
         await worker.start(public)

@@ -28,9 +28,11 @@ from config.listen import open_socket
 from config.logs import configure_logging
 from config.rules import RouteTable
 from config.settings import ProxySettings
-from proxy.app import AdminListener, Worker
+from proxy.app import AdminListener, Worker, set_up_tracing
 from proxy.channel import Channel, ChannelError
+from proxy.observe.live import Numbers, added_up
 from proxy.server.admin import PurgeOrder, admin_app
+from proxy.server.live import LiveSettings
 
 log = logging.getLogger("siding.fleet")
 
@@ -70,6 +72,7 @@ async def _work(
         announce=lambda what: channel.tell("invalidated", what),
         group=group,
         flipped=lambda changes: channel.tell("flipped", dict(changes)),
+        tracing=set_up_tracing(),
     )
 
     async def answer(name: str, argument: object) -> object:
@@ -102,6 +105,8 @@ async def _answer_parent(worker: Worker, name: str, argument: object) -> object:
             return (await worker.metrics("text/plain"))[0].decode()
         case "report_cache":
             return await worker.report_cache()
+        case "live":
+            return await worker.live()
         case "set_flags":
             return await worker.set_flags(cast("Mapping[str, object]", argument))
         case "set_flags_everywhere":
@@ -267,6 +272,10 @@ class Fleet:
         total["cacheHitRate"] = f"{100 * hits / (hits + misses):.2f}%" if hits + misses else "0.00%"
         return total
 
+    async def live(self) -> Numbers:
+        """The workers' numbers added up; of those that answered."""
+        return added_up([cast("Numbers", numbers) for numbers in (await self._ask_all("live")).values()])
+
     async def flags(self) -> dict[str, bool]:
         """Every flag."""
         return self._flags.as_dict()
@@ -324,7 +333,7 @@ async def serve(
 ) -> None:
     """Run the fleet and its admin listener until `stop` returns. `public` only reserves the port."""
     fleet = Fleet(settings, routes, public.getsockname()[1])
-    listener = AdminListener(admin_app(fleet, settings.admin_token))
+    listener = AdminListener(admin_app(fleet, settings.admin_token, LiveSettings.of(settings)))
     try:
         await listener.start(admin)
         fleet.start()

@@ -25,6 +25,7 @@ PACKAGES = {
     "pgbouncer": "pgbouncer",
     "prometheus": "prometheus",
     "promtool": "prometheus",
+    "systemd-analyze": "systemd",
     "varnishd": "varnish",
     "wrk": "wrk",
 }

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from aiohttp import web
 
@@ -22,6 +22,9 @@ from config.settings import ProxySettings
 from proxy.app import Worker, build_routes
 from proxy.policy.messages import StoredResponse
 from proxy.server.admin import admin_app
+
+if TYPE_CHECKING:
+    from config.otel import Tracing
 
 PATIENCE = 10.0
 """Seconds after which a scenario that does not move is stuck."""
@@ -295,11 +298,12 @@ async def running_proxy(
     rules: str | None = None,
     directory: Path | None = None,
     wall: Callable[[], float] | None = None,
+    tracing: Tracing | None = None,
     **changes: object,
 ) -> AsyncIterator[Proxy]:
     """A proxy in front of `upstream`; `changes` are settings, `rules` the text of a rules file.
 
-    wall -- None: a clock that stands still.
+    wall -- None: a clock that stands still. tracing -- where spans go.
     """
     if rules is not None:
         assert directory is not None
@@ -309,7 +313,7 @@ async def running_proxy(
     settings = settings_for(upstream, **changes)
     routes: RouteTable = build_routes(settings)
     flags, clock = Flags.from_settings(settings), Clock()
-    worker = Worker(settings, flags, routes, announce=lambda _: None, wall=wall or clock)
+    worker = Worker(settings, flags, routes, announce=lambda _: None, wall=wall or clock, tracing=tracing)
     proxy = Proxy(worker, flags, clock)
     public, admin = open_socket("127.0.0.1", 0), open_socket("127.0.0.1", 0)
     proxy.port, proxy.admin_port = public.getsockname()[1], admin.getsockname()[1]

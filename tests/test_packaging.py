@@ -94,7 +94,10 @@ def test_every_import_is_a_declared_dependency() -> None:
     """What only comes along with another dependency may be gone with its next release. What makes files is not run."""
     local = PROJECT["optional-dependencies"]["local"]
     declared = {canonicalize_name(Requirement(one).name) for one in [*PROJECT["dependencies"], *local]}
-    built = {canonicalize_name(Requirement(one).name) for one in PROJECT["optional-dependencies"]["test"]}
+    extras = {
+        path: {canonicalize_name(Requirement(one).name) for one in PROJECT["optional-dependencies"][extra]}
+        for path, extra in (("build.py", "test"), ("otel.py", "otel"))
+    }
     providers = importlib.metadata.packages_distributions()
     undeclared = {}
     for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
@@ -102,7 +105,7 @@ def test_every_import_is_a_declared_dependency() -> None:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             for top in {name.partition(".")[0] for name in names} - STANDARD - set(PACKAGES):
-                allowed = declared | built if path.name == "build.py" else declared
+                allowed = declared | extras.get(path.name, set())
                 if not {canonicalize_name(one) for one in providers.get(top, [])} & allowed:
                     undeclared[top] = str(path.relative_to(ROOT))
     assert undeclared == {}

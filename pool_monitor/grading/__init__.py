@@ -21,5 +21,5 @@ batch*       many at once, and the API of batches
 models, images, tokens  what is known of models, and how tokens are counted
 accounting   pure: the books; bookkeeping keeps them beside the event loop; costs reckons
 quality, paired  pure: are the grades the same; shadow asks in the background, evaluate on labelled homework
-observed, metrics  what it tells of itself
+observed, metrics, traces  what it tells of itself
 """

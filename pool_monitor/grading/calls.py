@@ -27,13 +27,14 @@ class Call:
 
     body -- the decoded JSON. fields -- the request's own fields without hop-by-hop ones, Host, Content-Length,
     Content-Type and Accept-Encoding; Authorization is among them where the caller sent it.
-    deadline -- monotonic seconds.
+    deadline -- monotonic seconds. template -- the name of the one whose prompt it has; only told.
     """
 
     body: Mapping[str, Any]
     fields: Fields
     deadline: float
     lane: Lane = Lane.CALLER
+    template: str | None = None
 
     @property
     def credential(self) -> str:

@@ -52,6 +52,7 @@ class Completions:
 
     async def produce(self, call: Call, recognised: Recognised, telling: Telling) -> Outcome:
         """Tell the answer to a call whose prompt was recognised. Raises UpstreamFault."""
+        call = replace(call, template=recognised.template.name)
         outcome = Outcome(call, recognised.template, recognised.body)
         compact = call.asking(recognised.body)
         try:

@@ -22,18 +22,24 @@ _NOT_FORWARDED = frozenset({"expect", "host"})
 
 
 class Forwarded:
-    """The answer to what was forwarded. fields -- as they came, without those for one hop."""
+    """The answer to what was forwarded. fields -- as they came, without those for one hop.
+
+    heard -- is given each piece as well; None where nobody listens.
+    """
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self.status = response.status
         self.reason = response.reason
         self.fields = end_to_end(as_text(response.raw_headers))
         self._content = response.content
+        self.heard: Callable[[bytes], None] | None = None
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """Octets as they come, encoded as they are. Raises UpstreamFault where they break off."""
         try:
             async for piece in self._content.iter_any():
+                if self.heard is not None:
+                    self.heard(piece)
                 yield piece
         except (aiohttp.ClientError, TimeoutError) as fault:
             raise failure_of(fault).fault from None

@@ -21,7 +21,8 @@ class Found(StrEnum):
 @dataclass(slots=True)
 class Served:
     """A request under `/v1` that was answered. chat -- a chat completion. left -- why it was not made compact;
-    expansion -- what became of it where it was. status -- 0 when the caller left before."""
+    expansion -- what became of it where it was. template -- whose prompt it has. status -- 0 when the caller left
+    before."""
 
     chat: bool
     left: Left | None = None
@@ -29,6 +30,7 @@ class Served:
     found: Found = Found.ASKED
     status: int = 0
     seconds: float = 0.0
+    template: str | None = None
 
     @property
     def what(self) -> str:

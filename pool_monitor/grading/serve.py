@@ -26,6 +26,7 @@ from pool_monitor.grading.stored import Stored, Where, is_whole, key_of, repeata
 from pool_monitor.grading.templates import AS_ASKED, Recognised, Template, may_hold, recognise, with_detail
 from pool_monitor.grading.upstream import Upstream
 from pool_monitor.grading.wire import end_to_end
+from pool_monitor.request_traces import SERVED
 
 PREFIX = "/v1"
 CHAT = "/v1/chat/completions"
@@ -71,6 +72,12 @@ class Decision:
     call: Call | None = None
     known: bool = False
     could_be: Recognised | None = None
+
+    @property
+    def template(self) -> str | None:
+        """The name of the template whose prompt it has, where that is the only thing against the compact form."""
+        found = self.recognised or self.could_be
+        return found.template.name if found is not None else None
 
     @property
     def form(self) -> str:
@@ -129,7 +136,7 @@ class Grading:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Any request under `/v1`."""
         began = self._clock()
-        served = Served(chat=request.method == "POST" and request.raw_path == CHAT)
+        served = request[SERVED] = Served(chat=request.method == "POST" and request.raw_path == CHAT)
         try:
             if served.chat and not self._flags.bypass:
                 return await self._chat(request, served)
@@ -190,7 +197,7 @@ class Grading:
             served.left = Left.TOO_LARGE
             return await self._forward(request, served, _all_of(request, content))
         decision = self.decide(content, lambda body: self.call_of(request, body))
-        served.left = decision.left
+        served.left, served.template = decision.left, decision.template
         call = decision.call
         if call is None or not shareable(call, known=decision.known):
             return await self._forward(request, served, content)

@@ -18,6 +18,7 @@ from typing import Any
 import orjson
 
 from config.tier import SharedTier
+from config.tracing import apart
 from pool_monitor.grading import sse
 from pool_monitor.grading.calls import Answer, Call, Fields, UpstreamFault
 from pool_monitor.grading.jsons import decoded
@@ -155,7 +156,7 @@ class Stored:
             return
         self._keep(key, _Kept(answer, self._clock() + self._ttl))
         if self._tier is not None and self._shared():
-            task = asyncio.create_task(self._tier.write(_place(key), _packed(answer, key), self._ttl))
+            task = apart(self._tier.write(_place(key), _packed(answer, key), self._ttl))
             self._writing.add(task)
             task.add_done_callback(self._writing.discard)
 

@@ -13,6 +13,7 @@ import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -25,6 +26,7 @@ from pool_monitor.grading.asking import Observe, Outcome, Retried, outcome_of
 from pool_monitor.grading.calls import Answer, Call, Fields, Lane, UpstreamFault
 from pool_monitor.grading.care import Breaker, BreakerState, RateLimits
 from pool_monitor.grading.forwarding import Content, Forwarded, Forwarding
+from pool_monitor.grading.traces import Asking, asking_of, forwarding_of
 from pool_monitor.grading.turns import MOST_WAITING, Turns
 from pool_monitor.grading.vendor import FAULTS, Vendor
 from pool_monitor.grading.wire import Failure, as_text, end_to_end, failure_of
@@ -42,13 +44,14 @@ _DECODED = frozenset({"content-encoding", "content-length"})
 
 
 class Streamed:
-    """An answer while it arrives. fields -- as those of an Answer."""
+    """An answer while it arrives. fields -- as those of an Answer. asking -- its span, where traces are on."""
 
-    def __init__(self, response: httpx2.Response, left: Callable[[], float]) -> None:
+    def __init__(self, response: httpx2.Response, left: Callable[[], float], asking: Asking | None = None) -> None:
         self.status = response.status_code
         self.fields = _fields_of(response)
         self._response = response
         self._left = left
+        self._asking = asking
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """Octets as they come, decoded. Raises UpstreamFault where they break off, or the deadline passes."""
@@ -64,6 +67,8 @@ class Streamed:
                 return
             except FAULTS as fault:
                 raise failure_of(fault).fault from None
+            if self._asking is not None:
+                self._asking.hears(piece)
             yield piece
 
 
@@ -154,23 +159,30 @@ class Upstream:
 
     async def complete(self, call: Call) -> Answer:
         """The whole answer, be it an error of the upstream's own. Raises UpstreamFault where there is none."""
-        async with self._asked(call, stream=False) as response:
+        async with self._asked(call, stream=False) as (response, asking):
+            if asking is not None:
+                asking.hears(response.content)
             return Answer(response.status_code, _fields_of(response), response.content)
 
     @asynccontextmanager
     async def stream(self, call: Call) -> AsyncIterator[Streamed]:
         """The answer while it arrives; the connection ends with the context. Raises UpstreamFault."""
-        async with self._asked(call, stream=True) as response:
-            yield Streamed(response, lambda: call.deadline - self._clock())
+        async with self._asked(call, stream=True) as (response, asking):
+            yield Streamed(response, lambda: call.deadline - self._clock(), asking)
 
     @asynccontextmanager
-    async def _asked(self, call: Call, *, stream: bool) -> AsyncIterator[httpx2.Response]:
+    async def _asked(self, call: Call, *, stream: bool) -> AsyncIterator[tuple[httpx2.Response, Asking | None]]:
         began = self._clock()
         outcome = Outcome.LEFT
+        asking = asking_of(self.url, call.model, call.template)
+        if asking is not None:
+            call = replace(call, fields=asking.carried(call.fields))
         try:
             response = await self._answered(call, stream)
+            if asking is not None:
+                asking.begins(response.status_code)
             try:
-                yield response
+                yield response, asking
             finally:
                 try:
                     await response.aclose()
@@ -182,6 +194,8 @@ class Upstream:
             raise
         finally:
             self._observe.asked(call.lane, outcome, self._clock() - began)
+            if asking is not None:
+                asking.end(_failed(outcome))
 
     async def _answered(self, call: Call, stream: bool) -> httpx2.Response:
         """An answer, and the turn that goes with it: the first attempt's, or that of a later one."""
@@ -279,7 +293,28 @@ class Upstream:
         Content-Length tells the length of content that comes in pieces. Waits neither for a turn nor for the breaker:
         with Siding taken away it would not either. Raises UpstreamFault, and what `content` raises.
         """
+        asking = forwarding_of(self.url, method, path, content)
+        if asking is not None:
+            return self._traced(asking, method, path, fields, content)
         return self._forwarding.forward(method, path, self._with_key(fields), content)
+
+    @asynccontextmanager
+    async def _traced(
+        self, asking: Asking, method: str, path: str, fields: Iterable[tuple[str, str]], content: Content
+    ) -> AsyncIterator[Forwarded]:
+        outcome = Outcome.LEFT
+        carried = asking.carried(self._with_key(fields))
+        try:
+            async with self._forwarding.forward(method, path, carried, content) as answer:
+                asking.begins(answer.status, answer.fields)
+                answer.heard = asking.hears
+                yield answer
+            outcome = Outcome.ANSWERED if answer.status < 400 else Outcome.ERROR
+        except UpstreamFault as fault:
+            outcome = outcome_of(fault)
+            raise
+        finally:
+            asking.end(_failed(outcome))
 
     # -- both
 
@@ -306,6 +341,11 @@ class Upstream:
         if state is not self._told_state:
             self._told_state = state
             self._observe.breaker(state)
+
+
+def _failed(outcome: Outcome) -> str | None:
+    """For spans: how an asking failed, if it did; a caller that left is no failure."""
+    return None if outcome in {Outcome.ANSWERED, Outcome.LEFT} else outcome.value
 
 
 def _fields_of(response: httpx2.Response) -> Fields:

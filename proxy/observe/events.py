@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from proxy.policy.decisions import Forward, Outcome, Reuse, Verdict
+
+if TYPE_CHECKING:
+    from config.otel import Trace
 
 OTHER = "other"
 """The label of whatever is outside a closed set: routes without a rule, unregistered methods."""
@@ -45,6 +48,7 @@ class Observation:
     request_bytes, response_bytes -- content received and sent.
     bytes_saved_304, bytes_saved_coding -- content not sent, for want of a change and by coding.
     error -- code of the fault that the client was told of, or that a stale response hid.
+    trace -- its span, where traces are on.
     """
 
     method: str = ""
@@ -75,6 +79,7 @@ class Observation:
     client: str = ""
     error: str | None = None
     detail: str | None = None
+    trace: Trace | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +95,8 @@ class HitKind:
 class Hit(NamedTuple):
     """A hit that was answered from prepared octets: what `Observation` says, in the few words that it takes.
 
-    target, request_id, traceparent -- as the client sent them, "" where it did not. received, sent -- octets of content.
-    whole -- octets of the stored content. origin_seconds_saved, started, duration -- seconds.
+    target, request_id, traceparent -- as the client sent them, "" where it did not. received, sent, whole -- octets of
+    content: of the request, of the answer, and as stored. origin_seconds_saved, started, duration -- seconds.
     """
 
     kind: HitKind

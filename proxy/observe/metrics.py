@@ -7,6 +7,7 @@ Each `Metrics` has a registry of its own, so several live side by side in one pr
 
 from __future__ import annotations
 
+import secrets
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
@@ -25,8 +26,9 @@ from prometheus_client.registry import Collector
 from config.lag import LoopLag
 from config.tier_metrics import TierMetrics, tier_levels
 from config.version import VERSION
+from proxy.observe import live
 from proxy.observe.events import OTHER, Hit, Observation, OriginObservation, PurgeKind, Tier
-from proxy.observe.tallies import Counts, Spread, Spreads
+from proxy.observe.tallies import Counts, Spread, Spreads, added_up
 from proxy.policy.decisions import Forward, Outcome
 from proxy.store.base import Store
 from proxy.store.replicas import Replicas
@@ -103,6 +105,9 @@ class Metrics:
     ) -> None:
         self._flags = flags
         self._store = store
+        self._origin = origin
+        self._in_flight = in_flight
+        self._instance = secrets.token_hex(4)
         self._registry = registry = CollectorRegistry()
         self._exchanges: dict[tuple[str, str, str, int], _Exchanges] = {}
         self._outcomes: Tally[Outcome] = Tally()
@@ -290,6 +295,44 @@ class Metrics:
             "storedResponses": self._store.responses,
             "storedBytes": self._store.bytes,
         }
+
+    def live(self, slow: list[live.SlowRequest]) -> live.Numbers:
+        """What the live page shows of this worker, since its start. Reads what is counted anyway.
+
+        slow -- the slowest requests of late. Durations are without those of tunnels, which say nothing.
+        """
+        store, origin, tally = self._store, self._origin, self._outcomes
+        statuses: Tally[str] = Tally()
+        durations: dict[tuple[str, str], Spread] = {}
+        for (route, outcome, _, _), exchanges in self._exchanges.items():
+            statuses[exchanges.requests[-1]] += int(self._requests.values.get(exchanges.requests, 0))
+            if outcome != Outcome.TUNNEL:
+                durations[route, outcome] = exchanges.duration
+        return live.Numbers(
+            instances=[self._instance],
+            outcomes={outcome.value: count for outcome, count in tally.items()},
+            statuses=dict(statuses),
+            buckets=added_up(SECONDS, durations.values()),
+            counts={
+                "hits": sum(tally[one] for one in HITS),
+                "misses": sum(tally[one] for one in MISSES),
+                "sharedHits": self._shared_hits,
+                "originErrors": sum(self._origin_errors.values.values()),
+                "originSecondsSaved": sum(self._seconds_saved.values.values()),
+                "bytesSavedNotModified": self._bytes_saved.values[("not_modified",)],
+                "bytesSavedCoding": self._bytes_saved.values[("coding",)],
+            },
+            levels={
+                "inFlight": self._in_flight(),
+                "storedResponses": store.responses,
+                "storedBytes": store.bytes,
+                "storedBytesLimit": store.max_bytes,
+                "originInUse": origin.in_use,
+                "originIdle": origin.idle,
+                "originWaiting": origin.waiting,
+            },
+            slow=slow,
+        )
 
 
 def hit_rate(hits: int, misses: int) -> str:

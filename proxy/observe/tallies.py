@@ -54,6 +54,12 @@ class Spread:
         self.total += value
 
 
+def added_up(bounds: Sequence[float], spreads: Iterable[Spread]) -> list[float]:
+    """How many observations of all `spreads` lie between the bounds, and beyond the last."""
+    columns = list(zip(*(spread.counts for spread in spreads), strict=True))
+    return [float(sum(column)) for column in columns] or [0.0] * (len(bounds) + 1)
+
+
 class Spreads(Collector):
     """A histogram: a `Spread` for each set of label values, made when first asked for. bounds -- ascending."""
 

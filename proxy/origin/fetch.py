@@ -17,6 +17,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
+from config.tracing import here
 from proxy import errors
 from proxy.origin.client import OriginResponse
 from proxy.policy import judgement as policy
@@ -119,6 +120,7 @@ class Fetch:
     ask -- sends the request; awaited once. again -- asks for the whole and without conditions, once the answer was of
         no use. keep -- puts a response into the store and says whether it could.
     finish -- makes the stored response of complete content (which may cost CPU, hence awaitable).
+    trace -- the span of the request that began it, where there is one.
     origin_seconds, total_seconds -- until the head of the origin's response, and until its content was complete.
     limit -- octets of content beyond which nothing is kept. copies -- bounds all fetches together.
     wall -- the wall clock.
@@ -164,6 +166,7 @@ class Fetch:
         self._readers: set[Reader] = set()
         self._progress: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
+        self.trace = here()
         self._task = asyncio.create_task(self._run())
 
     def __repr__(self) -> str:

@@ -230,7 +230,7 @@ def parse(data: bytes, lexicon: Lexicon) -> Plain | None:
     return _sorted(start, cast("list[Known]", lines), end + 4)
 
 
-def _sorted(start: Start, lines: list[Known], size: int) -> Plain | None:
+def _sorted(start: Start, lines: list[Known], size: int) -> Plain | None:  # noqa: PLR0912 - one look at each line
     """None where Host or Content-Length are not as they must be."""
     plain = Plain()
     plain.start, plain.lines, plain.size = start, lines, size

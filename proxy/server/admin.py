@@ -19,6 +19,9 @@ from config.answers import MAX_CONTENT_BYTES, answer_json, change_asked, errors_
 from config.everywhere import change_of
 from config.flags import FlagError
 from proxy.observe.events import PurgeKind
+from proxy.observe.live import Numbers
+from proxy.server.live import Live, LiveSettings
+from proxy.server.page import answer_page
 
 log = logging.getLogger("siding.admin")
 
@@ -53,6 +56,10 @@ class Control(Protocol):
 
     async def report_cache(self) -> dict[str, object]:
         """The `/api/metrics/report-cache` document."""
+        ...
+
+    async def live(self) -> Numbers:
+        """What the live page shows of the requests."""
         ...
 
     async def flags(self) -> dict[str, bool]:
@@ -139,10 +146,12 @@ def _absolute(kind: PurgeKind, value: str) -> tuple[str, list[str]]:
 # -- the application
 
 
-def admin_app(control: Control, token: SecretStr | None = None) -> web.Application:
+def admin_app(control: Control, token: SecretStr | None = None, live: LiveSettings | None = None) -> web.Application:
     """The admin listener's application. token -- ADMIN_TOKEN; None where it is not set."""
     app = web.Application(client_max_size=MAX_CONTENT_BYTES, middlewares=[errors_as_json])
     _Endpoints(control, token.get_secret_value() if token is not None else None).add_to(app)
+    Live(control, live or LiveSettings(), guarded=token is not None).add_to(app)
+    app.router.add_get("/", answer_page)
     return app
 
 

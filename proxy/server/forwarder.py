@@ -10,7 +10,7 @@ from proxy.errors import ContentTooLarge
 from proxy.origin.client import OriginResponse, OriginTunnel
 from proxy.policy import forwarding
 from proxy.policy.decisions import Outcome
-from proxy.policy.messages import RequestHead, ResponseHead
+from proxy.policy.messages import Fields, RequestHead, ResponseHead
 from proxy.server.exchange import ClientGone, ClientTunnel
 from proxy.server.visit import Shared, Visit
 
@@ -45,9 +45,16 @@ async def ask(
     if not isinstance(content, AsyncIterator):
         # nothing is held back, so there is nothing to wait for
         fields = fields.without({"expect"})
-    return await shared.origin.request(
-        request.method, request.target, fields, content, length, on_interim=on_interim, upgrade=upgrade
-    )
+
+    async def send(fields: Fields) -> OriginResponse:
+        return await shared.origin.request(
+            request.method, request.target, fields, content, length, on_interim=on_interim, upgrade=upgrade
+        )
+
+    trace = visit.observation.trace
+    if shared.traces is None or trace is None:
+        return await send(fields)
+    return await shared.traces.follow(trace, request, fields, send)
 
 
 async def ask_for_one(shared: Shared, visit: Visit, *, upgrade: bool = False) -> OriginResponse:

@@ -99,7 +99,7 @@ class Handler:
     async def __call__(self, exchange: Exchange) -> None:
         """Answer one request; every way it can end is recorded in one observation."""
         shared = self._shared
-        visit = new_visit(exchange, shared.wall())
+        visit = new_visit(exchange, shared.wall(), shared.traces)
         observation = visit.observation
         began = shared.clock()
         self.enter()
@@ -631,6 +631,8 @@ class Handler:
         shared, observation = self._shared, visit.observation
         began = shared.clock()
         fetch.followers += 1
+        if observation.trace is not None:
+            observation.trace.link(fetch.trace)
         result = await fetch.wait(shared.limits.upstream_seconds * 2)
         observation.origin_seconds = shared.clock() - began
         if result is None or isinstance(result, Alone):

@@ -8,16 +8,13 @@ from collections.abc import Awaitable, Callable
 import orjson
 
 from config.settings import ProxySettings
-from proxy import errors
-from proxy.origin.client import OriginClient
 from proxy.policy.messages import Fields, RequestHead, ResponseHead
+from proxy.server.monitor import Monitor, MonitorError
 
 log = logging.getLogger("siding.local")
 
 REPORT_CACHE = "/api/metrics/report-cache"
 DATABASE_POOL = "/api/metrics/database-pool"
-MAX_BYTES = 1024 * 1024
-SECONDS = 5.0
 
 
 class LocalMetrics:
@@ -29,7 +26,7 @@ class LocalMetrics:
     def __init__(self, settings: ProxySettings, report: Callable[[], Awaitable[dict[str, object]]]) -> None:
         self._report = report
         url = settings.pool_monitor_url
-        self._monitor = OriginClient(url, connect_timeout=2.0, idle_timeout=SECONDS) if url else None
+        self._monitor = Monitor(url) if url else None
 
     async def __call__(self, request: RequestHead) -> tuple[ResponseHead, bytes] | None:
         """The answer to `request`, if it is one of ours."""
@@ -44,19 +41,11 @@ class LocalMetrics:
     async def _pool(self) -> tuple[ResponseHead, bytes]:
         if self._monitor is None:
             return _error(503, "no-pool-monitor", "POOL_MONITOR_URL is not set: the pool is not known here")
-        fields = Fields([("Host", "pool-monitor"), ("Accept", "application/json")])
         try:
-            response = await self._monitor.request("GET", DATABASE_POOL, fields, None, None)
-            try:
-                content = await response.settle(MAX_BYTES, SECONDS)
-            finally:
-                response.close()
-        except errors.OriginError as fault:
-            log.warning("the pool monitor did not answer: %s", fault)
-            return _error(502, "pool-monitor-unreachable", "the pool monitor did not answer")
-        if content is None or response.head.status != 200:
-            return _error(502, "pool-monitor-failed", f"the pool monitor answered {response.head.status}")
-        return _json(200, content)
+            return _json(200, await self._monitor.get(DATABASE_POOL))
+        except MonitorError as fault:
+            log.warning("%s: %s", fault, fault.__cause__ or fault.code)
+            return _error(502, fault.code, str(fault))
 
     async def close(self) -> None:
         """Close the connections to the monitor."""

@@ -181,7 +181,7 @@ def _exchange(request: web.BaseRequest) -> Exchange:
 
 
 class ClientConnection(RequestHandler):
-    """aiohttp's connection, with refusals in our words, a way to end it when idle, and a shorter way for plain requests.
+    """aiohttp's connection, with refusals in our words, a way to end it when idle, and shorter ways for plain requests.
 
     A plain request (`policy.plain`) that has arrived whole and alone, while nothing else is on its way, is taken here:
     answered from prepared octets at once, or served in a task of its own. Everything else goes through aiohttp.
@@ -223,11 +223,11 @@ class ClientConnection(RequestHandler):
             return
         plain = parse(data, self._server.fast.lexicon) if self._whole else None
         waiter = self._waiter
-        if plain is not None and plain.size + plain.length == len(data) and waiter is not None and not waiter.done():
-            # aiohttp waits for a request, and has nothing of one
-            if not self.closing and not self._close:
-                self._take(plain, data[plain.size :] if plain.length else b"")
-                return
+        # aiohttp waits for a request, and has nothing of one
+        idle = waiter is not None and not waiter.done() and not self.closing and not self._close
+        if plain is not None and idle and plain.size + plain.length == len(data):
+            self._take(plain, data[plain.size :] if plain.length else b"")
+            return
         if data:
             self._note_end(plain, data)
         super().data_received(data)
@@ -338,7 +338,7 @@ class ClientConnection(RequestHandler):
             self._next_keepalive_close_time = self._loop.time() + KEEPALIVE_SECONDS
         super()._process_keepalive()
 
-    async def shutdown(self, timeout: float | None = 15.0) -> None:
+    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - aiohttp's own
         """End it, after its answer if that comes within `timeout` seconds."""
         await super().shutdown(timeout)
         if self._passing is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from config.flags import Flags
 from config.rules import RouteTable, Rule
@@ -19,6 +20,9 @@ from proxy.server.fast_path import Index
 from proxy.store.base import Store
 from proxy.store.invalidations import Invalidations
 from proxy.store.shared import SharedStore
+
+if TYPE_CHECKING:
+    from proxy.observe.traces import Traces
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,7 @@ class Shared:
     clock -- monotonic seconds. observe, observe_origin -- take what is told.
     announce -- lets other processes know what is invalid. remote -- what replicas share; None without REDIS_URL.
     fast -- prepared answers.
+    traces -- spans of requests; None where nobody asked for them, and then nothing of it costs anything.
     """
 
     flags: Flags
@@ -59,6 +64,7 @@ class Shared:
     announce: Callable[[list[str]], None]
     fast: Index
     remote: SharedStore | None = None
+    traces: Traces | None = None
 
     def invalidate(self, tags: Sequence[str], uris: Sequence[str]) -> None:
         """What carries one of the tags or is of one of the URIs is never used again, here or elsewhere."""
@@ -76,8 +82,8 @@ class Visit:
 
     content -- the request's content when it had to be read whole (to be keyed); None while unread.
     asked_at -- when the origin was asked for this client alone, on the monotonic clock.
-    shown_key -- the cache key, where CACHE_STATUS_KEY lets it be told. sent -- head and content of the answer, where it was
-    not coded here as it went; None in place of content that was passed on as it came.
+    shown_key -- the cache key, where CACHE_STATUS_KEY lets it be told.
+    sent -- head and content of the answer, where it was not coded here as it went; None in place of content that was passed on as it came.
     """
 
     exchange: Exchange
@@ -102,12 +108,17 @@ async def _pieces(exchange: Exchange, limit: int) -> AsyncIterator[bytes]:
         yield piece
 
 
-def new_visit(exchange: Exchange, wall: float) -> Visit:
+def new_visit(exchange: Exchange, wall: float, traces: Traces | None = None) -> Visit:
     """Start following a request; identifiers the client did not bring are made."""
     fields = exchange.head.fields
     observation = Observation(method=exchange.head.method, path=exchange.head.path, client=exchange.peer, started=wall)
     observation.request_id = fields.get("x-request-id") or f"{random.getrandbits(128):032x}"
-    observation.traceparent = (
-        fields.get("traceparent") or f"00-{random.getrandbits(128):032x}-{random.getrandbits(64):016x}-00"
-    )
+    if traces is not None:
+        observation.trace = traces.begin(exchange.head)
+    if observation.trace is not None:
+        observation.traceparent = observation.trace.traceparent
+    else:
+        observation.traceparent = (
+            fields.get("traceparent") or f"00-{random.getrandbits(128):032x}-{random.getrandbits(64):016x}-00"
+        )
     return Visit(exchange, observation, observation.request_id, observation.traceparent)

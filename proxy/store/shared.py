@@ -24,6 +24,7 @@ from typing import Any
 
 from config.tasks import end
 from config.tier import Script, SharedTier
+from config.tracing import apart
 from proxy.policy.cache_key import CREDENTIAL_FIELDS
 from proxy.policy.messages import StoredResponse
 from proxy.policy.reuse import UNSTATED_STALE_IF_ERROR
@@ -220,7 +221,7 @@ class SharedStore:
         """
         task = self._reads.get(key)
         if task is None:
-            task = self._reads[key] = self._begin(self._read(key))
+            task = self._reads[key] = self._own(asyncio.create_task(self._read(key)))
             task.add_done_callback(lambda _: self._reads.pop(key, None))
         return await asyncio.shield(task)
 
@@ -373,7 +374,9 @@ class SharedStore:
     # -- life
 
     def _begin(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        task = asyncio.create_task(work)
+        return self._own(apart(work))
+
+    def _own(self, task: asyncio.Task[Any]) -> asyncio.Task[Any]:
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task

@@ -79,10 +79,17 @@ def rate(port: int, work: Work, seconds: int, folder: Path, cores: set[int] | No
     script = folder / "load.lua"
     script.write_text(_script(work))
     found = program("wrk")
-    command = [found.path, "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(script), f"http://127.0.0.1:{port}"]
-    done = subprocess.run(
-        command, env=dict(found.environ), capture_output=True, text=True, check=True, preexec_fn=pinned(cores)
-    )
+    command = [
+        *pinned(cores),
+        found.path,
+        "-t1",
+        f"-c{CONNECTIONS}",
+        f"-d{seconds}s",
+        "-s",
+        str(script),
+        f"http://127.0.0.1:{port}",
+    ]
+    done = subprocess.run(command, env=dict(found.environ), capture_output=True, text=True, check=True)
     result = re.search(r"RESULT (\d+) (\d+) (\d+)", done.stdout)
     if result is None:
         raise SystemExit(f"wrk said nothing that is understood:\n{done.stdout}{done.stderr}")

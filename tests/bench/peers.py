@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,8 @@ COMMON = """\
 {user}daemon off; worker_processes 1; error_log {folder}/error.log crit; pid {folder}/pid;
 events {{ worker_connections 4096; }}
 http {{
-  access_log {access_log}; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; keepalive_requests 100000000;
+  access_log {access_log}; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+  keepalive_requests 100000000;
   fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
   client_body_buffer_size 64k; sendfile on; default_type application/json;
 """
@@ -37,7 +39,9 @@ ORIGIN = (
   server {{
     listen 127.0.0.1:{port} backlog=1024;
     location /private {{ add_header Cache-Control no-store; return 200 '{content}'; }}
-    location /coded {{ gzip on; gzip_types *; gzip_min_length 0; add_header Cache-Control "public, max-age=3600"; return 200 '{content}'; }}
+    location /coded {{
+      gzip on; gzip_types *; gzip_min_length 0; add_header Cache-Control "public, max-age=3600"; return 200 '{content}';
+    }}
     location /big {{ alias {folder}/big; add_header Cache-Control no-store; }}
     location / {{ add_header Cache-Control "public, max-age=3600"; add_header ETag '"v1"'; return 200 '{content}'; }}
   }}
@@ -110,11 +114,11 @@ def wait_for(port: int) -> None:
     raise SystemExit(f"nothing listens on port {port} after {START_SECONDS:.0f} s")
 
 
-def pinned(cores: set[int] | None) -> Callable[[], None] | None:
-    """For `preexec_fn`: run on these cores alone."""
-    if not cores or not hasattr(os, "sched_setaffinity"):
-        return None
-    return lambda: os.sched_setaffinity(0, cores)
+def pinned(cores: set[int] | None) -> list[str]:
+    """The command that runs another on these cores alone; nothing where cores cannot be chosen."""
+    if not cores or shutil.which("taskset") is None:
+        return []
+    return ["taskset", "--cpu-list", ",".join(map(str, sorted(cores)))]
 
 
 class Peers:
@@ -131,7 +135,7 @@ class Peers:
         """Start `command`, which is to listen on `port`."""
         out = (self._folder / f"{name.replace(' ', '-')}.out").open("wb")
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environ, stdout=out, stderr=out, preexec_fn=pinned(cores or self._cores)
+            [*pinned(cores or self._cores), *command], cwd=ROOT, env=environ, stdout=out, stderr=out
         )
         self._running.append(process)
         wait_for(port)

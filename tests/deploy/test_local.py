@@ -17,7 +17,16 @@ from aiohttp import ClientSession, ClientTimeout
 from config.load import load
 from config.rules import load_rules
 from deploy import local
-from deploy.local import EXAMPLE_RULES, Addresses, LocalSettings, curl, free_addresses, plan
+from deploy.local import (
+    EXAMPLE_RULES,
+    Addresses,
+    LocalSettings,
+    MonitorAddresses,
+    curl,
+    free_addresses,
+    plan,
+    seen_by_proxy,
+)
 from tests.deploy.processes import PATIENCE, Child, environment, listens, python
 
 LOCAL = ("-m", "deploy.local")
@@ -70,6 +79,14 @@ def test_without_an_origin_the_example_comes_first() -> None:
     }
 
 
+def test_every_part_has_the_users_other_variables() -> None:
+    given = ANYWHERE | {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318", "OTEL_TRACES_SAMPLER": "always_on"}
+    parts = local.prepare([], given, "test").parts
+    assert len(parts) > 3
+    for part in parts:
+        assert given.items() - ANYWHERE.items() <= part.environ.items(), part.name
+
+
 def test_in_front_of_a_given_origin_there_is_only_the_proxy_and_no_rules_but_the_users(tmp_path: Path) -> None:
     rules = tmp_path / "rules.toml"
     rules.touch()
@@ -86,6 +103,20 @@ def test_what_the_user_chose_is_kept(tmp_path: Path) -> None:
     assert proxy.environ == {**environ, "UPSTREAM_URL": "http://127.0.0.1:3000"}
     assert proxy.command[3:5] == ("--workers", "2")
     assert proxy.stop_seconds > 3
+
+
+@pytest.mark.parametrize(
+    ("environ", "argv", "told"),
+    [
+        ({}, [], {"POOL_MONITOR_URL": "http://127.0.0.1:8081"}),
+        ({"POOL_MONITOR_URL": "http://pool:1"}, [], {}),
+        ({}, ["--pool-monitor-url", "http://pool:1"], {}),
+    ],
+)
+def test_the_proxy_is_told_of_the_monitor_unless_of_another(
+    environ: dict[str, str], argv: list[str], told: dict[str, str]
+) -> None:
+    assert seen_by_proxy(settings_of(environ, *argv), MonitorAddresses("127.0.0.1:8081", None)) == told
 
 
 def test_an_origin_may_be_named_anywhere_a_setting_may(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
@@ -15,6 +15,9 @@ from config.load import load
 from config.settings import MonitorSettings
 from pool_monitor.app import Monitor
 from pool_monitor.queries import load_queries
+
+if TYPE_CHECKING:
+    from config.otel import Tracing
 
 
 @dataclass
@@ -50,7 +53,11 @@ class Client:
 
 @contextlib.asynccontextmanager
 async def running_monitor(
-    database: str | None, queries: str = "", directory: Path | None = None, **settings: object
+    database: str | None,
+    queries: str = "",
+    directory: Path | None = None,
+    tracing: Tracing | None = None,
+    **settings: object,
 ) -> AsyncIterator[Client]:
     """A monitor for `database`; `queries` is the text of a queries file."""
     environ = {"HOST": "127.0.0.1", "PORT": "0"} | {name.upper(): str(value) for name, value in settings.items()}
@@ -62,7 +69,7 @@ async def running_monitor(
         path = directory / "queries.toml"
         path.write_text(queries)
         loaded = load_queries(path)
-    monitor = Monitor(load(MonitorSettings, [], environ, prog="siding-monitor"), loaded)
+    monitor = Monitor(load(MonitorSettings, [], environ, prog="siding-monitor"), loaded, tracing=tracing)
     sock = open_socket("127.0.0.1", 0)
     await monitor.start(sock)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
+import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,8 @@ from pool_monitor.doctor import Budget, Grade, bouncer_checks, budget_check
 from pool_monitor.pgbouncer import BouncerSample
 from tests.deploy.processes import environment, python
 from tests.pool_monitor.support import running_monitor
+from tests.programs import program
 from tests.support import PATIENCE
-
-BINARY = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 
 QUERIES = """
 [[query]]
@@ -41,18 +40,28 @@ class Running:
 
 @contextlib.asynccontextmanager
 async def pgbouncer_for(server: Postgres, folder: Path) -> AsyncIterator[Running]:
-    if BINARY is None:
-        pytest.skip("there is no pgbouncer here")
+    pgbouncer = program("pgbouncer")
+    told = await asyncio.to_thread(
+        subprocess.run, [pgbouncer.path, "--version"], env=pgbouncer.environ, capture_output=True, text=True, check=True
+    )
+    version = tuple(map(int, told.stdout.split()[1].split(".")))
+    # known from 1.21 on, and 200 when not said from 1.24 on
+    none_kept = "max_prepared_statements = 0\n" if version >= (1, 21) else ""
     port = free_port()
     ini = folder / "pgbouncer.ini"
     ini.write_text(
         f"[databases]\n* = host=127.0.0.1 port={server.port} user=siding\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
         f"listen_port = {port}\nauth_type = any\npool_mode = transaction\ndefault_pool_size = 5\nunix_socket_dir =\n"
-        "query_wait_timeout = 0\n"
+        f"query_wait_timeout = 0\n{none_kept}"
     )
     user = ["-u", "nobody"] if os.geteuid() == 0 else []
     process = await asyncio.create_subprocess_exec(
-        BINARY, *user, str(ini), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+        pgbouncer.path,
+        *user,
+        str(ini),
+        env=dict(pgbouncer.environ),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
     )
     try:
         async with asyncio.timeout(PATIENCE):

@@ -20,6 +20,7 @@ from config.access import Refusal, is_local_authority, is_loopback, refusal_of
 from config.everywhere import set_flags
 from config.flags import Flags
 from proxy.observe.events import PurgeKind
+from proxy.observe.live import Numbers, added_up
 from proxy.server.admin import PurgeOrder, admin_app, parse_purge
 
 SESAME = "correct horse battery staple"
@@ -47,6 +48,9 @@ class Scripted:
         if self.fault is not None:
             raise self.fault
         return {"cacheHits": 45, "cacheMisses": 20, "cacheHitRate": "69.23%", "enabled": True}
+
+    async def live(self) -> Numbers:
+        return added_up([])
 
     async def flags(self) -> dict[str, bool]:
         return self.switches.as_dict()
@@ -138,7 +142,9 @@ async def test_an_unknown_path_is_told_the_known_ones(client: Client) -> None:
     assert response.status == 404
     assert document["error"]["code"] == "not-found"
     assert document["paths"] == [
+        "/",
         "/api/flags",
+        "/api/live",
         "/api/metrics/report-cache",
         "/api/purge",
         "/api/routes",
