@@ -83,7 +83,8 @@ class Visit:
     content -- the request's content when it had to be read whole (to be keyed); None while unread.
     asked_at -- when the origin was asked for this client alone, on the monotonic clock.
     shown_key -- the cache key, where CACHE_STATUS_KEY lets it be told.
-    sent -- head and content of the answer, where it was not coded here as it went; None in place of content that was passed on as it came.
+    sent -- head and content of the answer, unless it was coded here as it went;
+    None in place of content that was passed on as it came.
     """
 
     exchange: Exchange
