@@ -15,6 +15,8 @@ import stat
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import lru_cache
+from operator import attrgetter
 
 import orjson
 
@@ -38,6 +40,26 @@ LARGE_BYTES = 128 * 1024
 """Written at once where lines cannot mix: after each piece the thread has to wait for its turn (the GIL's 5 ms)."""
 MAX_PATH = 1024
 MAX_IDENTIFIER = 200
+
+_PARTICULARS = {
+    "forward": "forward",
+    "reuse": "reuse",
+    "verdict": "verdict",
+    "collapsed": "collapsed",
+    "stored": "stored",
+    "coding": "coding",
+    "first_byte_seconds": "first_byte",
+    "origin_status": "origin_status",
+    "origin_seconds": "origin_seconds",
+    "origin_total_seconds": "origin_total",
+    "origin_seconds_saved": "origin_seconds_saved",
+    "bytes_saved_not_modified": "bytes_saved_304",
+    "bytes_saved_coding": "bytes_saved_coding",
+    "error": "error",
+    "detail": "detail",
+}
+"""What a line says only where there is something to say, and where an observation has it."""
+_particulars_of = attrgetter(*_PARTICULARS.values())
 
 Form = Callable[[Observation], bytes]
 
@@ -75,7 +97,7 @@ def _path(seen: Observation) -> str:
 def as_json(seen: Observation) -> bytes:
     """The request as one JSON object and a line feed. What is not known or zero by nature is left out."""
     line: dict[str, object] = {
-        "time": instant(seen.started),
+        "time": _time_of(seen.started),
         "level": _LEVEL_NAMES[level_of(seen)],
         "type": "access",
         "client": _plain(seen.client),
@@ -90,8 +112,10 @@ def as_json(seen: Observation) -> bytes:
         "request_id": _plain(seen.request_id),
         "traceparent": _plain(seen.traceparent),
     }
-    for name, value in _particulars(seen):
-        line[name] = round(value, 6) if isinstance(value, float) else value
+    # what is only said where there is something to say
+    for name, value in zip(_PARTICULARS, _particulars_of(seen), strict=True):
+        if value:
+            line[name] = round(value, 6) if isinstance(value, float) else value
     try:
         return orjson.dumps(line) + b"\n"
     except TypeError:
@@ -99,32 +123,20 @@ def as_json(seen: Observation) -> bytes:
         return json.dumps(line).encode() + b"\n"
 
 
-def _particulars(seen: Observation) -> list[tuple[str, object]]:
-    """What is only said where there is something to say."""
-    named = (
-        ("forward", seen.forward),
-        ("reuse", seen.reuse),
-        ("verdict", seen.verdict),
-        ("collapsed", seen.collapsed),
-        ("stored", seen.stored),
-        ("coding", seen.coding),
-        ("first_byte_seconds", seen.first_byte),
-        ("origin_status", seen.origin_status),
-        ("origin_seconds", seen.origin_seconds),
-        ("origin_total_seconds", seen.origin_total),
-        ("origin_seconds_saved", seen.origin_seconds_saved),
-        ("bytes_saved_not_modified", seen.bytes_saved_304),
-        ("bytes_saved_coding", seen.bytes_saved_coding),
-        ("error", seen.error),
-        ("detail", seen.detail),
-    )
-    return [(name, value) for name, value in named if value]
+def _time_of(moment: float) -> str:
+    """`instant`, which is the same for all of a millisecond."""
+    return _time_of_ms(int(moment * 1000))
+
+
+@lru_cache(maxsize=16)
+def _time_of_ms(milliseconds: int) -> str:
+    return instant(milliseconds / 1000)
 
 
 def as_text(seen: Observation) -> bytes:
     """The request as words on one line, for a person at a terminal."""
     words = [
-        instant(seen.started),
+        _time_of(seen.started),
         _word(seen.client),
         _word(seen.method),
         _word(_path(seen), MAX_PATH),
@@ -153,7 +165,7 @@ def hits_as_json(hits: Sequence[Hit]) -> bytes:
     begins: dict[int, str] = {}
     for kind, target, client, request_id, traceparent, received, sent, whole, seconds_saved, started, duration in hits:
         if int(started * 1000) != moment:
-            moment, time = int(started * 1000), f'{{"time":"{instant(started)}","level":"info","type":"access",'
+            moment, time = int(started * 1000), f'{{"time":"{_time_of(started)}","level":"info","type":"access",'
         begin = begins.get(id(kind))
         if begin is None:
             begin = begins[id(kind)] = _kind_as_json(kind)
@@ -185,7 +197,7 @@ def hits_as_text(hits: Sequence[Hit]) -> bytes:
     """As `as_text` tells each of them."""
     return "".join(
         [
-            f"{instant(hit.started)} {hit.client} {hit.kind.method} {_word(hit.target.partition('?')[0], MAX_PATH)} "
+            f"{_time_of(hit.started)} {hit.client} {hit.kind.method} {_word(hit.target.partition('?')[0], MAX_PATH)} "
             f"{hit.kind.status} hit {hit.duration * 1000:.1f}ms {hit.sent}B "
             f"{f'coding={hit.kind.coding} ' if hit.kind.coding else ''}id={_word(hit.request_id)}\n"
             for hit in hits

@@ -187,7 +187,7 @@ class Replies:
         elif lower in _PRESENT_NAMES:
             kind, mark = _JUDGED, b"\n" + lower
         found = _Known(kind, f"{line[0]}: {line[1]}\r\n".encode("latin-1"), line, mark)
-        if len(raw) <= MAX_KNOWN_BYTES and kind in (_QUIET, _JUDGED, _GONE) and lower != b"set-cookie":
+        if len(raw) <= MAX_KNOWN_BYTES and lower != b"set-cookie":
             if len(self._known) >= MAX_KNOWN:
                 self._known.clear()
             self._known[raw] = found
