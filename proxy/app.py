@@ -119,7 +119,7 @@ class Worker:
         )
         digest = keyed_digest(secret or secrets.token_bytes(32))
         self._fast = Index(self.store, self._invalidations, routes, flags, digest, show_keys=settings.cache_status_key)
-        self._hits = Hits([self._metrics.observe_hits, self._access_log.observe_hits])
+        self._hits = Hits([self._metrics.observe_hits, self._slow.observe_hits, self._access_log.observe_hits])
         self._tracing = tracing
         traces = _traces(tracing, settings.upstream_url)
         self._readers: list[Reader] = [self._metrics, self._slow, self._access_log]
@@ -152,7 +152,7 @@ class Worker:
         )
         self._local = LocalMetrics(settings, self.report_cache) if settings.public_metrics else None
         self.handler = Handler(shared, self._local)
-        self._express = Express(shared, self.handler)
+        self._express = Express(shared, self.handler, self._hits)
         self._server: ClientServer | None = None
         self._listener: asyncio.Server | None = None
 

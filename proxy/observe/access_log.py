@@ -71,9 +71,13 @@ _NOT_IN_WORDS = _CONTROLS | {0x20: "\\x20", 0x22: "\\x22", 0x5C: "\\\\"}
 
 def level_of(seen: Observation) -> int:
     """The level, as `logging` counts them, that a request is logged at."""
-    if seen.outcome is Outcome.INTERNAL_ERROR:
+    return _level_of(seen.outcome, seen.status)
+
+
+def _level_of(outcome: Outcome, status: int) -> int:
+    if outcome is Outcome.INTERNAL_ERROR:
         return logging.ERROR
-    return logging.WARNING if seen.outcome in _FAILED_OUTCOMES or seen.status >= 500 else logging.INFO
+    return logging.WARNING if outcome in _FAILED_OUTCOMES or status >= 500 else logging.INFO
 
 
 def _cut(text: str, length: int) -> str:
@@ -163,9 +167,9 @@ def hits_as_json(hits: Sequence[Hit]) -> bytes:
     lines = []
     moment, time = -1, ""
     begins: dict[int, str] = {}
-    for kind, target, client, request_id, traceparent, received, sent, whole, seconds_saved, started, duration in hits:
+    for kind, target, client, request_id, traceparent, received, sent, whole, seconds, started, duration in hits:
         if int(started * 1000) != moment:
-            moment, time = int(started * 1000), f'{{"time":"{_time_of(started)}","level":"info","type":"access",'
+            moment, time = int(started * 1000), f'{{"time":"{_time_of(started)}",'
         begin = begins.get(id(kind))
         if begin is None:
             begin = begins[id(kind)] = _kind_as_json(kind)
@@ -178,31 +182,35 @@ def hits_as_json(hits: Sequence[Hit]) -> bytes:
             ids += f',"bytes_saved_coding":{whole - sent}'
         path = target if "?" not in target and len(target) <= MAX_PATH else _cut(target.partition("?")[0], MAX_PATH)
         took = f"{duration:.6f}"
+        origin = f"{seconds:.6f}"
+        if kind.outcome is Outcome.HIT:
+            origin = f'"origin_seconds_saved":{origin}'
+        else:
+            origin = f'"origin_status":{kind.status},"origin_seconds":{origin},"origin_total_seconds":{origin}'
         lines.append(
             f'{time}{begin},"client":"{client}","path":"{path}","duration_seconds":{took},"first_byte_seconds":{took},'
-            f'"request_bytes":{received},"response_bytes":{sent},"origin_seconds_saved":{seconds_saved:.6f}{ids}}}\n'
+            f'"request_bytes":{received},"response_bytes":{sent},{origin}{ids}}}\n'
         )
     return "".join(lines).encode()
 
 
 def _kind_as_json(kind: HitKind) -> str:
-    coding = f',"coding":"{kind.coding}"' if kind.coding is not None else ""
+    named = (
+        ("forward", kind.forward),
+        ("reuse", Reuse.FRESH if kind.outcome is Outcome.HIT else None),
+        ("verdict", kind.verdict),
+        ("coding", kind.coding),
+    )
+    more = "".join([f',"{name}":"{value}"' for name, value in named if value])
     return (
-        f'"method":"{kind.method}","route":{_quoted(kind.route)},"status":{kind.status},"outcome":"{Outcome.HIT.value}",'
-        f'"reuse":"{Reuse.FRESH.value}"{coding}'
+        f'"level":"{_LEVEL_NAMES[_level_of(kind.outcome, kind.status)]}","type":"access","method":"{kind.method}",'
+        f'"route":{_quoted(kind.route)},"status":{kind.status},"outcome":"{kind.outcome}"{more}'
     )
 
 
 def hits_as_text(hits: Sequence[Hit]) -> bytes:
     """As `as_text` tells each of them."""
-    return "".join(
-        [
-            f"{_time_of(hit.started)} {hit.client} {hit.kind.method} {_word(hit.target.partition('?')[0], MAX_PATH)} "
-            f"{hit.kind.status} hit {hit.duration * 1000:.1f}ms {hit.sent}B "
-            f"{f'coding={hit.kind.coding} ' if hit.kind.coding else ''}id={_word(hit.request_id)}\n"
-            for hit in hits
-        ]
-    ).encode("utf-8", "backslashreplace")
+    return b"".join([as_text(hit.observation()) for hit in hits])
 
 
 def _is_file(fd: int) -> bool:
@@ -258,8 +266,10 @@ class AccessLog:
             self._arrived.set()
 
     def observe_hits(self, hits: Sequence[Hit]) -> None:
-        """Log hits; returns at once."""
+        """Log requests that were answered the short way; returns at once."""
         if self._level > logging.INFO:
+            hits = [hit for hit in hits if _level_of(hit.kind.outcome, hit.kind.status) >= self._level]
+        if not hits:
             return
         if len(self._lines) + len(hits) > self._capacity or self._closing.is_set():
             self._refused += len(hits)

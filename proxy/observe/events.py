@@ -84,19 +84,23 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class HitKind:
-    """What many hits have in common. See `Observation`."""
+    """What many requests that were answered the short way have in common. See `Observation`."""
 
     route: str
     method: str
     status: int
-    coding: str | None
+    coding: str | None = None
+    outcome: Outcome = Outcome.HIT
+    forward: Forward | None = None
+    verdict: Verdict | None = None
 
 
 class Hit(NamedTuple):
-    """A hit that was answered from prepared octets: what `Observation` says, in the few words that it takes.
+    """A request that was answered the short way: what `Observation` says, in the few words that it takes.
 
     target, request_id, traceparent -- as the client sent them, "" where it did not. received, sent, whole -- octets of
-    content: of the request, of the answer, and as stored. origin_seconds_saved, started, duration -- seconds.
+    content: of the request, of the answer, and as stored. started, duration -- seconds. origin_seconds -- those that
+    a hit spared, or a pass took.
     """
 
     kind: HitKind
@@ -107,9 +111,37 @@ class Hit(NamedTuple):
     received: int
     sent: int
     whole: int
-    origin_seconds_saved: float
+    origin_seconds: float
     started: float
     duration: float
+
+    def observation(self) -> Observation:
+        """The same in full."""
+        kind, hit = self.kind, self.kind.outcome is Outcome.HIT
+        return Observation(
+            method=kind.method,
+            path=self.target.partition("?")[0],
+            route=kind.route,
+            status=kind.status,
+            outcome=kind.outcome,
+            forward=kind.forward,
+            verdict=kind.verdict,
+            reuse=Reuse.FRESH if hit else None,
+            tier=Tier.MEMORY if hit else None,
+            coding=kind.coding,
+            started=self.started,
+            duration=self.duration,
+            first_byte=self.duration,
+            origin_seconds=None if hit else self.origin_seconds,
+            origin_total=None if hit else self.origin_seconds,
+            origin_status=None if hit else kind.status,
+            origin_seconds_saved=self.origin_seconds if hit else 0.0,
+            request_bytes=self.received,
+            response_bytes=self.sent,
+            request_id=self.request_id,
+            traceparent=self.traceparent,
+            client=self.client,
+        )
 
 
 @dataclass(slots=True)

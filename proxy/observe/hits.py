@@ -1,4 +1,4 @@
-"""Hits from prepared octets, told in batches: what one costs must be less than what the hit itself does."""
+"""Requests that were answered the short way, told in batches: that must cost less than the answers themselves."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Hits:
 
     def __init__(self, readers: Sequence[Callable[[Sequence[Hit]], None]]) -> None:
         self._readers = readers
-        self._gathered: list[Raw] = []
+        self._gathered: list[Raw | Hit] = []
         self._due: asyncio.TimerHandle | None = None
 
-    def add(self, raw: Raw) -> None:
+    def add(self, raw: Raw | Hit) -> None:
         """One more."""
         self._gathered.append(raw)
         if self._due is None:
@@ -49,7 +49,7 @@ class Hits:
         gathered, self._gathered = self._gathered, []
         if not gathered:
             return
-        hits = [_hit(*raw) for raw in gathered]
+        hits = [raw if isinstance(raw, Hit) else _hit(*raw) for raw in gathered]
         for reader in self._readers:
             try:
                 reader(hits)

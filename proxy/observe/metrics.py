@@ -27,7 +27,7 @@ from config.lag import LoopLag
 from config.tier_metrics import TierMetrics, tier_levels
 from config.version import VERSION
 from proxy.observe import live
-from proxy.observe.events import OTHER, Hit, Observation, OriginObservation, PurgeKind, Tier
+from proxy.observe.events import OTHER, Hit, HitKind, Observation, OriginObservation, PurgeKind, Tier
 from proxy.observe.tallies import Counts, Spread, Spreads, added_up
 from proxy.policy.decisions import Forward, Outcome
 from proxy.store.base import Store
@@ -195,26 +195,46 @@ class Metrics:
         self._observe_origin(seen, exchanges.route)
 
     def observe_hits(self, hits: Sequence[Hit]) -> None:
-        """Count hits that were answered from prepared octets."""
-        self._outcomes[Outcome.HIT] += len(hits)
-        self._hits.add((Tier.MEMORY.value,), len(hits))
-        sent = 0
+        """Count requests that were answered the short way."""
+        found, sent, received = 0, 0, 0
+        groups: dict[int, tuple[_Exchanges, list[Hit]]] = {}
         for hit in hits:
-            kind = hit.kind
-            key = (kind.route, Outcome.HIT, kind.method, kind.status // 100)
-            exchanges = self._exchanges.get(key) or self._find_exchanges(*key)
-            self._requests.add(exchanges.requests)
-            exchanges.duration.observe(hit.duration)
-            exchanges.first_byte.observe(hit.duration)
+            group = groups.get(id(hit.kind))
+            if group is None:
+                kind = hit.kind
+                key = (kind.route, kind.outcome, kind.method, kind.status // 100)
+                group = groups[id(kind)] = (self._exchanges.get(key) or self._find_exchanges(*key), [])
+            group[1].append(hit)
             sent += hit.sent
-            if hit.received:
-                self._request_bytes.add((), hit.received)
-            if kind.status == 304:
-                self._bytes_saved.add(("not_modified",), hit.whole)
-            elif kind.coding is not None and hit.whole > hit.sent > 0:
-                self._bytes_saved.add(("coding",), hit.whole - hit.sent)
-            self._seconds_saved.add((exchanges.route,), hit.origin_seconds_saved)
+            received += hit.received
+        for exchanges, alike in groups.values():
+            kind = alike[0].kind
+            self._outcomes[kind.outcome] += len(alike)
+            self._requests.add(exchanges.requests, len(alike))
+            exchanges.duration.observe_all([hit.duration for hit in alike])
+            exchanges.first_byte.observe_all([hit.duration for hit in alike])
+            if kind.outcome is Outcome.HIT:
+                found += len(alike)
+                self._spared(exchanges.route, kind, alike)
+            else:
+                self._passed(exchanges.route, kind, alike)
+        self._hits.add((Tier.MEMORY.value,), found)
         self._response_bytes.add((), sent)
+        self._request_bytes.add((), received)
+
+    def _spared(self, route: str, kind: HitKind, alike: Sequence[Hit]) -> None:
+        if kind.status == 304:
+            self._bytes_saved.add(("not_modified",), sum([hit.whole for hit in alike]))
+        elif kind.coding is not None:
+            self._bytes_saved.add(("coding",), sum([max(0, hit.whole - hit.sent) for hit in alike if hit.sent]))
+        self._seconds_saved.add((route,), sum([hit.origin_seconds for hit in alike]))
+
+    def _passed(self, route: str, kind: HitKind, alike: Sequence[Hit]) -> None:
+        if kind.verdict is not None:
+            self._verdicts.add((kind.verdict.value,), len(alike))
+        reason = NONE if kind.forward is None else kind.forward.value
+        self._origin_requests.add((route, reason, STATUS_CLASSES.get(kind.status // 100, OTHER)), len(alike))
+        self._origin_duration.of(route).observe_all([hit.origin_seconds for hit in alike])
 
     def _observe_origin(self, seen: Observation, route: str) -> None:
         if seen.collapsed:

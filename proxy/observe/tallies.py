@@ -53,6 +53,13 @@ class Spread:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
+    def observe_all(self, values: Sequence[float]) -> None:
+        """Many more."""
+        bounds, counts = self.bounds, self.counts
+        for value in values:
+            counts[bisect_left(bounds, value)] += 1
+        self.total += sum(values)
+
 
 def added_up(bounds: Sequence[float], spreads: Iterable[Spread]) -> list[float]:
     """How many observations of all `spreads` lie between the bounds, and beyond the last."""

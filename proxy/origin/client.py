@@ -10,6 +10,7 @@ import logging
 import select
 import socket
 import ssl
+import time
 from collections import deque
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
@@ -197,7 +198,7 @@ class OriginClient:
 
     def _take(self, repeatable: bool) -> OriginConnection | None:
         """The idle connection used last, if it may be used for this request."""
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         while self._resting:
             connection = self._resting[-1]
             if not connection.alive or connection.idle_until <= now:
@@ -263,11 +264,10 @@ class OriginClient:
         """An exchange is over: keep its connection if it can be used again."""
         self._busy.discard(connection)
         if connection.reusable and not self._closed:
-            loop = asyncio.get_running_loop()
-            connection.rest(loop.time(), IDLE_SECONDS)
+            connection.rest(time.monotonic(), IDLE_SECONDS)
             self._resting.append(connection)
             if self._sweeper is None:
-                self._sweeper = loop.call_later(SWEEP_SECONDS, self._sweep)
+                self._sweeper = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
         else:
             connection.abort()
         self._leave()
@@ -275,7 +275,7 @@ class OriginClient:
     def _sweep(self) -> None:
         """Close what was idle for too long."""
         loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = time.monotonic()
         for connection in [one for one in self._resting if one.idle_until <= now]:
             self._resting.remove(connection)
             connection.abort()

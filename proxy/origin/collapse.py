@@ -6,7 +6,6 @@ nobody has any use for it (see `fetch`).
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 
 from proxy.origin.fetch import Fetch
@@ -23,7 +22,7 @@ class Collapse:
 
     def __init__(self) -> None:
         self._fetches: dict[str, Fetch] = {}
-        self._unshareable: OrderedDict[bytes, float] = OrderedDict()
+        self._unshareable: OrderedDict[int, float] = OrderedDict()
 
     def __repr__(self) -> str:
         return f"<Collapse fetches={len(self._fetches)} unshareable={len(self._unshareable)}>"
@@ -74,6 +73,9 @@ class Collapse:
             self._unshareable.pop(_short(key), None)
 
 
-def _short(key: str) -> bytes:
-    """A key as it is remembered: clients choose how long keys are, not how much is remembered."""
-    return hashlib.blake2b(key.encode(), digest_size=16).digest()
+def _short(key: str) -> int:
+    """A key as it is remembered: clients choose how long keys are, not how much is remembered.
+
+    Its hash is another in each process. Two keys with the same only do not wait for each other.
+    """
+    return hash(key)

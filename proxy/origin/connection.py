@@ -198,7 +198,11 @@ class OriginConnection(asyncio.Protocol):
         self.idle_since = now
         assert self.head is not None
         self.idle_until = now + min(life, _announced_life(self.head.fields))
-        self._begin("", None)
+        self._asked = self.complete = False
+        self.head = None
+        if self._size:
+            self._pieces.clear()
+            self._size = 0
         if self._paused and self._transport is not None:
             # its content was complete, and nobody had read to the end: hear of the origin's closing again
             self._transport.resume_reading()

@@ -246,8 +246,10 @@ def answer_head(reply: Reply, passed: Passed, etag: str | None) -> bytes:
 
 def question_of(plain: Plain) -> str:
     """What of a request without a rule has to do with what becomes of the response."""
-    credentials = ",".join([line.line[0].lower() for line in plain.lines if line.kind == CREDENTIAL])
-    return f"{plain.start.method}\n{credentials}\n{plain.shape}"
+    names = ""
+    if plain.credentials:
+        names = ",".join([line.line[0].lower() for line in plain.lines if line.kind == CREDENTIAL])
+    return f"{plain.start.method}\n{names}\n{plain.shape}"
 
 
 def _mark_of(reply: Reply) -> bytes:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from enum import IntEnum
-from typing import NamedTuple, cast
+from typing import cast
 
 from proxy.policy.cache_key import CREDENTIAL_FIELDS, REWRITING_FIELDS, asked_part
 from proxy.policy.forwarding import HOP_BY_HOP, VIA
@@ -63,6 +63,10 @@ _ALWAYS_ANEW = frozenset({Kind.CREDENTIAL, Kind.REQUEST_ID, Kind.TRACE, Kind.LEN
 
 NOT_AS_IT_IS = frozenset({b"content-length", b"x-forwarded-for", b"via", *(name.encode() for name in HOP_BY_HOP)})
 """Fields that this hop takes away, or writes anew (see `forwarding`)."""
+_MINDED = frozenset(
+    {b"x-forwarded-for", b"via", b"x-forwarded-proto", b"x-forwarded-host", b"x-request-id", b"traceparent"}
+)
+"""Fields whose presence or value `to_origin` has to know."""
 MAX_NAMES = 512
 _WITHOUT_CONTENT = frozenset({"GET", "HEAD"})
 
@@ -80,6 +84,7 @@ _AUTHORITY = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(?::[0-9]*)?")
 
 # as plain numbers: to look them up in the class each time would take longer than all the rest
 _SHAPE, _PLACE, _DEMANDING = int(Kind.SHAPE), int(Kind.PLACE), int(Kind.DEMANDING)
+_CREDENTIAL = int(Kind.CREDENTIAL)
 _LENGTH, _REQUEST_ID, _TRACE = int(Kind.LENGTH), int(Kind.REQUEST_ID), int(Kind.TRACE)
 
 
@@ -98,21 +103,30 @@ class Known:
     wire -- as it goes on to the next hop; empty where it does not go on as it is.
     """
 
-    __slots__ = ("kind", "line", "lower", "wire")
+    __slots__ = ("kind", "line", "lower", "minded", "wire")
 
     def __init__(self, kind: int, lower: bytes, line: Line) -> None:
         self.kind = kind
         self.lower = lower
         self.line = line
+        self.minded = lower in _MINDED
         self.wire = b"" if lower in NOT_AS_IT_IS else f"{line[0]}: {line[1]}\r\n".encode("latin-1")
 
 
-class Start(NamedTuple):
-    """A request line that is understood. asked -- what a cache key says of the target."""
+class Start:
+    """A request line that is understood. asked -- what a cache key says of the target.
 
-    method: str
-    target: str
-    asked: str
+    route -- for who knows the rules to note: the label for metrics, and whether there is a rule.
+    """
+
+    __slots__ = ("asked", "method", "route", "target", "wire")
+
+    def __init__(self, method: str, target: str) -> None:
+        self.method = method
+        self.target = target
+        self.asked = asked_part(target)
+        self.wire = f"{method} {target} HTTP/1.1\r\n".encode()
+        self.route: tuple[str, bool] | None = None
 
 
 class Lexicon:
@@ -131,7 +145,7 @@ class Lexicon:
         if match is None or match[1] not in METHODS:
             return None
         target = match[2].decode("ascii")
-        found = Start(match[1].decode("ascii"), target, asked_part(target))
+        found = Start(match[1].decode("ascii"), target)
         if len(raw) <= MAX_KNOWN_BYTES:
             if len(self.starts) >= MAX_KNOWN:
                 self.starts.clear()
@@ -175,10 +189,12 @@ class Plain:
     size -- octets of the head with its last CRLF. length -- of the content that follows; framed: the request says so.
     shape -- the lines that select the form of the answer, and the method where it is not GET.
     place -- Host first, then what rewrites. request_id, traceparent -- "" where absent.
+    credentials -- the lines that say who is asking.
     demanding -- something is asked for that only the whole policy can tell.
     """
 
     __slots__ = (
+        "credentials",
         "demanding",
         "framed",
         "length",
@@ -195,6 +211,7 @@ class Plain:
     lines: list[Known]
     place: tuple[Known, ...]
     shape: str
+    credentials: str
     demanding: bool
     framed: bool
     length: int
@@ -238,6 +255,7 @@ def _sorted(start: Start, lines: list[Known], size: int) -> Plain | None:  # noq
     host = length = None
     rewriting: tuple[Known, ...] = ()
     shape = "" if start.method == "GET" else start.method
+    credentials = ""
     for line in lines:
         kind = line.kind
         if not kind:
@@ -256,6 +274,8 @@ def _sorted(start: Start, lines: list[Known], size: int) -> Plain | None:  # noq
             plain.request_id = line.line[1]
         elif kind == _TRACE:
             plain.traceparent = line.line[1]
+        elif kind == _CREDENTIAL:
+            credentials += f"{line.line[0]}: {line.line[1]}\n"
         elif kind == _DEMANDING:
             plain.demanding = True
         elif kind == _LENGTH:
@@ -265,6 +285,7 @@ def _sorted(start: Start, lines: list[Known], size: int) -> Plain | None:  # noq
     if host is None:
         return None
     plain.place, plain.shape, plain.framed = (host, *rewriting), shape, length is not None
+    plain.credentials = credentials
     if length is not None:
         digits = length.line[1]
         if not (digits.isascii() and digits.isdecimal() and len(digits) < 19) or start.method in _WITHOUT_CONTENT:
@@ -280,10 +301,9 @@ def to_origin(plain: Plain, peer: str, request_id: str, traceparent: str) -> byt
     """
     start = plain.start
     fields: dict[bytes, str] = {}
-    pieces = [f"{start.method} {start.target} HTTP/1.1\r\n".encode()]
+    pieces = [start.wire, *[line.wire for line in plain.lines]]
     for line in plain.lines:
-        pieces.append(line.wire)
-        if line.lower in _MINDED:
+        if line.minded:
             before = fields.get(line.lower)
             fields[line.lower] = line.line[1] if before is None else f"{before}, {line.line[1]}"
     forwarded, via = fields.get(b"x-forwarded-for"), fields.get(b"via")
@@ -298,8 +318,3 @@ def to_origin(plain: Plain, peer: str, request_id: str, traceparent: str) -> byt
         added += f"traceparent: {traceparent}\r\n"
     pieces.append(f"{added}Via: {f'{via}, {VIA}' if via else VIA}\r\n".encode("latin-1"))
     return b"".join(pieces)
-
-
-_MINDED = frozenset(
-    {b"x-forwarded-for", b"via", b"x-forwarded-proto", b"x-forwarded-host", b"x-request-id", b"traceparent"}
-)

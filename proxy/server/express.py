@@ -16,7 +16,8 @@ import random
 from typing import Protocol
 
 from proxy import errors
-from proxy.observe.events import Observation
+from proxy.observe.events import Hit, HitKind, Observation
+from proxy.observe.hits import Hits
 from proxy.origin.client import IDEMPOTENT, OriginResponse
 from proxy.origin.connection import OnInterim, OriginConnection
 from proxy.origin.fetch import SMALL_BYTES
@@ -25,7 +26,7 @@ from proxy.policy.decisions import Forward, Outcome, Verdict
 from proxy.policy.judgement import route_tag
 from proxy.policy.messages import RequestHead, ResponseHead
 from proxy.policy.passing import Passed, Replies, Reply, answer_head, question_of
-from proxy.policy.plain import Plain
+from proxy.policy.plain import Plain, Start
 from proxy.server.answer import make_etag
 from proxy.server.visit import Shared
 
@@ -56,8 +57,10 @@ class InFlight(Protocol):
 class Express:
     """Takes requests that pass. For the event loop's thread."""
 
-    def __init__(self, shared: Shared, in_flight: InFlight) -> None:
+    def __init__(self, shared: Shared, in_flight: InFlight, hits: Hits) -> None:
         self.shared = shared
+        self.hits = hits
+        self._kinds: dict[tuple[str, str, int, Forward, Verdict | None], HitKind] = {}
         self.in_flight = in_flight
         self.replies = Replies(shared.targets)
         shared.flags.subscribe(lambda _, __: self.replies.forget())
@@ -77,6 +80,17 @@ class Express:
             forward = Forward.METHOD
         return Passing(self, client, request, content, forward).ask()
 
+    def kind(self, start: Start, status: int, forward: Forward, verdict: Verdict | None) -> HitKind:
+        """What is told of all that are answered alike."""
+        route = self.shared.fast.route(start)[0]
+        key = (route, start.method, status, forward, verdict)
+        found = self._kinds.get(key)
+        if found is None:
+            found = self._kinds[key] = HitKind(
+                route, start.method, status, outcome=Outcome.PASS, forward=forward, verdict=verdict
+            )
+        return found
+
     def _passes(self, request: Plain) -> bool:
         """Whether the last answer to such a GET could not be shared, and nothing is stored."""
         shared = self.shared
@@ -85,8 +99,9 @@ class Express:
         key = shared.fast.key(request, b"")
         if key is None or shared.store.find(key) is not None:
             return False
-        authorization = [line.line[1] for line in request.lines if line.lower == b"authorization"]
-        if authorization:
+        if request.credentials:
+            authorization = [line.line[1] for line in request.lines if line.lower == b"authorization"]
+        if request.credentials and authorization:
             key = f"{key}\n{shared.digest(', '.join(authorization).encode('latin-1'))}"
         return not shared.collapse.worth_waiting(key, shared.clock())
 
@@ -120,8 +135,10 @@ class Passing:
         """Ask the origin, if there is an idle connection to it."""
         shared, request = self._express.shared, self.plain
         self._began, self._asked = shared.wall(), shared.clock()
-        request_id = request.request_id or f"{random.getrandbits(128):032x}"
-        trace = request.traceparent or f"00-{random.getrandbits(128):032x}-{random.getrandbits(64):016x}-00"
+        request_id, trace = request.request_id, request.traceparent
+        if not (request_id and trace):
+            made = f"{random.getrandbits(320):080x}"
+            request_id, trace = request_id or made[:32], trace or f"00-{made[32:64]}-{made[64:]}-00"
         self._ids = request_id, trace
         head = plain.to_origin(request, self._client.peer_address, request_id, trace)
         framing = b"Content-Length: %d\r\n\r\n" % len(self.content) if request.framed else b"\r\n"
@@ -184,19 +201,23 @@ class Passing:
             shared.invalidate(tags, uris)
 
     def _tell(self, reply: Reply, passed: Passed, arrived: float) -> None:
-        shared, request = self._express.shared, self.plain
-        now = shared.clock()
-        seen = Observation(request.start.method, request.start.target.partition("?")[0])
-        seen.route = shared.routes.route_of(seen.path)
-        seen.client, seen.started = self._client.peer_address, self._began
-        seen.request_id, seen.traceparent = self._ids
-        seen.status = seen.origin_status = reply.status.status
-        seen.outcome, seen.forward, seen.verdict = Outcome.PASS, self.forward, passed.verdict
-        seen.duration = now - self._asked
-        seen.origin_seconds = seen.origin_total = arrived - self._asked
-        seen.first_byte = seen.duration
-        seen.request_bytes, seen.response_bytes = len(self.content), reply.length
-        shared.observe(seen)
+        express, start = self._express, self.plain.start
+        request_id, traceparent = self._ids
+        express.hits.add(
+            Hit(
+                express.kind(start, reply.status.status, self.forward, passed.verdict),
+                start.target,
+                self._client.peer_address,
+                request_id,
+                traceparent,
+                len(self.content),
+                reply.length,
+                reply.length,
+                arrived - self._asked,
+                self._began,
+                express.shared.clock() - self._asked,
+            )
+        )
 
     # -- for the handler, where it goes on
 
@@ -239,7 +260,7 @@ class Passing:
         self.give_up()
         shared, request = self._express.shared, self.plain
         seen = Observation(request.start.method, request.start.target.partition("?")[0])
-        seen.route = shared.routes.route_of(seen.path)
+        seen.route = shared.fast.route(request.start)[0]
         seen.client, seen.started = self._client.peer_address, self._began
         seen.request_id, seen.traceparent = self._ids
         seen.outcome, seen.forward = Outcome.CLIENT_GONE, self.forward

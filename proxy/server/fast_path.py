@@ -15,7 +15,7 @@ from config.rules import RouteTable
 from proxy.observe.events import HitKind
 from proxy.policy import cache_key, prepared, reuse
 from proxy.policy.messages import RequestHead, ResponseHead, StoredResponse
-from proxy.policy.plain import Kind, Known, Lexicon, Plain
+from proxy.policy.plain import Kind, Known, Lexicon, Plain, Start
 from proxy.policy.prepared import Prepared
 from proxy.store.base import Store
 from proxy.store.invalidations import Invalidations, Validity
@@ -68,7 +68,6 @@ class Index:
         self.lexicon = Lexicon()
         self.generation = 0
         self._routes = routes
-        self._ruled_routes = bool(routes.rules)
         self._flags = flags
         self._digest = digest
         self._show_keys = show_keys
@@ -91,7 +90,7 @@ class Index:
     def key(self, plain: Plain, content: bytes) -> str | None:
         """The cache key, where it is known without the policy."""
         start = plain.start
-        if self._ruled_routes and self.is_ruled(plain):
+        if (start.route or self.route(start))[1]:
             return self._ruled.get(self._mark(plain, content))
         if content:
             return None
@@ -99,8 +98,14 @@ class Index:
 
     def is_ruled(self, plain: Plain) -> bool:
         """Whether there is a rule for method and path, be it that it applies or not."""
-        start = plain.start
-        return self._ruled_routes and self._routes.match(start.method, start.target.partition("?")[0]) is not None
+        return (plain.start.route or self.route(plain.start))[1]
+
+    def route(self, start: Start) -> tuple[str, bool]:
+        """The label for metrics, and whether there is a rule."""
+        if start.route is None:
+            path = start.target.partition("?")[0]
+            start.route = self._routes.route_of(path), self._routes.match(start.method, path) is not None
+        return start.route
 
     def uri(self, plain: Plain) -> str:
         """The target URI."""
