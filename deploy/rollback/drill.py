@@ -21,6 +21,7 @@ from deploy.check.measure import Way
 from deploy.check.requests import Ask
 from deploy.rollback.act import flip
 from deploy.rollback.switches import PROBES, SAFE, Probe
+from deploy.stack import Part, Stack
 
 CLIENTS = 8
 PROBERS = 4
@@ -161,9 +162,9 @@ async def _until_shown(way: Way, probe: Probe, wanted: bool, act: Callable[[], A
 
 
 @contextlib.asynccontextmanager
-async def _started(parts: Sequence[local.Part]) -> AsyncIterator[local.Stack]:
+async def _started(parts: Sequence[Part]) -> AsyncIterator[Stack]:
     """Parts that run while the block does. Raises DrillFailed."""
-    stack = local.Stack(parts, attended=False)
+    stack = Stack(parts, attended=False)
     run = asyncio.create_task(stack.run(""))
     up = asyncio.create_task(stack.up.wait())
     try:
