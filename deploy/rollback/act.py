@@ -11,8 +11,7 @@ import orjson
 
 from config.flags import FlagName
 from config.words import masked
-from deploy.check.measure import Way
-from deploy.check.requests import Ask
+from deploy.asking import Ask, Way
 from deploy.rollback.switches import PROBES, expected
 
 

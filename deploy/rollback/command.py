@@ -13,11 +13,9 @@ from pathlib import Path
 import aiohttp
 
 from config.words import masked
-from deploy import local
-from deploy.check.measure import Way
+from deploy.asking import Way
 from deploy.rollback import around, switches
 from deploy.rollback.act import Failed, flip, shown
-from deploy.rollback.drill import Drill, DrillFailed, table
 
 DONE, FELL_SHORT, BAD = 0, 1, 2
 ADMIN = "http://127.0.0.1:9090"
@@ -194,10 +192,13 @@ def _perform(variables: Sequence[around.Variable], options: argparse.Namespace, 
 
 
 def _drill(environ: Mapping[str, str]) -> int:
+    from deploy.local import PortTaken  # noqa: PLC0415 - at 3 a.m. flags do not wait for these imports
+    from deploy.rollback.drill import Drill, DrillFailed, table  # noqa: PLC0415
+
     drill = Drill(lambda text: print(f"drill: {text}", file=sys.stderr, flush=True))
     try:
         asyncio.run(drill.run(environ))
-    except (DrillFailed, Failed, local.PortTaken) as fault:
+    except (DrillFailed, Failed, PortTaken) as fault:
         print(f"siding rollback: {fault}", file=sys.stderr)
         return FELL_SHORT
     print(table(drill.steps))

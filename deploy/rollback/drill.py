@@ -17,8 +17,7 @@ import aiohttp
 
 from config.flags import FlagName
 from deploy import local
-from deploy.check.measure import Way
-from deploy.check.requests import Ask
+from deploy.asking import Ask, Way
 from deploy.rollback.act import flip
 from deploy.rollback.switches import PROBES, SAFE, Probe
 from deploy.stack import Part, Stack

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from config.flags import FlagName
 from config.kinds import read_switch
 from config.words import did_you_mean
-from deploy.check.measure import Answer
+from deploy.asking import Answer
 
 SAFE: Mapping[FlagName, bool] = {name: name is FlagName.BYPASS for name in FlagName}
 """Where each flag stands when Siding does nothing: everything off, and the master switch on."""

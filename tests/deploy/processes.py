@@ -33,10 +33,10 @@ class Child:
                     return self.lines[-1]
         raise AssertionError(f"{has!r} was never said, but:\n{self.output}")
 
-    async def end(self) -> int:
-        """Its exit status, once it and all who write to the same output are gone."""
+    async def end(self, patience: float = PATIENCE) -> int:
+        """Its exit status, once it and all who write to the same output are gone. patience -- in seconds."""
         assert self.process.stdout is not None
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(patience):
             async for raw in self.process.stdout:
                 self.lines.append(raw.decode().rstrip("\n"))
             return await self.process.wait()

@@ -15,7 +15,8 @@ import pytest
 import yaml
 from aiohttp import ClientError, ClientSession
 
-from deploy.check.measure import grade, ways
+from deploy.asking import ways
+from deploy.check.monitor import grade
 from deploy.grafana import build
 from deploy.grafana.panels import BOARDS, Board, Panel
 from deploy.postgres import free_port
