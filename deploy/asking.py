@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,11 @@ class Answer:
     fields: Mapping[str, str]
     content: bytes
 
+    @property
+    def plain(self) -> bytes:
+        """The content without gzip. Raises OSError and EOFError."""
+        return gzip.decompress(self.content) if self.fields.get("Content-Encoding") == "gzip" else self.content
+
     def _status_of_cache(self) -> Mapping[str, Any]:
         """Siding's own member of Cache-Status (RFC 9211)."""
         with contextlib.suppress(ValueError):
@@ -60,6 +66,17 @@ class Answer:
     @property
     def hit(self) -> bool:
         return bool(self._status_of_cache().get("hit"))
+
+    @property
+    def by_siding(self) -> bool:
+        """Whether Siding has had it in hand."""
+        return any(part.strip().endswith(" siding") for part in self.fields.get("Via", "").split(","))
+
+    @property
+    def bypassed(self) -> bool:
+        """Whether BYPASS was on; `detail` tells of a fault that was stepped around."""
+        told = self._status_of_cache()
+        return str(told.get("fwd")) == "bypass" and "detail" not in told
 
     @property
     def collapsed(self) -> bool:

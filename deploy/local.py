@@ -41,6 +41,7 @@ ORIGIN_PORT = 3000
 """Where the example origin listens if nothing else does."""
 
 REDIS_MEMORY = "64mb"
+SIMULATOR = "the grading simulator"
 
 
 class LocalSettings(ProxySettings):
@@ -225,7 +226,7 @@ def monitor_plan(
         host, _, port = addresses.simulator.rpartition(":")
         parts.append(
             Part(
-                name="the grading simulator",
+                name=SIMULATOR,
                 command=(sys.executable, "-m", "deploy.grading_simulator", "--host", host, "--port", port),
                 environ=environ,
                 ready=answers(f"http://{addresses.simulator}/healthz"),

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,9 +22,13 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def say(text: str) -> None:
-    """Tell whoever started this. Nobody may be listening any more."""
-    with contextlib.suppress(OSError):
+    """Tell whoever started this. Nobody may be listening any more: then nothing is told from now on."""
+    try:
         print(text, flush=True)
+    except OSError:
+        # what is left in the buffer would fail again when the process ends
+        with contextlib.suppress(OSError, ValueError), open(os.devnull, "w", encoding="utf-8") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 @dataclass(frozen=True, slots=True)
