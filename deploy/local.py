@@ -20,6 +20,7 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 from pydantic import Field
@@ -38,9 +39,11 @@ EXAMPLE_SQL = Path(__file__).parent / "example.sql"
 EXAMPLE_QUERIES = Path(__file__).parent / "example_queries.toml"
 EXAMPLE_TABLE = "parent_reports"
 ORIGIN_PORT = 3000
-"""Where the example origin listens if nothing else does."""
+"""Where the example origin listens if nothing else does, and PORT is not left open."""
 
 REDIS_MEMORY = "64mb"
+PORTS = {"http": 80, "https": 443, "postgresql": 5432, "postgres": 5432, "redis": 6379, "rediss": 6379}
+"""Where a service listens whose URL does not say so."""
 SIMULATOR = "the grading simulator"
 
 
@@ -93,7 +96,7 @@ def free_addresses(settings: LocalSettings) -> Addresses:
     with contextlib.ExitStack() as held:
         public = held.enter_context(_reserved("HOST", settings.host, "PORT", settings.port))
         admin = held.enter_context(_reserved("ADMIN_HOST", settings.admin_host, "ADMIN_PORT", settings.admin_port))
-        origin = held.enter_context(_origin_socket()) if settings.upstream_url is None else None
+        origin = held.enter_context(_origin_socket(settings.port)) if settings.upstream_url is None else None
         return Addresses(address_of(public), address_of(admin), address_of(origin) if origin is not None else None)
 
 
@@ -132,9 +135,10 @@ def _reserved(host_variable: str, host: str, port_variable: str, port: int) -> s
         raise PortTaken(f"{fault.strerror} ({host_variable}, {port_variable})") from fault
 
 
-def _origin_socket() -> socket.socket:
+def _origin_socket(port: int) -> socket.socket:
+    """port -- the proxy's: whoever leaves that open may run several stacks, which must not fight for ORIGIN_PORT."""
     try:
-        return open_socket("127.0.0.1", ORIGIN_PORT)
+        return open_socket("127.0.0.1", ORIGIN_PORT if port else 0)
     except ListenError:
         return open_socket("127.0.0.1", 0)
 
@@ -327,6 +331,8 @@ class Prepared:
     addresses: Addresses
     monitor: MonitorAddresses
     welcome: str
+    named: Mapping[str, str]
+    """URLs of services that are not started here, by the settings that name them."""
 
 
 def prepare(given: Sequence[str], environ: Mapping[str, str], prog: str) -> Prepared:
@@ -342,19 +348,43 @@ def prepare(given: Sequence[str], environ: Mapping[str, str], prog: str) -> Prep
         parts, environ = redis_plan(redis, environ)
     parts += monitor_plan(options, monitor, addresses.admin, environ)
     parts += plan(settings, addresses, given, environ)
-    return Prepared(parts, addresses, monitor, welcome(settings, addresses, monitor, redis))
+    urls = {
+        "UPSTREAM_URL": settings.upstream_url,
+        "DATABASE_URL": options.database_url,
+        "REDIS_URL": settings.redis_url,
+        "GRADING_UPSTREAM_URL": options.grading_upstream_url,
+    }
+    named = {name: url for name, url in urls.items() if url is not None}
+    return Prepared(parts, addresses, monitor, welcome(settings, addresses, monitor, redis), named)
 
 
 def main(
     argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None, prog: str = "python -m deploy.local"
 ) -> int:
     """Returns the exit status: 0 stopped as asked, 1 a port is taken, 2 a bad setting, or a failed part's own."""
+    given, settings = sys.argv[1:] if argv is None else argv, os.environ if environ is None else environ
     try:
-        prepared = prepare(sys.argv[1:] if argv is None else argv, os.environ if environ is None else environ, prog)
+        prepared = prepare(given, settings, prog)
     except PortTaken as fault:
         print(f"siding: {fault}", file=sys.stderr)
         return FAILED
-    return asyncio.run(Stack(prepared.parts).run(prepared.welcome))
+    return asyncio.run(_run(prepared))
+
+
+async def _run(prepared: Prepared) -> int:
+    silent = await asyncio.gather(*(_silent(name, url) for name, url in prepared.named.items()))
+    return await Stack(prepared.parts).run("\n".join([prepared.welcome, *filter(None, silent)]))
+
+
+async def _silent(name: str, url: str) -> str | None:
+    """What to say of a service of the user's that does not answer; it may yet come."""
+    parts = urlsplit(url)
+    if parts.hostname is None or parts.scheme not in PORTS:
+        return None
+    port = parts.port or PORTS[parts.scheme]
+    if await listens(f"{parts.hostname}:{port}")():
+        return None
+    return f"siding: nobody answers at {parts.hostname} port {port}, which {name} names: until then there are errors"
 
 
 if __name__ == "__main__":

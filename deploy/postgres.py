@@ -22,6 +22,7 @@ from pathlib import Path
 
 import asyncpg
 
+from deploy.stack import say
 from pool_monitor import changes
 
 USER = "siding"
@@ -208,7 +209,7 @@ async def _serve(port: int, sql: str | None, notifying: Sequence[str]) -> None:
             await connection.execute(sql)
             await changes.install(connection, notifying)
             await connection.close()
-        print(f"postgres: {server.url()}", flush=True)
+        say(f"postgres: {server.url()}")
         await stopped.wait()
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import sys
 from pathlib import Path
 
 from aiohttp import ClientSession
 
 from deploy.postgres import running
-from tests.deploy.processes import ROOT, environment, listens, python
+from tests.deploy.processes import PATIENCE, ROOT, environment, listens, python
 from tests.deploy.test_local import ANYWHERE, address
 from tests.redis_servers import running_redis
 
@@ -76,6 +79,48 @@ async def test_parts_are_replaced_by_real_ones(tmp_path: Path) -> None:
                     assert answer.status == 200
             child.press_ctrl_c()
             assert await child.end() == 0
+
+
+async def test_what_is_named_and_does_not_answer_is_said() -> None:
+    options = ("--upstream", "http://127.0.0.1:9", "--database-url", "postgresql://u:geheim@127.0.0.1:9/x")
+    async with python(*SIDING, "up", *options, environ=environment(**ANYWHERE, ENABLE_REDIS_CACHE="off")) as child:
+        await child.line(" check http")
+        for name in ("UPSTREAM_URL", "DATABASE_URL"):
+            assert f"port 9, which {name} names" in await child.line(
+                f"nobody answers at 127.0.0.1 port 9, which {name}"
+            )
+        child.press_ctrl_c()
+        assert await child.end() == 0
+    assert "geheim" not in child.output
+    assert "Traceback" not in child.output
+
+
+async def test_a_reader_that_leaves_does_not_stop_the_stack() -> None:
+    """As in `siding up | head -1`."""
+    read, write = os.pipe()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, *SIDING, "up"),
+        cwd=ROOT,
+        env=environment(**ANYWHERE),
+        stdout=write,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    os.close(write)
+    assert process.stderr is not None
+    try:
+        async with asyncio.timeout(2 * PATIENCE):
+            assert os.read(read, 1)
+            os.close(read)
+            told = ""
+            while "siding: in front of" not in told:
+                told = (await process.stderr.readline()).decode()
+                assert told, "it has ended"
+                assert "Traceback" not in told
+    finally:
+        process.terminate()
+        await process.communicate()
+    assert process.returncode == 0
 
 
 def test_the_command_is_in_the_makefile() -> None:
