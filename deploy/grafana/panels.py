@@ -46,7 +46,7 @@ def rate(metric: str, selector: str, by: str = "") -> str:
 
 def or_zero(query: str) -> str:
     """For what has no series before it happens the first time."""
-    return f"({query}) or vector(0)"
+    return f"({query}) or on() vector(0)"
 
 
 def quantile(share: float, metric: str, selector: str, by: str = "") -> str:
@@ -217,7 +217,7 @@ OVERVIEW = Board(
                 "Failures of the origin",
                 "lines",
                 "cps",
-                {"{{code}}": f"{rate('siding_origin_errors_total', PROXY, 'code')} or vector(0)"},
+                {"{{code}}": or_zero(rate("siding_origin_errors_total", PROXY, "code"))},
                 "Refused, timed out, broken off; also those that a stale answer hid. Look at the origin's own log and its "
                 "deployments. Siding cannot mend it; stale_if_error hides it for a while.",
             ),
@@ -310,14 +310,15 @@ POOL = Board(
                 "Time to connect",
                 "lines",
                 "s",
-                {"p95": quantile(0.95, "siding_pool_connect_seconds", MONITOR)},
-                "The plan: 5 to 20 ms where a connection is at hand; a new one takes longer. Up: the server or the network.",
+                {"p95": quantile(0.95, "siding_pool_connect_seconds", MONITOR).replace(RATE, "[15m]")},
+                "Of the last quarter of an hour, for connections are seldom made. The plan: 5 to 20 ms where one is at hand; "
+                "a new one takes longer. Up: the server or the network.",
             ),
             Panel(
                 "Errors of the database",
                 "lines",
                 "cps",
-                {"{{class}}": f"{rate('siding_pool_errors_total', MONITOR, 'class')} or vector(0)"},
+                {"{{class}}": or_zero(rate("siding_pool_errors_total", MONITOR, "class"))},
                 "By the class of SQLSTATE: 08 connection, 40 serialisation, 53 out of resources, 57 operator's doing.",
             ),
         ),
@@ -463,7 +464,7 @@ GRADING = Board(
                 "Asked again",
                 "lines",
                 "cps",
-                {"{{template}}": f"{rate('siding_grading_asked_again_total', MONITOR, 'template')} or vector(0)"},
+                {"{{template}}": or_zero(rate("siding_grading_asked_again_total", MONITOR, "template"))},
                 "Compact answers that could not be expanded with certainty, and were asked for in full. Often: the template "
                 "is switched off by itself; see 'Templates'.",
             ),
@@ -471,7 +472,7 @@ GRADING = Board(
                 "Retries",
                 "lines",
                 "cps",
-                {"{{reason}}": f"{rate('siding_grading_retries_total', MONITOR, 'reason')} or vector(0)"},
+                {"{{reason}}": or_zero(rate("siding_grading_retries_total", MONITOR, "reason"))},
                 "Rate limits or faults of the upstream. Steady rate limits: fewer at once, or a higher limit of the account.",
             ),
             Panel(
@@ -649,14 +650,14 @@ PROCESS = Board(
                 "CPU",
                 "lines",
                 "percentunit",
-                {"{{job}} {{instance}}": f"rate(process_cpu_seconds_total{{{BOTH}}}{RATE})"},
+                {"{{job}} {{instance}} {{worker}}": f"rate(process_cpu_seconds_total{{{BOTH}}}{RATE})"},
                 "1 is a whole core, which is all that one worker can use. Near it: WORKERS=2, or another replica.",
             ),
             Panel(
                 "Memory",
                 "lines",
                 "bytes",
-                {"{{job}} {{instance}}": f"process_resident_memory_bytes{{{BOTH}}}"},
+                {"{{job}} {{instance}} {{worker}}": f"process_resident_memory_bytes{{{BOTH}}}"},
                 "About CACHE_MAX_BYTES and 100 MB more. Above it and growing: lower CACHE_MAX_BYTES, and tell us.",
             ),
             Panel(
@@ -664,8 +665,8 @@ PROCESS = Board(
                 "lines",
                 "short",
                 {
-                    "{{job}} {{instance}}": f"process_open_fds{{{BOTH}}}",
-                    "limit {{job}} {{instance}}": f"process_max_fds{{{BOTH}}}",
+                    "{{job}} {{instance}} {{worker}}": f"process_open_fds{{{BOTH}}}",
+                    "limit {{job}}": f"min by (job) (process_max_fds{{{BOTH}}})",
                 },
                 "Two for each request on its way. Near the limit: raise it (LimitNOFILE).",
             ),
@@ -703,7 +704,7 @@ PROCESS = Board(
                 "Since",
                 "list",
                 "dateTimeAsIso",
-                {"{{job}} {{instance}}": f"1000 * process_start_time_seconds{{{BOTH}}}"},
+                {"{{job}} {{instance}} {{worker}}": f"1000 * process_start_time_seconds{{{BOTH}}}"},
                 "Young without a deployment: it was restarted; the platform's log says why (memory, health check).",
             ),
         ),
