@@ -241,7 +241,7 @@ OVERVIEW = Board(
                 "short",
                 {"{{flag}}": f"min by (flag) (siding_flag{{{PROXY}}})"},
                 "1 is on, of the replica that has it least. Is something off that should be on: siding rollback --set "
-                "NAME=on; who did it is in the log.",
+                "NAME=on; when that was is in the log.",
             ),
         ),
     },
