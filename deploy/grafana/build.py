@@ -1,4 +1,4 @@
-"""`python -m deploy.grafana.build` makes `dashboards/*.json` of `panels`; it needs what the tests need."""
+"""`python -m deploy.grafana.build` makes `dashboards/*.json` of `boards`; it needs what the tests need."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from grafana_foundation_sdk.models.common import (
 from grafana_foundation_sdk.models.dashboard import DashboardLinkType, DataSourceRef, VariableOption
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from deploy.grafana.panels import BOARDS, Board, Panel
+from deploy.grafana.boards import BOARDS
+from deploy.grafana.panels import Board, Panel
 
 FOLDER = Path(__file__).parent / "dashboards"
 HEIGHT = 8

@@ -18,7 +18,8 @@ from aiohttp import ClientError, ClientSession
 from deploy.asking import ways
 from deploy.check.monitor import grade
 from deploy.grafana import build
-from deploy.grafana.panels import BOARDS, Board, Panel
+from deploy.grafana.boards import BOARDS
+from deploy.grafana.panels import Board, Panel
 from deploy.postgres import free_port
 from proxy.observe.metrics import HITS, MISSES
 from tests.deploy.processes import PATIENCE, ROOT
@@ -55,6 +56,18 @@ def test_every_panel_says_what_to_do(board: Board, panel: Panel) -> None:
     (built,) = [one for one in document["panels"] if one["title"] == panel.title and one["type"] != "row"]
     assert built["description"] == panel.help
     assert [one["expr"] for one in built["targets"]] == list(panel.queries.values())
+
+
+def test_what_is_referred_to_is_there() -> None:
+    """Other panels and dashboards that a help or the runbook names in quotation marks."""
+    titles = {panel.title for _, panel in PANELS} | {board.uid.removeprefix("siding-") for board in BOARDS}
+    runbook = (PROMETHEUS / "RUNBOOK.md").read_text()
+    named = {
+        name for _, panel in PANELS for name in re.findall(r"(?<!\w)'([A-Z][^']*(?:'s [^']*)?)'(?!\w)", panel.help)
+    }
+    named |= {" ".join(name.split()) for name in re.findall(r'"([^"]+)"', runbook)}
+    assert len(named) > 8
+    assert named <= titles
 
 
 def test_dashboards_show_when_flags_were_switched() -> None:
