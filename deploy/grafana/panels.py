@@ -1,4 +1,4 @@
-"""What panels and dashboards are made of: queries, and what to do when it looks bad. Grafana is known to `build` alone."""
+"""What panels are made of: queries, and what to do when it looks bad. Grafana is known to `build` alone."""
 
 from __future__ import annotations
 

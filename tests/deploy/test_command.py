@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from aiohttp import ClientSession
 
@@ -93,6 +95,27 @@ async def test_what_is_named_and_does_not_answer_is_said() -> None:
         assert await child.end() == 0
     assert "geheim" not in child.output
     assert "Traceback" not in child.output
+
+
+async def test_a_database_that_dies_stops_the_stack_and_one_that_is_killed_leaves_nothing_behind() -> None:
+    async with python("-m", "deploy.postgres") as child:
+        url = (await child.line("postgres: ")).split()[-1]
+        (postmaster,) = children_of(child.process.pid)
+        os.kill(postmaster, signal.SIGKILL)
+        assert await child.end() == 1
+        assert "postgres: the server has ended" in child.output
+    async with python("-m", "deploy.postgres") as child:
+        url = (await child.line("postgres: ")).split()[-1]
+        # as the stack does when it is told twice to stop
+        os.killpg(child.process.pid, signal.SIGKILL)
+        await child.end()
+    async with asyncio.timeout(PATIENCE):
+        while listens(urlsplit(url).netloc.rpartition("@")[2]):  # noqa: ASYNC110 - another process
+            await asyncio.sleep(0.05)  # its other processes notice that the first is gone
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 async def test_a_reader_that_leaves_does_not_stop_the_stack() -> None:
