@@ -161,8 +161,11 @@ OVERVIEW = Board(
                 "Failures of the origin",
                 "lines",
                 "cps",
-                {"{{code}}": or_zero(rate("siding_origin_errors_total", PROXY, "code"))},
-                "Refused, timed out, broken off; also those that a stale answer hid. Look at the origin's own log and its "
+                {
+                    "{{code}}": or_zero(rate("siding_origin_errors_total", PROXY, "code")),
+                    "answered with 5xx": or_zero(rate("siding_origin_requests_total", FAILED)),
+                },
+                "Refused, timed out, broken off, or answered with 500 and above; also those that a stale answer hid. Look at the origin's own log and its "
                 "deployments. Siding cannot mend it; stale_if_error hides it for a while.",
             ),
             Panel(
