@@ -13,11 +13,11 @@ import pytest
 import pytest_asyncio
 from aiohttp import ClientSession
 
-from deploy.check import criteria, report, requests
+from deploy.check import command, criteria, report, requests
 from deploy.check.command import status_of
 from deploy.check.criteria import Counts, Crowd, Isolation, Load, Pair, Pool, Renewal, Result, Sizes, Verdict
 from deploy.local import EXAMPLE_RULES
-from tests.deploy.processes import PATIENCE, ROOT, Child, environment, python
+from tests.deploy.processes import PATIENCE, ROOT, Child, environment, python, refused
 from tests.deploy.stacks import Up, running_stack
 from tests.deploy.test_local import counts
 
@@ -364,11 +364,11 @@ async def test_a_reader_that_leaves_is_not_a_fault(stack: Up) -> None:
         (["--direct", "http://:80"], "is no URL like"),
     ],
 )
-async def test_options_that_cannot_be_followed(options: list[str], said: str) -> None:
-    async with python(*CHECK, "http://127.0.0.1:9", *options) as child:
-        assert await child.end() == 2
-    assert said in child.output
-    assert "measuring" not in child.output
+def test_options_that_cannot_be_followed(options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(command.main, "http://127.0.0.1:9", *options) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert "measuring" not in told
 
 
 @pytest.mark.asyncio(loop_scope="session")
@@ -392,8 +392,8 @@ async def test_what_does_not_answer_is_said_in_one_line() -> None:
     assert "Traceback" not in child.output
 
 
-async def test_a_bad_address_is_said_without_its_secret() -> None:
-    async with python(*CHECK, "ftp://user:geheim@127.0.0.1") as child:
-        assert await child.end() == 2
-    assert "is no URL like" in child.output
-    assert "geheim" not in child.output
+def test_a_bad_address_is_said_without_its_secret(capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(command.main, "ftp://user:geheim@127.0.0.1") == 2
+    told = capsys.readouterr().err
+    assert "is no URL like" in told
+    assert "geheim" not in told

@@ -17,9 +17,9 @@ from aiohttp import ClientSession
 
 from config.flags import FlagName
 from deploy.asking import Answer
-from deploy.rollback import around, drill, switches
+from deploy.rollback import around, command, drill, switches
 from deploy.rollback.switches import BadOrder, Seen, expected, judged, order, undoing
-from tests.deploy.processes import ROOT, Child, environment, python
+from tests.deploy.processes import ROOT, Child, environment, python, refused
 from tests.deploy.stacks import Up, running_stack
 
 ROLLBACK = ("-m", "deploy", "rollback")
@@ -265,16 +265,14 @@ async def test_nobody_who_listens_keeps_nothing_from_being_done(stack: Up) -> No
         (["--all", "--admin", "127.0.0.1:9090"], "is no URL like"),
     ],
 )
-async def test_nothing_of_an_order_is_passed_over(options: list[str], said: str) -> None:
-    child = await rollback(*options)
-    assert child.process.returncode == 2
-    assert said in child.output
+def test_nothing_of_an_order_is_passed_over(options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(command.main, *options) == 2
+    assert said in capsys.readouterr().err
 
 
-async def test_a_flag_that_is_none_is_said() -> None:
-    child = await rollback("--flag", "ENABLE_ETAGS")
-    assert child.process.returncode == 2
-    assert "did you mean ENABLE_ETAG" in child.output
+def test_a_flag_that_is_none_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(command.main, "--flag", "ENABLE_ETAGS") == 2
+    assert "did you mean ENABLE_ETAG" in capsys.readouterr().err
 
 
 # -- around
@@ -323,11 +321,11 @@ async def test_around_prints_the_steps_and_takes_none(tool: dict[str, str]) -> N
     assert log(tool) == []
 
 
-async def test_around_without_names_says_what_to_name() -> None:
-    child = await rollback("--around")
-    assert child.process.returncode == 0
+def test_around_without_names_says_what_to_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--around"], {}) == 0
+    told = capsys.readouterr().out
     for word in ("OPENAI_BASE_URL", "DATABASE_URL", "--domain", "frontend:API_URL"):
-        assert word in child.output
+        assert word in told
 
 
 async def test_with_yes_the_steps_are_taken_and_the_way_back_is_written_first(
@@ -431,10 +429,11 @@ async def test_a_way_back_is_never_written_over(tool: dict[str, str], tmp_path: 
         (["--yes"], "nothing was changed"),
     ],
 )
-async def test_steps_that_cannot_be_taken(options: list[str], said: str, tmp_path: Path) -> None:
-    child = await rollback("--around", *options, PATH=str(tmp_path))
-    assert child.process.returncode == 2
-    assert said in child.output
+def test_steps_that_cannot_be_taken(
+    options: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert refused(command.main, "--around", *options, PATH=str(tmp_path)) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_values_are_shown_only_where_they_are_no_secrets() -> None:
