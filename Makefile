@@ -56,8 +56,9 @@ cover: .venv/dev ## run the tests and show what they do not reach
 lock: .venv/made ## lock the newest versions that pyproject.toml allows
 	$(PIP_INSTALL) 'uv>=0.9'
 	$(LOCK) --output-file requirements.lock
+	$(LOCK) --extra otel --constraint requirements.lock --output-file requirements-otel.lock
 	$(LOCK) --extra local --constraint requirements.lock --output-file requirements-local.lock
-	$(LOCK) --extra dev --constraint requirements-local.lock --output-file requirements-dev.lock
+	$(LOCK) --extra dev --constraint requirements-local.lock --constraint requirements-otel.lock --output-file requirements-dev.lock
 
 clean: ## remove what was made here
 	rm -rf tests/conformance/node_modules tests/e2e/node/node_modules .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist

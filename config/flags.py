@@ -5,12 +5,15 @@ Reading is a plain attribute: `flags.etag`. Under `bypass` the others keep their
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 
 from config.kinds import SWITCH_WORDS, read_switch
 from config.settings import FlagSettings
 from config.words import counted, did_you_mean, shown
+
+log = logging.getLogger("siding.flags")
 
 Subscriber = Callable[[str, bool], None]
 
@@ -106,6 +109,7 @@ class Flags:
         different = {name: on for name, on in wanted.items() if on != self.on(name)}
         for name, on in different.items():
             setattr(self, name.attribute, on)
+            log.warning("%s was switched %s", name.value, "on" if on else "off")
         for subscriber in self._subscribers:
             for name, on in different.items():
                 subscriber(name.value, on)

@@ -8,9 +8,6 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from config.version import VERSION
-from deploy import local
-from deploy.check import command as check
-from deploy.rollback import command as rollback
 
 ABOUT = """\
 usage: siding COMMAND [OPTIONS]
@@ -46,6 +43,8 @@ def up(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     known, rest = parser.parse_known_args(list(argv))
     chosen = {variable: getattr(known, option.replace("-", "_")) for option, (variable, _) in REPLACED.items()}
     given = {variable: value for variable, value in chosen.items() if value is not None}
+    from deploy import local  # noqa: PLC0415 - each command imports what it needs, and nothing else
+
     return local.main(rest, {**environ, **given}, prog="siding up")
 
 
@@ -56,8 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         case "up":
             return up(rest, os.environ)
         case "check":
+            from deploy.check import command as check  # noqa: PLC0415
+
             return check.main(rest, os.environ)
         case "rollback":
+            from deploy.rollback import command as rollback  # noqa: PLC0415
+
             return rollback.main(rest, os.environ)
         case "-h" | "--help":
             print(ABOUT, end="")

@@ -3,8 +3,6 @@
 What is not named (UPSTREAM_URL, DATABASE_URL, REDIS_URL, GRADING_UPSTREAM_URL) is started here: an example origin,
 PostgreSQL, Redis and a grading simulator. Settings are the proxy's own, from the same places, and command-line
 options are passed on to it.
-
-`Part` is one process of the whole, `Stack` starts and stops any list of them.
 """
 
 from __future__ import annotations
@@ -17,16 +15,13 @@ import os
 import secrets
 import shlex
 import shutil
-import signal
 import socket
 import sys
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from urllib.parse import urlsplit
 
-import aiohttp
 import asyncpg
 from pydantic import Field
 
@@ -36,6 +31,7 @@ from config.load import load
 from config.settings import ProxySettings, Settings
 from config.words import masked
 from deploy.postgres import USER
+from deploy.stack import FAILED, PROBE_SECONDS, STOP_GRACE_SECONDS, Part, Stack, answers, listens
 from pool_monitor import changes
 
 EXAMPLE_RULES = Path(__file__).parent / "example_rules.toml"
@@ -43,214 +39,12 @@ EXAMPLE_SQL = Path(__file__).parent / "example.sql"
 EXAMPLE_QUERIES = Path(__file__).parent / "example_queries.toml"
 EXAMPLE_TABLE = "parent_reports"
 ORIGIN_PORT = 3000
-"""Where the example origin listens if nothing else does."""
+"""Where the example origin listens if nothing else does, and PORT is not left open."""
 
-FAILED = 1
-POLL_SECONDS = 0.05
-PROBE_SECONDS = 2.0
-STOP_GRACE_SECONDS = 10.0
 REDIS_MEMORY = "64mb"
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-def say(text: str) -> None:
-    """Tell whoever started this. Nobody may be listening any more."""
-    with contextlib.suppress(OSError):
-        print(text, flush=True)
-
-
-# -- parts and how they live
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One process.
-
-    name -- as it is called in a sentence. environ -- its whole environment. ready -- whether it serves by now;
-    asked until it does. ready_seconds, stop_seconds -- how long starting and stopping (after SIGTERM) may take.
-    """
-
-    name: str
-    command: tuple[str, ...]
-    environ: Mapping[str, str]
-    ready: Callable[[], Awaitable[bool]]
-    ready_seconds: float = 30.0
-    stop_seconds: float = STOP_GRACE_SECONDS
-
-
-def answers(url: str) -> Callable[[], Awaitable[bool]]:
-    """A ready check: GET `url` gives 200."""
-
-    async def ready() -> bool:
-        timeout = aiohttp.ClientTimeout(total=PROBE_SECONDS)
-        try:
-            async with aiohttp.ClientSession(timeout=timeout) as client, client.get(url) as answer:
-                return answer.status == 200
-        except (aiohttp.ClientError, OSError, TimeoutError):
-            return False
-
-    return ready
-
-
-def has_table(url: str, table: str) -> Callable[[], Awaitable[bool]]:
-    """A ready check: the database has notified triggers on `table`, the last thing that is made."""
-
-    async def ready() -> bool:
-        try:
-            connection = await asyncpg.connect(url, timeout=PROBE_SECONDS)
-            try:
-                return any(name.endswith(f".{table}") for name in await changes.installed(connection))
-            finally:
-                await connection.close()
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            return False
-
-    return ready
-
-
-@dataclass(slots=True)
-class _Running:
-    part: Part
-    process: asyncio.subprocess.Process
-    ended: asyncio.Task[None]
-
-    def kill(self) -> None:
-        """End it and every process it started: it leads a group of its own."""
-        if self.process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
-
-
-@dataclass(slots=True)
-class Stack:
-    """Starts parts one after another, watches over them, and stops them in the reverse order.
-
-    attended -- somebody watches: parts write to this process's output, progress is told, signals stop the whole.
-    """
-
-    parts: Sequence[Part]
-    attended: bool = True
-    up: asyncio.Event = field(default_factory=asyncio.Event)
-    """All are ready."""
-    _running: list[_Running] = field(default_factory=list)
-    _verdict: asyncio.Future[int] = field(init=False)
-
-    async def run(self, welcome: str) -> int:
-        """Say `welcome` once all are ready; return the exit status once all have stopped.
-
-        0 after SIGINT, SIGTERM or SIGHUP; otherwise the status of the part that ended first.
-        """
-        loop = asyncio.get_running_loop()
-        self._verdict = loop.create_future()
-        for number in STOPPING if self.attended else ():
-            # nohup has a hang-up ignored
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-                loop.add_signal_handler(number, self._asked_to_stop)
-        try:
-            for part in self.parts:
-                await self._bring_up(part)
-                if self._verdict.done():
-                    break
-            else:
-                self.up.set()
-                self._say(welcome)
-            return await self._verdict
-        finally:
-            await self._stop()
-
-    def stop(self) -> None:
-        """As asked: `run` returns 0 once all have stopped."""
-        if not self._verdict.done():
-            self._verdict.set_result(0)
-
-    def _say(self, text: str) -> None:
-        if self.attended:
-            say(text)
-
-    def _conclude(self, status: int, why: str) -> None:
-        """The first reason to stop is the one that counts."""
-        if not self._verdict.done():
-            self._say(why)
-            self._verdict.set_result(status)
-
-    def _asked_to_stop(self) -> None:
-        if self._verdict.done():
-            for running in self._running:
-                running.kill()
-        self._conclude(0, "\nsiding: stopping, requests on their way may finish; Ctrl-C again stops at once")
-
-    async def _bring_up(self, part: Part) -> None:
-        """Start `part` and wait until it is ready, or there is a reason to stop."""
-        began = time.monotonic()
-        try:
-            # in a session of its own, Ctrl-C does not reach it: the stack decides who stops when
-            process = await asyncio.create_subprocess_exec(
-                *part.command,
-                env=part.environ,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=None if self.attended else asyncio.subprocess.DEVNULL,
-                stderr=None if self.attended else asyncio.subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        except OSError as fault:
-            self._conclude(FAILED, f"siding: {part.name} cannot be started: {part.command[0]}: {fault.strerror}")
-            return
-        self._running.append(_Running(part, process, asyncio.create_task(self._watch(part, process))))
-        ready = asyncio.create_task(self._until_ready(part))
-        first: set[asyncio.Future[Any]] = {ready, self._verdict}
-        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-        if not self._verdict.done():
-            self._say(f"siding: {part.name} is ready ({time.monotonic() - began:.1f} s)")
-        ready.cancel()
-
-    async def _watch(self, part: Part, process: asyncio.subprocess.Process) -> None:
-        status = await process.wait()
-        how = f"ended with status {status}" if status >= 0 else f"was ended by {signal.Signals(-status).name}"
-        # as a shell reports it: 128 and the signal's number
-        self._conclude(status if status >= 0 else 128 - status, f"siding: {part.name} {how}; stopping the rest")
-
-    async def _until_ready(self, part: Part) -> None:
-        try:
-            async with asyncio.timeout(part.ready_seconds):
-                while not await part.ready():  # noqa: ASYNC110 - another process has no event to wait for
-                    await asyncio.sleep(POLL_SECONDS)
-        except TimeoutError:
-            why = f"siding: {part.name} was not ready within {part.ready_seconds:g} seconds; stopping"
-            self._conclude(FAILED, why)
-
-    async def _stop(self) -> None:
-        """Last started, first stopped: what the proxy has under way may still need the origin."""
-        for running in reversed(self._running):
-            if running.process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    running.process.terminate()
-            try:
-                async with asyncio.timeout(running.part.stop_seconds):
-                    await asyncio.shield(running.ended)
-            except TimeoutError:
-                self._say(
-                    f"siding: {running.part.name} did not stop in {running.part.stop_seconds:g} seconds and is killed"
-                )
-                running.kill()
-                await running.ended
-
-
-def listens(address: str) -> Callable[[], Awaitable[bool]]:
-    """A ready check: HOST:PORT accepts connections, as Redis does once it serves."""
-    host, _, port = address.rpartition(":")
-
-    async def ready() -> bool:
-        try:
-            _, writer = await asyncio.wait_for(asyncio.open_connection(host, int(port)), PROBE_SECONDS)
-        except (OSError, TimeoutError):
-            return False
-        writer.close()
-        return True
-
-    return ready
-
-
-# -- which parts there are
+PORTS = {"http": 80, "https": 443, "postgresql": 5432, "postgres": 5432, "redis": 6379, "rediss": 6379}
+"""Where a service listens whose URL does not say so."""
+SIMULATOR = "the grading simulator"
 
 
 class LocalSettings(ProxySettings):
@@ -302,7 +96,7 @@ def free_addresses(settings: LocalSettings) -> Addresses:
     with contextlib.ExitStack() as held:
         public = held.enter_context(_reserved("HOST", settings.host, "PORT", settings.port))
         admin = held.enter_context(_reserved("ADMIN_HOST", settings.admin_host, "ADMIN_PORT", settings.admin_port))
-        origin = held.enter_context(_origin_socket()) if settings.upstream_url is None else None
+        origin = held.enter_context(_origin_socket(settings.port)) if settings.upstream_url is None else None
         return Addresses(address_of(public), address_of(admin), address_of(origin) if origin is not None else None)
 
 
@@ -341,11 +135,28 @@ def _reserved(host_variable: str, host: str, port_variable: str, port: int) -> s
         raise PortTaken(f"{fault.strerror} ({host_variable}, {port_variable})") from fault
 
 
-def _origin_socket() -> socket.socket:
+def _origin_socket(port: int) -> socket.socket:
+    """port -- the proxy's: whoever leaves that open may run several stacks, which must not fight for ORIGIN_PORT."""
     try:
-        return open_socket("127.0.0.1", ORIGIN_PORT)
+        return open_socket("127.0.0.1", ORIGIN_PORT if port else 0)
     except ListenError:
         return open_socket("127.0.0.1", 0)
+
+
+def has_table(url: str, table: str) -> Callable[[], Awaitable[bool]]:
+    """A ready check: the database has notified triggers on `table`, the last thing that is made."""
+
+    async def ready() -> bool:
+        try:
+            connection = await asyncpg.connect(url, timeout=PROBE_SECONDS)
+            try:
+                return any(name.endswith(f".{table}") for name in await changes.installed(connection))
+            finally:
+                await connection.close()
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            return False
+
+    return ready
 
 
 def redis_address(settings: LocalSettings) -> str | None:
@@ -419,7 +230,7 @@ def monitor_plan(
         host, _, port = addresses.simulator.rpartition(":")
         parts.append(
             Part(
-                name="the grading simulator",
+                name=SIMULATOR,
                 command=(sys.executable, "-m", "deploy.grading_simulator", "--host", host, "--port", port),
                 environ=environ,
                 ready=answers(f"http://{addresses.simulator}/healthz"),
@@ -527,6 +338,8 @@ class Prepared:
     addresses: Addresses
     monitor: MonitorAddresses
     welcome: str
+    named: Mapping[str, str]
+    """URLs of services that are not started here, by the settings that name them."""
 
 
 def prepare(given: Sequence[str], environ: Mapping[str, str], prog: str) -> Prepared:
@@ -542,19 +355,43 @@ def prepare(given: Sequence[str], environ: Mapping[str, str], prog: str) -> Prep
         parts, environ = redis_plan(redis, environ)
     parts += monitor_plan(options, monitor, addresses.admin, environ)
     parts += plan(settings, addresses, given, {**environ, **seen_by_proxy(settings, monitor)})
-    return Prepared(parts, addresses, monitor, welcome(settings, addresses, monitor, redis))
+    urls = {
+        "UPSTREAM_URL": settings.upstream_url,
+        "DATABASE_URL": options.database_url,
+        "REDIS_URL": settings.redis_url,
+        "GRADING_UPSTREAM_URL": options.grading_upstream_url,
+    }
+    named = {name: url for name, url in urls.items() if url is not None}
+    return Prepared(parts, addresses, monitor, welcome(settings, addresses, monitor, redis), named)
 
 
 def main(
     argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None, prog: str = "python -m deploy.local"
 ) -> int:
     """Returns the exit status: 0 stopped as asked, 1 a port is taken, 2 a bad setting, or a failed part's own."""
+    given, settings = sys.argv[1:] if argv is None else argv, os.environ if environ is None else environ
     try:
-        prepared = prepare(sys.argv[1:] if argv is None else argv, os.environ if environ is None else environ, prog)
+        prepared = prepare(given, settings, prog)
     except PortTaken as fault:
         print(f"siding: {fault}", file=sys.stderr)
         return FAILED
-    return asyncio.run(Stack(prepared.parts).run(prepared.welcome))
+    return asyncio.run(_run(prepared))
+
+
+async def _run(prepared: Prepared) -> int:
+    silent = await asyncio.gather(*(_silent(name, url) for name, url in prepared.named.items()))
+    return await Stack(prepared.parts).run("\n".join([prepared.welcome, *filter(None, silent)]))
+
+
+async def _silent(name: str, url: str) -> str | None:
+    """What to say of a service of the user's that does not answer; it may yet come."""
+    parts = urlsplit(url)
+    if parts.hostname is None or parts.scheme not in PORTS:
+        return None
+    port = parts.port or PORTS[parts.scheme]
+    if await listens(f"{parts.hostname}:{port}")():
+        return None
+    return f"siding: nobody answers at {parts.hostname} port {port}, which {name} names: until then there are errors"
 
 
 if __name__ == "__main__":

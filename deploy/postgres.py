@@ -22,6 +22,7 @@ from pathlib import Path
 
 import asyncpg
 
+from deploy.stack import say
 from pool_monitor import changes
 
 USER = "siding"
@@ -89,7 +90,6 @@ class Postgres:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=asyncio.subprocess.STDOUT if output is not None else None,
-            start_new_session=True,
             **identity,  # type: ignore[arg-type]  # the stubs know one type for all
         )
 
@@ -128,6 +128,11 @@ class Postgres:
         for pid in [*_children(self._process.pid), self._process.pid]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
+
+    async def ended(self) -> None:
+        """Until the server is no more, for whatever reason."""
+        assert self._process is not None
+        await self._process.wait()
 
     async def kill(self) -> None:
         """Let it end as by a power cut."""
@@ -208,8 +213,15 @@ async def _serve(port: int, sql: str | None, notifying: Sequence[str]) -> None:
             await connection.execute(sql)
             await changes.install(connection, notifying)
             await connection.close()
-        print(f"postgres: {server.url()}", flush=True)
-        await stopped.wait()
+        say(f"postgres: {server.url()}")
+        asked, ended = asyncio.create_task(stopped.wait()), asyncio.create_task(server.ended())
+        await asyncio.wait({asked, ended}, return_when=asyncio.FIRST_COMPLETED)
+        died = not asked.done()
+        for one in (asked, ended):
+            one.cancel()
+        await asyncio.gather(asked, ended, return_exceptions=True)
+        if died:
+            raise PostgresError(f"the server has ended: {server.log()[-500:]}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -18,7 +18,7 @@ PACKAGES = ("config", "deploy", "pool_monitor", "proxy")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 STANDARD = sys.stdlib_module_names | {"compression"}
 """Modules of Python itself; the last is new in 3.14."""
-RUN, LOCAL, DEV = (ROOT / f"requirements{kind}.lock" for kind in ("", "-local", "-dev"))
+RUN, LOCAL, OTEL, DEV = (ROOT / f"requirements{kind}.lock" for kind in ("", "-local", "-otel", "-dev"))
 
 
 def locked(path: Path) -> dict[str, tuple[Requirement, frozenset[str]]]:
@@ -37,7 +37,7 @@ def pinned(requirement: Requirement) -> str:
     return specifier.version
 
 
-@pytest.mark.parametrize("path", [RUN, LOCAL, DEV], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [RUN, LOCAL, OTEL, DEV], ids=lambda path: path.name)
 def test_every_requirement_is_pinned_and_hashed(path: Path) -> None:
     requirements = locked(path)
     assert len(requirements) > 10
@@ -46,7 +46,7 @@ def test_every_requirement_is_pinned_and_hashed(path: Path) -> None:
         assert hashes, requirement.name
 
 
-@pytest.mark.parametrize("path", [RUN, LOCAL, DEV], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [RUN, LOCAL, OTEL, DEV], ids=lambda path: path.name)
 def test_a_lock_names_no_host_and_no_path(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert "://" not in text
@@ -61,6 +61,7 @@ def test_a_lock_names_no_host_and_no_path(path: Path) -> None:
         (DEV, PROJECT["dependencies"]),
         (DEV, PROJECT["optional-dependencies"]["test"]),
         (LOCAL, PROJECT["optional-dependencies"]["local"]),
+        (OTEL, PROJECT["optional-dependencies"]["otel"]),
         (DEV, [one for one in PROJECT["optional-dependencies"]["dev"] if "[" not in one]),
     ],
 )
@@ -73,7 +74,7 @@ def test_the_locks_hold_what_the_project_asks_for(path: Path, wanted: list[str])
 
 def test_what_is_tested_is_what_runs() -> None:
     tested = locked(DEV)
-    for name, (requirement, hashes) in {**locked(RUN), **locked(LOCAL)}.items():
+    for name, (requirement, hashes) in {**locked(RUN), **locked(LOCAL), **locked(OTEL)}.items():
         assert (str(tested[name][0]), tested[name][1]) == (str(requirement), hashes)
 
 

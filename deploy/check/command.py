@@ -6,14 +6,17 @@ import argparse
 import asyncio
 import itertools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from config.words import masked
+from deploy.asking import Unreachable, Way, ways
 from deploy.check import criteria, measure, report, requests
 from deploy.check.criteria import Result, Verdict
+from deploy.check.monitor import GRADINGS, POOL, Graded, grade, pool_watched
+from deploy.check.monitor import graded as graded_so_far
+from deploy.options import address, positive
+from deploy.stack import say
 
 MET, FELL_SHORT, FAILED = 0, 1, 2
 
@@ -22,26 +25,12 @@ ADDRESSES = {
     "monitor": "the pool monitor, for the pool and the tokens",
 }
 ADMIN = "the proxy's admin listener, for the hit rate; once for each URL, in their order"
-GRADE = f"grade {measure.GRADINGS} small homeworks through the monitor; the upstream asks money for it"
+GRADE = f"grade {GRADINGS} small homeworks through the monitor; the upstream asks money for it"
 SECONDS = {
     "wait": (10.0, "longest wait for a stored answer to expire"),
     "seconds": (5.0, "of load on each way"),
     "timeout": (130.0, "longest wait for one answer"),
 }
-
-
-def _url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in {"http", "https"} or not parts.netloc or parts.query or parts.fragment:
-        raise argparse.ArgumentTypeError(f"{masked(text)!r} is no URL like https://service.example.com")
-    return text
-
-
-def _positive(text: str) -> float:
-    number = float(text)
-    if not 0 < number <= 3600:
-        raise argparse.ArgumentTypeError("allowed are more than 0 and at most 3600")
-    return number
 
 
 def _clients(text: str) -> int:
@@ -59,16 +48,18 @@ def parser() -> argparse.ArgumentParser:
         "Nothing is sent but GET and HEAD, unless the file of requests says which others are safe.",
         epilog="Exit status: 0 nothing falls short, 1 something does, 2 it could not be measured.",
     )
-    made.add_argument("urls", metavar="URL", nargs="+", type=_url, help="the proxy's public address; one a replica")
+    made.add_argument("urls", metavar="URL", nargs="+", type=address, help="the proxy's public address; one a replica")
     for option, meaning in ADDRESSES.items():
-        made.add_argument(f"--{option}", metavar="URL", type=_url, help=meaning)
-    made.add_argument("--admin", metavar="URL", type=_url, action="append", default=[], help=ADMIN)
-    made.add_argument("--requests", metavar="FILE", help="what to send (TOML); `example` is the example origin's")
-    made.add_argument("--get", metavar="PATH", action="append", default=[], help="a path to GET, repeatable (/)")
+        made.add_argument(f"--{option}", metavar="URL", type=address, help=meaning)
+    made.add_argument("--admin", metavar="URL", type=address, action="append", default=[], help=ADMIN)
+    asked = made.add_mutually_exclusive_group()
+    asked.add_argument("--requests", metavar="FILE", help="what to send (TOML); `example` is the example origin's")
+    asked.add_argument("--get", metavar="PATH", action="append", default=[], help="a path to GET, repeatable (/)")
     made.add_argument("--grade", action="store_true", help=GRADE)
     for option, (usual, meaning) in SECONDS.items():
-        made.add_argument(f"--{option}", metavar="S", type=_positive, default=usual, help=f"{meaning} (%(default)g s)")
+        made.add_argument(f"--{option}", metavar="S", type=positive, default=usual, help=f"{meaning} (%(default)g s)")
     made.add_argument("--clients", metavar="N", type=_clients, default=8, help="at once under load (%(default)s)")
+    made.add_argument("--strict", action="store_true", help="what is not measured falls short, too")
     shape = made.add_mutually_exclusive_group()
     shape.add_argument("--json", action="store_true", help="for programs")
     shape.add_argument("--markdown", action="store_true", help="for an issue or a runbook")
@@ -86,7 +77,7 @@ def results_of(made: measure.Measured, wait: float) -> list[Result]:
         *([criteria.everybody(made.statuses, made.statuses_of)] if made.statuses else []),
         criteria.isolated(made.isolations),
         criteria.renewed(made.renewal, wait, made.shortest),
-        criteria.hit_rate(*made.counts),
+        criteria.hit_rate(made.before, made.after),
         criteria.collapsed(made.crowds),
         criteria.coded(made.coded),
         criteria.validated(made.validated, measure.POLLS),
@@ -95,57 +86,78 @@ def results_of(made: measure.Measured, wait: float) -> list[Result]:
 
 
 async def check(options: argparse.Namespace, asked: requests.Requests) -> list[Result]:
-    """Measure everything. Raises measure.Unreachable."""
+    """Measure everything. Raises Unreachable."""
     plan = measure.Plan(asked, options.wait, options.seconds, options.clients)
     results: list[Result] = []
-    async with measure.ways([options.direct, options.monitor], options.timeout) as (direct, monitor):
-        async with measure.pool_watched(monitor) as samples:
-            for url, admin in itertools.zip_longest(options.urls, options.admin):
-                async with measure.ways([url, admin], options.timeout) as (through, own):
-                    assert through is not None
-                    if len(options.urls) > 1:
-                        _tell(f"-- {url}")
-                    made = await measure.deployment(plan, through, direct, own, _tell)
-                found = results_of(made, options.wait)
-                several = len(options.urls) > 1
-                results += [replace(one, name=f"{one.name} ({url})") for one in found] if several else found
-        results += criteria.pool(measure.most(samples))
-        graded = measure.Graded()
-        if monitor is not None:
-            if options.grade:
-                _tell(f"{measure.GRADINGS} gradings")
-                graded = await measure.grade(monitor)
-            else:
-                graded = await measure.graded(monitor)
-        results.append(
-            criteria.tokens(
-                graded.before, graded.after, graded.requests, monitored=monitor is not None, own=options.grade
-            )
-        )
+    async with ways([options.direct, options.monitor, *options.admin], options.timeout) as (direct, monitor, *admins):
+        for way, path in [(monitor, POOL), *((one, measure.LOOKUPS) for one in admins)]:
+            if way is not None:
+                await way.answers(path)
+        for url, admin in itertools.zip_longest(options.urls, admins):
+            async with ways([url], options.timeout) as (through,):
+                assert through is not None
+                if len(options.urls) > 1:
+                    _tell(f"-- {url}")
+                made = await measure.deployment(plan, through, direct, admin, _tell)
+            found = results_of(made, options.wait)
+            several = len(options.urls) > 1
+            results += [replace(one, name=f"{one.name} ({url})") for one in found] if several else found
+        results += await _pool(plan, monitor)
+        results.append(await _tokens(monitor, own=options.grade))
     return results
+
+
+async def _pool(plan: measure.Plan, monitor: Way | None) -> list[Result]:
+    """The pool while named queries are asked; without any, while whatever goes on goes on."""
+    if monitor is None:
+        return list(criteria.pool(None, monitored=False))
+    _tell(f"the pool, {plan.seconds:g} s")
+    async with pool_watched(monitor) as most:
+        fault = await plan.query(monitor)
+    return list(criteria.pool(most(), monitored=True, fault=fault))
+
+
+async def _tokens(monitor: Way | None, *, own: bool) -> Result:
+    graded = Graded()
+    if monitor is not None and own:
+        _tell(f"{GRADINGS} gradings")
+        graded = await grade(monitor)
+    elif monitor is not None:
+        graded = await graded_so_far(monitor)
+    return criteria.tokens(graded.before, graded.after, graded.requests, monitored=monitor is not None, own=own)
+
+
+def _asked(options: argparse.Namespace, environ: Mapping[str, str]) -> requests.Requests:
+    """Raises BadRequests."""
+    if len(options.admin) > len(options.urls):
+        raise requests.BadRequests("--admin is given more often than there are URLs")
+    if options.grade and options.monitor is None:
+        raise requests.BadRequests("--grade needs --monitor, through which it grades")
+    if options.requests is None:
+        return requests.of_paths(options.get or ["/"])
+    file = requests.EXAMPLE if options.requests == "example" else Path(options.requests)
+    return requests.read(file, environ)
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Returns the exit status: 0 nothing falls short, 1 something does, 2 it could not be measured."""
     options = parser().parse_args(list(argv))
     try:
-        if len(options.admin) > len(options.urls):
-            raise requests.BadRequests("--admin is given more often than there are URLs")
-        if options.requests is not None:
-            file = requests.EXAMPLE if options.requests == "example" else Path(options.requests)
-            asked = requests.read(file, environ)
-        else:
-            asked = requests.of_paths(options.get or ["/"])
-        results = asyncio.run(check(options, asked))
-    except (requests.BadRequests, measure.Unreachable) as fault:
+        results = asyncio.run(check(options, _asked(options, environ)))
+    except (requests.BadRequests, Unreachable) as fault:
         print(f"siding check: {fault}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("siding check: stopped", file=sys.stderr)
         return FAILED
     show = report.as_json if options.json else report.markdown if options.markdown else report.table
-    print(show(results))
-    verdicts = {one.verdict for one in results}
+    say(show(results))
+    return status_of({one.verdict for one in results}, strict=options.strict)
+
+
+def status_of(verdicts: Set[Verdict], *, strict: bool) -> int:
+    """The exit status. strict -- what is not measured falls short, too."""
     if verdicts == {Verdict.UNMEASURED}:
         return FAILED
-    return FELL_SHORT if Verdict.MISSED in verdicts else MET
+    short = {Verdict.MISSED, Verdict.UNMEASURED} if strict else {Verdict.MISSED}
+    return FELL_SHORT if verdicts & short else MET

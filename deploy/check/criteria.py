@@ -5,6 +5,7 @@ Sources of the targets: the plan's success criteria, step by step, and its "Succ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,6 +20,10 @@ GZIP_SMALLER = 0.60
 ETAG_LESS = 0.40
 P95_BETTER = 0.40
 ERRORS_UNDER = 0.001
+LEAST_REQUESTS = 40
+"""Of fewer a 95th percentile says nothing."""
+LEAST_LOOKUPS = 100
+"""So many before the check, and the hit rate is the clients' and not the check's own."""
 
 
 class Verdict(StrEnum):
@@ -46,7 +51,10 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The same request twice. direct -- past Siding; None where there is no way past it. A hit came from a cache."""
+    """The same request, new and then repeated, by medians. A hit came from the cache.
+
+    direct -- past Siding; None where there is no way past it. status -- the worst of all its answers.
+    """
 
     request: str
     first: float
@@ -54,11 +62,15 @@ class Pair:
     first_hit: bool
     second_hit: bool
     direct: float | None = None
+    status: int = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """A stored answer, asked for again once its freshness was over. lifetime -- by the proxy. age -- the last one's."""
+    """A stored answer, asked for again once its freshness was over.
+
+    lifetime -- in all, by the proxy. waited -- since it was new. age -- of the last answer.
+    """
 
     request: str
     lifetime: float
@@ -88,10 +100,11 @@ class Crowd:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One way under load: durations of the answered ones, ascending; failed -- no answer, or one from 500 on."""
+    """One way under load. seconds -- ascending. failed -- no answer, or one from 400 on. fault -- the first."""
 
     seconds: Sequence[float]
     failed: int
+    fault: str = ""
 
     @property
     def requests(self) -> int:
@@ -103,7 +116,19 @@ class Load:
 
     def quantile(self, share: float) -> float:
         """The nearest rank."""
-        return self.seconds[min(len(self.seconds) - 1, int(share * len(self.seconds)))]
+        return self.seconds[max(0, math.ceil(share * len(self.seconds)) - 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Look-ups of the proxy."""
+
+    hits: int
+    misses: int
+
+    @property
+    def total(self) -> int:
+        return self.hits + self.misses
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +145,12 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """The most that was seen, and the 95th percentile of waiting for a connection, in milliseconds."""
+    """The most that was seen. wait_ms -- for a connection, p95. acquired -- how many were asked for."""
 
     waiting: int
     active: int
-    wait_ms: float | None
+    wait_ms: float
+    acquired: int
 
 
 # -- verdicts
@@ -142,13 +168,13 @@ def repeats(pairs: Sequence[Pair]) -> Iterator[Result]:
     """Of the slowest request that is stored, or of the slowest: that is what a cache is for."""
     names = ("second answer", "second answer faster")
     targets = (f"under {SECOND_MS:.0f} ms", f"at least {FASTER:.0%}")
-    if not pairs:
-        yield from (
-            unmeasured(n, t, "name a request that is slow and may be cached")
-            for n, t in zip(names, targets, strict=True)
-        )
+    good = [one for one in pairs if one.status < 400]
+    if not good:
+        bad = [f"{one.request} is answered with {one.status}" for one in pairs]
+        told = "; ".join([*bad, "name a request that is slow and may be cached"])
+        yield from (unmeasured(name, target, told) for name, target in zip(names, targets, strict=True))
         return
-    stored = [one for one in pairs if one.second_hit] or pairs
+    stored = [one for one in good if one.second_hit] or good
     pair = max(stored, key=lambda one: one.direct if one.first_hit and one.direct is not None else one.first)
     milliseconds = 1000 * pair.second
     came = "from the cache" if pair.second_hit else "NOT from the cache: see its Cache-Status and the route's rule"
@@ -164,7 +190,9 @@ def repeats(pairs: Sequence[Pair]) -> Iterator[Result]:
     faster = 1 - pair.second / before
     against = "direct" if pair.first_hit else "the first"
     measured = f"{faster:.1%} ({1000 * before:.0f} ms before)"
-    told = f"against {against}" if pair.second_hit else "nothing was stored: what came sooner did so by chance"
+    told = (
+        f"against {against}, by medians" if pair.second_hit else "nothing was stored: what came sooner did so by chance"
+    )
     yield _result(names[1], targets[1], measured, faster >= FASTER and pair.second_hit, told, pair.request)
 
 
@@ -179,7 +207,7 @@ def isolated(seen: Sequence[Isolation]) -> Result:
     """What is stored for one is not shown to another."""
     name, target = "another credential", "never shown the first's answer"
     if not seen:
-        return unmeasured(name, target, "name a request with an Authorization field")
+        return unmeasured(name, target, "name a request with an Authorization field that is stored")
     leaks = [one for one in seen if one.hit or (one.same and one.status < 300)]
     if leaks:
         advice = "LEAK: set BYPASS now (siding rollback --all), then put authorization into the route's key"
@@ -196,19 +224,25 @@ def renewed(seen: Renewal | None, longest: float, shortest: float | None) -> Res
         return unmeasured(
             name, target, f"{have}: wait longer with --wait (now {longest:.0f} s), or name one that lives shorter"
         )
-    measured = f"{seen.age:.0f} s old after {seen.waited:.1f} s"
+    measured = f"{seen.age:.0f} s old, {seen.waited:.1f} s after the one before"
     told = f"it lives {seen.lifetime:.0f} s; one stale answer while it is renewed is allowed"
-    return _result(name, target, measured, seen.age < seen.waited, told, seen.request)
+    return _result(name, target, measured, seen.age <= seen.lifetime, told, seen.request)
 
 
-def hit_rate(hits: int, misses: int) -> Result:
-    """The deployment's own count."""
+def hit_rate(before: Counts | None, after: Counts | None) -> Result:
+    """By the deployment's own count, without this check's requests where others came before it."""
     name, target = "cache hit rate", f"over {HIT_RATE:.0%}"
-    if hits + misses == 0:
-        return unmeasured(name, target, "nothing was looked up yet")
-    rate = hits / (hits + misses)
-    told = f"{hits} of {hits + misses} since it started; the plan asks for it after an hour of traffic"
-    return _result(name, target, f"{rate:.1%}", rate > HIT_RATE, told)
+    if before is None or after is None:
+        return unmeasured(name, target, "the proxy does not say: give --admin, or set PUBLIC_METRICS there")
+    if before.total >= LEAST_LOOKUPS:
+        seen, whose = before, "by others, since it started; the plan asks for it after an hour of traffic"
+    else:
+        seen = Counts(after.hits - before.hits, after.misses - before.misses)
+        whose = "by this check, which repeats itself: look again after an hour of clients' traffic"
+    if seen.total <= 0:
+        return unmeasured(name, target, "nothing was looked up: no request may be cached, or a flag is off")
+    rate = seen.hits / seen.total
+    return _result(name, target, f"{rate:.1%}", rate > HIT_RATE, f"{seen.hits} of {seen.total} {whose}")
 
 
 def collapsed(seen: Sequence[Crowd]) -> Result:
@@ -241,22 +275,27 @@ def validated(sizes: Sizes, polls: int) -> Result:
     return _result(name, target, f"{sizes.saved:.1%}", sizes.saved >= ETAG_LESS, told)
 
 
-def pool(seen: Pool | None) -> Iterator[Result]:
-    """The database's pool."""
+def pool(seen: Pool | None, *, monitored: bool, fault: str = "") -> Iterator[Result]:
+    """The database's pool. fault -- of the queries that were to make it work."""
     names = ("pool waiting", "pool active", "connection time")
     targets = ("0", f"under {ACTIVE_UNDER}", f"p95 up to {CONNECTION_MS:.0f} ms")
-    if seen is None:
-        told = "give --monitor, whose DATABASE_URL is set"
-        yield from (unmeasured(name, target, told) for name, target in zip(names, targets, strict=True))
+    why = ""
+    if fault:
+        why = f"the monitor does not answer a query: {fault}"
+    elif not monitored:
+        why = "give --monitor"
+    elif seen is None:
+        why = "the monitor has no pool: set its DATABASE_URL"
+    elif not seen.acquired:
+        why = 'nobody asked for a connection meanwhile: name a query with at = "monitor" in the file of requests'
+    if why or seen is None:
+        yield from (unmeasured(name, target, why) for name, target in zip(names, targets, strict=True))
         return
-    told = "the most that was seen under load; if not, see /api/metrics/database-pool for who holds connections"
+    told = f"the most that was seen while {seen.acquired} were asked for; /api/metrics/database-pool names the holders"
     yield _result(names[0], targets[0], str(seen.waiting), seen.waiting == 0, told)
     yield _result(names[1], targets[1], str(seen.active), seen.active < ACTIVE_UNDER, told)
-    if seen.wait_ms is None:
-        yield unmeasured(names[2], targets[2], "no connection was asked for yet")
-    else:
-        told = "waiting for a connection of the pool"
-        yield _result(names[2], targets[2], f"{seen.wait_ms:.1f} ms", seen.wait_ms <= CONNECTION_MS, told)
+    told = "waiting for a connection of the pool, the latest by its own count"
+    yield _result(names[2], targets[2], f"{seen.wait_ms:.1f} ms", seen.wait_ms <= CONNECTION_MS, told)
 
 
 def tokens(before: int, after: int, requests: int, *, monitored: bool, own: bool) -> Result:
@@ -274,27 +313,24 @@ def tokens(before: int, after: int, requests: int, *, monitored: bool, own: bool
 def loads(through: Load, direct: Load | None) -> Iterator[Result]:
     """Both ways under the same load."""
     names = ("error rate", "p95 under load")
-    told = f"{through.failed} of {through.requests} through Siding"
+    better_than_direct = f"{P95_BETTER:.0%} better than direct"
     if not through.requests:
         yield unmeasured(names[0], "not above direct", "nothing was answered")
         return
+    told = f"{through.failed} of {through.requests} through Siding" + (f" ({through.fault})" if through.fault else "")
+    rate, ours = f"{through.error_rate:.2%}", through.quantile(0.95)
     if direct is None or not direct.requests:
-        target = f"under {ERRORS_UNDER:.1%}"
-        yield _result(names[0], target, f"{through.error_rate:.2%}", through.error_rate < ERRORS_UNDER, told)
-        yield unmeasured(
-            names[1], f"{P95_BETTER:.0%} better than direct", "give --direct", f"{1000 * through.quantile(0.95):.1f} ms"
-        )
+        yield _result(names[0], f"under {ERRORS_UNDER:.1%}", rate, through.error_rate < ERRORS_UNDER, told)
+        yield unmeasured(names[1], better_than_direct, "give --direct", f"{1000 * ours:.1f} ms")
         return
-    both = f"{told}, {direct.failed} of {direct.requests} direct"
-    yield _result(
-        names[0], "not above direct", f"{through.error_rate:.2%}", through.error_rate <= direct.error_rate, both
-    )
-    ours, theirs = through.quantile(0.95), direct.quantile(0.95)
+    told = f"{told}, {direct.failed} of {direct.requests} direct"
+    yield _result(names[0], "not above direct", rate, through.error_rate <= direct.error_rate, told)
+    theirs = direct.quantile(0.95)
     better = 1 - ours / theirs
-    yield _result(
-        names[1],
-        f"{P95_BETTER:.0%} better than direct",
-        f"{better:.1%}",
-        better >= P95_BETTER,
-        f"{1000 * ours:.1f} ms against {1000 * theirs:.1f} ms direct, all requests in turn",
-    )
+    told = f"{1000 * ours:.1f} ms against {1000 * theirs:.1f} ms direct, the same requests in turn, repeated"
+    fewest = min(through.requests, direct.requests)
+    if fewest < LEAST_REQUESTS:
+        told = f"{told}; only {fewest} requests: give more --seconds"
+        yield unmeasured(names[1], better_than_direct, told, f"{better:.1%}")
+        return
+    yield _result(names[1], better_than_direct, f"{better:.1%}", better >= P95_BETTER, told)

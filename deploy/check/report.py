@@ -14,8 +14,11 @@ HEADS = ("criterion", "target", "measured", "verdict", "how to read it")
 
 def summary(results: Sequence[Result]) -> str:
     """One line."""
-    counts = {verdict: sum(one.verdict is verdict for one in results) for verdict in Verdict}
-    return ", ".join(f"{count} {verdict.value}" for verdict, count in counts.items())
+    return ", ".join(f"{count} {verdict}" for verdict, count in _counts(results).items())
+
+
+def _counts(results: Sequence[Result]) -> dict[str, int]:
+    return {verdict.value: sum(one.verdict is verdict for one in results) for verdict in Verdict}
 
 
 def _rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
@@ -50,7 +53,8 @@ def markdown(results: Sequence[Result]) -> str:
 
 
 def as_json(results: Sequence[Result]) -> str:
-    """For a program: {"met": all are, "results": [...]}."""
-    missed = any(one.verdict is Verdict.MISSED for one in results)
-    document = {"met": not missed, "results": [asdict(one) for one in results]}
+    """For a program: {"met": something is and nothing was missed, "counts": {verdict: number}, "results": [...]}."""
+    counts = _counts(results)
+    met = counts[Verdict.MET] > 0 and counts[Verdict.MISSED] == 0
+    document = {"met": met, "counts": counts, "results": [asdict(one) for one in results]}
     return orjson.dumps(document, option=orjson.OPT_INDENT_2).decode()

@@ -7,10 +7,12 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from deploy.asking import Ask
 
 EXAMPLE = Path(__file__).parent / "example_requests.toml"
 READING = frozenset({"GET", "HEAD"})
@@ -30,6 +32,7 @@ class Form(BaseModel):
     name: str = Field(min_length=1)
     method: str = Field("GET", pattern=r"^[A-Z]+$")
     path: str = Field(pattern=r"^/")
+    at: Literal["proxy", "monitor"] = "proxy"
     headers: dict[str, str] = {}
     json_content: Any = Field(None, alias="json")
     safe: bool = False
@@ -55,32 +58,13 @@ class _File(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """A request that can be sent."""
-
-    name: str
-    method: str
-    path: str
-    fields: Mapping[str, str]
-    content: bytes | None
-
-    def as_another(self, authorization: str) -> Ask:
-        """The same with another credential."""
-        kept = {name: value for name, value in self.fields.items() if name.lower() not in {"authorization", "cookie"}}
-        return Ask(self.name, self.method, self.path, {**kept, "Authorization": authorization}, self.content)
-
-    @property
-    def has_credential(self) -> bool:
-        return any(name.lower() in {"authorization", "cookie"} for name in self.fields)
-
-
-@dataclass(frozen=True, slots=True)
 class Requests:
-    """Requests, users (the words for their blanks), and the environment's words."""
+    """Requests, users (the words for their blanks), the environment's words, and what is asked of the monitor."""
 
     forms: tuple[Form, ...]
     users: tuple[Mapping[str, str], ...]
     environ: Mapping[str, str]
+    queries: tuple[Form, ...] = ()
 
     def fill(self, form: Form, nonce: str, user: int = 0) -> Ask:
         """The request of one of the users."""
@@ -94,6 +78,9 @@ class Requests:
 
 def of_paths(paths: list[str]) -> Requests:
     """GET requests of paths. Raises BadRequests."""
+    for path in paths:
+        if not path.startswith("/"):
+            raise BadRequests(f"--get {path}: a path begins with /")
     return _checked({"request": [{"name": path, "path": path} for path in paths]}, {}, "--get")
 
 
@@ -112,7 +99,10 @@ def _checked(document: dict[str, Any], environ: Mapping[str, str], where: str) -
     except ValidationError as invalid:
         faults = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in invalid.errors()]
         raise BadRequests("\n  ".join([f"{where}:", *faults])) from invalid
-    made = Requests(tuple(file.request), tuple(file.user) or ({},), environ)
+    apart = {place: tuple(one for one in file.request if one.at == place) for place in ("proxy", "monitor")}
+    if not apart["proxy"]:
+        raise BadRequests(f"{where}: there must be a request for the proxy")
+    made = Requests(apart["proxy"], tuple(file.user) or ({},), environ, apart["monitor"])
     faults = list(_faults(made))
     if faults:
         raise BadRequests("\n  ".join([f"{where}:", *faults]))
@@ -120,9 +110,10 @@ def _checked(document: dict[str, Any], environ: Mapping[str, str], where: str) -
 
 
 def _faults(requests: Requests) -> Iterator[str]:
-    names = [form.name for form in requests.forms]
+    forms = (*requests.forms, *requests.queries)
+    names = [form.name for form in forms]
     yield from (f"two requests are called {name!r}" for name in sorted({one for one in names if names.count(one) > 1}))
-    for form in requests.forms:
+    for form in forms:
         if not form.reads and not form.safe:
             yield (
                 f"{form.name!r} is a {form.method}, which may write: it is only sent with `safe = true`, "

@@ -1,7 +1,8 @@
-"""`python -m deploy.grafana.build` makes `dashboards/*.json` of `panels`; it needs what the tests need."""
+"""`python -m deploy.grafana.build` makes `dashboards/*.json` of `boards`; it needs what the tests need."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,12 +19,16 @@ from grafana_foundation_sdk.models.common import (
 from grafana_foundation_sdk.models.dashboard import DashboardLinkType, DataSourceRef, VariableOption
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from deploy.grafana.panels import BOARDS, Board, Panel
+from deploy.grafana.boards import BOARDS
+from deploy.grafana.panels import Board, Panel
 
 FOLDER = Path(__file__).parent / "dashboards"
 HEIGHT = 8
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
-FLAGS_CHANGED = 'changes(siding_flag{job=~"siding-.*"}[$__interval]) > 0'
+FLAGS_CHANGED = 'max by (job, instance, flag) (changes(siding_flag{job=~"siding-.*"}[2m])) > 0'
+"""Longer than the step that annotations are asked with, or a change between two of its windows is never seen."""
+FLAG_MARK = {"titleFormat": "{{flag}} switched", "textFormat": "{{job}} {{instance}}", "tagKeys": "flag", "step": "60s"}
+"""What the mark says; the SDK has no words for it."""
 
 
 def _query(expression: str, legend: str, number: int, panel: Panel) -> prometheus.Dataquery:
@@ -56,12 +61,18 @@ def _panel(panel: Panel) -> Any:
         case "number":
             made = stat.Panel()
         case "heat":
-            made = heatmap.Panel()
+            # buckets come from Prometheus; durations are on the axis, and in the cells is how many
+            made = heatmap.Panel().calculate(False).y_axis(heatmap.YAxisConfig().unit(panel.unit))
         case "list":
             made = table.Panel()
         case other:
             raise ValueError(f"there is no kind {other!r} of panel")
-    made = made.title(panel.title).description(panel.help).datasource(SOURCE).unit(panel.unit)
+    made = (
+        made.title(panel.title)
+        .description(panel.help)
+        .datasource(SOURCE)
+        .unit("short" if panel.kind == "heat" else panel.unit)
+    )
     made = made.span(panel.width).height(HEIGHT)
     for number, (legend, expression) in enumerate(panel.queries.items()):
         made = made.with_target(_query(expression, legend, number, panel))
@@ -99,7 +110,10 @@ def board(made_of: Board) -> str:
         made = made.with_row(dashboard.Row(title))
         for panel in panels:
             made = made.with_panel(_panel(panel))
-    return JSONEncoder(sort_keys=True, indent=2).encode(made.build()) + "\n"
+    document = json.loads(JSONEncoder(sort_keys=True).encode(made.build()))
+    for annotation in document["annotations"]["list"]:
+        annotation.update(FLAG_MARK)
+    return json.dumps(document, sort_keys=True, indent=2) + "\n"
 
 
 def files() -> Mapping[str, str]:

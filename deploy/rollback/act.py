@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +12,10 @@ import orjson
 
 from config.flags import FlagName
 from config.words import masked
-from deploy.check.measure import Way
-from deploy.check.requests import Ask
-from deploy.rollback.switches import PROBES, expected
+from deploy.asking import Ask, Way
+from deploy.rollback.switches import PROBES, Seen, expected, judged
+
+ANSWERS = 8
 
 
 class Failed(Exception):
@@ -93,14 +95,13 @@ async def _json(
     raise Failed(f"{masked(admin)} does not do it ({status}): {message}{advice}")
 
 
-async def shown(way: Way, path: str, wanted: Mapping[str, bool]) -> Sequence[tuple[str, bool, str]]:
-    """For each flag that an answer shows: its name, whether it is as wanted, and in words. Raises what `send` does."""
-    seen = []
+async def shown(way: Way, path: str, wanted: Mapping[str, bool]) -> Sequence[tuple[str, Seen, str]]:
+    """For each flag that an answer shows: its name, how it stands, and in words. Raises what `send` does."""
+    found = []
     for name, on in expected(wanted).items():
-        probe = PROBES[name]
-        ask = Ask(name, "GET", path, probe.fields, None)
+        ask = Ask(name, "GET", path, PROBES[name].fields, None)
         await way.send(ask)
-        answer = await way.send(ask)
-        shows = probe.shows(answer)
-        seen.append((name.value, shows == on, probe.on if shows else probe.off))
-    return seen
+        # over several connections, so that several replicas may answer
+        answers = await asyncio.gather(*(way.send(ask) for _ in range(ANSWERS)))
+        found.append((name.value, *judged(name, on, answers)))
+    return found

@@ -1,7 +1,9 @@
 """The steps that lead traffic past Siding on Railway.
 
 Variables are set with Railway's command line tool, which deploys the service anew with them; its deployments overlap,
-so that nothing is lost. A custom domain is moved in the dashboard: the tool adds domains, but does not remove them.
+so that nothing is lost. A custom domain belongs to one service: while it moves it leads nowhere, and its DNS target may
+become another, so it comes last, and BYPASS is the better way as long as Siding answers.
+The commands are those of the tool from version 5 on: https://docs.railway.com/cli/variable and /cli/domain.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ HINTS = (
     "(--variable ai-engine:OPENAI_BASE_URL=https://api.openai.com/v1)",
     "the backend: DATABASE_URL back to Postgres itself, where it names a pooler of Siding's "
     "(--variable 'backend:DATABASE_URL=${{Postgres.DATABASE_URL}}')",
-    "a public domain that leads to Siding: --domain api.example.com --to backend",
+    "a public domain that leads to Siding: --domain api.example.com --from siding --to backend",
 )
 
 
@@ -37,25 +39,60 @@ class BadStep(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """A service's variable, and the value that leads past Siding."""
+    """A service's variable, and the value that leads past Siding. environment -- Railway's; None for the linked one."""
 
     service: str
     name: str
     value: str
+    environment: str | None = None
 
-    def command(self, value: str, environment: str | None) -> list[str]:
-        """Sets it."""
-        place = ["--environment", environment] if environment else []
-        return [TOOL, "variables", "--service", self.service, *place, "--set", f"{self.name}={value}"]
+    def command(self, does: str, *words: str) -> list[str]:
+        """A command of the tool. does -- list, set or delete."""
+        place = ["--environment", self.environment] if self.environment else []
+        return [TOOL, "variable", does, *words, "--service", self.service, *place]
+
+    def undo(self, before: str | None) -> str:
+        """A line for the shell that sets it back to what it was; None -- it was not set."""
+        if before is None:
+            return shlex.join(self.command("delete", self.name))
+        if not before:
+            return shlex.join(self.command("set", f"{self.name}="))
+        return f"printf %s {shlex.quote(before)} | {shlex.join(self.command('set', self.name, '--stdin'))}"
 
 
-def parse(text: str) -> Variable:
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """A custom domain, the service of Siding that it leads to, and the service that it is to lead to."""
+
+    name: str
+    old: str
+    new: str
+
+    def moves(self, old: str, new: str) -> list[list[str]]:
+        """The tool's commands. A domain belongs to one service: it leaves the one before the other may have it."""
+        return [
+            [TOOL, "domain", "delete", self.name, "--service", old, "--yes"],
+            [TOOL, "domain", self.name, "--service", new],
+        ]
+
+    @property
+    def steps(self) -> list[list[str]]:
+        """There."""
+        return self.moves(self.old, self.new)
+
+    @property
+    def undo(self) -> list[list[str]]:
+        """And back."""
+        return self.moves(self.new, self.old)
+
+
+def parse(text: str, environment: str | None = None) -> Variable:
     """SERVICE:NAME=VALUE. Raises BadStep."""
     place, separator, value = text.partition("=")
     service, colon, name = place.partition(":")
     if not (separator and colon and service and name and value):
         raise BadStep(f"{masked(text)!r} is not SERVICE:NAME=VALUE")
-    return Variable(service, name, value)
+    return Variable(service, name, value, environment)
 
 
 def shown_value(value: str) -> str:
@@ -63,26 +100,14 @@ def shown_value(value: str) -> str:
     return masked(value) if "://" in value or "${{" in value else "***"
 
 
-def domain_steps(domain: str, service: str) -> list[str]:
-    """By hand, in the dashboard, and the way back."""
-    return [
-        f"in the dashboard: Siding's service, Settings, Networking: remove {domain}",
-        f"then: {shlex.join([TOOL, 'domain', domain, '--service', service])}",
-        "where the DNS target that it prints differs from the record you have, change the record: "
-        "it takes effect within the record's time to live",
-        f"undo: remove {domain} from {service} and add it to Siding's service again",
-    ]
-
-
 def present(environ: Mapping[str, str]) -> str | None:
     """The path of Railway's tool."""
     return shutil.which(TOOL, path=environ.get("PATH", os.defpath))
 
 
-def value_before(variable: Variable, environment: str | None, tool: str) -> str | None:
+def value_before(variable: Variable, tool: str) -> str | None:
     """What it is set to now; None where it is not set. Raises BadStep."""
-    place = ["--environment", environment] if environment else []
-    output = _run([tool, "variables", "--service", variable.service, *place, "--json"])
+    output = run(tool, variable.command("list", "--json"))
     try:
         found = orjson.loads(output).get(variable.name)
     except (ValueError, AttributeError) as fault:
@@ -90,27 +115,30 @@ def value_before(variable: Variable, environment: str | None, tool: str) -> str 
     return None if found is None else str(found)
 
 
-def perform(variable: Variable, environment: str | None, tool: str) -> None:
-    """Set it. Raises BadStep."""
-    _run([tool, *variable.command(variable.value, environment)[1:]])
+def perform(variable: Variable, tool: str) -> None:
+    """Set it; the value is not seen among the machine's processes. Raises BadStep."""
+    run(tool, variable.command("set", variable.name, "--stdin"), variable.value)
 
 
-def _run(command: Sequence[str]) -> str:
+def run(tool: str, command: Sequence[str], given: str = "") -> str:
+    """Have the tool do it, and return what it says. given -- its standard input. Raises BadStep."""
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=TOOL_SECONDS, check=False, stdin=subprocess.DEVNULL
+            [tool, *command[1:]], capture_output=True, text=True, timeout=TOOL_SECONDS, check=False, input=given
         )
     except (OSError, subprocess.TimeoutExpired) as fault:
         raise BadStep(f"{TOOL} cannot be run: {masked(str(fault))}") from fault
     if done.returncode:
         # what it was asked to set may be a secret, and it may repeat it
-        raise BadStep(f"{TOOL} ended with status {done.returncode}: {masked(done.stderr.strip()[-300:])}")
+        said = done.stderr.strip()
+        said = said.replace(given, "***") if given else said
+        raise BadStep(f"{TOOL} ended with status {done.returncode}: {masked(said[-300:])}")
     return done.stdout
 
 
-def write_undo(path: Path, commands: Sequence[Sequence[str]]) -> None:
+def write_undo(path: Path, lines: Sequence[str]) -> None:
     """A script that sets everything back; only its owner may read it, since values may be secrets. Raises BadStep."""
-    text = "\n".join(["#!/bin/sh", "set -e", *map(shlex.join, commands), ""])
+    text = "\n".join(["#!/bin/sh", "set -e", *lines, ""])
     try:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o700), "w", encoding="utf-8") as file:
             file.write(text)

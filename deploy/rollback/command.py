@@ -13,15 +13,16 @@ from pathlib import Path
 import aiohttp
 
 from config.words import masked
-from deploy import local
-from deploy.check.measure import Way
+from deploy.asking import Way
+from deploy.options import address
 from deploy.rollback import around, switches
 from deploy.rollback.act import Failed, flip, shown
-from deploy.rollback.drill import Drill, DrillFailed, table
+from deploy.stack import say
 
 DONE, FELL_SHORT, BAD = 0, 1, 2
 ADMIN = "http://127.0.0.1:9090"
-ANSWER_SECONDS = 30.0
+ANSWER_SECONDS = 10.0
+UNDO_FILE = "siding-undo-%Y%m%d-%H%M%S.sh"
 OPTIONS: Mapping[str, Mapping[str, tuple[str | None, bool, str]]] = {
     "flags, effective at once": {
         "flag": ("NAME", True, "switch it off (BYPASS: on)"),
@@ -36,10 +37,11 @@ OPTIONS: Mapping[str, Mapping[str, tuple[str | None, bool, str]]] = {
         "around": (None, False, "print the steps"),
         "variable": ("SERVICE:NAME=VALUE", True, "a variable that names Siding, and its value without"),
         "domain": ("NAME", False, "a public domain that leads to Siding"),
+        "from": ("SERVICE", False, "Siding's service, which has it now"),
         "to": ("SERVICE", False, "the service that it is to lead to"),
         "environment": ("NAME", False, "Railway's environment; else the linked one"),
-        "yes": (None, False, f"take the steps of --variable, with {around.TOOL}'s command line tool"),
-        "undo-file": ("FILE", False, "where to write what sets the variables back"),
+        "yes": (None, False, f"take the steps, with {around.TOOL}'s command line tool"),
+        "undo-file": ("FILE", False, "where to write what undoes it (siding-undo-TIME.sh)"),
     },
     "drill": {"drill": (None, False, "all of it on a stack of this machine's own, under load")},
 }
@@ -59,12 +61,15 @@ def parser() -> argparse.ArgumentParser:
     for title, options in OPTIONS.items():
         group = made.add_argument_group(title)
         for name, (metavar, repeatable, meaning) in options.items():
+            kind = address if metavar == "URL" else str
             if metavar is None:
                 group.add_argument(f"--{name}", action="store_true", help=meaning)
             elif repeatable:
-                group.add_argument(f"--{name}", metavar=metavar, action="append", default=[], help=f"{meaning} (*)")
+                group.add_argument(
+                    f"--{name}", metavar=metavar, type=kind, action="append", default=[], help=f"{meaning} (*)"
+                )
             else:
-                group.add_argument(f"--{name}", metavar=metavar, help=meaning)
+                group.add_argument(f"--{name}", metavar=metavar, type=kind, help=meaning)
     return made
 
 
@@ -72,6 +77,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Returns the exit status: 0 done and seen, 1 not (all of it), 2 an order that cannot be followed."""
     options = parser().parse_args(list(argv))
     try:
+        _one_order(options)
         if options.drill:
             return _drill(environ)
         if options.around:
@@ -86,52 +92,71 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         return FELL_SHORT
 
 
+def _one_order(options: argparse.Namespace) -> None:
+    """What would be passed over in silence is refused. Raises BadOrder."""
+    orders = {"flags": options.flag or options.all or options.set, "--around": options.around, "--drill": options.drill}
+    given = [name for name, there in orders.items() if there]
+    if len(given) > 1:
+        raise switches.BadOrder(f"one after the other, please: {' and '.join(given)} are different orders")
+    place = {"flags": "flags, effective at once", "--around": "around Siding, on Railway", "--drill": "drill"}
+    for order, title in place.items():
+        stray = [name for name in OPTIONS[title] if getattr(options, name.replace("-", "_"))]
+        if given and order not in given and stray:
+            raise switches.BadOrder(f"--{stray[0]} does not belong to {given[0]}")
+
+
 # -- flags
 
 
 async def _flags(options: argparse.Namespace, wanted: Mapping[str, bool], token: str | None) -> int:
-    status = DONE
     async with aiohttp.ClientSession(
         timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS), auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()
     ) as client:
-        for admin in options.admin or [ADMIN]:
-            began = time.monotonic()
-            try:
-                done = await flip(client, admin, wanted, token, here=options.here)
-            except Failed as fault:
-                print(f"siding rollback: {fault}", file=sys.stderr)
-                status = FELL_SHORT
-                continue
-            where = "in all replicas" if done.everywhere else "here"
-            print(f"{masked(admin)}: {where}, in {1000 * (time.monotonic() - began):.0f} ms")
-            for name in wanted:
-                if name in done.after:
-                    print(f"  {name} {_word(done.before[name])} -> {_word(done.after[name])}")
-            undo = switches.undoing(done.before, wanted)
-            if undo:
-                print(f"  undo: {shlex.join(switches.undo_words(undo, [masked(admin)], here=options.here))}")
-            else:
-                print("  nothing changed: they stood so before")
+        admins = options.admin or [ADMIN]
+        # all at once: one that hangs does not hold up the others
+        statuses = await asyncio.gather(*(_flip(client, one, wanted, token, here=options.here) for one in admins))
+        status = max(statuses)
         if options.url:
-            status = max(status, await _shown(client, options, wanted))
-        elif status == DONE:
-            print("give --url and --path to see it in an answer, too")
-    return status
+            return max(status, await _shown(client, options.url, options.path or "/", wanted))
+        if status == DONE:
+            say("give --url and --path to see it in an answer, too")
+        return status
 
 
-async def _shown(client: aiohttp.ClientSession, options: argparse.Namespace, wanted: Mapping[str, bool]) -> int:
-    path = options.path or "/"
+async def _flip(
+    client: aiohttp.ClientSession, admin: str, wanted: Mapping[str, bool], token: str | None, *, here: bool
+) -> int:
+    began = time.monotonic()
     try:
-        seen = await shown(Way(options.url.rstrip("/"), client), path, wanted)
+        done = await flip(client, admin, wanted, token, here=here)
+    except Failed as fault:
+        print(f"siding rollback: {fault}", file=sys.stderr)
+        return FELL_SHORT
+    where = "in all replicas" if done.everywhere else "here"
+    undo = switches.undoing(done.before, wanted)
+    told = [
+        f"{masked(admin)}: {where}, in {1000 * (time.monotonic() - began):.0f} ms",
+        *(f"  {name} {_word(done.before[name])} -> {_word(done.after[name])}" for name in wanted if name in done.after),
+        f"  undo: {shlex.join(switches.undo_words(undo, [masked(admin)], here=here))}"
+        if undo
+        else "  nothing changed: they stood so before",
+    ]
+    say("\n".join(told))
+    return DONE
+
+
+async def _shown(client: aiohttp.ClientSession, url: str, path: str, wanted: Mapping[str, bool]) -> int:
+    try:
+        seen = await shown(Way(url, client), path, wanted)
     except (aiohttp.ClientError, OSError, TimeoutError) as fault:
         why = str(fault) or type(fault).__name__
-        print(f"siding rollback: {masked(options.url)} does not answer: {why}", file=sys.stderr)
+        print(f"siding rollback: {masked(url)} does not answer: {why}", file=sys.stderr)
         return FELL_SHORT
-    for name, good, words in seen:
-        print(f"{masked(options.url)}{path}: {'as wanted' if good else 'NOT AS WANTED'}, {name}: {words}")
+    for name, verdict, words in seen:
+        say(f"{masked(url)}{path}: {verdict}, {name}: {words}")
     if not seen:
-        print(f"no answer shows whether these are off: {', '.join(wanted)}; the listeners say so")
-    return DONE if all(good for _, good, _ in seen) else FELL_SHORT
+        say(f"no answer shows how these stand: {', '.join(wanted)}; the listeners say so")
+    return FELL_SHORT if any(verdict is switches.Seen.NOT for _, verdict, _ in seen) else DONE
 
 
 def _word(on: bool) -> str:
@@ -142,65 +167,85 @@ def _word(on: bool) -> str:
 
 
 def _around(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    variables = [around.parse(text) for text in options.variable]
-    if bool(options.domain) != bool(options.to):
-        raise around.BadStep("--domain and --to belong together")
+    variables = [around.parse(text, options.environment) for text in options.variable]
+    place = (options.domain, getattr(options, "from"), options.to)
+    if any(place) and not all(place):
+        raise around.BadStep("--domain, --from and --to belong together")
+    domain = around.Domain(*place) if all(place) else None
+    if domain is not None and options.environment:
+        raise around.BadStep(
+            f"{around.TOOL} moves domains in the linked environment alone: link {options.environment} first "
+            f"({around.TOOL} environment {options.environment}), and leave --environment out"
+        )
+    if not options.yes:
+        _print(variables, domain)
+        return DONE
     tool = around.present(environ)
-    if options.yes and tool is None:
+    if tool is None:
         raise around.BadStep(
             f"--yes needs {around.TOOL}'s command line tool, which is not in PATH; nothing was changed"
         )
-    if options.yes and not variables:
-        raise around.BadStep("--yes takes the steps of --variable, and there is none; nothing was changed")
-    if options.yes and tool is not None:
-        _perform(variables, options, tool)
-    else:
-        _print(variables, options.environment)
-    if options.domain:
-        print(f"{options.domain} by hand:")
-        for step in around.domain_steps(options.domain, options.to):
-            print(f"  {step}")
-    if not variables and not options.domain:
-        print("Say what names Siding, one option each, and the steps are printed (with --yes: taken):")
-        for hint in around.HINTS:
-            print(f"  {hint}")
-    return DONE
+    if not variables and domain is None:
+        raise around.BadStep("--yes takes the steps of --variable and --domain: there is none; nothing was changed")
+    return _perform(variables, domain, Path(options.undo_file or time.strftime(UNDO_FILE)), tool)
 
 
-def _print(variables: Sequence[around.Variable], environment: str | None) -> None:
+def _print(variables: Sequence[around.Variable], domain: around.Domain | None) -> None:
     for one in variables:
-        print(f"{one.service}, {one.name}:")
-        print(f"  {shlex.join(one.command(around.shown_value(one.value), environment))}")
-        print("  undo: the same with the value of now, which --yes writes to a file before it changes it")
+        say(f"{one.service}, {one.name}:")
+        say(f"  {shlex.join(one.command('set', f'{one.name}={around.shown_value(one.value)}'))}")
+        say("  undo: the same with the value of now, which --yes writes to a file before it changes it")
+    if domain is not None:
+        say(
+            f"{domain.name} (last: while it moves it leads nowhere; --flag BYPASS is better as long as Siding answers):"
+        )
+        for step in domain.steps:
+            say(f"  {shlex.join(step)}")
+        say("  where the DNS records that this prints differ from yours, change yours")
+        say(f"  undo: {' && '.join(map(shlex.join, domain.undo))}, and the DNS records that this prints")
+    if not variables and domain is None:
+        say("Say what names Siding, one option each, and the steps are printed (with --yes: taken):")
+        for hint in around.HINTS:
+            say(f"  {hint}")
 
 
-def _perform(variables: Sequence[around.Variable], options: argparse.Namespace, tool: str) -> None:
-    before = [around.value_before(one, options.environment, tool) for one in variables]
-    file = Path(options.undo_file or f"siding-undo-{time.strftime('%Y%m%d-%H%M%S')}.sh")
+def _perform(variables: Sequence[around.Variable], domain: around.Domain | None, file: Path, tool: str) -> int:
+    before = [around.value_before(one, tool) for one in variables]
     pairs = list(zip(variables, before, strict=True))
-    around.write_undo(file, [one.command(value, options.environment) for one, value in pairs if value is not None])
-    print(f"undo: sh {shlex.quote(str(file))} (it holds the values of now: keep it secret)")
-    for one, value in pairs:
-        around.perform(one, options.environment, tool)
-        if value is None:
-            print(f"{one.service}, {one.name}: set (it was not set: remove it to undo)")
-            continue
-        print(f"{one.service}, {one.name}: set, was {around.shown_value(value)}")
-        if "${{" in one.value:
-            print("  the file has the value that a reference gave, not the reference")
+    moved = [] if domain is None else list(map(shlex.join, domain.undo))
+    around.write_undo(file, [*(one.undo(value) for one, value in pairs), *moved])
+    undo = f"sh {shlex.quote(str(file))}"
+    say(f"undo: {undo} (it holds the values of now: keep it secret)")
+    say("  where a value came from a reference (${{...}}), it has what that came to, and not the reference")
+    try:
+        for one, value in pairs:
+            around.perform(one, tool)
+            was = "was not set" if value is None else f"was {around.shown_value(value)}"
+            say(f"{one.service}, {one.name}: set, {was}")
+        if domain is not None:
+            for step in domain.steps:
+                said = around.run(tool, step)
+                say(f"{shlex.join(step)}: done\n{said}".rstrip())
+    except around.BadStep as fault:
+        print(f"siding rollback: {fault}; the steps above are taken: undo them by {undo}", file=sys.stderr)
+        return FELL_SHORT
+    return DONE
 
 
 # -- drill
 
 
 def _drill(environ: Mapping[str, str]) -> int:
+    from deploy.local import PortTaken  # noqa: PLC0415 - at 3 a.m. flags do not wait for these imports
+    from deploy.rollback.drill import Drill, DrillFailed, table  # noqa: PLC0415
+
     drill = Drill(lambda text: print(f"drill: {text}", file=sys.stderr, flush=True))
     try:
         asyncio.run(drill.run(environ))
-    except (DrillFailed, Failed, local.PortTaken) as fault:
+    except (DrillFailed, Failed, PortTaken) as fault:
         print(f"siding rollback: {fault}", file=sys.stderr)
         return FELL_SHORT
-    print(table(drill.steps))
+    say(table(drill.steps))
     lost = sum(step.lost for step in drill.steps)
-    print(f"\n{drill.sent} requests, {len(drill.faults)} lost", *sorted(set(drill.faults))[:10], sep="\n  ")
+    say("\n  ".join([f"\n{drill.sent} requests, {len(drill.faults)} lost", *sorted(set(drill.faults))[:10]]))
     return DONE if all(step.met for step in drill.steps) and not drill.faults and not lost else FELL_SHORT

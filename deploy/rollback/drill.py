@@ -1,7 +1,7 @@
 """All ways back, on the local stack under load: what is lost, and how long each takes.
 
 A flag takes effect when the first request is sent after which no answer shows the old state any more. Lost is a
-request that gets no answer, one from 500 on, or another content than the origin's.
+request that gets no answer, another status than 200, or another content than it should.
 """
 
 from __future__ import annotations
@@ -11,16 +11,19 @@ import contextlib
 import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import aiohttp
+import orjson
 
 from config.flags import FlagName
-from deploy import local
-from deploy.check.measure import Way
-from deploy.check.requests import Ask
+from deploy.asking import Answer, Ask, Way
+from deploy.check.monitor import HOMEWORK
+from deploy.local import SIMULATOR, Prepared, prepare
 from deploy.rollback.act import flip
-from deploy.rollback.switches import PROBES, SAFE, Probe
+from deploy.rollback.switches import PROBES, SAFE
+from deploy.stack import Part, Stack
+from pool_monitor.grading.template_files import load_templates
 
 CLIENTS = 8
 PROBERS = 4
@@ -32,10 +35,12 @@ FLAG_SECONDS = 1.0
 """The target."""
 PATIENCE_SECONDS = 10.0
 START_SECONDS = 60.0
-HOLD_SECONDS = 0.5
+HOLD_SECONDS = 0.25
 """How long the load goes on in each state."""
 REPORTERS = 2
 """Clients that ask for what takes the origin seconds; the others never wait for these."""
+FEWER_TOKENS = 300
+"""A grading's prompt has more tokens as it is, and fewer as a compact one."""
 QUICK = (
     Ask("subjects", "GET", "/api/subjects", {}, None),
     Ask("page", "GET", "/", {"Accept-Encoding": "gzip"}, None),
@@ -49,8 +54,58 @@ REPORT = Ask(
     {"Authorization": "Bearer demo", "Content-Type": "application/json"},
     b'{"userId": "demo", "startDate": "2025-09-01", "endDate": "2025-10-01"}',
 )
-HAS = {"subjects": b'"subjects"', "announcements": b'"announcements"', "homework": b'"homework"', "report": b'"demo"'}
+QUERY = Ask("query", "GET", "/api/queries/report-exists?userId=large_user", {}, None)
+HAS = {
+    "subjects": b'"subjects"',
+    "page": b"<h1>Example origin</h1>",
+    "announcements": b'"announcements"',
+    "homework": b'"homework"',
+    "report": b'"demo"',
+    "query": b'{"exists":true}',
+    "grading": b'"choices"',
+}
 """What the content of a right answer contains."""
+
+
+def grading() -> Ask:
+    """A homework for the monitor, with a prompt that it knows."""
+    [template, *_] = load_templates()
+    messages = [
+        {"role": "system", "content": template.original},
+        {"role": "user", "content": HOMEWORK},
+    ]
+    content = {"model": "gpt-4o-mini", "messages": messages, "response_format": {"type": "json_object"}}
+    fields = {"Authorization": "Bearer drill", "Content-Type": "application/json"}
+    return Ask("grading", "POST", "/v1/chat/completions", fields, orjson.dumps(content))
+
+
+@dataclass(frozen=True, slots=True)
+class _Sight:
+    """A request whose answer shows whether a flag is on."""
+
+    ask: Ask
+    shows: Callable[[Answer], bool]
+
+
+def _sights_of_proxy() -> Mapping[FlagName, _Sight]:
+    return {
+        name: _Sight(Ask("probe", "GET", probe.path, probe.fields, None), probe.shows) for name, probe in PROBES.items()
+    }
+
+
+def _sights_of_monitor() -> Mapping[FlagName, _Sight]:
+    return {
+        FlagName.USE_OPTIMIZED_PROMPTS: _Sight(grading(), _compact),
+        FlagName.ENABLE_QUERY_CACHE: _Sight(QUERY, lambda answer: answer.fields.get("X-Query-Cache") == "hit"),
+        FlagName.BYPASS: _Sight(QUERY, lambda answer: answer.fields.get("X-Query-Cache") == "bypass"),
+    }
+
+
+def _compact(answer: Answer) -> bool:
+    try:
+        return bool(orjson.loads(answer.content)["usage"]["prompt_tokens"] < FEWER_TOKENS)
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 class DrillFailed(Exception):
@@ -59,13 +114,17 @@ class DrillFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of the drill. seconds -- until it took effect; None where it was not seen to."""
+    """One step of the drill. seconds -- until it took effect; None where it did not.
+
+    seen -- by answers; otherwise the listener has said so, and it takes effect with the next request.
+    """
 
     name: str
     requests: int
     lost: int
     seconds: float | None
     limit: float | None = FLAG_SECONDS
+    seen: bool = True
 
     @property
     def met(self) -> bool:
@@ -78,20 +137,20 @@ class _Traffic:
 
     client: aiohttp.ClientSession
     url: str
+    monitor: str
     sent: int = 0
     lost: int = 0
     under_way: dict[str, int] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
 
-    async def run(self, number: int) -> None:
-        asks = itertools.repeat(REPORT) if number < REPORTERS else itertools.cycle(QUICK)
-        for ask in asks:
-            url = self.url
+    async def run(self, asks: Sequence[Ask], *, monitor: bool = False) -> None:
+        for ask in itertools.cycle(asks):
+            url = self.monitor if monitor else self.url
             self.under_way[url] = self.under_way.get(url, 0) + 1
             try:
                 answer = await Way(url, self.client).send(ask)
-                right = answer.status < 500 and (answer.status == 304 or HAS.get(ask.name, b"") in answer.content)
-                self._count(ask, None if right else f"status {answer.status}")
+                right = answer.status == 200 and HAS[ask.name] in answer.plain
+                self._count(ask, None if right else f"status {answer.status}, {answer.content[:80]!r}")
             except (aiohttp.ClientError, OSError, TimeoutError) as fault:
                 self._count(ask, str(fault) or type(fault).__name__)
             finally:
@@ -133,7 +192,7 @@ class _Watch:
         return self.ready.is_set() and min(self.streaks) >= SETTLED
 
 
-async def _until_shown(way: Way, probe: Probe, wanted: bool, act: Callable[[], Awaitable[None]]) -> float | None:
+async def _until_shown(way: Way, sight: _Sight, wanted: bool, act: Callable[[], Awaitable[None]]) -> float | None:
     """Act, and tell how long it took to show; None if it did not, or stood so before, for PATIENCE_SECONDS."""
     watch = _Watch(wanted, [0] * PROBERS, [0] * PROBERS)
     began = 0.0
@@ -141,8 +200,7 @@ async def _until_shown(way: Way, probe: Probe, wanted: bool, act: Callable[[], A
     async def prober(number: int) -> None:
         while not watch.settled:
             sent = time.monotonic()
-            answer = await way.send(Ask("probe", "GET", probe.path, probe.fields, None))
-            watch.saw(number, sent, shows=probe.shows(answer))
+            watch.saw(number, sent, shows=sight.shows(await way.send(sight.ask)))
 
     async def acting() -> None:
         nonlocal began
@@ -161,9 +219,9 @@ async def _until_shown(way: Way, probe: Probe, wanted: bool, act: Callable[[], A
 
 
 @contextlib.asynccontextmanager
-async def _started(parts: Sequence[local.Part]) -> AsyncIterator[local.Stack]:
+async def _started(parts: Sequence[Part]) -> AsyncIterator[Stack]:
     """Parts that run while the block does. Raises DrillFailed."""
-    stack = local.Stack(parts, attended=False)
+    stack = Stack(parts, attended=False)
     run = asyncio.create_task(stack.run(""))
     up = asyncio.create_task(stack.up.wait())
     try:
@@ -205,10 +263,10 @@ class Drill:
     faults: list[str] = field(default_factory=list)
 
     async def run(self, environ: Mapping[str, str]) -> None:
-        """Take every step. Raises DrillFailed and local.PortTaken."""
+        """Take every step. Raises DrillFailed and PortTaken."""
         kept = {name: value for name, value in environ.items() if name in SETTLED_ELSEWHERE}
-        prepared = local.prepare([], {**kept, **HERE, "LOG_LEVEL": "warning"}, "siding rollback --drill")
-        *others, proxy = prepared.parts
+        prepared = prepare([], {**kept, **HERE, "LOG_LEVEL": "warning"}, "siding rollback --drill")
+        *others, proxy = map(_hasty, prepared.parts)
         through, past = f"http://{prepared.addresses.public}", f"http://{prepared.addresses.origin}"
         self.tell("the local stack starts")
         connector, timeout = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(total=30)
@@ -216,11 +274,11 @@ class Drill:
             _started(others),
             aiohttp.ClientSession(timeout=timeout, connector=connector, auto_decompress=False) as client,
         ):
-            traffic = _Traffic(client, through)
+            traffic = _Traffic(client, through, f"http://{prepared.monitor.monitor}")
             clients: list[asyncio.Task[None]] = []
             try:
                 async with _started([proxy]):
-                    clients = [asyncio.create_task(traffic.run(number)) for number in range(CLIENTS)]
+                    clients = _clients(traffic)
                     await self._flags(prepared, traffic)
                     await self._step("around: clients go to the origin", traffic, _moved(traffic, past), None)
                     self.tell("the proxy stops, and another starts")
@@ -233,33 +291,56 @@ class Drill:
                 await asyncio.gather(*clients, return_exceptions=True)
             self.sent, self.faults = traffic.sent, traffic.faults
 
-    async def _flags(self, prepared: local.Prepared, traffic: _Traffic) -> None:
-        proxy, monitor = f"http://{prepared.addresses.admin}", f"http://{prepared.monitor.monitor}"
-        public = Way(traffic.url, traffic.client)
+    async def _flags(self, prepared: Prepared, traffic: _Traffic) -> None:
+        public, monitor = Way(traffic.url, traffic.client), Way(traffic.monitor, traffic.client)
+        sights = _sights_of_proxy()
         for flag in PROXYS:
-            await self._flag(traffic, proxy, "proxy", flag, public)
+            await self._flag(traffic, f"http://{prepared.addresses.admin}", "proxy", flag, public, sights.get(flag))
+        sights = _sights_of_monitor()
         for flag in MONITORS:
-            await self._flag(traffic, monitor, "monitor", flag, None)
+            await self._flag(traffic, traffic.monitor, "monitor", flag, monitor, sights.get(flag))
 
     async def _step(
-        self, name: str, traffic: _Traffic, effect: Awaitable[float | None], limit: float | None = FLAG_SECONDS
+        self,
+        name: str,
+        traffic: _Traffic,
+        effect: Awaitable[float | None],
+        limit: float | None = FLAG_SECONDS,
+        *,
+        seen: bool = True,
     ) -> None:
         self.tell(name)
         sent, lost = traffic.sent, traffic.lost
         took = await effect
         await asyncio.sleep(HOLD_SECONDS)
-        self.steps.append(Step(name, traffic.sent - sent, traffic.lost - lost, took, limit))
+        self.steps.append(Step(name, traffic.sent - sent, traffic.lost - lost, took, limit, seen))
 
-    async def _flag(self, traffic: _Traffic, admin: str, where: str, flag: FlagName, public: Way | None) -> None:
+    async def _flag(
+        self, traffic: _Traffic, admin: str, where: str, flag: FlagName, way: Way, sight: _Sight | None
+    ) -> None:
         """To its safe side, and back."""
-        probe = PROBES.get(flag) if public is not None else None
         for on in (SAFE[flag], not SAFE[flag]):
 
             async def act(on: bool = on) -> None:
                 await flip(traffic.client, admin, {flag: on}, None, here=False)
 
-            effect = _timed(act) if probe is None or public is None else _until_shown(public, probe, on, act)
-            await self._step(f"{where}: {flag} {'on' if on else 'off'}", traffic, effect)
+            effect = _timed(act) if sight is None else _until_shown(way, sight, on, act)
+            await self._step(f"{where}: {flag} {'on' if on else 'off'}", traffic, effect, seen=sight is not None)
+
+
+def _hasty(part: Part) -> Part:
+    """The grading simulator takes no time to think: what is measured is not its own."""
+    if part.name != SIMULATOR:
+        return part
+    return replace(part, command=(*part.command, "--latency-ms", "20", "--ms-per-token", "0"))
+
+
+def _clients(traffic: _Traffic) -> list[asyncio.Task[None]]:
+    """Of the proxy, and one each of the monitor's two halves."""
+    reporters = [traffic.run([REPORT]) for _ in range(REPORTERS)]
+    others = [traffic.run(QUICK) for _ in range(CLIENTS - REPORTERS)]
+    monitors = [traffic.run([ask], monitor=True) for ask in (QUERY, grading())]
+    return [asyncio.create_task(one) for one in (*reporters, *others, *monitors)]
 
 
 async def _timed(act: Callable[[], Awaitable[None]]) -> float:
@@ -286,11 +367,12 @@ def table(steps: Sequence[Step]) -> str:
             str(step.requests),
             str(step.lost),
             "not seen" if step.seconds is None else f"{1000 * step.seconds:.0f} ms",
+            "by answers" if step.seen else "by its listener",
             "met" if step.met else "MISSED",
         )
         for step in steps
     ]
-    rows.insert(0, ("step", "requests", "lost", "took effect in", "verdict"))
+    rows.insert(0, ("step", "requests", "lost", "took effect in", "seen", "verdict"))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from config.flags import FlagName
 from config.kinds import read_switch
 from config.words import did_you_mean
-from deploy.check.measure import Answer
+from deploy.asking import Answer
 
 SAFE: Mapping[FlagName, bool] = {name: name is FlagName.BYPASS for name in FlagName}
 """Where each flag stands when Siding does nothing: everything off, and the master switch on."""
@@ -57,11 +58,19 @@ def undo_words(changes: Mapping[str, bool], admins: Sequence[str], *, here: bool
 # -- what shows it
 
 
+class Seen(StrEnum):
+    """What answers say of a flag."""
+
+    AS_WANTED = "as wanted"
+    NOT = "NOT AS WANTED"
+    OPEN = "cannot be told"
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
     """A request by which a flag is seen. fields -- sent with it. shows -- whether the flag is on, by an answer.
 
-    path -- where the drill sends it; an operator says another.
+    path -- where the drill sends it; an operator says another. origins -- whether the origin may do the same by itself.
     """
 
     path: str
@@ -69,6 +78,7 @@ class Probe:
     shows: Callable[[Answer], bool]
     on: str
     off: str
+    origins: bool = False
 
 
 def _coded(answer: Answer) -> bool:
@@ -79,27 +89,50 @@ def _tagged(answer: Answer) -> bool:
     return "ETag" in answer.fields
 
 
-def _bypassed(answer: Answer) -> bool:
-    return "fwd=bypass" in answer.fields.get("Cache-Status", "")
-
-
 PROBES: Mapping[FlagName, Probe] = {
     FlagName.ENABLE_QUERY_CACHE: Probe(
         "/api/subjects", {}, lambda answer: answer.hit, "answered from the cache", "not answered from the cache"
     ),
-    FlagName.ENABLE_ETAG: Probe("/", {}, _tagged, "has an ETag", "has no ETag"),
+    FlagName.ENABLE_ETAG: Probe("/", {}, _tagged, "has an ETag", "has no ETag", origins=True),
     FlagName.ENABLE_COMPRESSION: Probe(
-        "/", {"Accept-Encoding": "gzip"}, _coded, "has a content coding", "has no content coding"
+        "/", {"Accept-Encoding": "gzip"}, _coded, "has a content coding", "has no content coding", origins=True
     ),
-    FlagName.BYPASS: Probe("/", {}, _bypassed, "Cache-Status says fwd=bypass", "Cache-Status does not say fwd=bypass"),
+    FlagName.BYPASS: Probe(
+        "/", {}, lambda answer: answer.bypassed, "Cache-Status says fwd=bypass", "Cache-Status does not say fwd=bypass"
+    ),
 }
 """Flags that one answer on the public listener shows; the others are seen in `GET /api/flags` alone."""
 
 
 def expected(wanted: Mapping[str, bool]) -> dict[FlagName, bool]:
-    """What the probes have to see. Under BYPASS nothing else of Siding's may show, whatever the flags are."""
+    """What the probes have to see. Under BYPASS nothing is answered from the cache, whatever the flags are."""
     asked = {FlagName(name): on for name, on in wanted.items()}
     if asked.get(FlagName.BYPASS):
-        return {name: name is FlagName.BYPASS for name in PROBES}
-    # a flag that is on shows only where there is something to show, which is the origin's affair
-    return {name: on for name, on in asked.items() if name in PROBES and not on}
+        return {FlagName.ENABLE_QUERY_CACHE: False, FlagName.BYPASS: True}
+    return {name: on for name, on in asked.items() if name in PROBES}
+
+
+def judged(name: FlagName, on: bool, answers: Sequence[Answer]) -> tuple[Seen, str]:
+    """What `answers`, of whichever replicas, say of a flag that is to be `on`, and in words."""
+    probe, worst = PROBES[name], max(answer.status for answer in answers)
+    if worst >= 500:
+        return Seen.NOT, f"answered with {worst}"
+    if not all(answer.by_siding for answer in answers):
+        return Seen.NOT, "an answer has no Via of Siding's: it is another service's"
+    showing = sum(map(probe.shows, answers))
+    words = probe.on if showing else probe.off
+    if name is FlagName.BYPASS:
+        good = showing == len(answers) if on else showing == 0
+        return (Seen.AS_WANTED if good else Seen.NOT), _share(words, showing, len(answers))
+    if on:
+        # it shows only where there is something to show, which is the origin's affair
+        return (Seen.AS_WANTED, words) if showing else (Seen.OPEN, f"{words}, which may be the origin's doing")
+    if showing == 0:
+        return Seen.AS_WANTED, words
+    if probe.origins and showing == len(answers):
+        return Seen.OPEN, f"{words}, which may be the origin's own"
+    return Seen.NOT, _share(words, showing, len(answers))
+
+
+def _share(words: str, showing: int, total: int) -> str:
+    return words if showing in {0, total} else f"{words}, {showing} of {total}: have all replicas heard?"

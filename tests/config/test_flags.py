@@ -89,6 +89,15 @@ def test_subscribers_hear_of_what_is_different_once_all_of_it_is() -> None:
     assert heard == [("ENABLE_ETAG", False, after), ("BYPASS", True, after)]
 
 
+def test_what_is_switched_is_logged_and_what_stands_so_is_not(caplog: pytest.LogCaptureFixture) -> None:
+    flags = Flags()
+    flags.update({"ENABLE_ETAG": False, "ENABLE_DEDUP": True, "BYPASS": True})
+    assert [record.getMessage() for record in caplog.records] == [
+        "ENABLE_ETAG was switched off",
+        "BYPASS was switched on",
+    ]
+
+
 def test_lower_case_names_are_not_taken_but_guessed() -> None:
     with pytest.raises(FlagError, match="did you mean BYPASS"):
         Flags().update({"bypass": True})

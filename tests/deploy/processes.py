@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 PATIENCE = 20.0
@@ -33,10 +33,10 @@ class Child:
                     return self.lines[-1]
         raise AssertionError(f"{has!r} was never said, but:\n{self.output}")
 
-    async def end(self) -> int:
-        """Its exit status, once it and all who write to the same output are gone."""
+    async def end(self, patience: float = PATIENCE) -> int:
+        """Its exit status, once it and all who write to the same output are gone. patience -- in seconds."""
         assert self.process.stdout is not None
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(patience):
             async for raw in self.process.stdout:
                 self.lines.append(raw.decode().rstrip("\n"))
             return await self.process.wait()
@@ -85,6 +85,14 @@ async def python(*arguments: str, environ: Mapping[str, str] | None = None) -> A
             except TimeoutError:
                 process.kill()
                 await process.wait()
+
+
+def refused(main: Callable[[list[str], Mapping[str, str]], int], *options: str, **environ: str) -> int:
+    """The exit status of a command that is not to get far, in this process."""
+    try:
+        return main(list(options), environ)
+    except SystemExit as ended:  # by argparse
+        return int(ended.code or 0)
 
 
 def is_alive(pid: int) -> bool:

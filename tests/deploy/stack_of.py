@@ -11,7 +11,7 @@ import shlex
 import sys
 from collections.abc import Awaitable, Callable
 
-from deploy.local import Part, Stack
+from deploy.stack import Part, Stack
 from tests.deploy.processes import listens
 
 READY_SECONDS = 10.0

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import sys
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
@@ -10,9 +13,11 @@ import pytest
 import pytest_asyncio
 from aiohttp import ClientSession
 
-from deploy.check import criteria, report, requests
-from deploy.check.criteria import Crowd, Isolation, Load, Pair, Pool, Renewal, Result, Sizes, Verdict
-from tests.deploy.processes import Child, python
+from deploy.check import command, criteria, report, requests
+from deploy.check.command import status_of
+from deploy.check.criteria import Counts, Crowd, Isolation, Load, Pair, Pool, Renewal, Result, Sizes, Verdict
+from deploy.local import EXAMPLE_RULES
+from tests.deploy.processes import PATIENCE, ROOT, Child, environment, python, refused
 from tests.deploy.stacks import Up, running_stack
 from tests.deploy.test_local import counts
 
@@ -57,6 +62,9 @@ def verdicts(results: Iterable[Result]) -> list[Verdict]:
             ],
             [MET, MET],
         ),
+        # what fails is no answer, however soon it comes
+        ([Pair("a", 2.0, 0.001, first_hit=False, second_hit=False, status=404)], [UNMEASURED, UNMEASURED]),
+        ([Pair("a", 2.0, 0.001, first_hit=False, second_hit=True, status=500), pair(1.0, 0.6)], [MISSED, MISSED]),
     ],
 )
 def test_repeats(pairs: list[Pair], expected: list[Verdict]) -> None:
@@ -87,10 +95,17 @@ def test_isolated(seen: list[Isolation], expected: Verdict) -> None:
         (criteria.renewed(None, 10, None), UNMEASURED),
         (criteria.renewed(None, 10, 300), UNMEASURED),
         (criteria.renewed(Renewal("a", 5, 6.5, 0), 10, 5), MET),
-        (criteria.renewed(Renewal("a", 5, 6.5, 7), 10, 5), MISSED),
-        (criteria.hit_rate(0, 0), UNMEASURED),
-        (criteria.hit_rate(45, 20), MET),
-        (criteria.hit_rate(60, 40), MISSED),
+        (criteria.renewed(Renewal("a", 5, 6.5, 5), 10, 5), MET),
+        # the old answer still, after its time
+        (criteria.renewed(Renewal("a", 5, 6.5, 6), 10, 5), MISSED),
+        (criteria.hit_rate(None, None), UNMEASURED),
+        (criteria.hit_rate(Counts(0, 0), Counts(0, 0)), UNMEASURED),
+        (criteria.hit_rate(Counts(0, 0), Counts(45, 20)), MET),
+        (criteria.hit_rate(Counts(0, 0), Counts(60, 40)), MISSED),
+        # what others asked for counts, and not what this check did
+        (criteria.hit_rate(Counts(61, 39), Counts(61, 9039)), MET),
+        (criteria.hit_rate(Counts(60, 40), Counts(9060, 40)), MISSED),
+        (criteria.hit_rate(Counts(59, 40), Counts(9059, 40)), MET),
         (criteria.collapsed([]), UNMEASURED),
         (criteria.collapsed([Crowd("a", 20, 19, 0)]), MET),
         (criteria.collapsed([Crowd("a", 20, 18, 0)]), MISSED),
@@ -114,20 +129,34 @@ def test_one_criterion(result: Result, expected: Verdict) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seen", "expected"),
+    ("seen", "fault", "expected", "said"),
     [
-        (None, [UNMEASURED] * 3),
-        (Pool(0, 14, 20.0), [MET, MET, MET]),
-        (Pool(1, 15, 20.1), [MISSED, MISSED, MISSED]),
-        (Pool(0, 0, None), [MET, MET, UNMEASURED]),
+        (None, "", UNMEASURED, "DATABASE_URL"),
+        (Pool(0, 14, 20.0, 100), "", MET, "100 were asked for"),
+        (Pool(1, 15, 20.1, 100), "", MISSED, "names the holders"),
+        # an idle pool proves nothing
+        (Pool(0, 0, 0.0, 0), "", UNMEASURED, 'at = "monitor"'),
+        (Pool(0, 0, 0.0, 5), "exists: status 403", UNMEASURED, "exists: status 403"),
     ],
 )
-def test_pool(seen: Pool | None, expected: list[Verdict]) -> None:
-    assert verdicts(criteria.pool(seen)) == expected
+def test_pool(seen: Pool | None, fault: str, expected: Verdict, said: str) -> None:
+    results = list(criteria.pool(seen, monitored=True, fault=fault))
+    assert verdicts(results) == [expected] * 3
+    assert said in results[0].reading
 
 
-def load(milliseconds: int, failed: int = 0) -> Load:
-    return Load(tuple([0.001] * 90 + [milliseconds / 1000] * 10), failed)
+def test_without_a_monitor_the_pool_is_not_measured() -> None:
+    assert verdicts(criteria.pool(None, monitored=False)) == [UNMEASURED] * 3
+
+
+def load(milliseconds: int, failed: int = 0, requests: int = 100) -> Load:
+    slow = requests // 10
+    return Load(tuple([0.001] * (requests - slow) + [milliseconds / 1000] * slow), failed)
+
+
+def test_the_95th_of_a_hundred_is_the_95th_percentile() -> None:
+    assert Load(tuple(range(1, 101)), 0).quantile(0.95) == 95
+    assert Load((7.0,), 0).quantile(0.95) == 7.0
 
 
 @pytest.mark.parametrize(
@@ -140,6 +169,8 @@ def load(milliseconds: int, failed: int = 0) -> Load:
         (load(61), load(100), [MET, MISSED]),
         (load(5, failed=1), load(100, failed=1), [MET, MET]),
         (load(5, failed=2), load(100, failed=1), [MISSED, MET]),
+        # too few for a percentile
+        (load(5), load(100, requests=30), [MET, UNMEASURED]),
     ],
 )
 def test_loads(through: Load, direct: Load | None, expected: list[Verdict]) -> None:
@@ -172,8 +203,18 @@ def test_markdown_is_a_table_whatever_is_in_the_cells() -> None:
 def test_json_is_for_programs() -> None:
     document = json.loads(report.as_json(RESULTS))
     assert document["met"] is False
+    assert document["counts"] == {"met": 1, "missed": 1, "not measured": 1}
     assert [one["verdict"] for one in document["results"]] == ["met", "missed", "not measured"]
     assert json.loads(report.as_json(RESULTS[:1]))["met"] is True
+    assert json.loads(report.as_json(RESULTS[2:]))["met"] is False, "what is not measured is not met"
+
+
+@pytest.mark.parametrize(
+    ("seen", "usual", "strict"),
+    [({MET}, 0, 0), ({MET, UNMEASURED}, 0, 1), ({MET, MISSED}, 1, 1), ({UNMEASURED}, 2, 2)],
+)
+def test_the_exit_status(seen: set[Verdict], usual: int, strict: int) -> None:
+    assert (status_of(seen, strict=False), status_of(seen, strict=True)) == (usual, strict)
 
 
 # -- the requests
@@ -203,6 +244,8 @@ def test_the_example_is_filled_in() -> None:
         ("nonsense", "requests.toml"),
         ('[[request]]\nname = "a"\npath = "a"', "request.0.path"),
         ('[[request]]\nname = "a"\npath = "/a"\nspeed = 1', "request.0.speed"),
+        ('[[request]]\nname = "a"\npath = "/a"\nat = "home"', "request.0.at"),
+        ('[[request]]\nname = "a"\npath = "/a"\nat = "monitor"', "there must be a request for the proxy"),
         ('[[request]]\nname = "a"\npath = "/a"\nmethod = "POST"', "'a' is a POST, which may write"),
         ('[[request]]\nname = "a"\npath = "/a"\nmethod = "DELETE"', "`safe = true`"),
         ('[[request]]\nname = "a"\npath = "/${TOKEN}"', "needs ${TOKEN}"),
@@ -225,8 +268,12 @@ def test_blanks_come_from_the_user_then_the_environment_then_their_own_word(tmp_
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def stack() -> AsyncIterator[Up]:
-    async with running_stack() as up:
-        yield up
+    """With reports that take a fifth of their usual time."""
+    hasty = ("-m", "deploy.example_origin", "--host", "127.0.0.1", "--port", "0", "--report-seconds", "0.4")
+    async with python(*hasty) as origin:
+        url = (await origin.line("example origin: ")).split()[-1]
+        async with running_stack(UPSTREAM_URL=url, RULES_FILE=str(EXAMPLE_RULES)) as up:
+            yield up
 
 
 def rows(child: Child) -> dict[str, dict[str, str]]:
@@ -238,9 +285,9 @@ def rows(child: Child) -> dict[str, dict[str, str]]:
 @pytest.mark.asyncio(loop_scope="session")
 async def test_the_local_stack_meets_the_plan(stack: Up) -> None:
     options = ("--admin", stack.admin, "--monitor", stack.monitor, "--direct", stack.origin)
-    short = ("--seconds", "2", "--wait", "6", "--requests", "example", "--grade", "--json")
+    short = ("--seconds", "1", "--wait", "6", "--requests", "example", "--grade", "--json", "--strict")
     async with python(*CHECK, stack.proxy, *options, *short) as child:
-        status = await child.end()
+        status = await child.end(4 * PATIENCE)
     assert status == 0, child.output
     found = rows(child)
     assert {one["verdict"] for one in found.values()} == {"met"}, child.output
@@ -258,18 +305,70 @@ async def test_what_falls_short_is_said_and_gives_1(stack: Up) -> None:
 
         await bypass(True)
         try:
-            async with python(
-                *CHECK, stack.proxy, "--get", "/", "--get", "/api/slow", "--seconds", "1", "--json"
-            ) as child:
+            async with python(*CHECK, stack.proxy, "--get", "/", "--seconds", "0.5", "--json") as child:
                 status = await child.end()
         finally:
             await bypass(False)
     found = rows(child)
     assert status == 1
-    assert found["second answer"]["verdict"] == "missed"
+    assert found["second answer faster"]["verdict"] == "missed"
     assert found["gzip"]["verdict"] == "missed"
     assert found["gzip"]["measured"] == "0.0%"
     assert found["pool waiting"]["verdict"] == "not measured"
+    assert "give --admin" in found["cache hit rate"]["reading"]
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_what_is_refused_or_not_there_is_an_error_and_not_an_answer(stack: Up) -> None:
+    async with python(*CHECK, stack.proxy, "--get", "/status/403", "--seconds", "0.5", "--json") as child:
+        assert await child.end() == 1
+    found = rows(child)
+    assert found["second answer"]["verdict"] == "not measured"
+    assert "/status/403 is answered with 403" in found["second answer"]["reading"]
+    assert found["error rate"]["measured"] == "100.00%"
+    assert "/status/403: status 403" in found["error rate"]["reading"]
+
+
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize("option", ["--admin", "--monitor", "--direct"])
+async def test_what_is_named_and_away_is_said_at_once(stack: Up, option: str) -> None:
+    async with python(*CHECK, stack.proxy, option, "http://127.0.0.1:9") as child:
+        assert await child.end() == 2
+    assert child.lines[-1].startswith("siding check: http://127.0.0.1:9 does not answer ")
+    assert "measuring: load" not in child.output
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_reader_that_leaves_is_not_a_fault(stack: Up) -> None:
+    """As in `siding check URL | true`."""
+    read, write_end = os.pipe()
+    os.close(read)
+    command = (sys.executable, *CHECK, stack.proxy, "--get", "/api/subjects", "--seconds", "0.5")
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=ROOT, env=environment(), stdout=write_end, stderr=asyncio.subprocess.PIPE
+    )
+    os.close(write_end)
+    _, told = await process.communicate()
+    assert process.returncode in {0, 1}
+    assert b"Error" not in told
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--grade"], "--grade needs --monitor"),
+        (["--get", "/", "--requests", "example"], "not allowed with argument"),
+        (["--get", "nope"], "a path begins with /"),
+        (["--seconds", "x"], "'x' is not a number of more than 0"),
+        (["--seconds", "nan"], "'nan' is not a number of more than 0"),
+        (["--direct", "http://:80"], "is no URL like"),
+    ],
+)
+def test_options_that_cannot_be_followed(options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(command.main, "http://127.0.0.1:9", *options) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert "measuring" not in told
 
 
 @pytest.mark.asyncio(loop_scope="session")
@@ -289,12 +388,12 @@ async def test_nothing_is_sent_that_may_write(stack: Up, tmp_path: Path) -> None
 async def test_what_does_not_answer_is_said_in_one_line() -> None:
     async with python(*CHECK, "http://127.0.0.1:9") as child:
         assert await child.end() == 2
-    assert child.lines[-1].startswith("siding check: http://127.0.0.1:9 does not answer GET /: ")
+    assert child.lines[-1].startswith("siding check: http://127.0.0.1:9 does not answer HEAD /: ")
     assert "Traceback" not in child.output
 
 
-async def test_a_bad_address_is_said_without_its_secret() -> None:
-    async with python(*CHECK, "ftp://user:geheim@127.0.0.1") as child:
-        assert await child.end() == 2
-    assert "is no URL like" in child.output
-    assert "geheim" not in child.output
+def test_a_bad_address_is_said_without_its_secret(capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(command.main, "ftp://user:geheim@127.0.0.1") == 2
+    told = capsys.readouterr().err
+    assert "is no URL like" in told
+    assert "geheim" not in told

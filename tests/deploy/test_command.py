@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
+import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from aiohttp import ClientSession
 
 from deploy.postgres import running
-from tests.deploy.processes import ROOT, environment, listens, python
+from tests.deploy.processes import PATIENCE, ROOT, environment, listens, python
 from tests.deploy.test_local import ANYWHERE, address
 from tests.redis_servers import running_redis
 
@@ -76,6 +81,69 @@ async def test_parts_are_replaced_by_real_ones(tmp_path: Path) -> None:
                     assert answer.status == 200
             child.press_ctrl_c()
             assert await child.end() == 0
+
+
+async def test_what_is_named_and_does_not_answer_is_said() -> None:
+    options = ("--upstream", "http://127.0.0.1:9", "--database-url", "postgresql://u:geheim@127.0.0.1:9/x")
+    async with python(*SIDING, "up", *options, environ=environment(**ANYWHERE, ENABLE_REDIS_CACHE="off")) as child:
+        await child.line(" check http")
+        for name in ("UPSTREAM_URL", "DATABASE_URL"):
+            assert f"port 9, which {name} names" in await child.line(
+                f"nobody answers at 127.0.0.1 port 9, which {name}"
+            )
+        child.press_ctrl_c()
+        assert await child.end() == 0
+    assert "geheim" not in child.output
+    assert "Traceback" not in child.output
+
+
+async def test_a_database_that_dies_stops_the_stack_and_one_that_is_killed_leaves_nothing_behind() -> None:
+    async with python("-m", "deploy.postgres") as child:
+        url = (await child.line("postgres: ")).split()[-1]
+        (postmaster,) = children_of(child.process.pid)
+        os.kill(postmaster, signal.SIGKILL)
+        assert await child.end() == 1
+        assert "postgres: the server has ended" in child.output
+    async with python("-m", "deploy.postgres") as child:
+        url = (await child.line("postgres: ")).split()[-1]
+        # as the stack does when it is told twice to stop
+        os.killpg(child.process.pid, signal.SIGKILL)
+        await child.end()
+    async with asyncio.timeout(PATIENCE):
+        while listens(urlsplit(url).netloc.rpartition("@")[2]):  # noqa: ASYNC110 - another process
+            await asyncio.sleep(0.05)  # its other processes notice that the first is gone
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+async def test_a_reader_that_leaves_does_not_stop_the_stack() -> None:
+    """As in `siding up | head -1`."""
+    read, write = os.pipe()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, *SIDING, "up"),
+        cwd=ROOT,
+        env=environment(**ANYWHERE),
+        stdout=write,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    os.close(write)
+    assert process.stderr is not None
+    try:
+        async with asyncio.timeout(2 * PATIENCE):
+            assert os.read(read, 1)
+            os.close(read)
+            told = ""
+            while "siding: in front of" not in told:
+                told = (await process.stderr.readline()).decode()
+                assert told, "it has ended"
+                assert "Traceback" not in told
+    finally:
+        process.terminate()
+        await process.communicate()
+    assert process.returncode == 0
 
 
 def test_the_command_is_in_the_makefile() -> None:

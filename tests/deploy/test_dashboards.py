@@ -15,10 +15,13 @@ import pytest
 import yaml
 from aiohttp import ClientError, ClientSession
 
-from deploy.check.measure import grade, ways
+from deploy.asking import ways
+from deploy.check.monitor import grade
 from deploy.grafana import build
-from deploy.grafana.panels import BOARDS, Board, Panel
+from deploy.grafana.boards import BOARDS
+from deploy.grafana.panels import Board, Panel
 from deploy.postgres import free_port
+from proxy.observe.metrics import HITS, MISSES
 from tests.deploy.processes import PATIENCE, ROOT
 from tests.deploy.stacks import Up, running_stack
 from tests.programs import program
@@ -26,6 +29,7 @@ from tests.programs import program
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 ALERTS = yaml.safe_load((PROMETHEUS / "rules" / "alerts.yml").read_text())["groups"][0]["rules"]
 RECORDED = yaml.safe_load((PROMETHEUS / "rules" / "recording.yml").read_text())["groups"][0]["rules"]
+AT_ONCE = 12
 PANELS = [(board, panel) for board in BOARDS for row in board.rows.values() for panel in row]
 
 
@@ -54,10 +58,23 @@ def test_every_panel_says_what_to_do(board: Board, panel: Panel) -> None:
     assert [one["expr"] for one in built["targets"]] == list(panel.queries.values())
 
 
+def test_what_is_referred_to_is_there() -> None:
+    """Other panels and dashboards that a help or the runbook names in quotation marks."""
+    titles = {panel.title for _, panel in PANELS} | {board.uid.removeprefix("siding-") for board in BOARDS}
+    runbook = (PROMETHEUS / "RUNBOOK.md").read_text()
+    named = {
+        name for _, panel in PANELS for name in re.findall(r"(?<!\w)'([A-Z][^']*(?:'s [^']*)?)'(?!\w)", panel.help)
+    }
+    named |= {" ".join(name.split()) for name in re.findall(r'"([^"]+)"', runbook)}
+    assert len(named) > 8
+    assert named <= titles
+
+
 def test_dashboards_show_when_flags_were_switched() -> None:
     for path in build.FOLDER.glob("*.json"):
         (annotation,) = json.loads(path.read_text())["annotations"]["list"]
-        assert "siding_flag" in annotation["expr"]
+        assert annotation["expr"] == build.FLAGS_CHANGED
+        assert annotation["titleFormat"] == "{{flag}} switched"
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: str(alert["alert"]))
@@ -100,7 +117,60 @@ def test_provisioning_is_yaml_that_names_what_is_there() -> None:
     assert provider["type"] == "file"
 
 
+def test_the_hit_rate_is_that_of_the_cache_document() -> None:
+    """The rules name outcomes; the proxy's own document counts the same."""
+    rules = {rule["record"]: rule["expr"] for rule in RECORDED}
+
+    def outcomes(expression: str) -> set[str]:
+        (found,) = re.findall(r'outcome=~"([^"]+)"', expression)
+        return set(found.split("|"))
+
+    assert outcomes(rules["siding:hit_ratio:rate5m"]) == {one.value for one in HITS}
+    assert outcomes(rules["siding:lookups:rate5m"]) == {one.value for one in HITS | MISSES}
+
+
+def test_workers_of_one_service_are_not_told_apart_by_alerts() -> None:
+    """A gauge that each of several workers has gives one alert, not one for each."""
+    for alert in ALERTS:
+        for metric in re.findall(r"\bsiding_[a-z_]+", alert["expr"]):
+            if metric.startswith("siding_pool"):
+                continue  # the monitor has one worker
+            assert re.search(rf"(max|min|sum) by \([a-z, ]+\) \([a-z]*\(?{metric}", alert["expr"]), alert["alert"]
+
+
+def test_a_heatmap_has_durations_on_its_axis_and_numbers_in_its_cells() -> None:
+    heatmaps = [
+        panel
+        for path in build.FOLDER.glob("*.json")
+        for panel in json.loads(path.read_text())["panels"]
+        if panel["type"] == "heatmap"
+    ]
+    assert heatmaps
+    for panel in heatmaps:
+        assert panel["options"]["yAxis"]["unit"] == "s"
+        assert panel["options"]["calculate"] is False
+        assert panel["fieldConfig"]["defaults"]["unit"] == "short"
+        assert {target["format"] for target in panel["targets"]} == {"heatmap"}
+
+
 # -- the expressions
+
+
+async def declared(client: ClientSession, up: Up) -> set[str]:
+    """Names of the samples that the services have, or will have."""
+    names = set()
+    for url in (up.admin, up.monitor):
+        async with client.get(f"{url}/metrics") as answer:
+            found = re.findall(r"^# TYPE (\S+) (\S+)$", await answer.text(), flags=re.MULTILINE)
+        for name, kind in found:
+            names |= {f"{name}_bucket", f"{name}_count", f"{name}_sum"} if kind == "histogram" else {name}
+    return names
+
+
+def metrics_in(expression: str) -> set[str]:
+    """The metrics that an expression names."""
+    plain = re.sub(r'"[^"]*"', "", expression)
+    return set(re.findall(r"\b(?:siding|process|python)[a-z_:0-9]+", plain))
 
 
 class Prometheus:
@@ -111,12 +181,11 @@ class Prometheus:
         self._url = url
 
     async def ask(self, query: str) -> list[Any]:
-        """The instant vector; the expression must be right."""
+        """The instant vector, without what is not a number; the expression must be right."""
         async with self._client.get(f"{self._url}/api/v1/query", params={"query": query}) as answer:
             document = await answer.json()
         assert document["status"] == "success", f"{query}: {document}"
-        result: list[Any] = document["data"]["result"]
-        return result
+        return [one for one in document["data"]["result"] if one["value"][1] != "NaN"]
 
     async def until(self, query: str) -> None:
         """There is something."""
@@ -172,11 +241,13 @@ async def traffic(client: ClientSession, up: Up, users: Iterator[int]) -> None:
             await answer.read()
         async with client.get(up.proxy + path, headers={**credential, "If-None-Match": tag}) as answer:
             await answer.read()
-    for _ in range(2):
-        async with client.get(
-            f"{up.monitor}/api/queries/report-exists", params={"userId": f"u{next(users)}"}
-        ) as answer:
-            assert answer.status == 200
+    # more at once than there are connections, so that some are made
+    await asyncio.gather(*(query(client, up, f"u{next(users)}") for _ in range(AT_ONCE)))
+
+
+async def query(client: ClientSession, up: Up, user: str) -> None:
+    async with client.get(f"{up.monitor}/api/queries/report-exists", params={"userId": user}) as answer:
+        assert answer.status == 200
 
 
 async def report(client: ClientSession, up: Up, day: int) -> None:
@@ -233,11 +304,18 @@ async def test_no_panel_and_no_rule_is_empty(tmp_path: Path) -> None:
                     empty = await faults()
         assert empty == []
 
+        # `or vector(0)` is never empty, so the names must be right, too
+        known = await declared(client, up) | {rule["record"] for rule in RECORDED}
+        for board, panel in PANELS:
+            for query in panel.queries.values():
+                assert metrics_in(query) <= known, f"{board.title}, {panel.title}"
+        assert await prometheus.ask(build.FLAGS_CHANGED), "the flag was switched, and no mark says so"
+
         scraped = {one["metric"]["__name__"] for one in await prometheus.ask('{job=~"siding-.*"}')}
         derived = {rule["record"] for rule in RECORDED}
         for alert in ALERTS:
             await prometheus.ask(alert["expr"])
-            for metric in re.findall(r"\b(siding[a-z_:0-9]+|up)\b(?![\"-])", alert["expr"]):
+            for metric in metrics_in(alert["expr"]):
                 assert metric in scraped | derived, f"{alert['alert']}: there is no {metric}"
         fired = await prometheus.ask('ALERTS{alertname="SidingFlagChanged", flag="ENABLE_ETAG"}')
         assert fired, "the flag was switched, and no alert says so"

@@ -384,6 +384,7 @@ def test_the_guide_names_what_there_is() -> None:
         "PORT",
         "DATABASE_URL",
         "OPENAI_BASE_URL",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
         "API_URL",
         "POSTGRES_PASSWORD",
         "RAILWAY_PRIVATE_DOMAIN",

@@ -32,6 +32,13 @@ from tests.deploy.processes import PATIENCE, Child, environment, listens, python
 LOCAL = ("-m", "deploy.local")
 REPORT = "/api/parent-reports/generate"
 ANYWHERE = {"HOST": "127.0.0.1", "PORT": "0", "ADMIN_PORT": "0", "MONITOR_HOST": "127.0.0.1", "MONITOR_PORT": "0"}
+ALONE = {
+    **ANYWHERE,
+    "DATABASE_URL": "postgresql://siding@127.0.0.1:9/none",
+    "GRADING_UPSTREAM_URL": "http://127.0.0.1:9/v1",
+    "ENABLE_REDIS_CACHE": "off",
+}
+"""Nothing is started but what every stack has."""
 WITH_EXAMPLE = Addresses(public="localhost:8080", admin="127.0.0.1:9090", origin="127.0.0.1:3000")
 WITHOUT = Addresses(public="localhost:8080", admin="127.0.0.1:9090", origin=None)
 
@@ -148,10 +155,14 @@ def test_ports_left_open_are_chosen_and_differ() -> None:
 def test_the_example_origin_takes_its_usual_port_or_any(taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         usual = free.getsockname()[1]
-    monkeypatch.setattr(local, "ORIGIN_PORT", usual)
-    assert free_addresses(settings_of(ANYWHERE)).origin == f"127.0.0.1:{usual}"
+        monkeypatch.setattr(local, "ORIGIN_PORT", usual)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        somewhere = {**ANYWHERE, "PORT": str(free.getsockname()[1])}
+    assert free_addresses(settings_of(somewhere)).origin == f"127.0.0.1:{usual}"
+    # several stacks with ports left open do not fight for it
+    assert free_addresses(settings_of(ANYWHERE)).origin != f"127.0.0.1:{usual}"
     monkeypatch.setattr(local, "ORIGIN_PORT", taken)
-    elsewhere = free_addresses(settings_of(ANYWHERE)).origin
+    elsewhere = free_addresses(settings_of(somewhere)).origin
     assert elsewhere is not None
     assert elsewhere != f"127.0.0.1:{taken}"
 
@@ -269,7 +280,7 @@ async def test_in_front_of_a_given_origin() -> None:
     origin_command = ("-m", "deploy.example_origin", "--host", "127.0.0.1", "--port", "0")
     async with python(*origin_command) as origin:
         url = (await origin.line("example origin: ")).split()[-1]
-        async with python(*LOCAL, environ=environment(**ANYWHERE, UPSTREAM_URL=url)) as child:
+        async with python(*LOCAL, environ=environment(**ALONE, UPSTREAM_URL=url)) as child:
             command = await child.line("curl -i ")
             assert address(child, "origin") == url.removeprefix("http://")
             fields, page = await try_it(command)
@@ -284,7 +295,7 @@ async def test_in_front_of_a_given_origin() -> None:
 async def test_a_proxy_that_refuses_to_start_takes_the_origin_with_it(tmp_path: Path) -> None:
     rules = tmp_path / "rules.toml"
     rules.write_text("[[route]]\nmatch = 5\n")
-    async with python(*LOCAL, environ=environment(**ANYWHERE, RULES_FILE=str(rules))) as child:
+    async with python(*LOCAL, environ=environment(**ALONE, RULES_FILE=str(rules))) as child:
         origin = (await child.line("example origin: ")).rpartition("http://")[2]
         assert await child.end() == 2
     assert "siding: the proxy ended with status 2; stopping the rest" in child.lines

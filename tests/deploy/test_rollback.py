@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import socket
 import stat
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,9 +16,10 @@ import pytest_asyncio
 from aiohttp import ClientSession
 
 from config.flags import FlagName
-from deploy.rollback import around, drill, switches
-from deploy.rollback.switches import BadOrder, expected, order, undoing
-from tests.deploy.processes import Child, environment, python
+from deploy.asking import Answer
+from deploy.rollback import around, command, drill, switches
+from deploy.rollback.switches import BadOrder, Seen, expected, judged, order, undoing
+from tests.deploy.processes import ROOT, Child, environment, python, refused
 from tests.deploy.stacks import Up, running_stack
 
 ROLLBACK = ("-m", "deploy", "rollback")
@@ -65,10 +68,53 @@ def test_only_what_changed_is_undone() -> None:
     assert undoing(before, {"ENABLE_ETAG": False, "ENABLE_DEDUP": False, "OTHER": True}) == {"ENABLE_ETAG": True}
 
 
-def test_under_bypass_nothing_else_may_show() -> None:
-    assert expected({"BYPASS": True, "ENABLE_ETAG": True}) == {name: name == "BYPASS" for name in switches.PROBES}
+def test_under_bypass_nothing_comes_from_the_cache() -> None:
+    assert expected({"BYPASS": True, "ENABLE_ETAG": True}) == {"ENABLE_QUERY_CACHE": False, "BYPASS": True}
     assert expected({"ENABLE_ETAG": False, "ENABLE_DEDUP": False}) == {FlagName.ENABLE_ETAG: False}
-    assert expected({"ENABLE_ETAG": True}) == {}
+    assert expected({"ENABLE_ETAG": True}) == {FlagName.ENABLE_ETAG: True}
+
+
+# -- what answers say
+
+
+def answer(status: int = 200, via: str = "1.1 edge, 1.1 siding", **fields: str) -> Answer:
+    named = {name.replace("_", "-"): value for name, value in fields.items()}
+    return Answer(status, 0.0, {"Via": via, **named}, b"")
+
+
+HIT, FORWARDED = answer(Cache_Status="siding; hit; ttl=5"), answer(Cache_Status="siding; fwd=uri-miss")
+PASSED = answer(Cache_Status="siding; fwd=bypass; fwd-status=200")
+STEPPED_AROUND = answer(Cache_Status="siding; fwd=bypass; detail=failed-open")
+
+
+@pytest.mark.parametrize(
+    ("name", "on", "answers", "verdict"),
+    [
+        ("ENABLE_QUERY_CACHE", False, [FORWARDED, FORWARDED], Seen.AS_WANTED),
+        ("ENABLE_QUERY_CACHE", False, [FORWARDED, HIT], Seen.NOT),
+        ("ENABLE_QUERY_CACHE", True, [FORWARDED, HIT], Seen.AS_WANTED),
+        # it may not be storable
+        ("ENABLE_QUERY_CACHE", True, [FORWARDED, FORWARDED], Seen.OPEN),
+        ("BYPASS", True, [PASSED, PASSED], Seen.AS_WANTED),
+        ("BYPASS", True, [PASSED, FORWARDED], Seen.NOT),
+        ("BYPASS", True, [STEPPED_AROUND, STEPPED_AROUND], Seen.NOT),
+        ("BYPASS", False, [FORWARDED, HIT], Seen.AS_WANTED),
+        ("BYPASS", False, [FORWARDED, PASSED], Seen.NOT),
+        ("ENABLE_ETAG", False, [answer(), answer()], Seen.AS_WANTED),
+        # the origin's own is not to be taken away
+        ("ENABLE_ETAG", False, [answer(ETag='"a"')] * 2, Seen.OPEN),
+        # but one replica of two
+        ("ENABLE_ETAG", False, [answer(ETag='"a"'), answer()], Seen.NOT),
+        ("ENABLE_ETAG", True, [answer(ETag='"a"')] * 2, Seen.AS_WANTED),
+        ("ENABLE_COMPRESSION", False, [answer(Content_Encoding="gzip")] * 2, Seen.OPEN),
+        # another service says nothing of Siding, and one that fails is not well
+        ("ENABLE_ETAG", False, [answer(via=""), answer()], Seen.NOT),
+        ("BYPASS", False, [answer(via="1.1 other")] * 2, Seen.NOT),
+        ("ENABLE_ETAG", False, [answer(status=502), answer()], Seen.NOT),
+    ],
+)
+def test_what_answers_say_of_a_flag(name: str, on: bool, answers: list[Answer], verdict: Seen) -> None:
+    assert judged(FlagName(name), on, answers)[0] is verdict
 
 
 # -- flags
@@ -124,8 +170,11 @@ async def test_a_flag_is_switched_off_seen_and_undone(stack: Up, flag: str, path
 @pytest.mark.asyncio(loop_scope="session")
 async def test_all_in_both_services_and_back(stack: Up) -> None:
     before = {admin: await flags(admin) for admin in (stack.admin, stack.monitor)}
-    child = await rollback("--all", "--admin", stack.admin, "--admin", stack.monitor, "--url", stack.proxy)
+    # the origin gives this an ETag of its own
+    public = ("--url", stack.proxy, "--path", "/api/subjects")
+    child = await rollback("--all", "--admin", stack.admin, "--admin", stack.monitor, *public)
     assert child.process.returncode == 0, child.output
+    assert "as wanted, BYPASS" in child.output
     assert child.output.count(": in all replicas, in ") == 2
     for admin in before:
         assert {name for name, on in (await flags(admin)).items() if on} == {"BYPASS"}
@@ -166,20 +215,81 @@ async def test_what_is_no_admin_listener_is_said(stack: Up) -> None:
     assert stack.origin in child.output
 
 
-async def test_a_flag_that_is_none_is_said() -> None:
-    child = await rollback("--flag", "ENABLE_ETAGS")
-    assert child.process.returncode == 2
-    assert "did you mean ENABLE_ETAG" in child.output
+@pytest.mark.asyncio(loop_scope="session")
+async def test_an_address_that_does_not_lead_through_siding_is_said(stack: Up) -> None:
+    child = await rollback("--set", "ENABLE_ETAG=on", "--admin", stack.admin, "--url", stack.origin)
+    assert child.process.returncode == 1
+    assert "NOT AS WANTED, ENABLE_ETAG: an answer has no Via of Siding's" in child.output
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_one_listener_that_hangs_does_not_hold_up_the_others(stack: Up) -> None:
+    # what is never accepted is never answered
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        hangs = f"http://127.0.0.1:{server.getsockname()[1]}"
+        options = ("--flag", "ENABLE_DEDUP", "--admin", hangs, "--admin", stack.admin)
+        async with python(*ROLLBACK, *options, environ=environment(ADMIN_TOKEN=TOKEN)) as child:
+            await child.line("  ENABLE_DEDUP on -> off")
+            assert child.process.returncode is None, "it waits for the other"
+    await rollback("--set", "ENABLE_DEDUP=on", "--admin", stack.admin)
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_nobody_who_listens_keeps_nothing_from_being_done(stack: Up) -> None:
+    """As with a terminal that is gone."""
+    read, write = os.pipe()
+    os.close(read)
+    options = ("--flag", "ENABLE_DEDUP", "--admin", stack.admin, "--admin", stack.monitor)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, *ROLLBACK, *options),
+        cwd=ROOT,
+        env=environment(ADMIN_TOKEN=TOKEN),
+        stdout=write,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    os.close(write)
+    _, told = await process.communicate()
+    assert (process.returncode, told) == (0, b"")
+    for admin in (stack.admin, stack.monitor):
+        assert not (await flags(admin))["ENABLE_DEDUP"]
+        await rollback("--set", "ENABLE_DEDUP=on", "--admin", admin)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--all", "--around"], "flags and --around are different orders"),
+        (["--drill", "--flag", "BYPASS"], "flags and --drill are different orders"),
+        (["--drill", "--admin", "http://127.0.0.1:9"], "--admin does not belong to --drill"),
+        (["--flag", "BYPASS", "--yes"], "--yes does not belong to flags"),
+        (["--all", "--admin", "127.0.0.1:9090"], "is no URL like"),
+    ],
+)
+def test_nothing_of_an_order_is_passed_over(options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(command.main, *options) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_flag_that_is_none_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(command.main, "--flag", "ENABLE_ETAGS") == 2
+    assert "did you mean ENABLE_ETAG" in capsys.readouterr().err
 
 
 # -- around
 
+# what the tool of version 5 takes, and nothing else
 TOOL = """\
 #!/bin/sh
 echo "$@" >> "$LOG"
 case "$*" in
-    *broken*--json*) echo "Unauthorized" >&2; exit 1;;
-    *--json*) echo '{"OPENAI_BASE_URL": "http://siding:8081/v1", "DATABASE_URL": "postgresql://a:geheim@pooler/db"}';;
+    "variable list --json --service locked"*) echo "Unauthorized" >&2; exit 1;;
+    "variable set"*"--service broken"*) echo "no such thing: $(cat)" >&2; exit 1;;
+    "variable list --json --service "*)
+        echo '{"OPENAI_BASE_URL": "http://siding:8081/v1", "DATABASE_URL": "postgresql://a:it'"'"'s@pooler/db"}';;
+    "variable set "*" --stdin --service "*) echo "  given: $(cat)" >> "$LOG";;
+    "variable delete "*" --service "*|"domain delete "*" --service "*" --yes") ;;
+    "domain "*" --service "*) echo "CNAME www abc.up.railway.app";;
+    *) echo "unexpected: $*" >&2; exit 2;;
 esac
 """
 
@@ -201,20 +311,21 @@ def log(tool: dict[str, str]) -> list[str]:
 
 
 async def test_around_prints_the_steps_and_takes_none(tool: dict[str, str]) -> None:
-    options = ("--variable", "ai-engine:OPENAI_BASE_URL=https://api.openai.com/v1", "--domain", "api.example.com")
-    child = await rollback("--around", *options, "--to", "backend", **tool)
+    domain = ("--domain", "api.example.com", "--from", "siding", "--to", "backend")
+    child = await rollback("--around", "--variable", "ai:OPENAI_BASE_URL=https://api.openai.com/v1", *domain, **tool)
     assert child.process.returncode == 0
-    assert "railway variables --service ai-engine --set OPENAI_BASE_URL=https://api.openai.com/v1" in child.output
-    assert "railway domain api.example.com --service backend" in child.output
+    assert "railway variable set OPENAI_BASE_URL=https://api.openai.com/v1 --service ai" in child.output
+    gone, there = "railway domain delete api.example.com --service siding --yes", "railway domain api.example.com"
+    assert child.output.index("OPENAI_BASE_URL") < child.output.index(gone) < child.output.index(there)
     assert child.output.count("undo: ") == 2
     assert log(tool) == []
 
 
-async def test_around_without_names_says_what_to_name() -> None:
-    child = await rollback("--around")
-    assert child.process.returncode == 0
+def test_around_without_names_says_what_to_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--around"], {}) == 0
+    told = capsys.readouterr().out
     for word in ("OPENAI_BASE_URL", "DATABASE_URL", "--domain", "frontend:API_URL"):
-        assert word in child.output
+        assert word in told
 
 
 async def test_with_yes_the_steps_are_taken_and_the_way_back_is_written_first(
@@ -222,34 +333,72 @@ async def test_with_yes_the_steps_are_taken_and_the_way_back_is_written_first(
 ) -> None:
     undo = tmp_path / "undo.sh"
     variables = (
-        "ai-engine:OPENAI_BASE_URL=https://api.openai.com/v1",
+        "ai:OPENAI_BASE_URL=https://api.openai.com/v1",
         "backend:DATABASE_URL=${{Postgres.DATABASE_URL}}",
+        "backend:NEW=sk-geheim",
     )
     options = [word for one in variables for word in ("--variable", one)]
-    child = await rollback(
-        "--around", *options, "--environment", "production", "--yes", "--undo-file", str(undo), **tool
-    )
+    child = await rollback("--around", *options, "--environment", "live", "--yes", "--undo-file", str(undo), **tool)
     assert child.process.returncode == 0, child.output
     assert log(tool) == [
-        "variables --service ai-engine --environment production --json",
-        "variables --service backend --environment production --json",
-        "variables --service ai-engine --environment production --set OPENAI_BASE_URL=https://api.openai.com/v1",
-        "variables --service backend --environment production --set DATABASE_URL=${{Postgres.DATABASE_URL}}",
+        "variable list --json --service ai --environment live",
+        "variable list --json --service backend --environment live",
+        "variable list --json --service backend --environment live",
+        "variable set OPENAI_BASE_URL --stdin --service ai --environment live",
+        "  given: https://api.openai.com/v1",
+        "variable set DATABASE_URL --stdin --service backend --environment live",
+        "  given: ${{Postgres.DATABASE_URL}}",
+        "variable set NEW --stdin --service backend --environment live",
+        "  given: sk-geheim",
     ]
     assert "was http://siding:8081/v1" in child.output
+    assert "backend, NEW: set, was not set" in child.output
+    assert "it's" not in child.output
     assert "geheim" not in child.output
     assert stat.S_IMODE(undo.stat().st_mode) == 0o700
     process = await asyncio.create_subprocess_exec("sh", str(undo), env={**os.environ, **tool})
     assert await process.wait() == 0
-    assert log(tool)[4:] == [
-        "variables --service ai-engine --environment production --set OPENAI_BASE_URL=http://siding:8081/v1",
-        "variables --service backend --environment production --set DATABASE_URL=postgresql://a:geheim@pooler/db",
+    assert log(tool)[9:] == [
+        "variable set OPENAI_BASE_URL --stdin --service ai --environment live",
+        "  given: http://siding:8081/v1",
+        "variable set DATABASE_URL --stdin --service backend --environment live",
+        "  given: postgresql://a:it's@pooler/db",
+        "variable delete NEW --service backend --environment live",
     ]
+
+
+async def test_a_domain_moves_last_and_its_records_are_told(tool: dict[str, str], tmp_path: Path) -> None:
+    undo = tmp_path / "undo.sh"
+    domain = ("--domain", "api.example.com", "--from", "siding", "--to", "backend")
+    options = ("--variable", "ai:OPENAI_BASE_URL=https://x", *domain, "--yes", "--undo-file", str(undo))
+    child = await rollback("--around", *options, **tool)
+    assert child.process.returncode == 0, child.output
+    assert log(tool)[-2:] == [
+        "domain delete api.example.com --service siding --yes",
+        "domain api.example.com --service backend",
+    ]
+    assert "CNAME www abc.up.railway.app" in child.output
+    assert undo.read_text().splitlines()[-2:] == [
+        "railway domain delete api.example.com --service backend --yes",
+        "railway domain api.example.com --service siding",
+    ]
+
+
+async def test_what_fails_halfway_is_said_with_the_way_back(tool: dict[str, str], tmp_path: Path) -> None:
+    undo = tmp_path / "undo.sh"
+    variables = ("ai:OPENAI_BASE_URL=https://x", "broken:KEY=sk-geheim", "backend:DATABASE_URL=postgresql://y")
+    options = [word for one in variables for word in ("--variable", one)]
+    child = await rollback("--around", *options, "--yes", "--undo-file", str(undo), **tool)
+    assert child.process.returncode == 1
+    assert "ai, OPENAI_BASE_URL: set" in child.output
+    assert f"no such thing: ***; the steps above are taken: undo them by sh {undo}" in child.output
+    assert "geheim" not in child.output
+    assert not any("DATABASE_URL" in line for line in log(tool)), "it stops where it fails"
 
 
 async def test_a_tool_that_fails_changes_nothing(tool: dict[str, str], tmp_path: Path) -> None:
     undo = tmp_path / "undo.sh"
-    options = ("--variable", "broken:NAME=https://x", "--yes", "--undo-file", str(undo))
+    options = ("--variable", "locked:NAME=https://x", "--yes", "--undo-file", str(undo))
     child = await rollback("--around", *options, **tool)
     assert child.process.returncode == 2
     assert "railway ended with status 1: Unauthorized" in child.output
@@ -265,21 +414,26 @@ async def test_a_way_back_is_never_written_over(tool: dict[str, str], tmp_path: 
     assert child.process.returncode == 2
     assert "nothing was changed" in child.output
     assert undo.read_text() == "precious"
-    assert all("--set" not in line for line in log(tool))
+    assert all("variable list" in line for line in log(tool))
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         (["--variable", "no-name=x"], "is not SERVICE:NAME=VALUE"),
-        (["--domain", "a.example"], "--domain and --to belong together"),
+        (["--domain", "a.example", "--to", "backend"], "--domain, --from and --to belong together"),
+        (
+            ["--domain", "a.example", "--from", "siding", "--to", "backend", "--environment", "live"],
+            "moves domains in the linked environment alone",
+        ),
         (["--yes"], "nothing was changed"),
     ],
 )
-async def test_steps_that_cannot_be_taken(options: list[str], said: str, tmp_path: Path) -> None:
-    child = await rollback("--around", *options, PATH=str(tmp_path))
-    assert child.process.returncode == 2
-    assert said in child.output
+def test_steps_that_cannot_be_taken(
+    options: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert refused(command.main, "--around", *options, PATH=str(tmp_path)) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_values_are_shown_only_where_they_are_no_secrets() -> None:
@@ -304,6 +458,8 @@ async def test_the_drill_loses_nothing_and_flags_take_less_than_a_second() -> No
     total = next(line for line in child.lines if " requests, " in line)
     assert re.fullmatch(r"\d+ requests, 0 lost", total)
     assert int(total.split()[0]) > 1000
+    seen = [line for line in rows if " by answers " in line]
+    assert len(seen) == 2 * (len(switches.PROBES) + len(drill.MONITORS)) + 2
 
 
 def test_a_step_is_met_only_if_it_was_seen_in_time_and_lost_nothing() -> None:

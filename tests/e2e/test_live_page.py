@@ -12,7 +12,8 @@ import aiohttp
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from deploy.check.measure import grade, ways
+from deploy.asking import ways
+from deploy.check.monitor import grade
 from proxy.server.live import LiveSettings
 from tests.deploy.stacks import running_stack
 from tests.e2e.browsers import PATIENCE_MS, Tab, running_browser, tab

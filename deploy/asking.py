@@ -1,0 +1,140 @@
+"""Requests as `siding check` and `siding rollback` send them, and what their answers show."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import http_sf
+import orjson
+
+from config.words import masked
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request that can be sent."""
+
+    name: str
+    method: str
+    path: str
+    fields: Mapping[str, str]
+    content: bytes | None
+
+    def as_another(self, authorization: str) -> Ask:
+        """The same with another credential."""
+        kept = {name: value for name, value in self.fields.items() if name.lower() not in {"authorization", "cookie"}}
+        return Ask(self.name, self.method, self.path, {**kept, "Authorization": authorization}, self.content)
+
+    @property
+    def has_credential(self) -> bool:
+        return any(name.lower() in {"authorization", "cookie"} for name in self.fields)
+
+
+class Unreachable(Exception):
+    """What was to be measured does not answer. Its text says what and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back. seconds -- to the end of the content, whose octets are as they were sent."""
+
+    status: int
+    seconds: float
+    fields: Mapping[str, str]
+    content: bytes
+
+    @property
+    def plain(self) -> bytes:
+        """The content without gzip. Raises OSError and EOFError."""
+        return gzip.decompress(self.content) if self.fields.get("Content-Encoding") == "gzip" else self.content
+
+    def _status_of_cache(self) -> Mapping[str, Any]:
+        """Siding's own member of Cache-Status (RFC 9211)."""
+        with contextlib.suppress(ValueError):
+            members: Any = http_sf.parse(self.fields.get("Cache-Status", "").encode(), tltype="list")
+            for member, parameters in members:
+                if str(member) == "siding":
+                    return dict(parameters)
+        return {}
+
+    @property
+    def hit(self) -> bool:
+        return bool(self._status_of_cache().get("hit"))
+
+    @property
+    def by_siding(self) -> bool:
+        """Whether Siding has had it in hand."""
+        return any(part.strip().endswith(" siding") for part in self.fields.get("Via", "").split(","))
+
+    @property
+    def bypassed(self) -> bool:
+        """Whether BYPASS was on; `detail` tells of a fault that was stepped around."""
+        told = self._status_of_cache()
+        return str(told.get("fwd")) == "bypass" and "detail" not in told
+
+    @property
+    def collapsed(self) -> bool:
+        return bool(self._status_of_cache().get("collapsed"))
+
+    @property
+    def lifetime(self) -> float | None:
+        """Seconds for which it is fresh from now on."""
+        ttl = self._status_of_cache().get("ttl")
+        return float(ttl) if isinstance(ttl, int) else None
+
+    @property
+    def age(self) -> float:
+        with contextlib.suppress(ValueError):
+            return float(self.fields.get("Age", "0"))
+        return 0.0
+
+
+@dataclass(slots=True)
+class Way:
+    """To the origin: through Siding, or past it."""
+
+    url: str
+    client: aiohttp.ClientSession
+
+    async def send(self, ask: Ask, **more: str) -> Answer:
+        """Raises aiohttp.ClientError, OSError, TimeoutError."""
+        fields = {"Accept-Encoding": "identity", **ask.fields, **{k.replace("_", "-"): v for k, v in more.items()}}
+        began = time.perf_counter()
+        async with self.client.request(
+            ask.method, self.url + ask.path, headers=fields, data=ask.content, allow_redirects=False
+        ) as answer:
+            content = await answer.read()
+            return Answer(answer.status, time.perf_counter() - began, answer.headers.copy(), content)
+
+    async def answers(self, path: str) -> None:
+        """See that there is somebody, whatever the answer. Raises Unreachable."""
+        try:
+            await self.send(Ask("", "GET", path, {}, None))
+        except (aiohttp.ClientError, OSError, TimeoutError) as fault:
+            why = str(fault) or type(fault).__name__
+            raise Unreachable(f"{masked(self.url)} does not answer GET {path}: {why}") from fault
+
+    async def document(self, path: str) -> Any:
+        """A JSON document, or None where there is none."""
+        try:
+            async with self.client.get(self.url + path) as answer:
+                return orjson.loads(await answer.read()) if answer.status == 200 else None
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
+            return None
+
+
+@contextlib.asynccontextmanager
+async def ways(urls: Sequence[str | None], timeout_seconds: float) -> AsyncIterator[list[Way | None]]:
+    """One for each URL, with connections that are reused, as those of a browser or a service are."""
+    timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(
+        timeout=timeout, connector=connector, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()
+    ) as client:
+        yield [Way(url.rstrip("/"), client) if url else None for url in urls]

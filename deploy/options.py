@@ -1,0 +1,31 @@
+"""Values of command-line options that several commands take."""
+
+from __future__ import annotations
+
+import argparse
+from urllib.parse import urlsplit
+
+from config.words import masked
+
+
+def address(text: str) -> str:
+    """The URL of a service. Raises argparse.ArgumentTypeError."""
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:
+        good = False
+    if not good or parts.query or parts.fragment:
+        raise argparse.ArgumentTypeError(f"{masked(text)!r} is no URL like https://service.example.com")
+    return text.rstrip("/")
+
+
+def positive(text: str) -> float:
+    """Seconds. Raises argparse.ArgumentTypeError."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of more than 0 and at most 3600")
+    return number
