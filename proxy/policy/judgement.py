@@ -12,7 +12,7 @@ from proxy.policy import cache_key, freshness, invalidation, reuse, storability,
 from proxy.policy.decisions import Verdict
 from proxy.policy.fields import format_date, parse_content_range
 from proxy.policy.forwarding import from_origin
-from proxy.policy.messages import Freshness, Part, Question, RequestHead, ResponseHead, StoredResponse
+from proxy.policy.messages import NO_CODINGS, Freshness, Part, Question, RequestHead, ResponseHead, StoredResponse
 from proxy.policy.targeted import governing
 
 
@@ -201,7 +201,7 @@ def with_neighbour(new: StoredResponse, old: StoredResponse) -> StoredResponse:
     whole = lower[0].first == 0 and len(content) == a.complete
     part = None if whole else Part(lower[0].first, a.complete, lower[0].first + len(content) == a.complete)
     fields = validation.combined(old.head.fields, new.head.fields)
-    return replace(new, head=replace(new.head, fields=fields), content=content, part=part, codings={}, prepared=None)
+    return replace(new, head=replace(new.head, fields=fields), content=content, part=part, codings=NO_CODINGS)
 
 
 def selected_by(question: Question, judgement: Judgement, other: RequestHead) -> bool:

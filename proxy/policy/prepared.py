@@ -7,8 +7,9 @@ numbers left open that change with time.
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from proxy.policy.freshness import current_age
 from proxy.policy.messages import Freshness, ResponseHead
 
 NO_CONTENT = frozenset({204, 304})
@@ -24,24 +25,24 @@ class Told(Protocol):
 
 
 class Prepared:
-    """One form of the answer. head -- octets with two places for numbers, `Age` and the remaining freshness.
+    """One form of the answer: `status`, `fields`, `tail` with its two numbers put in, and `content`.
 
-    shape -- what of a request selects this form. generation -- of the flags under which it was made.
-    epoch -- of the invalidations, up to which the stored response is known to be valid.
+    fields -- octets of the lines before Age; those of the stored response itself where they are the same.
+    tail -- octets of the other lines, with places for age and remaining freshness. shape -- what of a request
+    selects this form. generation -- of the flags under which it was made. epoch -- of the invalidations, up to which
+    the stored response is known to be valid.
     """
 
-    __slots__ = ("content", "epoch", "generation", "head", "next", "shape", "told")
+    __slots__ = ("content", "epoch", "fields", "generation", "next", "shape", "status", "tail", "told")
 
-    def __init__(
-        self, shape: str, head: bytes, content: bytes, told: Told, generation: int, epoch: int, next: Prepared | None
-    ) -> None:
+    def __init__(self, shape: str, head: Template, content: bytes, told: Told, generation: int, epoch: int) -> None:
         self.shape = shape
-        self.head = head
+        self.status, self.fields, self.tail = head
         self.content = content
         self.told = told
         self.generation = generation
         self.epoch = epoch
-        self.next = next
+        self.next: Prepared | None = None
 
 
 def chain_of(first: Prepared | None) -> list[Prepared]:
@@ -77,34 +78,44 @@ def wire_head(head: ResponseHead, length: int | None) -> bytes:
     return f"HTTP/1.1 {head.status} {head.reason}\r\n{text}{framing}".encode("latin-1")
 
 
-def template(head: ResponseHead, length: int, cache_status: str) -> bytes | None:
-    """`head` as octets with places for its age and the freshness that remains; None where they cannot be told apart.
+class Template(NamedTuple):
+    """See `Prepared`."""
+
+    status: bytes
+    fields: bytes
+    tail: bytes
+
+
+def template(head: ResponseHead, length: int, cache_status: str) -> Template | None:
+    """`head` with places for its age and the freshness that remains; None where they cannot be told apart.
 
     cache_status -- how our own member of Cache-Status begins, up to the number.
     """
-    age = status = None
-    lines = []
-    for name, value in head.fields.lines:
-        lower, text = name.lower(), value.replace("%", "%%")
-        if lower == "age":
-            if age is not None or status is not None:
-                return None
-            age, text = value, "%d"
-        elif lower == "cache-status":
-            before, found, number = value.rpartition(cache_status)
-            if not found or not number.lstrip("-").isdecimal() or age is None or status is not None:
-                return None
-            status, text = value, f"{before.replace('%', '%%')}{cache_status}%d"
-        lines.append((name.replace("%", "%%"), text))
-    if age is None or status is None:
+    lines = head.fields.lines
+    ages = [at for at, (name, _) in enumerate(lines) if name.lower() == "age"]
+    statuses = [at for at, (name, _) in enumerate(lines) if name.lower() == "cache-status"]
+    if len(ages) != 1 or len(statuses) != 1 or statuses[0] < ages[0]:
         return None
-    framing = f"Content-Length: {length}\r\n" if head.status not in NO_CONTENT else ""
-    text = "".join([f"{name}: {value}\r\n" for name, value in lines])
-    return f"HTTP/1.1 {head.status} {head.reason.replace('%', '%%')}\r\n{text}{framing}\r\n".encode("latin-1")
+    before, found, number = lines[statuses[0]][1].rpartition(cache_status)
+    if not found or not number.removeprefix("-").isdecimal():
+        return None
+    tail = ["Age: %d\r\n"]
+    for name, value in lines[ages[0] + 1 :]:
+        text = (
+            f"{before.replace('%', '%%')}{cache_status}%d"
+            if name.lower() == "cache-status"
+            else value.replace("%", "%%")
+        )
+        tail.append(f"{name.replace('%', '%%')}: {text}\r\n")
+    if head.status not in NO_CONTENT:
+        tail.append(f"Content-Length: {length}\r\n")
+    tail.append("\r\n")
+    prefix = "".join([f"{name}: {value}\r\n" for name, value in lines[: ages[0]]])
+    return Template(status_line(head), prefix.encode("latin-1"), "".join(tail).encode("latin-1"))
 
 
 def numbers(life: Freshness, response_time: float, now: float) -> tuple[int, int] | None:
     """Age and remaining freshness at `now`, as an answer states them; None once it is stale (RFC 9111 4.2)."""
-    age = life.initial_age + max(0.0, now - response_time)
+    age = current_age(life, response_time, now)
     left = life.lifetime - age
     return (int(age), math.floor(left)) if left > 0 else None

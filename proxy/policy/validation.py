@@ -9,7 +9,7 @@ from proxy.policy.cache_key import vary_names
 from proxy.policy.fields import parse_date, parse_etag, strong_match, weak_match
 from proxy.policy.freshness import freshness_of, response_directives, withheld_fields
 from proxy.policy.invalidation import groups, response_tags
-from proxy.policy.messages import Fields, Question, RequestHead, ResponseHead, RouteRule, StoredResponse
+from proxy.policy.messages import NO_CODINGS, Fields, Question, RequestHead, ResponseHead, RouteRule, StoredResponse
 from proxy.policy.storability import forbidden, guarded
 from proxy.policy.targeted import governing
 
@@ -180,5 +180,5 @@ def freshen(
         response_time=response_time,
         epoch=asked.epoch,
         tags=_tags(asked.request, stored, fields, rule),
-        codings=dict(stored.codings),
+        codings={**stored.codings} or NO_CODINGS,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import sys
 from collections.abc import Callable
 
 from config.flags import Flags
@@ -24,6 +25,7 @@ MAX_ANSWER_BYTES = 64 * 1024
 """Longer answers may have to wait for a slow client, which is the ordinary way's to do."""
 MAX_PLACES = 1024
 MAX_RULED = 8192
+MAX_OCTETS = 4096
 OF_THE_SHAPE = frozenset({"accept-encoding", "if-none-match", "if-modified-since"})
 """Fields that a shape tells apart, so that a response may vary on them."""
 
@@ -74,6 +76,7 @@ class Index:
         self._salt = secrets.token_bytes(32)
         self._places: dict[tuple[Known, ...], cache_key.Place] = {}
         self._ruled: dict[bytes, str] = {}
+        self._octets: dict[bytes, bytes] = {}
         self._kinds: dict[HitKind, HitKind] = {}
         self._keyed = {b"content-type", b"content-encoding"} | {
             name.encode() for rule in routes.rules for part, name in rule.key if part == "header"
@@ -147,8 +150,8 @@ class Index:
             return
         if any(name not in OF_THE_SHAPE for name, _ in stored.secondary_key):
             return
-        octets = prepared.template(head, len(answer), "siding; hit; ttl=")
-        if octets is None:
+        made = prepared.template(head, len(answer), "siding; hit; ttl=")
+        if made is None:
             return
         start = plain.start
         sent = b"" if start.method == "HEAD" or head.status in prepared.NO_CONTENT else answer
@@ -160,9 +163,19 @@ class Index:
             self._ruled[self._mark(plain, content)] = stored.key
         elif self.key(plain, content) != stored.key:
             return
-        kind = self._kinds.setdefault(kind, kind)
-        epoch = self.invalidations.epoch
-        self.store.add_prepared(stored, Prepared(plain.shape, octets, sent, kind, self.generation, epoch, None))
+        own = stored.head.fields.octets
+        made = prepared.Template(
+            self._one(made.status), own if own == made.fields and own is not None else made.fields, self._one(made.tail)
+        )
+        kind, epoch = self._kinds.setdefault(kind, kind), self.invalidations.epoch
+        form = Prepared(sys.intern(plain.shape), made, sent, kind, self.generation, epoch)
+        self.store.add_prepared(stored, form)
+
+    def _one(self, octets: bytes) -> bytes:
+        """The same octets as one object, however many answers have them."""
+        if len(self._octets) >= MAX_OCTETS:
+            self._octets.clear()
+        return self._octets.setdefault(octets, octets)
 
 
 def answer(plain: Plain, content: bytes, index: Index, now: float) -> Found | None:
@@ -188,4 +201,4 @@ def answer(plain: Plain, content: bytes, index: Index, now: float) -> Found | No
     if life is None:
         return None
     slot.use()
-    return stored, form, form.head % life
+    return stored, form, b"%b%b%b" % (form.status, form.fields, form.tail % life)

@@ -163,6 +163,7 @@ class MemoryStore:
 
         A key that is written again goes to the end of its queue, with the uses it has.
         """
+        stored.pack()
         queue, slot = self._take_out(stored.key)
         held = [pair for pair in slot.held() if pair[0].secondary_key != stored.secondary_key]
         weight = VARIANT_BYTES + weigh(stored)

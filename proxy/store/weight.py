@@ -60,7 +60,9 @@ _SINGLE = _of(("",))
 
 
 def _fields(fields: Fields) -> int:
-    """Lines with their index by name, as if every name occurred once (which takes the most)."""
+    """Packed ones, or lines with their index by name, as if every name occurred once (which takes the most)."""
+    if fields.octets is not None:
+        return _of(fields.octets)
     total = _of(fields.lines) + _dict(len(fields.lines))
     for name, value in fields.lines:
         total += _PAIR + _SINGLE + 2 * _of(name) + _of(value)
@@ -70,7 +72,9 @@ def _fields(fields: Fields) -> int:
 def weigh(stored: StoredResponse) -> int:
     """Bytes of memory that `stored` takes up, its content and codings included."""
     total = _SKELETON + _of(stored.key) + _of(stored.uri) + _of(stored.head.reason) + _of(stored.content)
-    total += _fields(stored.head.fields) + _of(stored.secondary_key) + _of(stored.tags) + _dict(len(stored.codings))
+    total += _fields(stored.head.fields) + _of(stored.secondary_key) + _of(stored.tags)
+    if stored.codings:
+        total += _dict(len(stored.codings))
     for name, value in stored.secondary_key:
         total += _PAIR + _of(name) + _of(value)
     if stored.part is not None:
@@ -80,5 +84,7 @@ def weigh(stored: StoredResponse) -> int:
     for coding, content in stored.codings.items():
         total += _of(coding) + _of(content)
     for form in chain_of(stored.prepared):
-        total += _of(form) + _of(form.shape) + _of(form.head) + _NUMBER
+        total += _of(form) + _NUMBER
+        if form.fields is not stored.head.fields.octets:
+            total += _of(form.fields)
     return total

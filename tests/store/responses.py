@@ -8,8 +8,8 @@ from proxy.policy.messages import Fields, Freshness, ResponseHead, StoredRespons
 def stored(
     key: str = "k", *, variant: str | None = None, size: int = 0, tags: tuple[str, ...] = (), fill: bytes = b"x"
 ) -> StoredResponse:
-    """A small stored response; `variant` is the value of its one selecting field."""
-    return StoredResponse(
+    """A small stored response, packed as the store packs it; `variant` is the value of its one selecting field."""
+    response = StoredResponse(
         key=key,
         uri=f"http://example.org/{key}",
         secondary_key=() if variant is None else (("accept-language", variant),),
@@ -21,3 +21,5 @@ def stored(
         epoch=0,
         tags=tags,
     )
+    response.pack()
+    return response

@@ -78,5 +78,5 @@ def test_everything_adds_weight() -> None:
     weight = weigh(plain)
     plain.tags = (*plain.tags, "another")
     with_tag = weigh(plain)
-    plain.codings["gzip"] = bytes(1000)
+    plain.codings = {**plain.codings, "gzip": bytes(1000)}
     assert weight < with_tag < weigh(plain) - 1000
