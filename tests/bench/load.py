@@ -22,7 +22,7 @@ local seed = os.time()
 request = function()
   count = count + 1
   local target = ""
-  if targets > 1 then target = "?n=" .. (count %% targets) end
+  if targets > 1 then target = "?n=" .. (count * %(stride)d %% targets) end
   return before[1] .. target .. before[2] .. string.format("%%016x%%016x", seed, count) .. after
 end
 done = function(summary, latency, requests)
@@ -54,6 +54,7 @@ def script(work: Work) -> str:
         "before": f"{{{_lua(start)}, {_lua(rest)}}}",
         "after": _lua(after),
         "targets": work.targets,
+        "stride": work.stride,
         # one request is made only to look at it
         "first": work.first - 1,
     }

@@ -15,6 +15,8 @@ from tests.bench.works import MANY
 
 STORED = "siding_stored_responses"
 FEW, SOME, MOST = 100, 20_000, 100_000
+STRIDE = 38_317
+"""So that those that are asked for one after the other do not lie beside each other in memory."""
 BURST_SECONDS = 2
 SETTLE_SECONDS = 1.0
 """Twice as long as lines of the access log gather, and connections take to close."""
@@ -66,13 +68,14 @@ def memory_rows(stage: Stage) -> list[Row]:
 
 
 def many_rows(stage: Stage) -> list[Row]:
-    """Hits among 100,000 stored responses, each asked for in turn and not for the first time, against hits among 100."""
+    """Hits among 100,000 stored responses, out of order and not for the first time, against hits among 100."""
     few, many = (stage.peers.siding(stage.origin, f"siding-{count}") for count in (FEW, MOST))
     fill(stage, few, FEW)
     fill(stage, many, MOST)
     first = sweep(stage, many, MOST)
     names = f"{MOST:,} stored", f"{FEW} stored"
-    contest = {names[0]: (many, replace(MANY, targets=MOST)), names[1]: (few, replace(MANY, targets=FEW))}
+    works = [replace(MANY, targets=count, stride=STRIDE) for count in (MOST, FEW)]
+    contest = dict(zip(names, zip((many, few), works, strict=True), strict=True))
     name = f"hit among {MOST:,} stored responses"
     samples = stage.contest(name, contest)
     for peer in (few, many):

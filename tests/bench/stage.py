@@ -66,9 +66,12 @@ class Stage:
         samples: dict[str, list[Sample]] = {who: [] for who in contest}
         for number in range(self.rounds):
             for who in list(contest)[:: 1 if number % 2 else -1]:
-                samples[who].append(self.sample(*contest[who], client))
-            rates = ", ".join(f"{who} {seen[-1].rate:,.0f}/s {seen[-1].cpu:.1f} µs" for who, seen in samples.items())
-            self.say(f"{name}, round {number + 1} of {self.rounds}: {rates}")
+                peer, work = contest[who]
+                # each round with a part of the targets of its own
+                work = replace(work, first=work.targets * number // self.rounds)
+                samples[who].append(self.sample(peer, work, client))
+            told = ", ".join(f"{who} {seen[-1].rate:,.0f}/s {seen[-1].cpu:.1f} µs" for who, seen in samples.items())
+            self.say(f"{name}, round {number + 1} of {self.rounds}: {told}")
         return samples
 
 

@@ -34,7 +34,8 @@ class Reaches(StrEnum):
 class Work:
     """What is asked, and what has to come back.
 
-    targets -- how many different URLs are asked for in turn; 1: only `target`. first -- the one that is begun with.
+    targets -- how many different URLs are asked for in turn; 1: only `target`. first -- the request
+    that is begun with. stride -- from one URL to the next, without a common divisor with `targets`.
     status, coding -- of every response. reaches -- where every request has to end.
     """
 
@@ -45,6 +46,7 @@ class Work:
     content: str = ""
     targets: int = 1
     first: int = 0
+    stride: int = 1
     status: int = 200
     coding: str = "identity"
     reaches: Reaches = Reaches.ORIGIN
@@ -76,5 +78,5 @@ def parts(work: Work) -> tuple[str, str, str]:
 def head(work: Work, request_id: str) -> bytes:
     """A whole request, with its content, for the first of the targets."""
     start, rest, after = parts(work)
-    number = f"?n={work.first % work.targets}" if work.targets > 1 else ""
+    number = f"?n={work.first * work.stride % work.targets}" if work.targets > 1 else ""
     return f"{start}{number}{rest}{request_id}{after}".encode()
