@@ -1,175 +1,151 @@
-"""`make bench`: requests a second through Siding, as ratios to the origin asked directly in the same run.
+"""`make bench`: Siding against nginx and Varnish in front of the same origin, in turn, in one run.
 
-One process each for origin, proxy and load. The rounds alternate, so that a machine whose speed drifts
-slows all of them alike; medians are shown with their spread.
+One worker each, the proxies alone on a core. Ratios are of the same round; medians are shown, with their spread.
+Progress goes to standard error. A fault of any request ends the run.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import json
 import os
-import socket
-import statistics
+import platform
+import signal
 import subprocess
 import sys
+import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import orjson
 
-ROOT = Path(__file__).resolve().parents[2]
-PAYLOAD = orjson.dumps([{"id": n, "name": f"subject {n}", "score": n * 7 % 100} for n in range(45)])
-CONNECTIONS = 64
+from tests.bench import features
+from tests.bench.load import CONNECTIONS
+from tests.bench.peers import CONTENT, Peer, Peers, running
+from tests.bench.processes import Cores, cores_here
+from tests.bench.rows import ROWS, Field
+from tests.bench.stage import Stage
+from tests.bench.table import Cost, Row, document, markdown
+from tests.programs import Unavailable, program
+
+FEATURES = "features"
+NAMES = (*ROWS, FEATURES)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _names(text: str) -> list[str]:
+    names = text.split(",")
+    for name in names:
+        if name not in NAMES:
+            raise argparse.ArgumentTypeError(f"{name} is none of {', '.join(NAMES)}")
+    return names
 
 
-async def _origin(port: int) -> None:
-    """The plainest origin there is, so that it is not what is measured."""
-    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % len(PAYLOAD)
-    private = head + b"Cache-Control: no-store\r\n\r\n" + PAYLOAD
-    public = head + b'Cache-Control: public, max-age=3600\r\nETag: "v1"\r\n\r\n' + PAYLOAD
-
-    class Server(asyncio.Protocol):
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            self.transport = transport
-            self.buffer = b""
-
-        def data_received(self, data: bytes) -> None:
-            self.buffer += data
-            while (end := self.buffer.find(b"\r\n\r\n")) >= 0:
-                request, self.buffer = self.buffer[:end], self.buffer[end + 4 :]
-                answer = public if request.startswith(b"GET /public") else private
-                self.transport.write(answer)  # type: ignore[attr-defined]
-
-    server = await asyncio.get_running_loop().create_server(Server, "127.0.0.1", port)
-    await server.serve_forever()
+def _whole(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
+    return int(text)
 
 
-@dataclass(frozen=True)
-class Work:
-    """One row of the table. expected -- the status that every answer must have."""
-
-    name: str
-    target: str
-    fields: str
-    expected: int
-    direct: bool
-
-
-WORKS = (
-    Work("direct to the origin", "/private", "", 200, direct=True),
-    Work("forwarded, not cacheable", "/private", "", 200, direct=False),
-    Work("hit", "/public", "", 200, direct=False),
-    Work("hit answered 304", "/public", 'If-None-Match: "v1"\r\n', 304, direct=False),
-    Work("hit, gzip", "/public", "Accept-Encoding: gzip\r\n", 200, direct=False),
-)
+def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--rounds", type=_whole, default=5)
+    parser.add_argument("--seconds", type=_whole, default=2, help="of each measurement")
+    parser.add_argument("--only", type=_names, default=list(NAMES), help=f"of {','.join(NAMES)}")
+    parser.add_argument(
+        "--features", dest="only", action="store_const", const=[FEATURES], help="the second table alone"
+    )
+    parser.add_argument("--json", type=Path, help="write the figures here as well")
+    parser.add_argument("--markdown", type=Path, help="write the tables here as well")
+    return parser.parse_args(arguments)
 
 
-async def _one_connection(port: int, work: Work, until: float) -> int:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    start = f"GET {work.target} HTTP/1.1\r\nHost: bench.example\r\nUser-Agent: bench\r\nAccept: */*\r\n{work.fields}"
-    done = 0
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _version(name: str, option: str) -> str:
+    """The first line of what a program says of itself; it may end with a status that is not 0."""
+    found = program(name)
+    done = subprocess.run(
+        [found.path, option], env=dict(found.environ), capture_output=True, text=True, check=False, timeout=10
+    )
+    return (done.stderr + done.stdout).strip().splitlines()[0]
+
+
+def _model() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "?")
+
+
+def machine(cores: Cores, options: argparse.Namespace, varnish: Peer | None) -> dict[str, str]:
+    """Where and how it was measured."""
+    asked = "" if options.only == list(NAMES) else f" --only {','.join(options.only)}"
+    programs = [_version("nginx", "-v"), _version("wrk", "-v").partition(" Copyright")[0]]
+    if varnish is not None:
+        programs.append(_version("varnishd", "-V"))
+    return {
+        "command": f'make bench BENCH_ARGS="--rounds {options.rounds} --seconds {options.seconds}{asked}"',
+        "when": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": f"{_model()}, {os.cpu_count()} cores; load when it began {os.getloadavg()[0]:.1f}",
+        "cores": cores.said(),
+        "programs": f"Python {platform.python_version()}, uvloop {version('uvloop')}, {'; '.join(programs)}",
+        "load": f"{CONNECTIONS} connections, {len(CONTENT)} bytes of JSON, twelve request fields, another id each time",
+        "alike": "connections kept alive, an access log written (nginx's buffered); Siding has its defaults",
+    }
+
+
+def _peers(peers: Peers, folder: Path, cores: Cores, options: argparse.Namespace) -> Field:
+    origin = peers.origin(cores.origin)
+    stage = Stage(folder, cores, peers, origin, options.rounds, options.seconds, _say)
     try:
-        while time.monotonic() < until:
-            writer.write(f"{start}X-Request-Id: {done:032x}\r\n\r\n".encode())
-            head = (await reader.readuntil(b"\r\n\r\n")).lower()
-            status = int(head[9:12])
-            if status != work.expected:
-                raise SystemExit(f"{work.name}: status {status} instead of {work.expected}")
-            if status != 304:
-                at = head.index(b"content-length:") + 15
-                await reader.readexactly(int(head[at : head.index(b"\r\n", at)]))
-            done += 1
-    finally:
-        writer.close()
-    return done
+        varnish = peers.varnish(origin) if {"hit", "304", "gzip"} & set(options.only) else None
+    except Unavailable as why:
+        _say(f"without Varnish: {why}")
+        varnish = None
+    return Field(stage, peers.siding(origin), peers.nginx(origin), varnish)
 
 
-async def _rate(port: int, work: Work, seconds: float) -> float:
+def _run(options: argparse.Namespace) -> None:
+    cores, rows, costs = cores_here(), list[Row](), list[Cost]()
+    told: dict[str, str] = {}
     began = time.monotonic()
-    counts = await asyncio.gather(*(_one_connection(port, work, began + seconds) for _ in range(CONNECTIONS)))
-    return sum(counts) / (time.monotonic() - began)
-
-
-async def _wait(port: int) -> None:
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except OSError:
-                await asyncio.sleep(0.05)
-            else:
-                writer.close()
-                return
-
-
-async def _measure(origin: int, proxy: int, rounds: int, seconds: float) -> dict[str, list[float]]:
-    await _wait(origin)
-    await _wait(proxy)
-    rates: dict[str, list[float]] = {work.name: [] for work in WORKS}
-    for number in range(rounds + 1):
-        for work in WORKS:
-            rate = await _rate(origin if work.direct else proxy, work, seconds)
-            if number:  # the first round warms up
-                rates[work.name].append(rate)
-        print(f"round {number} of {rounds} done", file=sys.stderr)
-    return rates
-
-
-def _table(rates: dict[str, list[float]]) -> str:
-    base = rates[WORKS[0].name]
-    lines = [
-        f"| work ({CONNECTIONS} connections, {len(PAYLOAD)} bytes of JSON) | requests/s | of direct (min - max) |",
-        "| --- | --- | --- |",
-    ]
-    for name, values in rates.items():
-        ratios = [value / direct for value, direct in zip(values, base, strict=True)]
-        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f})"
-        lines.append(f"| {name} | {statistics.median(values):,.0f} | {spread} |")
-    return "\n".join(lines)
+    with tempfile.TemporaryDirectory(prefix="siding-bench-") as name, running(Path(name), cores.proxy) as peers:
+        # Varnish reads its configuration as a user of its own
+        Path(name).chmod(0o755)
+        try:
+            field = _peers(peers, Path(name), cores, options)
+            told = machine(cores, options, field.varnish)
+            for only in options.only:
+                if only == FEATURES:
+                    costs += features.costs(field.stage, field.siding)
+                else:
+                    rows += ROWS[only](field)
+        except BaseException:
+            if rows or costs:
+                _say("ended before it was done; what is known so far:")
+                print(markdown(told, rows, costs))
+            raise
+    told["took"] = f"{(time.monotonic() - began) / 60:.1f} minutes"
+    text = markdown(told, rows, costs)
+    print(text, end="")
+    if options.markdown:
+        options.markdown.write_text(text, encoding="utf-8")
+    if options.json:
+        options.json.write_bytes(orjson.dumps(document(told, rows, costs), option=orjson.OPT_INDENT_2))
 
 
 def main() -> None:
-    """Run the benchmark and print the table."""
-    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
-    parser.add_argument("--json", type=Path, help="write the figures here as well")
-    parser.add_argument("--origin", type=int, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.origin:
-        asyncio.run(_origin(options.origin))
-        return
-    origin, proxy, admin = _free_port(), _free_port(), _free_port()
-    environ = os.environ | {
-        "UPSTREAM_URL": f"http://127.0.0.1:{origin}",
-        "HOST": "127.0.0.1",
-        "PORT": str(proxy),
-        "ADMIN_PORT": str(admin),
-    }
-    commands = (["-m", "tests.bench", "--origin", str(origin)], ["-m", "proxy"])
-    parts = [
-        subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environ, stdout=subprocess.DEVNULL)
-        for command in commands
-    ]
+    """Run the benchmark and print its tables."""
+    options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        rates = asyncio.run(_measure(origin, proxy, options.rounds, options.seconds))
-    finally:
-        for part in parts:
-            part.terminate()
-        for part in parts:
-            part.wait(30)
-    print(_table(rates))
-    if options.json:
-        options.json.write_text(json.dumps(rates, indent=1))
+        _run(options)
+    except Unavailable as why:
+        raise SystemExit(f"make bench needs nginx and wrk: {why}") from why
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

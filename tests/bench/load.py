@@ -1,4 +1,4 @@
-"""Load by wrk, with request heads as browsers behind an edge send them: twelve fields, another request id each time."""
+"""Load by wrk: 64 connections that are kept alive, each sending its next request when the last is answered."""
 
 from __future__ import annotations
 
@@ -7,65 +7,56 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench.peers import pinned
+from tests.bench.processes import pinned
+from tests.bench.works import Work, parts
 from tests.programs import program
 
 CONNECTIONS = 64
-FIELDS = (
-    "Host: app.example",
-    "Connection: keep-alive",
-    "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/141.0.0.0 Safari/537.36",
-    "Accept: application/json, text/plain, */*",
-    "Accept-Language: en-GB,en;q=0.9,de;q=0.8",
-    "Referer: https://app.example/dashboard",
-    "Sec-Fetch-Mode: cors",
-    "X-Real-IP: 203.0.113.7",
-    "X-Forwarded-For: 203.0.113.7",
-    "X-Forwarded-Proto: https",
-)
-"""Ten; Accept-Encoding and X-Request-Id come with each request."""
 
 SCRIPT = """\
-local count = 0
+local count = %(first)d
 local before = %(before)s
 local after = %(after)s
 local targets = %(targets)d
+local seed = os.time()
 request = function()
   count = count + 1
   local target = ""
-  if targets > 1 then target = "?n=" .. (count %% targets) end
-  return before[1] .. target .. before[2] .. string.format("%%016x%%016x", os.time(), count) .. after
+  if targets > 1 then target = "?n=" .. (count * %(stride)d %% targets) end
+  return before[1] .. target .. before[2] .. string.format("%%016x%%016x", seed, count) .. after
 end
 done = function(summary, latency, requests)
   local e = summary.errors
-  io.write(string.format("\\nRESULT %%d %%d %%d\\n", summary.requests, summary.duration,
+  io.write(string.format("\\nRESULT %%d %%d %%d %%d\\n", summary.requests, summary.duration, summary.bytes,
     e.connect + e.read + e.write + e.status + e.timeout))
 end
 """
 
 
 @dataclass(frozen=True)
-class Work:
-    """What is asked. targets -- how many different URLs are asked for in turn."""
+class Load:
+    """What wrk did. seconds -- that it took. octets -- received."""
 
-    method: str = "GET"
-    target: str = "/private"
-    fields: tuple[str, ...] = ()
-    accept_encoding: str = "identity"
-    content: str = ""
-    targets: int = 1
+    requests: int
+    seconds: float
+    octets: int
+
+    @property
+    def rate(self) -> float:
+        """Requests a second."""
+        return self.requests / self.seconds
 
 
-def _script(work: Work) -> str:
-    fields = [*FIELDS, *work.fields, f"Accept-Encoding: {work.accept_encoding}"]
-    if work.content:
-        fields += ["Content-Type: application/json", f"Content-Length: {len(work.content)}"]
-    line = f" HTTP/1.1\r\n{chr(13) + chr(10)}".replace("\r\n\r\n", "\r\n")
-    before = [f"{work.method} {work.target}", line + "".join(f"{field}\r\n" for field in fields) + "X-Request-Id: "]
+def script(work: Work) -> str:
+    """What wrk runs for each request, in Lua."""
+    start, rest, after = parts(work)
     return SCRIPT % {
-        "before": "{" + ", ".join(_lua(text) for text in before) + "}",
-        "after": _lua("\r\n\r\n" + work.content),
+        "before": f"{{{_lua(start)}, {_lua(rest)}}}",
+        "after": _lua(after),
         "targets": work.targets,
+        "stride": work.stride,
+        # one request is made only to look at it
+        "first": work.first - 1,
     }
 
 
@@ -74,26 +65,30 @@ def _lua(text: str) -> str:
     return f'"{escaped}"'
 
 
-def rate(port: int, work: Work, seconds: int, folder: Path, cores: set[int] | None) -> float:
-    """Requests a second that were answered well. Ends the benchmark if any was not."""
-    script = folder / "load.lua"
-    script.write_text(_script(work))
+def run(port: int, work: Work, seconds: int, folder: Path, cores: frozenset[int] | None) -> Load:
+    """Ask for whole seconds. Ends the benchmark if a request failed."""
+    file = folder / "load.lua"
+    file.write_text(script(work))
     found = program("wrk")
-    command = [
-        *pinned(cores),
-        found.path,
-        "-t1",
-        f"-c{CONNECTIONS}",
-        f"-d{seconds}s",
-        "-s",
-        str(script),
-        f"http://127.0.0.1:{port}",
-    ]
-    done = subprocess.run(command, env=dict(found.environ), capture_output=True, text=True, check=True)
-    result = re.search(r"RESULT (\d+) (\d+) (\d+)", done.stdout)
+    command = [*pinned(cores), found.path, "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(file)]
+    done = subprocess.run(
+        [*command, f"http://127.0.0.1:{port}"],
+        env=dict(found.environ),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=seconds + 30,
+    )
+    return read(done.stdout + done.stderr, work)
+
+
+def read(said: str, work: Work) -> Load:
+    """What wrk reports. Ends the benchmark if that is not understood, or tells of faults."""
+    result = re.search(r"RESULT (\d+) (\d+) (\d+) (\d+)", said)
     if result is None:
-        raise SystemExit(f"wrk said nothing that is understood:\n{done.stdout}{done.stderr}")
-    requests, microseconds, faults = map(int, result.groups())
+        raise SystemExit(f"wrk said nothing that is understood:\n{said}")
+    requests, microseconds, octets, faults = map(int, result.groups())
     if faults or not requests:
-        raise SystemExit(f"{faults} of {requests} requests to {work.target} failed:\n{done.stdout}")
-    return requests * 1e6 / microseconds
+        raise SystemExit(f"{faults} of {requests} requests to {work.target} failed:\n{said}")
+    return Load(requests, microseconds / 1e6, octets)

