@@ -181,4 +181,6 @@ def freshen(
         epoch=asked.epoch,
         tags=_tags(asked.request, stored, fields, rule),
         codings=dict(stored.codings),
+        # they say what it was before, and under which conditions
+        prepared=None,
     )
