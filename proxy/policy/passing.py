@@ -16,8 +16,11 @@ from proxy.policy.encoding import MIN_LENGTH
 from proxy.policy.forwarding import HOP_BY_HOP
 from proxy.policy.messages import Line, ResponseHead
 from proxy.policy.plain import MAX_HEAD_BYTES, MAX_KNOWN, MAX_KNOWN_BYTES, MAX_LINES, Kind, Plain, field_line
+from proxy.policy.prepared import status_line
 
 MAX_LEARNT = 4096
+MAX_LEARNT_BYTES = 2048
+"""Longer questions and marks are not remembered: clients and origins choose how long they are."""
 CREDENTIAL = int(Kind.CREDENTIAL)
 
 _QUIET, _JUDGED, _GONE, _LENGTH, _DATE, _OWN = range(6)
@@ -159,7 +162,7 @@ class Replies:
         if match is None or int(match[1]) in _WITHOUT_CONTENT:
             return None
         found = _Status(int(match[1]), match[2].decode("latin-1"), raw + b"\r\n")
-        if len(self._statuses) < MAX_KNOWN:
+        if len(raw) <= MAX_KNOWN_BYTES and len(self._statuses) < MAX_KNOWN:
             self._statuses[raw] = found
         return found
 
@@ -201,7 +204,8 @@ class Replies:
         """Remember what the policy made of `reply`, if that was to pass it on and add lines behind its own."""
         wires = [f"{name}: {value}\r\n".encode("latin-1") for name, value in sent.fields.lines]
         before = len(reply.kept) - 1
-        if sent.status != reply.status.status or wires[:before] != reply.kept[1:] or not reply.dated:
+        same = status_line(sent) == reply.status.wire and wires[:before] == reply.kept[1:]
+        if not same or not reply.dated or len(question) + len(reply.mark) > MAX_LEARNT_BYTES:
             return
         if verdict is not None and verdict not in TIMELESS and not self._never_fresh(reply, verdict):
             return
@@ -209,7 +213,7 @@ class Replies:
         etags = [at for at, wire in enumerate(added) if wire.startswith(b"ETag: ")]
         made = None
         if etags:
-            if "If-" in question or "if-" in question:
+            if "\nif-" in question.lower():
                 return
             made = b"".join(added[: etags[0]]), b"".join(added[etags[0] + 1 :])
         if len(self._learnt) >= MAX_LEARNT:
@@ -219,8 +223,13 @@ class Replies:
     def _never_fresh(self, reply: Reply, verdict: Verdict) -> bool:
         """Whether it is for want of any word on its lifetime, and not for its age, that it is not kept."""
         said = reply.mark.lower()
-        return verdict is Verdict.NO_FRESHNESS and not any(
-            b"\n" + name + b":" in said for name in (b"cache-control", b"expires", b"last-modified", *self._targets)
+        # an ETag that is one makes it worth keeping, and of it only the presence is judged
+        return (
+            verdict is Verdict.NO_FRESHNESS
+            and b"\netag" not in said
+            and not any(
+                b"\n" + name + b":" in said for name in (b"cache-control", b"expires", b"last-modified", *self._targets)
+            )
         )
 
     def forget(self) -> None:

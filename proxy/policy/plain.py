@@ -143,9 +143,10 @@ class Lexicon:
         if not lower or lower.translate(None, _TCHAR) or lower in _NOT_PLAIN:
             return None
         found = (int(_KINDS.get(lower, Kind.QUIET)), lower, raw.decode("ascii"))
-        if len(self._names) >= MAX_NAMES:
-            self._names.clear()
-        self._names[raw] = found
+        if len(raw) <= MAX_KNOWN_BYTES:
+            if len(self._names) >= MAX_NAMES:
+                self._names.clear()
+            self._names[raw] = found
         return found
 
     def read(self, raw: bytes) -> Known | None:
@@ -157,12 +158,12 @@ class Lexicon:
         kind, lower, text = named
         value = value.strip(b" \t")
         found = Known(kind, lower, (text, value.decode("latin-1")))
-        if kind in _ALWAYS_ANEW or len(raw) > MAX_KNOWN_BYTES:
-            return found
         if (lower == b"connection" and value.lower() != b"keep-alive") or (
             lower == b"host" and _AUTHORITY.fullmatch(value) is None
         ):
             return None
+        if kind in _ALWAYS_ANEW or len(raw) > MAX_KNOWN_BYTES:
+            return found
         if len(self.known) >= MAX_KNOWN:
             self.known.clear()
         self.known[raw] = found
@@ -253,9 +254,11 @@ def _sorted(start: Start, lines: list[Known], size: int) -> Plain | None:  # noq
             else:
                 return None
         elif kind == _REQUEST_ID:
-            plain.request_id = line.line[1]
+            before, value = plain.request_id, line.line[1]
+            plain.request_id = f"{before}, {value}" if before else value
         elif kind == _TRACE:
-            plain.traceparent = line.line[1]
+            before, value = plain.traceparent, line.line[1]
+            plain.traceparent = f"{before}, {value}" if before else value
         elif kind == _DEMANDING:
             plain.demanding = True
         elif kind == _LENGTH:
