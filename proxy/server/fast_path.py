@@ -23,7 +23,11 @@ from proxy.store.invalidations import Invalidations, Validity
 MAX_ANSWER_BYTES = 64 * 1024
 """Longer answers may have to wait for a slow client, which is the ordinary way's to do."""
 MAX_PLACES = 1024
+MAX_PLACE = 1024
+"""Characters: longer ones are worked out each time, for clients choose how long they are."""
 MAX_RULED = 8192
+MAX_RULED_KEY = 1024
+"""Characters: a cache key that is longer is not kept beside the store."""
 OF_THE_SHAPE = frozenset({"accept-encoding", "if-none-match", "if-modified-since"})
 """Fields that a shape tells apart, so that a response may vary on them."""
 
@@ -109,9 +113,11 @@ class Index:
     def _place(self, plain: Plain) -> cache_key.Place:
         place = self._places.get(plain.place)
         if place is None:
-            if len(self._places) >= MAX_PLACES:
-                self._places.clear()
-            place = self._places[plain.place] = cache_key.place_of(head_of(plain), self._digest)
+            place = cache_key.place_of(head_of(plain), self._digest)
+            if sum([len(line.line[1]) for line in plain.place]) <= MAX_PLACE:
+                if len(self._places) >= MAX_PLACES:
+                    self._places.clear()
+                self._places[plain.place] = place
         return place
 
     def _mark(self, plain: Plain, content: bytes) -> bytes:
@@ -133,12 +139,13 @@ class Index:
         head: ResponseHead,
         answer: bytes,
         kind: HitKind,
+        generation: int,
     ) -> None:
         """Have what the policy answered `plain` with, from the fresh `stored`, at hand for the next time.
 
-        head, answer -- what was sent, Age and Cache-Status included.
+        head, answer -- what was sent, Age and Cache-Status included. generation -- when the policy began.
         """
-        if not self.on or plain.demanding or len(answer) > MAX_ANSWER_BYTES:
+        if not self.on or generation != self.generation or plain.demanding or len(answer) > MAX_ANSWER_BYTES:
             return
         if any(name not in OF_THE_SHAPE for name, _ in stored.secondary_key):
             return
@@ -150,14 +157,16 @@ class Index:
         if sent and not any(sent is octets for octets in (stored.content, *stored.codings.values())):
             return
         if self.is_ruled(plain):
+            if len(stored.key) > MAX_RULED_KEY:
+                return
             if len(self._ruled) >= MAX_RULED:
                 self._ruled.clear()
             self._ruled[self._mark(plain, content)] = stored.key
         elif self.key(plain, content) != stored.key:
             return
         kind = self._kinds.setdefault(kind, kind)
-        epoch = self.invalidations.epoch
-        self.store.add_prepared(stored, Prepared(plain.shape, octets, sent, kind, self.generation, epoch, None))
+        # what was invalidated while the answer was on its way is seen when it is asked for again
+        self.store.add_prepared(stored, Prepared(plain.shape, octets, sent, kind, generation, stored.epoch, None))
 
 
 def answer(plain: Plain, content: bytes, index: Index, now: float) -> Found | None:
