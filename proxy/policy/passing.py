@@ -2,8 +2,9 @@
 
     response = "HTTP/1.1" SP status SP reason CRLF 1*( token ":" OWS [ value ] OWS CRLF ) CRLF content
 
-One Content-Length and nothing else about framing; the connection stays open. What the policy made of such a response
-once (`learn`), it makes of the next whose judged fields are the same octets: which ones those are is written below.
+One Content-Length and nothing else about framing, and a Date; the connection stays open. What the policy made of such
+a response once (`learn`), it makes of the next whose judged fields are the same octets: which ones those are is written
+below.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class _Status(NamedTuple):
 class Reply(NamedTuple):
     """A plain response's head. size -- its octets. length -- of its content. mark -- what of it is judged.
 
-    kept -- status line and fields as they go on. dated -- whether it has a Date.
+    kept -- status line and fields as they go on.
     """
 
     status: _Status
@@ -99,7 +100,6 @@ class Reply(NamedTuple):
     length: int
     mark: bytes
     kept: list[bytes]
-    dated: bool
 
 
 class Passed(NamedTuple):
@@ -153,9 +153,10 @@ class Replies:
                 if length >= 0:
                     return None
                 length = int(value)
-        if length < 0:
+        if length < 0 or not dated:
+            # one that is not dated is dated here (RFC 9110 6.6.1)
             return None
-        return Reply(status, end + 4, length, mark, kept, dated)
+        return Reply(status, end + 4, length, mark, kept)
 
     def _status(self, raw: bytes) -> _Status | None:
         match = _STATUS_LINE.fullmatch(raw)
@@ -205,7 +206,7 @@ class Replies:
         wires = [f"{name}: {value}\r\n".encode("latin-1") for name, value in sent.fields.lines]
         before = len(reply.kept) - 1
         same = status_line(sent) == reply.status.wire and wires[:before] == reply.kept[1:]
-        if not same or not reply.dated or len(question) + len(reply.mark) > MAX_LEARNT_BYTES:
+        if not same or len(question) + len(reply.mark) > MAX_LEARNT_BYTES:
             return
         if verdict is not None and verdict not in TIMELESS and not self._never_fresh(reply, verdict):
             return
