@@ -223,7 +223,8 @@ def _is_file(fd: int) -> bool:
 
 def _quoted(text: str) -> str:
     """A JSON string. What most identifiers are made of needs no escape."""
-    return f'"{text}"' if text.isalnum() and text.isascii() else json.dumps(_plain(text))
+    short = len(text) <= MAX_IDENTIFIER
+    return f'"{text}"' if short and text.isalnum() and text.isascii() else json.dumps(_plain(text))
 
 
 class AccessLog:

@@ -144,8 +144,11 @@ class OriginClient:
             return None
         self.in_use += 1
         self._busy.add(connection)
-        connection.shortcut = shortcut
         connection.ask(method, wire, on_interim, upgrade=False)
+        if connection.fault is not None:
+            self.drop(connection)
+            return None
+        connection.shortcut = shortcut
         return connection
 
     async def response_on(self, connection: OriginConnection) -> OriginResponse:

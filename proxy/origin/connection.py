@@ -310,6 +310,15 @@ class OriginConnection(asyncio.Protocol):
             if done is not False:
                 return
             self.shortcut = None
+        self._parse(data)
+
+    def go_on(self) -> None:
+        """The shortcut waits no longer: what it has been shown is parsed, as is all that comes."""
+        early, self._early = self._early, b""
+        self.shortcut = None
+        self._parse(early)
+
+    def _parse(self, data: bytes) -> None:
         self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)

@@ -6,7 +6,6 @@ nothing is changed on the way through (RFC 9110 5.5 calls the octets above 0x7F 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Container, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -272,11 +271,6 @@ class StoredResponse:
     codings: Mapping[str, bytes] = field(default_factory=lambda: NO_CODINGS)
     part: Part | None = None
     prepared: Prepared | None = field(default=None, init=False)
-
-    def pack(self) -> None:
-        """Take up little memory."""
-        head = self.head
-        self.head = ResponseHead(head.status, sys.intern(head.reason), head.fields.packed())
 
 
 @dataclass(frozen=True, slots=True)

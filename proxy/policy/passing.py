@@ -2,8 +2,9 @@
 
     response = "HTTP/1.1" SP status SP reason CRLF 1*( token ":" OWS [ value ] OWS CRLF ) CRLF content
 
-One Content-Length and nothing else about framing; the connection stays open. What the policy made of such a response
-once (`learn`), it makes of the next whose judged fields are the same octets: which ones those are is written below.
+One Content-Length and nothing else about framing, and a Date; the connection stays open. What the policy made of such
+a response once (`learn`), it makes of the next whose judged fields are the same octets: which ones those are is written
+below.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ from proxy.policy.encoding import MIN_LENGTH
 from proxy.policy.forwarding import HOP_BY_HOP
 from proxy.policy.messages import Line, ResponseHead
 from proxy.policy.plain import MAX_HEAD_BYTES, MAX_KNOWN, MAX_KNOWN_BYTES, MAX_LINES, Kind, Plain, field_line
+from proxy.policy.prepared import status_line
 
 MAX_LEARNT = 4096
+MAX_LEARNT_BYTES = 2048
+"""Longer questions and marks are not remembered: clients and origins choose how long they are."""
 CREDENTIAL = int(Kind.CREDENTIAL)
 
 _QUIET, _JUDGED, _GONE, _LENGTH, _DATE, _OWN = range(6)
@@ -88,7 +92,7 @@ class _Status(NamedTuple):
 class Reply(NamedTuple):
     """A plain response's head. size -- its octets. length -- of its content. mark -- what of it is judged.
 
-    kept -- status line and fields as they go on. dated -- whether it has a Date.
+    kept -- status line and fields as they go on.
     """
 
     status: _Status
@@ -96,7 +100,6 @@ class Reply(NamedTuple):
     length: int
     mark: bytes
     kept: list[bytes]
-    dated: bool
 
 
 class Passed(NamedTuple):
@@ -150,16 +153,17 @@ class Replies:
                 if length >= 0:
                     return None
                 length = int(value)
-        if length < 0:
+        if length < 0 or not dated:
+            # one that is not dated is dated here (RFC 9110 6.6.1)
             return None
-        return Reply(status, end + 4, length, mark, kept, dated)
+        return Reply(status, end + 4, length, mark, kept)
 
     def _status(self, raw: bytes) -> _Status | None:
         match = _STATUS_LINE.fullmatch(raw)
         if match is None or int(match[1]) in _WITHOUT_CONTENT:
             return None
         found = _Status(int(match[1]), match[2].decode("latin-1"), raw + b"\r\n")
-        if len(self._statuses) < MAX_KNOWN:
+        if len(raw) <= MAX_KNOWN_BYTES and len(self._statuses) < MAX_KNOWN:
             self._statuses[raw] = found
         return found
 
@@ -201,7 +205,8 @@ class Replies:
         """Remember what the policy made of `reply`, if that was to pass it on and add lines behind its own."""
         wires = [f"{name}: {value}\r\n".encode("latin-1") for name, value in sent.fields.lines]
         before = len(reply.kept) - 1
-        if sent.status != reply.status.status or wires[:before] != reply.kept[1:] or not reply.dated:
+        same = status_line(sent) == reply.status.wire and wires[:before] == reply.kept[1:]
+        if not same or len(question) + len(reply.mark) > MAX_LEARNT_BYTES:
             return
         if verdict is not None and verdict not in TIMELESS and not self._never_fresh(reply, verdict):
             return
@@ -209,7 +214,7 @@ class Replies:
         etags = [at for at, wire in enumerate(added) if wire.startswith(b"ETag: ")]
         made = None
         if etags:
-            if "If-" in question or "if-" in question:
+            if "\nif-" in question.lower():
                 return
             made = b"".join(added[: etags[0]]), b"".join(added[etags[0] + 1 :])
         if len(self._learnt) >= MAX_LEARNT:
@@ -219,8 +224,13 @@ class Replies:
     def _never_fresh(self, reply: Reply, verdict: Verdict) -> bool:
         """Whether it is for want of any word on its lifetime, and not for its age, that it is not kept."""
         said = reply.mark.lower()
-        return verdict is Verdict.NO_FRESHNESS and not any(
-            b"\n" + name + b":" in said for name in (b"cache-control", b"expires", b"last-modified", *self._targets)
+        # an ETag that is one makes it worth keeping, and of it only the presence is judged
+        return (
+            verdict is Verdict.NO_FRESHNESS
+            and b"\netag" not in said
+            and not any(
+                b"\n" + name + b":" in said for name in (b"cache-control", b"expires", b"last-modified", *self._targets)
+            )
         )
 
     def forget(self) -> None:

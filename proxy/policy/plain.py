@@ -41,6 +41,8 @@ class Kind(IntEnum):
     LENGTH = 5
     REQUEST_ID = 6
     TRACE = 7
+    ONCE = 8
+    """nothing, but the ordinary way refuses two of them; each has a number of its own from here on"""
 
 
 _KINDS = {
@@ -56,6 +58,12 @@ _KINDS = {
     b"content-length": Kind.LENGTH,
     b"x-request-id": Kind.REQUEST_ID,
     b"traceparent": Kind.TRACE,
+    **{
+        name: Kind.ONCE + number
+        for number, name in enumerate(
+            (b"user-agent", b"content-type", b"content-location", b"content-range", b"etag", b"max-forwards", b"server")
+        )
+    },
 }
 _NOT_PLAIN = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"http2-settings"})
 _ALWAYS_ANEW = frozenset({Kind.CREDENTIAL, Kind.REQUEST_ID, Kind.TRACE, Kind.LENGTH})
@@ -85,7 +93,7 @@ _AUTHORITY = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(?::[0-9]*)?")
 # as plain numbers: to look them up in the class each time would take longer than all the rest
 _SHAPE, _PLACE, _DEMANDING = int(Kind.SHAPE), int(Kind.PLACE), int(Kind.DEMANDING)
 _CREDENTIAL = int(Kind.CREDENTIAL)
-_LENGTH, _REQUEST_ID, _TRACE = int(Kind.LENGTH), int(Kind.REQUEST_ID), int(Kind.TRACE)
+_LENGTH, _REQUEST_ID, _TRACE, _ONCE = int(Kind.LENGTH), int(Kind.REQUEST_ID), int(Kind.TRACE), int(Kind.ONCE)
 
 
 def field_line(raw: bytes) -> tuple[bytes, Line] | None:
@@ -157,9 +165,10 @@ class Lexicon:
         if not lower or lower.translate(None, _TCHAR) or lower in _NOT_PLAIN:
             return None
         found = (int(_KINDS.get(lower, Kind.QUIET)), lower, raw.decode("ascii"))
-        if len(self._names) >= MAX_NAMES:
-            self._names.clear()
-        self._names[raw] = found
+        if len(raw) <= MAX_KNOWN_BYTES:
+            if len(self._names) >= MAX_NAMES:
+                self._names.clear()
+            self._names[raw] = found
         return found
 
     def read(self, raw: bytes) -> Known | None:
@@ -171,12 +180,12 @@ class Lexicon:
         kind, lower, text = named
         value = value.strip(b" \t")
         found = Known(kind, lower, (text, value.decode("latin-1")))
-        if kind in _ALWAYS_ANEW or len(raw) > MAX_KNOWN_BYTES:
-            return found
         if (lower == b"connection" and value.lower() != b"keep-alive") or (
             lower == b"host" and _AUTHORITY.fullmatch(value) is None
         ):
             return None
+        if kind in _ALWAYS_ANEW or len(raw) > MAX_KNOWN_BYTES:
+            return found
         if len(self.known) >= MAX_KNOWN:
             self.known.clear()
         self.known[raw] = found
@@ -248,19 +257,24 @@ def parse(data: bytes, lexicon: Lexicon) -> Plain | None:
 
 
 def _sorted(start: Start, lines: list[Known], size: int) -> Plain | None:  # noqa: PLR0912 - one look at each line
-    """None where Host or Content-Length are not as they must be."""
+    """None where Host or Content-Length are not as they must be, or what may be there once is there twice."""
     plain = Plain()
     plain.start, plain.lines, plain.size = start, lines, size
     plain.demanding, plain.length, plain.request_id, plain.traceparent = False, 0, "", ""
     host = length = None
     rewriting: tuple[Known, ...] = ()
+    once = 0
     shape = "" if start.method == "GET" else start.method
     credentials = ""
     for line in lines:
         kind = line.kind
         if not kind:
             continue
-        if kind == _SHAPE:
+        if kind >= _ONCE:
+            if once >> kind & 1:
+                return None
+            once |= 1 << kind
+        elif kind == _SHAPE:
             name, value = line.line
             shape += f"{name}:{value}\n"
         elif kind == _PLACE:
@@ -271,9 +285,11 @@ def _sorted(start: Start, lines: list[Known], size: int) -> Plain | None:  # noq
             else:
                 return None
         elif kind == _REQUEST_ID:
-            plain.request_id = line.line[1]
+            before, value = plain.request_id, line.line[1]
+            plain.request_id = f"{before}, {value}" if before else value
         elif kind == _TRACE:
-            plain.traceparent = line.line[1]
+            before, value = plain.traceparent, line.line[1]
+            plain.traceparent = f"{before}, {value}" if before else value
         elif kind == _CREDENTIAL:
             credentials += f"{line.line[0]}: {line.line[1]}\n"
         elif kind == _DEMANDING:

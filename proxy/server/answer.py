@@ -126,7 +126,8 @@ async def whole(shared: Shared, visit: Visit, response: Whole, *, ttl: float | N
         else:
             coded = await _coded_content(shared, response, plan)
             observation.coding = plan
-            observation.bytes_saved_coding = len(content) - len(coded)
+            if request.method != "HEAD":
+                observation.bytes_saved_coding = len(content) - len(coded)
             content = coded
     elif encoding.varies(plan):
         head = encoding.uncoded(head)

@@ -20,7 +20,7 @@ from proxy.observe.events import Hit, HitKind, Observation
 from proxy.observe.hits import Hits
 from proxy.origin.client import IDEMPOTENT, OriginResponse
 from proxy.origin.connection import OnInterim, OriginConnection
-from proxy.origin.fetch import SMALL_BYTES
+from proxy.origin.fetch import SMALL_BYTES, SMALL_SECONDS
 from proxy.policy import invalidation, plain
 from proxy.policy.decisions import Forward, Outcome, Verdict
 from proxy.policy.judgement import route_tag
@@ -115,7 +115,9 @@ class Passing:
         "_client",
         "_connection",
         "_express",
+        "_generation",
         "_ids",
+        "_late",
         "_seen",
         "content",
         "forward",
@@ -130,6 +132,8 @@ class Passing:
         self.forward = forward
         self._connection: OriginConnection | None = None
         self._seen: Reply | None = None
+        self._late: asyncio.TimerHandle | None = None
+        self._generation = express.shared.fast.generation
 
     def ask(self) -> Passing | None:
         """Ask the origin, if there is an idle connection to it."""
@@ -156,12 +160,30 @@ class Passing:
         except Exception:
             # law 6: the handler goes on with it
             log.exception("the express way failed")
-            done = False
+            # once the origin's connection is given back it may be another's
+            done = self._connection is None
         if done is False and self._connection is not None:
-            self._connection.on_interim(self._client.serve_ordinarily(self.plain, self.content, self))
-            # once the handler has begun to count it
-            asyncio.get_running_loop().call_soon(self._express.in_flight.leave)
+            self._serve_ordinarily(self._connection)
+        elif done is None and self._late is None:
+            self._late = asyncio.get_running_loop().call_later(SMALL_SECONDS, self._wait_no_longer)
         return done
+
+    def _serve_ordinarily(self, connection: OriginConnection) -> None:
+        self._stop_waiting()
+        connection.on_interim(self._client.serve_ordinarily(self.plain, self.content, self))
+        # once the handler has begun to count it
+        asyncio.get_running_loop().call_soon(self._express.in_flight.leave)
+
+    def _wait_no_longer(self) -> None:
+        """Content that comes slowly goes on as it comes."""
+        if self._connection is not None:
+            self._serve_ordinarily(self._connection)
+            self._connection.go_on()
+
+    def _stop_waiting(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
 
     def _pass_on(self, data: bytes) -> bool | None:
         express = self._express
@@ -179,6 +201,7 @@ class Passing:
         etag = make_etag(content) if passed.made is not None else None
         head = answer_head(reply, passed, etag)
         self._invalidate(reply.status.status)
+        self._stop_waiting()
         connection.finish()
         express.shared.origin.done(connection)
         self._connection = None
@@ -240,14 +263,21 @@ class Passing:
             # it had been closing already (RFC 9112 9.3.1)
             return None
 
-    def learn(self, sent: tuple[ResponseHead, bytes | None], content: bytes | None, verdict: Verdict | None) -> None:
-        """What the handler made of the origin's response is made of the next like it."""
-        if self._seen is not None and sent[1] is content:
-            self._express.replies.learn(question_of(self.plain), self._seen, sent[0], verdict)
+    def learn(self, sent: tuple[ResponseHead, bytes | None], content: bytes | None, seen: Observation) -> None:
+        """What the handler made of the origin's response is made of the next like it.
+
+        Unless it had reasons of its own, or other flags.
+        """
+        usual = seen.forward is self.forward and seen.detail is None and not seen.collapsed
+        if self._seen is None or sent[1] is not content or not usual:
+            return
+        if self._generation == self._express.shared.fast.generation:
+            self._express.replies.learn(question_of(self.plain), self._seen, sent[0], seen.verdict)
 
     def give_up(self) -> None:
         """Whatever is still on its way is not wanted. Idempotent."""
         connection, self._connection = self._connection, None
+        self._stop_waiting()
         if connection is not None:
             connection.shortcut = None
             self._express.shared.origin.drop(connection)

@@ -24,8 +24,12 @@ from proxy.store.invalidations import Invalidations, Validity
 MAX_ANSWER_BYTES = 64 * 1024
 """Longer answers may have to wait for a slow client, which is the ordinary way's to do."""
 MAX_PLACES = 1024
+MAX_PLACE = 1024
+"""Characters: longer ones are worked out each time, for clients choose how long they are."""
 MAX_RULED = 8192
-MAX_OCTETS = 4096
+MAX_OCTETS, MAX_OCTETS_LENGTH = 4096, 512
+MAX_RULED_KEY = 1024
+"""Characters: a cache key that is longer is not kept beside the store."""
 OF_THE_SHAPE = frozenset({"accept-encoding", "if-none-match", "if-modified-since"})
 """Fields that a shape tells apart, so that a response may vary on them."""
 
@@ -117,9 +121,11 @@ class Index:
     def _place(self, plain: Plain) -> cache_key.Place:
         place = self._places.get(plain.place)
         if place is None:
-            if len(self._places) >= MAX_PLACES:
-                self._places.clear()
-            place = self._places[plain.place] = cache_key.place_of(head_of(plain), self._digest)
+            place = cache_key.place_of(head_of(plain), self._digest)
+            if sum([len(line.line[1]) for line in plain.place]) <= MAX_PLACE:
+                if len(self._places) >= MAX_PLACES:
+                    self._places.clear()
+                self._places[plain.place] = place
         return place
 
     def _mark(self, plain: Plain, content: bytes) -> bytes:
@@ -141,12 +147,13 @@ class Index:
         head: ResponseHead,
         answer: bytes,
         kind: HitKind,
+        generation: int,
     ) -> None:
         """Have what the policy answered `plain` with, from the fresh `stored`, at hand for the next time.
 
-        head, answer -- what was sent, Age and Cache-Status included.
+        head, answer -- what was sent, Age and Cache-Status included. generation -- when the policy began.
         """
-        if not self.on or plain.demanding or len(answer) > MAX_ANSWER_BYTES:
+        if not self.on or generation != self.generation or plain.demanding or len(answer) > MAX_ANSWER_BYTES:
             return
         if any(name not in OF_THE_SHAPE for name, _ in stored.secondary_key):
             return
@@ -158,6 +165,8 @@ class Index:
         if sent and not any(sent is octets for octets in (stored.content, *stored.codings.values())):
             return
         if self.is_ruled(plain):
+            if len(stored.key) > MAX_RULED_KEY:
+                return
             if len(self._ruled) >= MAX_RULED:
                 self._ruled.clear()
             self._ruled[self._mark(plain, content)] = stored.key
@@ -167,12 +176,15 @@ class Index:
         made = prepared.Template(
             self._one(made.status), own if own == made.fields and own is not None else made.fields, self._one(made.tail)
         )
-        kind, epoch = self._kinds.setdefault(kind, kind), self.invalidations.epoch
-        form = Prepared(sys.intern(plain.shape), made, sent, kind, self.generation, epoch)
+        kind = self._kinds.setdefault(kind, kind)
+        # what was invalidated while the answer was on its way is seen when it is asked for again
+        form = Prepared(sys.intern(plain.shape), made, sent, kind, generation, stored.epoch)
         self.store.add_prepared(stored, form)
 
     def _one(self, octets: bytes) -> bytes:
         """The same octets as one object, however many answers have them."""
+        if len(octets) > MAX_OCTETS_LENGTH:
+            return octets
         if len(self._octets) >= MAX_OCTETS:
             self._octets.clear()
         return self._octets.setdefault(octets, octets)

@@ -34,6 +34,8 @@ async def ask(
         response = await exchange.passing.response()
         if response is not None:
             return response
+        # it is sent again, and counted again
+        exchange.content_received = 0
     fields = forwarding.to_origin(
         request,
         peer=visit.exchange.peer,

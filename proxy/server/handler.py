@@ -452,16 +452,17 @@ class Handler:
             observation.detail = decision.value
         if decision is Reuse.STALE_WHILE_REVALIDATE:
             self._validate_behind(visit, found)
+        generation = self._shared.fast.generation
         await answer.from_store(self._shared, visit, stored, now=now)
         if decision is Reuse.FRESH and not found.elsewhere:
-            self._prepare(visit, stored)
+            self._prepare(visit, stored, generation)
 
-    def _prepare(self, visit: Visit, stored: StoredResponse) -> None:
-        """Have the answer that was just given at hand for the fast path."""
+    def _prepare(self, visit: Visit, stored: StoredResponse, generation: int) -> None:
+        """Have the answer that was just given, under the flags of `generation`, at hand for the fast path."""
         plain, sent, observation = visit.exchange.plain, visit.sent, visit.observation
         if plain is not None and sent is not None and sent[1] is not None:
             kind = HitKind(observation.route, observation.method, observation.status, observation.coding)
-            self._shared.fast.prepare(plain, visit.content or b"", stored, sent[0], sent[1], kind)
+            self._shared.fast.prepare(plain, visit.content or b"", stored, sent[0], sent[1], kind, generation)
 
     def _on_its_own(self, visit: Visit, found: Lookup) -> bool:
         """Whether the client's own condition or range goes to the origin, and not a request in the cache's name.
@@ -730,7 +731,7 @@ class Handler:
                 head = ResponseHead(head.status, head.reason, head.fields.adding(("ETag", answer.make_etag(content))))
             await answer.whole(shared, visit, answer.Whole(head, content, None, evaluate=made))
         if visit.exchange.passing is not None and visit.sent is not None and not shared.flags.bypass:
-            visit.exchange.passing.learn(visit.sent, content, visit.observation.verdict)
+            visit.exchange.passing.learn(visit.sent, content, visit.observation)
 
     async def _relay(self, visit: Visit, response: OriginResponse, head: ResponseHead) -> None:
         try:

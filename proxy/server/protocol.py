@@ -221,11 +221,11 @@ class ClientConnection(RequestHandler):
         if self._task is not None or self._passing is not None:
             self._hold(data)
             return
-        plain = parse(data, self._server.fast.lexicon) if self._whole else None
         waiter = self._waiter
-        # aiohttp waits for a request, and has nothing of one
-        idle = waiter is not None and not waiter.done() and not self.closing and not self._close
-        if plain is not None and idle and plain.size + plain.length == len(data):
+        # aiohttp waits for a request, and has nothing of one: what comes is its head, and no content
+        idle = self._whole and waiter is not None and not waiter.done() and not self.closing and not self._close
+        plain = parse(data, self._server.fast.lexicon) if idle else None
+        if plain is not None and plain.size + plain.length == len(data):
             self._take(plain, data[plain.size :] if plain.length else b"")
             return
         if data:
@@ -275,7 +275,11 @@ class ClientConnection(RequestHandler):
                 return
         self._request_in_progress = True
         if not self._paused and server.express is not None:
-            self._passing = server.express.take(self, plain, content)
+            try:
+                self._passing = server.express.take(self, plain, content)
+            except Exception:
+                # law 6, as above
+                log.exception("the express way failed")
             if self._passing is not None:
                 return
         self._serve_plain(plain, content, None)
@@ -284,6 +288,9 @@ class ClientConnection(RequestHandler):
         octets = AtHand(content) if plain.length else None
         exchange = Exchange(self, head_of(plain), octets, plain=plain, passing=passing)
         self._task = self._loop.create_task(self._serve(exchange))
+        if passing is not None:
+            # a task that is cancelled before it has begun gives nothing up by itself
+            self._task.add_done_callback(lambda _: passing.give_up())
         return exchange
 
     async def _serve(self, exchange: Exchange) -> None:

@@ -20,9 +20,10 @@ included; a response that was just put is there; no call waits or reads a clock.
 from __future__ import annotations
 
 import builtins
+import sys
 from collections import OrderedDict
 
-from proxy.policy.messages import StoredResponse
+from proxy.policy.messages import ResponseHead, StoredResponse
 from proxy.policy.prepared import MOST, Prepared, chain_of, chained
 from proxy.store.weight import weigh
 
@@ -163,7 +164,7 @@ class MemoryStore:
 
         A key that is written again goes to the end of its queue, with the uses it has.
         """
-        stored.pack()
+        pack(stored)
         queue, slot = self._take_out(stored.key)
         held = [pair for pair in slot.held() if pair[0].secondary_key != stored.secondary_key]
         weight = VARIANT_BYTES + weigh(stored)
@@ -286,6 +287,12 @@ class MemoryStore:
     def _evicted(self, slot: Slot) -> None:
         self.responses -= len(slot.variants)
         self.evictions += len(slot.variants)
+
+
+def pack(stored: StoredResponse) -> None:
+    """Have it take up little memory, as is worth it for what is kept."""
+    head = stored.head
+    stored.head = ResponseHead(head.status, sys.intern(head.reason), head.fields.packed())
 
 
 def _weight(held: _Held) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from proxy.policy.messages import Fields, Freshness, ResponseHead, StoredResponse
+from proxy.store.memory import pack
 
 
 def stored(
@@ -21,5 +22,5 @@ def stored(
         epoch=0,
         tags=tags,
     )
-    response.pack()
+    pack(response)
     return response
