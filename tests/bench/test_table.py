@@ -102,8 +102,15 @@ def test_a_row_is_made_of_what_was_measured() -> None:
 def test_a_proxy_with_time_to_spare_was_not_the_limit() -> None:
     row = row_of("hit", MORE, SAMPLES | {"Siding": _samples(*[(44, 10, 0.6)] * 3)}, "Siding", "nginx")
     assert row.limited
-    assert "60%" in row.note
+    assert "Siding 60% and nginx 100% of a core" in row.note
     assert row.verdict is Verdict.UNKNOWN
+
+
+def test_a_peer_with_time_to_spare_does_not_make_siding_fast() -> None:
+    slow = {"Siding": _samples((60, 16, 1.0)), "nginx": _samples((40, 16, 0.6))}
+    row = row_of("hit", MORE, slow, "Siding", "nginx")
+    assert row.measured.median == 1.5
+    assert row.verdict is Verdict.MISSED
 
 
 COSTS = [Cost("ENABLE_ETAG", "hit", Spread((10.0, 11.0)), Spread((12.0, 12.0)))]
