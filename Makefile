@@ -44,7 +44,7 @@ format: .venv/dev ## lay out the code, mend what the linter can
 docs: .venv/run ## bring the README's tables of settings up to date
 	$(VENV_PYTHON) -m config.describe README.md
 
-bench: .venv/dev ## measure requests a second (BENCH_ARGS="--rounds 9"); BENCH=pool measures the pool
+bench: .venv/dev ## measure against nginx and Varnish (BENCH_ARGS="--help"); BENCH=pool, shared or grading: other parts
 	@exec $(VENV_PYTHON) -m tests.bench$(if $(BENCH),.$(BENCH)) $(BENCH_ARGS)
 
 conformance: .venv/dev ## run the public HTTP cache test suite (needs node; UPDATE=1 writes the baseline)

@@ -143,7 +143,7 @@ def main() -> None:
     try:
         _run(options)
     except Unavailable as why:
-        raise SystemExit(f"make bench needs nginx and wrk: {why}") from why
+        raise SystemExit(f"make bench: {why}") from why
     except KeyboardInterrupt:
         sys.exit(130)
 

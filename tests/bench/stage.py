@@ -102,9 +102,12 @@ def costs(samples: Sequence[Sample]) -> list[float]:
 
 def row_of(work: str, goal: Goal, samples: Mapping[str, Sequence[Sample]], ours: str, theirs: str) -> Row:
     """The rate of `ours` over that of `theirs`, and over that of whoever else took part."""
-    busy = statistics.median(sample.busy for sample in samples[ours])
-    limited = busy < BUSY
-    note = f"{ours} used {busy:.0%} of its core: go by the processor time" if limited else ""
+    busy = {who: statistics.median(sample.busy for sample in samples[who]) for who in (ours, theirs)}
+    limited = min(busy.values()) < BUSY
+    told = " and ".join(f"{who} {share:.0%}" for who, share in busy.items())
+    note = (
+        f"{told} of a core was used, so that something else was the limit: go by the processor time" if limited else ""
+    )
     return Row(
         work,
         ratios(rates(samples[ours]), rates(samples[theirs])),

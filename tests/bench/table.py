@@ -95,14 +95,18 @@ class Row:
 
     @property
     def verdict(self) -> Verdict:
-        """Of the figure; where the proxy was not the limit, nothing better than its processor time says as well."""
+        """Of the figure, as the goal is meant. Missed for want of a client is not known to be missed."""
         found = self.goal.verdict(self.measured.median)
-        if not self.limited or self.saved is None:
-            return found
-        by_time = self.goal.verdict(self.saved.median)
-        if found is Verdict.MISSED:
-            return Verdict.MISSED if by_time is Verdict.MISSED else Verdict.UNKNOWN
-        return max(found, by_time, key=list(Verdict).index)
+        return Verdict.UNKNOWN if found is Verdict.MISSED and self.limited and self._enough else found
+
+    @property
+    def by_time(self) -> Verdict | None:
+        """What the same goal says of the processor time: of the rate where nothing but the proxy is the limit."""
+        return self.goal.verdict(self.saved.median) if self.saved else None
+
+    @property
+    def _enough(self) -> bool:
+        return self.by_time in (Verdict.LEAST, Verdict.AIM)
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,7 @@ def rows_table(rows: Sequence[Row]) -> str:
         "reached",
         "also",
         "CPU time, peer's over Siding's",
+        "by that",
         "CPU µs a request",
         "requests/s",
     )
@@ -160,6 +165,7 @@ def rows_table(rows: Sequence[Row]) -> str:
             verdict,
             _beside(row),
             row.saved.shown("x") if row.saved else DASH,
+            str(row.by_time or DASH),
             _each(row.cpu, 1),
             _each(row.rates, 0),
         )
@@ -207,6 +213,7 @@ def document(machine: Mapping[str, str], rows: Sequence[Row], costs: Sequence[Co
                 "least": row.goal.least,
                 "aim": row.goal.aim,
                 "verdict": row.verdict.name.lower(),
+                "verdictByCpu": row.by_time.name.lower() if row.by_time else None,
                 "requestsPerSecond": dict(row.rates),
                 "cpuMicroseconds": dict(row.cpu),
                 "cpuSaved": row.saved.values if row.saved else None,

@@ -48,21 +48,20 @@ def test_a_goal_is_reached_or_not(goal: Goal, value: float, verdict: Verdict) ->
 
 
 @pytest.mark.parametrize(
-    ("rate", "time", "verdict"),
+    ("rate", "time", "verdict", "by_time"),
     [
-        (1.0, 1.6, Verdict.UNKNOWN),
-        (1.0, 1.0, Verdict.MISSED),
-        (1.3, 1.6, Verdict.LEAST),
-        (1.6, 1.3, Verdict.LEAST),
-        (1.6, 1.0, Verdict.MISSED),
-        (1.6, 1.6, Verdict.AIM),
+        (1.0, 1.6, Verdict.UNKNOWN, Verdict.AIM),
+        (1.0, 1.3, Verdict.UNKNOWN, Verdict.LEAST),
+        (1.0, 1.0, Verdict.MISSED, Verdict.MISSED),
+        (1.6, 1.0, Verdict.AIM, Verdict.MISSED),
+        (1.3, 1.6, Verdict.LEAST, Verdict.AIM),
     ],
 )
-def test_a_proxy_that_was_not_the_limit_gets_no_better_verdict_than_its_processor_time_allows(
-    rate: float, time: float, verdict: Verdict
+def test_missed_for_want_of_a_client_is_not_known_to_be_missed(
+    rate: float, time: float, verdict: Verdict, by_time: Verdict
 ) -> None:
     row = Row("hit", Spread((rate,)), MORE, "nginx", saved=Spread((time,)), limited=True)
-    assert row.verdict is verdict
+    assert (row.verdict, row.by_time) == (verdict, by_time)
 
 
 def test_what_limits_does_not_matter_where_nothing_is() -> None:
@@ -102,8 +101,16 @@ def test_a_row_is_made_of_what_was_measured() -> None:
 def test_a_proxy_with_time_to_spare_was_not_the_limit() -> None:
     row = row_of("hit", MORE, SAMPLES | {"Siding": _samples(*[(44, 10, 0.6)] * 3)}, "Siding", "nginx")
     assert row.limited
-    assert "60%" in row.note
+    assert "Siding 60% and nginx 100% of a core" in row.note
     assert row.verdict is Verdict.UNKNOWN
+
+
+def test_a_peer_with_time_to_spare_does_not_make_siding_fast() -> None:
+    slow = {"Siding": _samples((60, 16, 1.0)), "nginx": _samples((40, 16, 0.6))}
+    row = row_of("hit", MORE, slow, "Siding", "nginx")
+    assert row.measured.median == 1.5
+    assert row.limited
+    assert row.by_time is Verdict.MISSED
 
 
 COSTS = [Cost("ENABLE_ETAG", "hit", Spread((10.0, 11.0)), Spread((12.0, 12.0)))]
@@ -134,7 +141,7 @@ def test_the_document_has_every_round() -> None:
     read = orjson.loads(orjson.dumps(document({"machine": "two cores"}, [ROW], COSTS)))
     [row], [cost] = read["rows"], read["features"]
     assert row["rounds"] == [1.5, 1.5, 1.35]
-    assert (row["verdict"], row["least"], row["aim"]) == ("aim", 1.2, 1.5)
+    assert (row["verdict"], row["verdictByCpu"], row["least"], row["aim"]) == ("aim", "aim", 1.2, 1.5)
     assert cost == {"feature": "ENABLE_ETAG", "work": "hit", "off": [10.0, 11.0], "on": [12.0, 12.0]}
 
 
