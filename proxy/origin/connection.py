@@ -235,6 +235,9 @@ class OriginConnection(asyncio.Protocol):
             if self.shortcut is not None:
                 shortcut, self.shortcut = self.shortcut, None
                 shortcut(b"")
+                if self._early:
+                    # what came before stays good for the ordinary way
+                    self.go_on()
         self._release_continue()
         self._wake()
 

@@ -171,10 +171,8 @@ def portable(head: RequestHead, rule: RouteRule | None) -> bool:
     return rule is None or all(kind == "query" for kind, _ in rule.key)
 
 
-def _keyed_arguments(rule: RouteRule | None) -> list[str] | None:
+def _keyed_arguments(rule: RouteRule) -> list[str] | None:
     """The query's arguments that the key is narrowed to; None for the whole query."""
-    if rule is None:
-        return None
     names = [name for kind, name in rule.key if kind == "query"]
     return names if names and "" not in names else None
 

@@ -272,7 +272,11 @@ class Passing:
         if self._seen is None or sent[1] is not content or not usual:
             return
         if self._generation == self._express.shared.fast.generation:
-            self._express.replies.learn(question_of(self.plain), self._seen, sent[0], seen.verdict)
+            try:
+                self._express.replies.learn(question_of(self.plain), self._seen, sent[0], seen.verdict)
+            except Exception:
+                # law 6: it has been answered
+                log.exception("what became of a response could not be learnt")
 
     def give_up(self) -> None:
         """Whatever is still on its way is not wanted. Idempotent."""

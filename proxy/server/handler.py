@@ -460,9 +460,14 @@ class Handler:
     def _prepare(self, visit: Visit, stored: StoredResponse, generation: int) -> None:
         """Have the answer that was just given, under the flags of `generation`, at hand for the fast path."""
         plain, sent, observation = visit.exchange.plain, visit.sent, visit.observation
-        if plain is not None and sent is not None and sent[1] is not None:
-            kind = HitKind(observation.route, observation.method, observation.status, observation.coding)
+        if plain is None or sent is None or sent[1] is None:
+            return
+        kind = HitKind(observation.route, observation.method, observation.status, observation.coding)
+        try:
             self._shared.fast.prepare(plain, visit.content or b"", stored, sent[0], sent[1], kind, generation)
+        except Exception:
+            # law 6: it has been answered
+            log.exception("an answer could not be prepared for the next time")
 
     def _on_its_own(self, visit: Visit, found: Lookup) -> bool:
         """Whether the client's own condition or range goes to the origin, and not a request in the cache's name.

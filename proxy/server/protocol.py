@@ -213,6 +213,7 @@ class ClientConnection(RequestHandler):
         if self._passing is not None:
             self._passing.abandon()
             self._passing = None
+            self._served()
         if self._task is not None:
             self._task.cancel()
 

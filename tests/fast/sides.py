@@ -82,12 +82,12 @@ def seen(answer: Message | None) -> object:
 
 @contextlib.asynccontextmanager
 async def both(
-    origin: Origin, *, rules: str | None = None, directory: Path | None = None, **changes: object
+    origin: Origin, *, rules: str | None = None, directory: Path | None = None
 ) -> AsyncIterator[tuple[Side, Side]]:
     """The fast and the slow side, on one clock."""
     async with (
-        running_proxy(origin.url, rules=rules, directory=directory, **changes) as fast,
-        running_proxy(origin.url, rules=rules, directory=directory, wall=fast.clock, **changes) as slow,
+        running_proxy(origin.url, rules=rules, directory=directory) as fast,
+        running_proxy(origin.url, rules=rules, directory=directory, wall=fast.clock) as slow,
     ):
         slow.clock = fast.clock
         slowed(slow)

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from config.flags import FlagName
+from proxy.observe.events import PurgeKind
 from proxy.policy.fields import format_date
 from proxy.server.admin import PurgeOrder
 from tests.fast.sides import Side, both, seen
@@ -268,7 +269,7 @@ class World:
             case "purge":
                 value = {"url": f"/plain/{number}", "prefix": "/rule/", "tag": "ruled", "all": ""}[step.text]
                 for side in sides:
-                    await side.proxy.worker.purge(PurgeOrder(step.text, value, bool(step.number)))
+                    await side.proxy.worker.purge(PurgeOrder(PurgeKind(step.text), value, bool(step.number)))
             case "flip":
                 for side in sides:
                     side.proxy.flags.update({step.text: not side.proxy.flags.on(FlagName(step.text))})

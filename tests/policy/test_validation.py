@@ -22,6 +22,7 @@ from proxy.policy.messages import (
     SecondaryKey,
     StoredResponse,
 )
+from proxy.policy.prepared import Prepared
 from proxy.policy.validation import (
     CONTENT_FIELDS,
     MAX_CANDIDATES,
@@ -435,3 +436,9 @@ def test_a_conditional_request_carries_only_validators_of_the_origin(
 def test_fields_that_stay_as_stored_do_not_lengthen_the_lifetime(before: Lines, ignored: Lines) -> None:
     old = stored(before)
     assert freshened(old, ignored).freshness == freshened(old, []).freshness
+
+
+def test_what_was_prepared_of_it_says_what_it_was_before() -> None:
+    before = stored([("ETag", '"a"')])
+    before.prepared = Prepared("", b"", b"", before.head, 0, 0, None)
+    assert freshened(before, [("Cache-Control", "private")]).prepared is None

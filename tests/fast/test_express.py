@@ -1,0 +1,410 @@
+"""Requests that pass without a task: the same answers as through the handler, and nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+import pytest
+
+from proxy.policy.passing import Replies
+from proxy.server.express import Passing
+from proxy.server.protocol import EARLY_BYTES, ClientConnection
+from tests.fast.sides import Side, both, seen, server_of
+from tests.support import PATIENCE, Client, Origin, Proxy, Turn, running_proxy, until
+
+DATE = "Date: Fri, 15 Jan 2027 08:00:00 GMT"
+JSON = "Content-Type: application/json"
+TEXT = '{"text": "' + "lorem ipsum " * 150 + '"}'
+POST = b"POST /a HTTP/1.1\r\nHost: a\r\nX-Request-Id: i\r\nContent-Length: 4\r\n\r\nbody"
+GET = b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n"
+CONDITIONAL = b'GET /a HTTP/1.1\r\nHost: a\r\nIf-None-Match: "a"\r\n\r\n'
+CODED = b"GET /a HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\n\r\n"
+HEAD = b"HEAD /a HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def connection_of(proxy: Proxy) -> ClientConnection:
+    """The proxy's side of the one connection that is open."""
+    (connection,) = server_of(proxy).connections
+    assert isinstance(connection, ClientConnection)
+    return connection
+
+
+async def nothing_left(proxy: Proxy) -> None:
+    """No request is counted, and no connection to the origin is in use."""
+    worker = proxy.worker
+    await until(lambda: (worker.handler.in_flight, worker._origin.in_use, len(worker._origin._busy)) == (0, 0, 0))
+
+
+def reply(*lines: str, status: str = "200 OK", content: str = "hello") -> list[str]:
+    return ["\r\n".join([f"HTTP/1.1 {status}", *lines, "", content])]
+
+
+HELLO = "Content-Length: 5"
+ANSWERS: dict[str, list[str]] = {
+    "usual": reply(DATE, JSON, HELLO),
+    "private": reply(DATE, "Cache-Control: private", HELLO),
+    "with a cookie": reply(DATE, "Set-Cookie: a=b", "set-cookie: c=%d", "Cache-Control: max-age=9", HELLO),
+    "with a validator": reply(DATE, "Cache-Control: private", 'ETag: "a"', HELLO),
+    "of old": reply(DATE, "Age: 100", "Cache-Control: max-age=9", HELLO),
+    "not dated": reply(JSON, HELLO),
+    "dated twice": reply(DATE, "Date: x", HELLO),
+    "empty": reply(DATE, "Content-Length: 0", content=""),
+    "long, to be coded": reply(DATE, JSON, "Cache-Control: private", f"Content-Length: {len(TEXT)}", content=TEXT),
+    "long, that varies": reply(
+        DATE, JSON, "Vary: Origin", "Cache-Control: private", f"Content-Length: {len(TEXT)}", content=TEXT
+    ),
+    "chunked": reply(DATE, "Transfer-Encoding: chunked", content="5\r\nhello\r\n0\r\n\r\n"),
+    "chunked and measured": reply(DATE, HELLO, "Transfer-Encoding: chunked", content="5\r\nhello\r\n0\r\n\r\n"),
+    "until it closes": [*reply(DATE, JSON), ""],
+    "closing": [*reply(DATE, HELLO, "Connection: close"), ""],
+    "naming a field": reply(DATE, HELLO, "X-Own: 1", "Connection: X-Own"),
+    "kept for long": reply(DATE, HELLO, "Connection: keep-alive", "Keep-Alive: timeout=60, max=7"),
+    "kept for a moment": reply(DATE, HELLO, "Keep-Alive: timeout=1"),
+    "hints before it": ["HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", *reply(DATE, HELLO)],
+    "continue before it": ["HTTP/1.1 100 Continue\r\n\r\n", *reply(DATE, HELLO)],
+    "no content": reply(DATE, status="204 No Content", content=""),
+    "nothing new": reply(DATE, 'ETag: "a"', status="304 Not Modified", content=""),
+    "a part": reply(DATE, HELLO, "Content-Range: bytes 0-4/9", status="206 Partial Content"),
+    "elsewhere": reply(DATE, HELLO, "Location: /b", status="303 See Other"),
+    "gone wrong": reply(DATE, HELLO, status="500 " + "long " * 100),
+    "without a reason": reply(DATE, HELLO, status="200 "),
+    "without even a space": reply(DATE, HELLO, status="200"),
+    "an odd reason": reply(DATE, HELLO, status="200  O\tK "),
+    "measured twice": reply(DATE, HELLO, HELLO),
+    "measured in two ways": reply(DATE, HELLO, "Content-Length: 4"),
+    "measured oddly": reply(DATE, "Content-Length: +5"),
+    "more than it says": reply(DATE, HELLO, content="hello, world"),
+    "fewer than it says": [*reply(DATE, "Content-Length: 9"), ""],
+    "cut in its head": ["HTTP/1.1 200 OK\r\nDate", ""],
+    "nothing at all": [""],
+    "no HTTP": ["SSH-2.0-x\r\n\r\n", ""],
+    "a space before the colon": reply(DATE, HELLO, "X : 1"),
+    "folded": reply(DATE, HELLO, "X: 1", " 2"),
+    "a control": reply(DATE, HELLO, "X: \x00"),
+    "bare line feeds": ["HTTP/1.1 200 OK\nContent-Length: 5\n\nhello"],
+    "in pieces": ["HTTP/1.1 200 OK\r\n", f"{DATE}\r\nX:", f" 1\r\n{HELLO}\r\n\r", "\nhel", "lo"],
+    "odd fields": reply(DATE, HELLO, "x-ODD:\t \xe9%d \t", "X-Empty:", "X:a:b"),
+    "a large head": reply(DATE, HELLO, "X: " + "a" * 9000),
+    "passed before": reply(DATE, HELLO, "Via: 1.0 x", "Cache-Status: x; hit"),
+    "invalidating": reply(DATE, HELLO, 'Cache-Group-Invalidation: "a"', "Content-Location: /b"),
+    "switching": reply("Upgrade: x", "Connection: upgrade", status="101 Switching", content=""),
+}
+
+
+@pytest.mark.parametrize("asked", [POST, GET, CONDITIONAL, CODED, HEAD], ids=["post", "get", "if", "coded", "head"])
+@pytest.mark.parametrize("answer", ANSWERS)
+async def test_the_same_as_the_ordinary_way(origin: Origin, answer: str, asked: bytes) -> None:
+    """Three times: the first on a connection of its own, the third when all that can be learnt is."""
+    method = asked.partition(b" ")[0].decode()
+
+    async def script(turn: Turn) -> None:
+        if turn.request.target == "/first":
+            await turn.answer("", DATE)
+            return
+        pieces = ANSWERS[answer]
+        for number, piece in enumerate(pieces):
+            bodiless = method == "HEAD" and number == len(pieces) - 1
+            await turn.send(piece.partition("\r\n\r\n")[0] + "\r\n\r\n" if bodiless and piece else piece)
+            await asyncio.sleep(0)
+        if pieces[-1] == "":
+            turn.writer.close()
+
+    origin.script = script
+    async with both(origin) as sides:
+        told = []
+        for side in sides:
+            found = []
+            for _ in range(3):
+                await side.ask([b"DELETE /first HTTP/1.1\r\nHost: a\r\n\r\n"], "DELETE")
+                got, requests = await side.ask([asked], method)
+                found.append((seen(got), [request.replace(b"\nX-Request-Id: i", b"") for request in requests]))
+                await nothing_left(side.proxy)
+            told.append(found)
+    assert told[0] == told[1]
+
+
+# -- origins that fail
+
+
+async def usual(turn: Turn) -> None:
+    await turn.answer("hello", DATE)
+
+
+async def begun(proxy: Proxy, client: Client, times: int = 2) -> None:
+    """There is an idle connection to the origin, and what becomes of its usual answer is known."""
+    for _ in range(times):
+        await client.send(POST)
+        await client.response()
+
+
+def taken(proxy: Proxy) -> Passing:
+    passing = connection_of(proxy)._passing
+    assert passing is not None
+    return passing
+
+
+@pytest.mark.parametrize(("method", "status", "times"), [("POST", 502, 1), ("PATCH", 502, 1), ("PUT", 200, 2)])
+async def test_what_cannot_be_repeated_is_sent_once(origin: Origin, method: str, status: int, times: int) -> None:
+    number = itertools.count()
+
+    async def script(turn: Turn) -> None:
+        if turn.request.target == "/b" and next(number) == 0:
+            turn.writer.close()
+        else:
+            await usual(turn)
+
+    origin.script = script
+    content = b"x" * 600
+    async with running_proxy(origin.url, max_request_bytes=1000) as proxy:
+        client = await proxy.connect()
+        await begun(proxy, client)
+        answer = await client.request(method, "/b", content=content)
+        await nothing_left(proxy)
+        metrics = (await proxy.worker.metrics(""))[0].decode()
+    assert answer.status == status
+    assert [request.content for request in origin.requests if request.target == "/b"] == [content] * times
+    assert f"siding_request_bytes_total {8 + len(content):.1f}\n" in metrics
+
+
+async def test_an_origin_that_is_silent(origin: Origin) -> None:
+    async def script(turn: Turn) -> None:
+        if turn.request.target == "/b":
+            await turn.reader.read(1)
+        else:
+            await usual(turn)
+
+    origin.script = script
+    async with running_proxy(origin.url, upstream_timeout_ms=150) as proxy:
+        client = await proxy.connect()
+        await begun(proxy, client)
+        answer = await client.request("POST", "/b", content=b"x")
+        await nothing_left(proxy)
+        assert answer.status == 504
+        assert answer.get("cache-status") == "siding; fwd=method"
+        assert (await client.request("POST", "/a", content=b"x")).status == 200
+
+
+async def test_content_that_comes_slowly_goes_on_as_it_comes(origin: Origin) -> None:
+    go = asyncio.Event()
+
+    async def script(turn: Turn) -> None:
+        if turn.request.target != "/b":
+            await usual(turn)
+            return
+        await turn.send(f"HTTP/1.1 200 OK\r\n{DATE}\r\nContent-Length: 10\r\n\r\nfirst")
+        await go.wait()
+        await turn.send("later")
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy, asyncio.timeout(PATIENCE):
+        client = await proxy.connect()
+        await begun(proxy, client)
+        await client.send(POST.replace(b"/a", b"/b"))
+        head = await client.head()
+        assert head.status == 200
+        assert await client.reader.readexactly(5) == b"first"
+        go.set()
+        assert await client.reader.readexactly(5) == b"later"
+        await nothing_left(proxy)
+        assert origin.connections == 1
+
+
+# -- clients that leave
+
+
+async def test_a_client_that_leaves_before_its_answer(origin: Origin) -> None:
+    async def script(turn: Turn) -> None:
+        if turn.request.target == "/b":
+            await turn.reader.read(1)
+        else:
+            await usual(turn)
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy, asyncio.timeout(PATIENCE):
+        client = await proxy.connect()
+        await begun(proxy, client)
+        await client.send(POST.replace(b"/a", b"/b"))
+        await until(lambda: len(origin.requests) == 3)
+        assert connection_of(proxy)._passing is not None
+        client.close()
+        await nothing_left(proxy)
+        assert proxy.worker._origin.idle == 0
+        metrics = (await proxy.worker.metrics(""))[0].decode()
+        assert 'siding_requests_total{method="POST",outcome="client-gone",route="other",status="none"} 1.0' in metrics
+
+
+async def test_a_client_that_leaves_in_the_moment_its_request_is_handed_over(origin: Origin) -> None:
+    """The handler's task is cancelled before it has begun: the origin's connection is let go of all the same."""
+
+    async def script(turn: Turn) -> None:
+        if turn.request.target == "/b":
+            await turn.reader.read(1)
+        else:
+            await usual(turn)
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy, asyncio.timeout(PATIENCE):
+        client = await proxy.connect()
+        await begun(proxy, client)
+        await client.send(POST.replace(b"/a", b"/b"))
+        await until(lambda: len(origin.requests) == 3)
+        passing, connection = taken(proxy), connection_of(proxy)
+        assert passing._connection is not None
+        passing._serve_ordinarily(passing._connection)
+        assert connection._task is not None
+        connection._task.cancel()
+        await nothing_left(proxy)
+
+
+# -- the connection
+
+
+async def test_what_comes_early_waits_for_its_turn(origin: Origin) -> None:
+    go = asyncio.Event()
+
+    async def script(turn: Turn) -> None:
+        if turn.request.target == "/b":
+            await go.wait()
+        await turn.answer(turn.request.content or turn.request.target, DATE)
+
+    origin.script = script
+    large = b"y" * 3 * EARLY_BYTES
+    async with running_proxy(origin.url) as proxy, asyncio.timeout(PATIENCE):
+        client = await proxy.connect()
+        await begun(proxy, client)
+        await client.send(POST.replace(b"/a", b"/b"))
+        await until(lambda: len(origin.requests) == 3)
+        assert connection_of(proxy)._passing is not None
+        head = b"PUT /c HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(large)
+        sending = asyncio.create_task(client.send(POST.replace(b"body", b"next") + head + large + GET))
+        await until(lambda: len(connection_of(proxy)._early) > EARLY_BYTES)
+        transport = connection_of(proxy).transport
+        assert transport is not None
+        assert not transport.is_reading()
+        go.set()
+        answers = [(await client.response()).content for _ in range(4)]
+        await sending
+        assert answers == [b"body", b"next", large, b"/a"]
+        await nothing_left(proxy)
+
+
+async def test_a_drain_waits_for_it_and_ends_the_connection(origin: Origin) -> None:
+    go = asyncio.Event()
+
+    async def script(turn: Turn) -> None:
+        if turn.request.target == "/b":
+            await go.wait()
+        await usual(turn)
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy, asyncio.timeout(PATIENCE):
+        client = await proxy.connect()
+        await begun(proxy, client)
+        await client.send(POST.replace(b"/a", b"/b"))
+        await until(lambda: len(origin.requests) == 3)
+        assert taken(proxy) is not None
+        draining = asyncio.create_task(proxy.worker.drain())
+        await until(lambda: connection_of(proxy).closing)
+        assert not draining.done()
+        go.set()
+        answer = await client.response()
+        assert (answer.content, answer.get("connection")) == (b"hello", "close")
+        assert await client.at_end()
+        await draining
+        await nothing_left(proxy)
+
+
+async def test_a_drain_that_waited_long_enough_cuts_it(origin: Origin) -> None:
+    async def script(turn: Turn) -> None:
+        if turn.request.target == "/b":
+            await turn.reader.read(1)
+        else:
+            await usual(turn)
+
+    origin.script = script
+    async with running_proxy(origin.url, drain_seconds=0.1) as proxy, asyncio.timeout(PATIENCE):
+        client = await proxy.connect()
+        await begun(proxy, client)
+        await client.send(POST.replace(b"/a", b"/b"))
+        await until(lambda: len(origin.requests) == 3)
+        assert taken(proxy) is not None
+        await proxy.worker.drain()
+        assert await client.at_end()
+        await nothing_left(proxy)
+
+
+# -- faults of its own, and switches
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"), [(Replies, "read"), (Replies, "known"), (Passing, "ask"), (Passing, "_tell"), (Replies, "learn")]
+)
+async def test_a_fault_of_its_own_fails_nobody(
+    origin: Origin, monkeypatch: pytest.MonkeyPatch, owner: type, name: str
+) -> None:
+    origin.respond("hello", DATE)
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("on purpose")
+
+    async with running_proxy(origin.url) as proxy, asyncio.timeout(PATIENCE):
+        client = await proxy.connect()
+        if name != "learn":
+            await begun(proxy, client)
+        before = len(origin.requests)
+        monkeypatch.setattr(owner, name, fails)
+        for number in range(3):
+            answer = await client.request("POST", f"/{number}", content=b"x")
+            assert answer.content == b"hello"
+        await nothing_left(proxy)
+    assert len(origin.requests) - before == 3
+
+
+@pytest.mark.parametrize("flag", ["BYPASS", "ENABLE_ETAG", "ENABLE_QUERY_CACHE", "ENABLE_COMPRESSION"])
+async def test_what_was_answered_under_other_flags_is_not_learnt(origin: Origin, flag: str) -> None:
+    async with running_proxy(origin.url) as proxy, asyncio.timeout(PATIENCE):
+
+        async def script(turn: Turn) -> None:
+            if turn.request.target == "/b":
+                proxy.flags.update({flag: not proxy.flags.as_dict()[flag]})
+            await usual(turn)
+
+        origin.script = script
+        client = await proxy.connect()
+        await begun(proxy, client, times=1)
+        express = server_of(proxy).express
+        assert express is not None
+        await client.request("POST", "/b", content=b"x")
+        assert express.replies._learnt == {}
+        await client.request("POST", "/a", content=b"x")
+        assert bool(express.replies._learnt) is (flag != "BYPASS")
+        await client.request("POST", "/b", content=b"x")
+        assert express.replies._learnt == {}
+
+
+async def test_an_unsafe_request_invalidates_before_it_is_answered(origin: Origin) -> None:
+    origin.respond("hello", DATE, "Cache-Control: max-age=60")
+    async with running_proxy(origin.url) as proxy, asyncio.timeout(PATIENCE):
+        client = await proxy.connect()
+        for _ in range(3):
+            await begun(proxy, client)
+            states = [(await client.request("GET", "/a", host="a")).get("cache-status") for _ in range(3)]
+            assert states == [
+                "siding; fwd=uri-miss; fwd-status=200; stored",
+                *["siding; hit; ttl=60"] * 2,
+            ]
+
+
+async def test_two_sides_are_there(origin: Origin) -> None:
+    """What is compared above is what it is called."""
+    origin.respond("hello", DATE)
+    async with both(origin) as (fast, slow):
+        for side in (fast, slow):
+            for _ in range(3):
+                await side.ask([POST], "POST")
+        assert isinstance(fast, Side)
+        express = server_of(fast.proxy).express
+        assert express is not None
+        assert express.replies._learnt
+        assert server_of(slow.proxy).express is None

@@ -1,0 +1,236 @@
+"""Plain responses, and what became of their like."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.policy import passing
+from proxy.policy.decisions import Verdict
+from proxy.policy.encoding import MIN_LENGTH
+from proxy.policy.messages import Fields, ResponseHead
+from proxy.policy.passing import MAX_LEARNT, Replies, Reply, answer_head, question_of
+from proxy.policy.plain import MAX_KNOWN, MAX_KNOWN_BYTES, MAX_LINES, Lexicon, parse
+
+DATE = "Date: Sun, 06 Nov 1994 08:49:37 GMT"
+LENGTH = "Content-Length: 5"
+TARGETS = ("cdn-cache-control",)
+ADDED = (("Via", "1.1 siding"), ("Cache-Status", "siding; fwd=method; fwd-status=200"))
+QUESTION = "POST\n\nPOST"
+
+
+def read(
+    *lines: str, start: str = "HTTP/1.1 200 OK", replies: Replies | None = None, bare: bool = False
+) -> Reply | None:
+    known = () if bare else (DATE, LENGTH)
+    return (replies or Replies(TARGETS)).read("\r\n".join([start, *known, *lines, "", "hello"]).encode("latin-1"))
+
+
+def taken(*lines: str, start: str = "HTTP/1.1 200 OK", replies: Replies | None = None, bare: bool = False) -> Reply:
+    found = read(*lines, start=start, replies=replies, bare=bare)
+    assert found is not None
+    return found
+
+
+def sent_of(reply: Reply, *added: tuple[str, str]) -> ResponseHead:
+    """What the policy makes of it: the lines that go on, and others behind them."""
+    lines = [tuple(wire.decode("latin-1")[:-2].split(": ", 1)) for wire in reply.kept[1:]]
+    return ResponseHead(reply.status.status, reply.status.reason, Fields([*lines, *added]))  # type: ignore[list-item]
+
+
+# -- reading
+
+
+def test_a_plain_response() -> None:
+    found = taken("x-odd:\t\xe9 ", "Connection: keep-alive", "Keep-Alive: timeout=5, max=9", "Set-Cookie: a=b")
+    assert (found.status.status, found.status.reason, found.length) == (200, "OK", 5)
+    assert b"".join(found.kept) == f"HTTP/1.1 200 OK\r\n{DATE}\r\nx-odd: \xe9\r\nSet-Cookie: a=b\r\n".encode("latin-1")
+    assert found.mark == b"HTTP/1.1 200 OK\nset-cookie"
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "HTTP/1.0 200 OK",
+        "HTTP/1.1 200",
+        "HTTP/1.1 100 Continue",
+        "HTTP/1.1 101 Switching",
+        "HTTP/1.1 204 No Content",
+        "HTTP/1.1 205 Reset",
+        "HTTP/1.1 206 Part",
+        "HTTP/1.1 304 Not Modified",
+        "HTTP/1.1 600 What",
+        "HTTP/1.1 2000 OK",
+        "HTTP/1.1 200 \x00",
+        "HTTP/1.1 200 OK\n",
+        "ICY 200 OK",
+    ],
+)
+def test_other_status_lines(start: str) -> None:
+    assert read(start=start) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Connection: close",
+        "Connection: X-Own",
+        "Connection: keep-alive, X-Own",
+        "Keep-Alive: timeout=4",
+        "Keep-Alive: max=5",
+        "Transfer-Encoding: chunked",
+        "Trailer: x",
+        "Upgrade: x",
+        "Via: 1.1 other",
+        "Cache-Status: other",
+        "Location: /",
+        "Content-Location: /",
+        "Cache-Groups: x",
+        "Cache-Group-Invalidation: x",
+        LENGTH,
+        "Content-Length: +5",
+        "Content-Length: 5, 5",
+        "Content-Length: 1" + "0" * 15,
+        "X : 1",
+        "X",
+        " folded",
+        "X: \x00",
+    ],
+)
+def test_other_fields(line: str) -> None:
+    replies = Replies(TARGETS)
+    for _ in range(2):
+        assert read(line, replies=replies) is None
+
+
+def test_what_is_not_dated_or_not_measured_or_too_long() -> None:
+    assert read(DATE, bare=True) is None
+    assert read(LENGTH, bare=True) is None
+    assert read(*["X: 1"] * MAX_LINES) is None
+    assert Replies(TARGETS).read(b"HTTP/1.1 200 OK\r\n") is None
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    replies = Replies(TARGETS)
+    for number in range(MAX_KNOWN + 10):
+        taken(f"X: {number}", start=f"HTTP/1.1 200 {number}", replies=replies)
+    taken("Y: " + "a" * MAX_KNOWN_BYTES, start=f"HTTP/1.1 200 {'a' * MAX_KNOWN_BYTES}", replies=replies)
+    taken("Set-Cookie: secret", replies=replies)
+    assert len(replies._known) <= MAX_KNOWN
+    assert len(replies._statuses) <= MAX_KNOWN
+    assert not any(len(raw) > MAX_KNOWN_BYTES for raw in (*replies._known, *replies._statuses))
+    assert not any(b"secret" in raw for raw in replies._known)
+
+
+# -- learning
+
+
+def learnt(
+    reply: Reply,
+    *added: tuple[str, str],
+    verdict: Verdict | None = None,
+    question: str = QUESTION,
+    replies: Replies | None = None,
+) -> bytes | None:
+    """What the head of the next answer to the same is, if it is known."""
+    replies = replies or Replies(TARGETS)
+    replies.learn(question, reply, sent_of(reply, *added), verdict)
+    passed = replies.known(question, reply)
+    return answer_head(reply, passed, '"made"') if passed is not None else None
+
+
+def test_what_was_made_of_it_is_made_of_its_like() -> None:
+    reply = taken("X-Odd: a")
+    added = "".join(f"{name}: {value}\r\n" for name, value in ADDED)
+    assert learnt(reply, *ADDED) == f"HTTP/1.1 200 OK\r\n{DATE}\r\nX-Odd: a\r\n{added}Content-Length: 5\r\n".encode()
+
+
+def test_a_validator_is_made_anew() -> None:
+    reply, question = taken(), "GET\n\n"
+    head = learnt(reply, ADDED[0], ("ETag", '"then"'), ADDED[1], question=question)
+    assert head is not None
+    assert b'Via: 1.1 siding\r\nETag: "made"\r\nCache-Status' in head
+    for name in ("If-None-Match", "IF-NONE-MATCH", "if-modified-since"):
+        assert learnt(reply, ("ETag", '"then"'), question=f"GET\n\nAccept-Encoding:x\n{name}:x\n") is None
+
+
+def test_what_the_policy_changed_is_not_learnt() -> None:
+    reply = taken("Vary: Origin")
+    replies = Replies(TARGETS)
+    for changed in (
+        ResponseHead(200, "OK", sent_of(reply).fields.replacing("Vary", "Origin, Accept-Encoding")),
+        ResponseHead(200, "OK", sent_of(reply).fields.without({"vary"})),
+        ResponseHead(201, "OK", sent_of(reply).fields),
+        ResponseHead(200, "Ok", sent_of(reply).fields),
+    ):
+        replies.learn(QUESTION, reply, changed, None)
+        assert replies.known(QUESTION, reply) is None
+
+
+@pytest.mark.parametrize(
+    ("verdict", "lines", "kept"),
+    [
+        (None, (), True),
+        (Verdict.METHOD, (), True),
+        (Verdict.PRIVATE, ("Cache-Control: private",), True),
+        (Verdict.NO_FRESHNESS, (), True),
+        (Verdict.NO_FRESHNESS, ("cache-control: max-age=0",), False),
+        (Verdict.NO_FRESHNESS, ("CDN-Cache-Control: max-age=0",), False),
+        (Verdict.NO_FRESHNESS, ("Expires: 0",), False),
+        (Verdict.NO_FRESHNESS, ("Last-Modified: x",), False),
+        (Verdict.NO_FRESHNESS, ("ETag: no",), False),
+        (Verdict.STORE, (), False),
+        (Verdict.STATUS, (), False),
+        (Verdict.TOO_LARGE, (), False),
+        (Verdict.INVALIDATED, (), False),
+    ],
+)
+def test_verdicts_that_time_changes_are_not_learnt(verdict: Verdict | None, lines: tuple[str, ...], kept: bool) -> None:
+    assert (learnt(taken(*lines), *ADDED, verdict=verdict) is not None) is kept
+
+
+@pytest.mark.parametrize("name", sorted(name.decode() for name in passing._JUDGED_NAMES))
+def test_what_is_judged_tells_replies_apart(name: str) -> None:
+    replies = Replies(TARGETS)
+    one, other, without = (taken(*lines, replies=replies) for lines in ((f"{name}: 1",), (f"{name}: 2",), ()))
+    assert learnt(one, replies=replies) is not None
+    assert replies.known(QUESTION, other) is None
+    assert replies.known(QUESTION, without) is None
+
+
+@pytest.mark.parametrize("name", ["ETag", "Set-Cookie"])
+def test_what_is_judged_by_its_presence(name: str) -> None:
+    replies = Replies(TARGETS)
+    assert learnt(taken(f"{name}: 1", replies=replies), replies=replies) is not None
+    assert replies.known(QUESTION, taken(f"{name}: 2", replies=replies)) is not None
+    assert replies.known(QUESTION, taken(replies=replies)) is None
+
+
+def test_length_and_status_and_question_tell_apart() -> None:
+    replies = Replies(TARGETS)
+    reply = taken(replies=replies)
+    learnt(reply, replies=replies)
+    assert replies.known(QUESTION + "x", reply) is None
+    assert replies.known(QUESTION, taken(start="HTTP/1.1 200 Ok", replies=replies)) is None
+    assert replies.known(QUESTION, taken(DATE, f"Content-Length: {MIN_LENGTH}", bare=True, replies=replies)) is None
+    assert (
+        replies.known(QUESTION, taken(DATE, f"Content-Length: {MIN_LENGTH - 1}", bare=True, replies=replies))
+        is not None
+    )
+    replies.forget()
+    assert replies.known(QUESTION, reply) is None
+
+
+def test_what_is_learnt_is_bounded() -> None:
+    replies = Replies(TARGETS)
+    reply = taken(replies=replies)
+    for number in range(MAX_LEARNT + 10):
+        learnt(reply, question=f"{QUESTION}{number}", replies=replies)
+    assert len(replies._learnt) <= MAX_LEARNT
+    assert learnt(reply, question="a" * passing.MAX_LEARNT_BYTES, replies=replies) is None
+
+
+def test_the_question() -> None:
+    wire = b"PUT /a HTTP/1.1\r\nHost: a\r\nX-Api-Key: secret\r\nAccept-Encoding: br\r\nCOOKIE: secret\r\n\r\n"
+    request = parse(wire, Lexicon())
+    assert request is not None
+    assert question_of(request) == "PUT\nx-api-key,cookie\nPUTAccept-Encoding:br\n"
