@@ -197,7 +197,9 @@ class OriginConnection(asyncio.Protocol):
         """Idle from now on; `life` seconds unless the origin announced fewer."""
         self.idle_since = now
         assert self.head is not None
-        self.idle_until = now + min(life, _announced_life(self.head.fields))
+        if self.head is not _NO_HEAD:
+            life = min(life, _announced_life(self.head.fields))
+        self.idle_until = now + life
         self._asked = self.complete = False
         self.head = None
         if self._size:

@@ -20,6 +20,7 @@ from proxy.policy.plain import MAX_HEAD_BYTES, MAX_KNOWN, MAX_KNOWN_BYTES, MAX_L
 from proxy.policy.prepared import status_line
 
 MAX_LEARNT = 4096
+MAX_REPLIES, MAX_REPLY_BYTES = 256, 1024
 MAX_LEARNT_BYTES = 2048
 """Longer questions and marks are not remembered: clients and origins choose how long they are."""
 CREDENTIAL = int(Kind.CREDENTIAL)
@@ -100,6 +101,7 @@ class Reply(NamedTuple):
     length: int
     mark: bytes
     kept: list[bytes]
+    wire: bytes
 
 
 class Passed(NamedTuple):
@@ -123,13 +125,24 @@ class Replies:
         self._known: dict[bytes, _Known] = {}
         self._statuses: dict[bytes, _Status] = {}
         self._learnt: dict[tuple[str, bytes], Passed] = {}
+        self._replies: dict[bytes, Reply] = {}
 
     def read(self, data: bytes) -> Reply | None:
         """The plain response that `data` begins with; None where it is none, or its head is not complete."""
         end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES)
         if end < 0:
             return None
-        first, *raw = data[:end].split(b"\r\n")
+        head = data[:end]
+        # while nothing but the second of its Date changes, a head is the same again and again
+        reply = self._replies.get(head)
+        if reply is None and (reply := self._read(head)) is not None and _may_be_kept(head):
+            if len(self._replies) >= MAX_REPLIES:
+                self._replies.clear()
+            self._replies[head] = reply
+        return reply
+
+    def _read(self, head: bytes) -> Reply | None:
+        first, *raw = head.split(b"\r\n")
         status = self._statuses.get(first) or self._status(first)
         if status is None or len(raw) > MAX_LINES:
             return None
@@ -156,7 +169,7 @@ class Replies:
         if length < 0 or not dated:
             # one that is not dated is dated here (RFC 9110 6.6.1)
             return None
-        return Reply(status, end + 4, length, mark, kept)
+        return Reply(status, len(head) + 4, length, mark, kept, b"".join(kept))
 
     def _status(self, raw: bytes) -> _Status | None:
         match = _STATUS_LINE.fullmatch(raw)
@@ -238,6 +251,11 @@ class Replies:
         self._learnt.clear()
 
 
+def _may_be_kept(head: bytes) -> bool:
+    """Whether a whole head is remembered: not what is long, nor anybody's cookies."""
+    return len(head) <= MAX_REPLY_BYTES and b"\nset-cookie:" not in head.lower()
+
+
 def _lasts(keep_alive: str) -> bool:
     """Whether `Keep-Alive` allows an idle connection the time that is given to it anyway."""
     found = re.fullmatch(r"timeout=([0-9]{1,9})(?:,.*)?", keep_alive)
@@ -251,7 +269,7 @@ def answer_head(reply: Reply, passed: Passed, etag: str | None) -> bytes:
         if passed.made is None or etag is None
         else b"%bETag: %b\r\n%b" % (passed.made[0], etag.encode(), passed.made[1])
     )
-    return b"%b%bContent-Length: %d\r\n" % (b"".join(reply.kept), added, reply.length)
+    return b"%b%bContent-Length: %d\r\n" % (reply.wire, added, reply.length)
 
 
 def question_of(plain: Plain) -> str:

@@ -93,7 +93,7 @@ _AUTHORITY = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(?::[0-9]*)?")
 # as plain numbers: to look them up in the class each time would take longer than all the rest
 _SHAPE, _PLACE, _DEMANDING = int(Kind.SHAPE), int(Kind.PLACE), int(Kind.DEMANDING)
 _CREDENTIAL = int(Kind.CREDENTIAL)
-_LENGTH, _REQUEST_ID, _TRACE, _ONCE = int(Kind.LENGTH), int(Kind.REQUEST_ID), int(Kind.TRACE), int(Kind.ONCE)
+_REQUEST_ID, _TRACE, _ONCE = int(Kind.REQUEST_ID), int(Kind.TRACE), int(Kind.ONCE)
 
 
 def field_line(raw: bytes) -> tuple[bytes, Line] | None:
@@ -198,7 +198,7 @@ class Plain:
     size -- octets of the head with its last CRLF. length -- of the content that follows; framed: the request says so.
     shape -- the lines that select the form of the answer, and the method where it is not GET.
     place -- Host first, then what rewrites. request_id, traceparent -- "" where absent.
-    credentials -- the lines that say who is asking.
+    credentials -- the lines that say who is asking. key -- the cache key, once somebody worked it out.
     demanding -- something is asked for that only the whole policy can tell.
     """
 
@@ -206,6 +206,7 @@ class Plain:
         "credentials",
         "demanding",
         "framed",
+        "key",
         "length",
         "lines",
         "place",
@@ -223,6 +224,7 @@ class Plain:
     credentials: str
     demanding: bool
     framed: bool
+    key: str | None
     length: int
     size: int
     request_id: str
@@ -294,14 +296,15 @@ def _sorted(start: Start, lines: list[Known], size: int) -> Plain | None:  # noq
             credentials += f"{line.line[0]}: {line.line[1]}\n"
         elif kind == _DEMANDING:
             plain.demanding = True
-        elif kind == _LENGTH:
-            if length is not None:
-                return None
+        elif length is None:
             length = line
+        else:
+            return None
     if host is None:
         return None
     plain.place, plain.shape, plain.framed = (host, *rewriting), shape, length is not None
     plain.credentials = credentials
+    plain.key = None
     if length is not None:
         digits = length.line[1]
         if not (digits.isascii() and digits.isdecimal() and len(digits) < 19) or start.method in _WITHOUT_CONTENT:

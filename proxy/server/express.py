@@ -96,7 +96,7 @@ class Express:
         shared = self.shared
         if not shared.fast.on or request.demanding or not shared.collapse.remembers:
             return False
-        key = shared.fast.key(request, b"")
+        key = request.key or shared.fast.key(request, b"")
         if key is None or shared.store.find(key) is not None:
             return False
         if request.credentials:

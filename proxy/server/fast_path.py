@@ -194,7 +194,7 @@ def answer(plain: Plain, content: bytes, index: Index, now: float) -> Found | No
     """The prepared answer to `plain` at `now` (wall clock, seconds); None where there is none."""
     if not index.on or plain.demanding:
         return None
-    key = index.key(plain, content)
+    key = plain.key = index.key(plain, content)
     slot = index.store.find(key) if key is not None else None
     if slot is None:
         return None

@@ -48,3 +48,28 @@ def test_octets_come_out_as_they_went_in(lines: list[tuple[bytes, bytes]]) -> No
 def test_targets(target: str, path: str, query: str | None) -> None:
     head = RequestHead("GET", target, Fields())
     assert (head.path, head.query) == (path, query)
+
+
+def test_packed_fields_say_the_same() -> None:
+    fields = Fields([("Accept", "a: b"), ("X", ""), ("accept", "caf\xe9")])
+    packed = fields.packed()
+    assert packed.octets == packed.wire() == fields.wire() == b"Accept: a: b\r\nX: \r\naccept: caf\xe9\r\n"
+    assert fields.octets is None
+    assert packed == fields
+    assert packed.lines == fields.lines
+    assert packed.packed() is packed
+    assert packed.get("accept") == fields.get("accept") == "a: b, caf\xe9"
+    assert packed.adding(("Y", "1")) == fields.adding(("Y", "1"))
+
+
+@pytest.mark.parametrize("line", [("A", "b\r\nC: d"), ("A", "\n"), ("A: B", "c"), ("A\n", "b")])
+def test_what_would_read_otherwise_is_not_packed(line: tuple[str, str]) -> None:
+    fields = Fields([line])
+    assert fields.packed() is fields
+
+
+@given(st.lists(st.tuples(st.text(max_size=5), st.text(max_size=5))))
+def test_packed_or_not_the_lines_stay(lines: list[tuple[str, str]]) -> None:
+    lines = [(name.encode("latin-1", "replace").decode("latin-1"), value[:0]) for name, value in lines]
+    fields = Fields(lines)
+    assert fields.packed().lines == fields.lines

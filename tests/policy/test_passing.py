@@ -234,3 +234,21 @@ def test_the_question() -> None:
     request = parse(wire, Lexicon())
     assert request is not None
     assert question_of(request) == "PUT\nx-api-key,cookie\nPUTAccept-Encoding:br\n"
+    plain = parse(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n", Lexicon())
+    assert plain is not None
+    assert question_of(plain) == "GET\n\n"
+
+
+def test_a_head_seen_before_is_known_at_once_unless_it_is_long_or_sets_a_cookie() -> None:
+    replies = Replies(TARGETS)
+    begin = b"HTTP/1.1 200 OK\r\nDate: Tue, 24 Nov 2026 20:00:00 GMT\r\nContent-Length: 1\r\n"
+    kept = replies.read(begin + b"\r\nx")
+    assert kept is not None
+    assert replies.read(begin + b"\r\ny") is kept
+    for more in (b"Set-Cookie: a=b\r\n", b"X: " + b"x" * passing.MAX_REPLY_BYTES + b"\r\n"):
+        first, second = replies.read(begin + more + b"\r\nx"), replies.read(begin + more + b"\r\nx")
+        assert first == second
+        assert first is not second
+    for number in range(passing.MAX_REPLIES + 10):
+        replies.read(begin + f"X: {number}\r\n\r\nx".encode())
+    assert len(replies._replies) <= passing.MAX_REPLIES

@@ -10,13 +10,19 @@ from hypothesis import strategies as st
 
 from proxy.policy.freshness import current_age, remaining
 from proxy.policy.messages import Fields, Freshness, ResponseHead, StoredResponse
-from proxy.policy.prepared import Prepared, chain_of, chained, numbers, status_line, template, wire_head
+from proxy.policy.prepared import Prepared, Template, chain_of, chained, numbers, status_line, template, wire_head
 
 OURS = "siding; hit; ttl="
+NOTHING = Template(b"", b"", b"")
 
 
 def head(*lines: tuple[str, str], status: int = 200, reason: str = "OK") -> ResponseHead:
     return ResponseHead(status, reason, Fields(lines))
+
+
+def filled(made: Template | None, *numbers: int) -> bytes:
+    assert made is not None
+    return made.status + made.fields + made.tail % numbers
 
 
 @pytest.mark.parametrize("status", [200, 204, 304, 404])
@@ -30,18 +36,15 @@ def test_a_template_filled_in_is_the_head_it_was_made_of(status: int, reason: st
         status=status,
         reason=reason,
     )
-    octets = template(told, 5, OURS)
-    assert octets is not None
-    assert octets % (12, 48) == wire_head(told, 5) + b"\r\n"
-    assert b"\r\nAge: 13\r\n" in octets % (13, 7)
-    assert b"ttl=7\r\n" in octets % (13, 7)
+    made = template(told, 5, OURS)
+    assert filled(made, 12, 48) == wire_head(told, 5) + b"\r\n"
+    assert b"\r\nAge: 13\r\n" in filled(made, 13, 7)
+    assert b"ttl=7\r\n" in filled(made, 13, 7)
 
 
 def test_other_caches_come_before_ours() -> None:
     told = head(("Age", "1"), ("Cache-Status", f"edge; hit; ttl=9 100%, {OURS}9, {OURS}-2"))
-    octets = template(told, 0, OURS)
-    assert octets is not None
-    assert octets % (1, -2) == wire_head(told, 0) + b"\r\n"
+    assert filled(template(told, 0, OURS), 1, -2) == wire_head(told, 0) + b"\r\n"
 
 
 @pytest.mark.parametrize(
@@ -91,7 +94,7 @@ class Told:
 
 
 def form(shape: str) -> Prepared:
-    return Prepared(shape, b"", b"", Told(), 0, 0, None)
+    return Prepared(shape, NOTHING, b"", Told(), 0, 0)
 
 
 def test_a_chain() -> None:

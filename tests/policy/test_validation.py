@@ -22,7 +22,7 @@ from proxy.policy.messages import (
     SecondaryKey,
     StoredResponse,
 )
-from proxy.policy.prepared import Prepared
+from proxy.policy.prepared import Prepared, Template
 from proxy.policy.validation import (
     CONTENT_FIELDS,
     MAX_CANDIDATES,
@@ -440,5 +440,5 @@ def test_fields_that_stay_as_stored_do_not_lengthen_the_lifetime(before: Lines, 
 
 def test_what_was_prepared_of_it_says_what_it_was_before() -> None:
     before = stored([("ETag", '"a"')])
-    before.prepared = Prepared("", b"", b"", before.head, 0, 0, None)
+    before.prepared = Prepared("", Template(b"", b"", b""), b"", before.head, 0, 0)
     assert freshened(before, [("Cache-Control", "private")]).prepared is None
