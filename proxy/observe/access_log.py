@@ -181,8 +181,8 @@ def hits_as_json(hits: Sequence[Hit]) -> bytes:
         elif kind.coding is not None and whole > sent > 0:
             ids += f',"bytes_saved_coding":{whole - sent}'
         path = target if "?" not in target and len(target) <= MAX_PATH else _cut(target.partition("?")[0], MAX_PATH)
-        took = f"{duration:.6f}"
-        origin = f"{seconds:.6f}"
+        took = format(duration, ".6f")
+        origin = format(seconds, ".6f")
         if kind.outcome is Outcome.HIT:
             origin = f'"origin_seconds_saved":{origin}'
         else:

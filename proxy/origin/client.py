@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import select
 import socket
 import ssl
 import time
@@ -211,7 +210,7 @@ class OriginClient:
             if not repeatable:
                 if now - connection.idle_since > UNREPEATABLE_IDLE_SECONDS:
                     return None
-                if _has_news(connection):
+                if connection.has_news():
                     self._resting.pop()
                     connection.abort()
                     continue
@@ -395,13 +394,3 @@ def _verified() -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
     return context
-
-
-def _has_news(connection: OriginConnection) -> bool:
-    """Whether there is something to read on an idle connection: its end, or what nobody asked for."""
-    descriptor = connection.fileno()
-    if descriptor < 0:
-        return True
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(0))

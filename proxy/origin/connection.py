@@ -9,6 +9,7 @@ Everything that happens on the socket ends in the state below; those who wait ar
 from __future__ import annotations
 
 import asyncio
+import select
 from collections.abc import AsyncIterator, Callable
 from typing import cast
 
@@ -60,6 +61,7 @@ class OriginConnection(asyncio.Protocol):
         self.idle_until = 0.0
         self.on_idle_lost: Callable[[OriginConnection], None] | None = None
         self.shortcut: Shortcut | None = None
+        self._poll: select.poll | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._begin("", None)
 
@@ -186,10 +188,15 @@ class OriginConnection(asyncio.Protocol):
         """Whether the socket is open as far as is known."""
         return not self._lost and self._transport is not None and not self._transport.is_closing()
 
-    def fileno(self) -> int:
-        """The socket's descriptor; -1 once it is closed."""
-        sock = self._transport.get_extra_info("socket") if self._transport is not None else None
-        return -1 if sock is None else cast("int", sock.fileno())
+    def has_news(self) -> bool:
+        """Whether there is something to read while idle: its end, or what nobody asked for."""
+        if self._poll is None:
+            sock = self._transport.get_extra_info("socket") if self._transport is not None else None
+            if sock is None or sock.fileno() < 0:
+                return True
+            self._poll = select.poll()
+            self._poll.register(sock.fileno(), select.POLLIN)
+        return bool(self._poll.poll(0))
 
     # -- ending
 

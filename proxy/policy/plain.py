@@ -108,17 +108,22 @@ def field_line(raw: bytes) -> tuple[bytes, Line] | None:
 class Known:
     """A field line that is understood. Compared by identity. line -- name and value as text, as `Fields` has them.
 
-    wire -- as it goes on to the next hop; empty where it does not go on as it is.
+    wire -- as it goes on to the next hop, once it has; empty where it does not go on as it is.
     """
 
-    __slots__ = ("kind", "line", "lower", "minded", "wire")
+    __slots__ = ("kind", "line", "lower", "wire")
 
     def __init__(self, kind: int, lower: bytes, line: Line) -> None:
         self.kind = kind
         self.lower = lower
         self.line = line
-        self.minded = lower in _MINDED
-        self.wire = b"" if lower in NOT_AS_IT_IS else f"{line[0]}: {line[1]}\r\n".encode("latin-1")
+        self.wire: bytes | None = None
+
+    def written(self) -> bytes:
+        """Makes `wire`."""
+        name, value = self.line
+        self.wire = b"" if self.lower in NOT_AS_IT_IS else f"{name}: {value}\r\n".encode("latin-1")
+        return self.wire
 
 
 class Start:
@@ -320,9 +325,9 @@ def to_origin(plain: Plain, peer: str, request_id: str, traceparent: str) -> byt
     """
     start = plain.start
     fields: dict[bytes, str] = {}
-    pieces = [start.wire, *[line.wire for line in plain.lines]]
+    pieces = [start.wire, *[line.written() if line.wire is None else line.wire for line in plain.lines]]
     for line in plain.lines:
-        if line.minded:
+        if line.lower in _MINDED:
             before = fields.get(line.lower)
             fields[line.lower] = line.line[1] if before is None else f"{before}, {line.line[1]}"
     forwarded, via = fields.get(b"x-forwarded-for"), fields.get(b"via")
