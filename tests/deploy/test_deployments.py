@@ -12,6 +12,7 @@ import sys
 import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import asyncpg
@@ -224,7 +225,7 @@ ttl = 0
             node = await asyncpg.connect(url, server_settings={"statement_timeout": "5"}, statement_cache_size=0)
             assert await node.fetchval("SHOW statement_timeout") == "10s"
             await node.close()
-            given = {"db_pgbouncer": "yes", "pgbouncer_admin_url": console}
+            given: dict[str, Any] = {"db_pgbouncer": "yes", "pgbouncer_admin_url": console}
             async with running_monitor(url, queries, tmp_path, **given) as client:
                 answers = await asyncio.gather(*(client.query("timeout", echo=str(n)) for n in range(60)))
                 assert {answer.status for answer in answers} == {200}
