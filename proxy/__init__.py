@@ -7,7 +7,10 @@
 A request goes through `server`, which asks `policy` what to do and does it with `store` and `origin`:
 
     server/   protocol      the client's connection; the only file that touches aiohttp's internals
+              fast_path     hits from prepared octets, before any task is made
+              express       requests that pass, without a task
               handler       the story of a request, in the order it happens: start here
+              exchange      one request of a client, and the means to answer it
               sharing       what other replicas have, and whether this one asks the origin for all
               visit         one request on its way, and what all of them share
               answer        to the client: stored, whole, streamed, or an error
@@ -22,6 +25,7 @@ A request goes through `server`, which asks `policy` what to do and does it with
               invalidations epochs: what was purged or changed since a response was asked for
               replicas      what replicas share in Redis: shared (records, leases), notices (invalidations, flags)
     observe/  events        one observation a request; metrics, access_log and, where they are on, traces read it
+              hits          those of the fast path, told in batches; tallies: what they are counted in
 
 Imports point one way: app -> server -> {origin, store, observe} -> policy. `tests/test_laws.py` holds them to it.
 """

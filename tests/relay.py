@@ -8,7 +8,10 @@ from collections.abc import AsyncIterator, Callable
 
 
 class Relay:
-    """What passes from the server is held back for `delay` seconds and goes through `spoil`; `stopped` holds all."""
+    """What passes from the server is held back for `delay` seconds and goes through `spoil`; `stopped` holds all.
+
+    connections -- how many there were; open -- how many there are; most -- of those at once.
+    """
 
     def __init__(self, port: int) -> None:
         self._server_port = port
@@ -16,6 +19,9 @@ class Relay:
         self.delay = 0.0
         self.spoil: Callable[[bytes], bytes] = bytes
         self.connections = 0
+        self.open = 0
+        self.most = 0
+        self._cuts = 0
         self._go = asyncio.Event()
         self._go.set()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -31,6 +37,18 @@ class Relay:
         assert task is not None
         self._tasks.add(task)
         self.connections += 1
+        self.open += 1
+        self.most = max(self.most, self.open)
+        cuts = self._cuts
+        try:
+            await self._relay(reader, writer, task)
+        finally:
+            if cuts == self._cuts:
+                self.open -= 1
+
+    async def _relay(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, task: asyncio.Task[None]
+    ) -> None:
         self._writers.add(writer)
         try:
             there_reader, there = await asyncio.open_connection("127.0.0.1", self._server_port)
@@ -69,7 +87,9 @@ class Relay:
         self._go.set()
 
     def cut(self) -> None:
-        """End every connection that there is."""
+        """End every connection that there is; from now on `most` counts anew."""
+        self._cuts += 1
+        self.open = self.most = 0
         for writer in self._writers:
             writer.transport.abort()
 

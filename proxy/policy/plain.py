@@ -185,11 +185,13 @@ class Lexicon:
         kind, lower, text = named
         value = value.strip(b" \t")
         found = Known(kind, lower, (text, value.decode("latin-1")))
+        if kind in _ALWAYS_ANEW:
+            return found
         if (lower == b"connection" and value.lower() != b"keep-alive") or (
             lower == b"host" and _AUTHORITY.fullmatch(value) is None
         ):
             return None
-        if kind in _ALWAYS_ANEW or len(raw) > MAX_KNOWN_BYTES:
+        if len(raw) > MAX_KNOWN_BYTES:
             return found
         if len(self.known) >= MAX_KNOWN:
             self.known.clear()

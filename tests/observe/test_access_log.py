@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from config.logs import configure_logging
 from proxy.observe import access_log
-from proxy.observe.access_log import AccessLog, as_json, as_text, level_of
-from proxy.observe.events import Observation
+from proxy.observe.access_log import AccessLog, as_json, as_text, hits_as_json, hits_as_text, level_of
+from proxy.observe.events import Hit, HitKind, Observation
 from proxy.policy.decisions import Forward, Outcome, Reuse, Verdict
 
 MOMENT = 1759665600.25
@@ -408,3 +408,49 @@ def test_the_level_holds_and_configuring_again_replaces(stderr: Callable[[], str
     logging.getLogger("siding.test").error("heard")
     (line,) = stderr().splitlines()
     assert json.loads(line)["message"] == "heard"
+
+
+# -- hits, told in batches
+
+TARGETS = st.from_regex(r"/[!$-;=?-\[\]_a-z|~]{0,40}", fullmatch=True)
+IDENTIFIERS = st.text(st.characters(max_codepoint=255), max_size=20) | st.sampled_from(
+    ["", "a" * 5000, '"\\', "\u0661"]
+)
+
+
+@given(TARGETS, IDENTIFIERS, IDENTIFIERS, st.sampled_from([200, 304]), st.sampled_from([None, "gzip"]))
+def test_a_hit_is_told_as_any_request_is(
+    target: str, identifier: str, trace: str, status: int, coding: str | None
+) -> None:
+    """Whatever a client chose, the line is one JSON object, and says of the hit what `as_json` says of the same."""
+    kind = HitKind('/reports/{"id"}', "GET", status, coding)
+    sent = 0 if status == 304 else 100
+    hit = Hit(kind, target, "192.0.2.7", identifier, trace, 3, sent, 400, 0.5, MOMENT, 0.25)
+    same = Observation(
+        method="GET",
+        path=target,
+        route=kind.route,
+        status=status,
+        outcome=Outcome.HIT,
+        reuse=Reuse.FRESH,
+        coding=coding,
+        started=MOMENT,
+        duration=0.25,
+        first_byte=0.25,
+        origin_seconds_saved=0.5,
+        request_bytes=3,
+        response_bytes=sent,
+        bytes_saved_304=400 if status == 304 else 0,
+        bytes_saved_coding=300 if coding is not None and status == 200 else 0,
+        request_id=identifier,
+        traceparent=trace,
+        client="192.0.2.7",
+    )
+    lines = hits_as_json([hit, hit])
+    assert lines.isascii()
+    assert lines.count(b"\n") == 2
+    wanted = json.loads(as_json(same))
+    told = {name: wanted[name] for name in wanted if wanted[name] or name not in {"request_id", "traceparent"}}
+    assert [json.loads(line) for line in lines.splitlines()] == [told, told]
+    assert hits_as_text([hit]).count(b"\n") == 1
+    assert not any(octet < 0x20 or octet == 0x7F for octet in hits_as_text([hit])[:-1])

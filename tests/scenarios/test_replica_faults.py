@@ -264,6 +264,11 @@ async def test_while_it_is_away_collapsing_goes_on_in_each_process(origin: Origi
         assert "siding; hit" in status_of(await proxies[0].get("/a"))
 
 
+def failures(proxies: list[Proxy]) -> int:
+    """Calls of the tier that were given up, or failed."""
+    return sum(proxy.worker.replicas.tier.failed for proxy in proxies if proxy.worker.replicas is not None)
+
+
 async def test_connections_to_a_tier_that_comes_back_are_few(origin: Origin, tmp_path: Path) -> None:
     origin.script = tells_its_path
     async with (
@@ -276,8 +281,10 @@ async def test_connections_to_a_tier_that_comes_back_are_few(origin: Origin, tmp
         async with asyncio.timeout(6 * PATIENCE):
             await load.asked(300)
             relay.cut()
-            before = relay.connections
+            before, failed = relay.connections, failures(proxies)
             await load.asked(600)
             await load.stop()
-        assert relay.connections - before <= 2 * (32 + 4)
+        assert relay.most <= 2 * (32 + 4)
+        # a call that is given up spoils its connection: on a machine that is busy elsewhere, calls take too long
+        assert relay.connections - before <= 2 * (32 + 4) + failures(proxies) - failed
         await ready(*proxies)
