@@ -25,7 +25,7 @@ A request goes through `server`, which asks `policy` what to do and does it with
               invalidations epochs: what was purged or changed since a response was asked for
               replicas      what replicas share in Redis: shared (records, leases), notices (invalidations, flags)
     observe/  events        one observation a request; metrics, access_log and, where they are on, traces read it
-              hits          those of the fast path, told in batches; tallies: what they are counted in
+              briefs        those of the short ways, told in batches; tallies: what they are counted in
 
 Imports point one way: app -> server -> {origin, store, observe} -> policy. `tests/test_laws.py` holds them to it.
 """

@@ -21,8 +21,8 @@ from config.rules import RouteTable, load_rules
 from config.settings import ProxySettings
 from config.tracing import set_up
 from proxy.observe.access_log import AccessLog
+from proxy.observe.briefs import Briefs
 from proxy.observe.events import Observation, PurgeKind
-from proxy.observe.hits import Hits
 from proxy.observe.live import Numbers, SlowRequests
 from proxy.observe.metrics import Metrics
 from proxy.origin.client import OriginClient
@@ -119,7 +119,9 @@ class Worker:
         )
         digest = keyed_digest(secret or secrets.token_bytes(32))
         self._fast = Index(self.store, self._invalidations, routes, flags, digest, show_keys=settings.cache_status_key)
-        self._hits = Hits([self._metrics.observe_hits, self._slow.observe_hits, self._access_log.observe_hits])
+        self._briefs = Briefs(
+            [self._metrics.observe_briefs, self._slow.observe_briefs, self._access_log.observe_briefs]
+        )
         self._tracing = tracing
         traces = _traces(tracing, settings.upstream_url)
         self._readers: list[Reader] = [self._metrics, self._slow, self._access_log]
@@ -152,7 +154,7 @@ class Worker:
         )
         self._local = LocalMetrics(settings, self.report_cache) if settings.public_metrics else None
         self.handler = Handler(shared, self._local)
-        self._express = Express(shared, self.handler, self._hits)
+        self._express = Express(shared, self.handler, self._briefs)
         self._server: ClientServer | None = None
         self._listener: asyncio.Server | None = None
 
@@ -208,8 +210,8 @@ class Worker:
         if self.replicas is not None:
             self.replicas.start()
         # spans are made of whole observations, which only the handler has
-        hits, express = (self._hits, self._express) if self._tracing is None else (None, None)
-        self._server = ClientServer(self.handler, self._refused, self._fast, hits, express, self._wall)
+        briefs, express = (self._briefs, self._express) if self._tracing is None else (None, None)
+        self._server = ClientServer(self.handler, self._refused, self._fast, briefs, express, self._wall)
         self._listener = await asyncio.get_running_loop().create_server(self._server, sock=sock)
         self._listening = True
 
@@ -229,7 +231,7 @@ class Worker:
     async def close(self) -> None:
         """End what is left. The access log is written out."""
         self._metrics.lag.stop()
-        self._hits.tell()
+        self._briefs.tell()
         if self._local is not None:
             await self._local.close()
         await self._origin.close()
@@ -251,17 +253,17 @@ class Worker:
 
     async def metrics(self, accept: str) -> tuple[bytes, str]:
         """The exposition and its content type."""
-        self._hits.tell()
+        self._briefs.tell()
         return self._metrics.render(accept)
 
     async def report_cache(self) -> dict[str, object]:
         """The `/api/metrics/report-cache` answer."""
-        self._hits.tell()
+        self._briefs.tell()
         return self._metrics.report_cache()
 
     async def live(self) -> Numbers:
         """What the live page shows."""
-        self._hits.tell()
+        self._briefs.tell()
         return self._metrics.live(self._slow.worst(self._wall()))
 
     async def flags(self) -> dict[str, bool]:

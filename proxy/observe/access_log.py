@@ -21,7 +21,7 @@ from operator import attrgetter
 import orjson
 
 from config.logs import instant, level_number
-from proxy.observe.events import Hit, HitKind, Observation
+from proxy.observe.events import Brief, BriefKind, Observation
 from proxy.policy.decisions import Outcome, Reuse
 
 log = logging.getLogger("siding.access_log")
@@ -162,12 +162,12 @@ def as_text(seen: Observation) -> bytes:
     return " ".join(words).encode("utf-8", "backslashreplace") + b"\n"
 
 
-def hits_as_json(hits: Sequence[Hit]) -> bytes:
+def briefs_as_json(briefs: Sequence[Brief]) -> bytes:
     """As `as_json` tells each of them, without what a hit has not."""
     lines = []
     moment, time = -1, ""
     begins: dict[int, str] = {}
-    for kind, target, client, request_id, traceparent, received, sent, whole, seconds, started, duration in hits:
+    for kind, target, client, request_id, traceparent, received, sent, whole, seconds, started, duration in briefs:
         if int(started * 1000) != moment:
             moment, time = int(started * 1000), f'{{"time":"{_time_of(started)}",'
         begin = begins.get(id(kind))
@@ -194,7 +194,7 @@ def hits_as_json(hits: Sequence[Hit]) -> bytes:
     return "".join(lines).encode()
 
 
-def _kind_as_json(kind: HitKind) -> str:
+def _kind_as_json(kind: BriefKind) -> str:
     named = (
         ("forward", kind.forward),
         ("reuse", Reuse.FRESH if kind.outcome is Outcome.HIT else None),
@@ -208,9 +208,9 @@ def _kind_as_json(kind: HitKind) -> str:
     )
 
 
-def hits_as_text(hits: Sequence[Hit]) -> bytes:
+def briefs_as_text(briefs: Sequence[Brief]) -> bytes:
     """As `as_text` tells each of them."""
-    return b"".join([as_text(hit.observation()) for hit in hits])
+    return b"".join([as_text(brief.observation()) for brief in briefs])
 
 
 def _is_file(fd: int) -> bool:
@@ -239,7 +239,7 @@ class AccessLog:
         self._lost = 0
         self._level = level_number(level)
         self._form: Form = as_text if format == "text" else as_json
-        self._form_hits = hits_as_text if format == "text" else hits_as_json
+        self._form_briefs = briefs_as_text if format == "text" else briefs_as_json
         self._fd = fd
         self._piece_bytes = LARGE_BYTES if alone or _is_file(fd) else WRITE_BYTES
         self._capacity = capacity
@@ -266,16 +266,16 @@ class AccessLog:
         if not self._arrived.is_set():
             self._arrived.set()
 
-    def observe_hits(self, hits: Sequence[Hit]) -> None:
+    def observe_briefs(self, briefs: Sequence[Brief]) -> None:
         """Log requests that were answered the short way; returns at once."""
         if self._level > logging.INFO:
-            hits = [hit for hit in hits if _level_of(hit.kind.outcome, hit.kind.status) >= self._level]
-        if not hits:
+            briefs = [one for one in briefs if _level_of(one.kind.outcome, one.kind.status) >= self._level]
+        if not briefs:
             return
-        if len(self._lines) + len(hits) > self._capacity or self._closing.is_set():
-            self._refused += len(hits)
+        if len(self._lines) + len(briefs) > self._capacity or self._closing.is_set():
+            self._refused += len(briefs)
             return
-        self._lines.extend(self._form_hits(hits).splitlines(keepends=True))
+        self._lines.extend(self._form_briefs(briefs).splitlines(keepends=True))
         if not self._arrived.is_set():
             self._arrived.set()
 

@@ -83,7 +83,7 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
-class HitKind:
+class BriefKind:
     """What many requests that were answered the short way have in common. See `Observation`."""
 
     route: str
@@ -95,7 +95,7 @@ class HitKind:
     verdict: Verdict | None = None
 
 
-class Hit(NamedTuple):
+class Brief(NamedTuple):
     """A request that was answered the short way: what `Observation` says, in the few words that it takes.
 
     target, request_id, traceparent -- as the client sent them, "" where it did not. received, sent, whole -- octets of
@@ -103,7 +103,7 @@ class Hit(NamedTuple):
     a hit spared, or a pass took.
     """
 
-    kind: HitKind
+    kind: BriefKind
     target: str
     client: str
     request_id: str

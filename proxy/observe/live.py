@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypedDict
 
-from proxy.observe.events import Hit, Observation
+from proxy.observe.events import Brief, Observation
 from proxy.policy.decisions import Outcome
 
 SLOW_SECONDS = 0.5
@@ -92,11 +92,11 @@ class SlowRequests:
         if seen.duration >= SLOW_SECONDS:
             self.add(seen)
 
-    def observe_hits(self, hits: Sequence[Hit]) -> None:
+    def observe_briefs(self, briefs: Sequence[Brief]) -> None:
         """Note those that were slow."""
-        for hit in hits:
-            if hit.duration >= SLOW_SECONDS:
-                self.add(hit.observation())
+        for brief in briefs:
+            if brief.duration >= SLOW_SECONDS:
+                self.add(brief.observation())
 
     def add(self, seen: Observation) -> None:
         """Note a request that took at least SLOW_SECONDS."""

@@ -27,7 +27,7 @@ from config.lag import LoopLag
 from config.tier_metrics import TierMetrics, tier_levels
 from config.version import VERSION
 from proxy.observe import live
-from proxy.observe.events import OTHER, Hit, HitKind, Observation, OriginObservation, PurgeKind, Tier
+from proxy.observe.events import OTHER, Brief, BriefKind, Observation, OriginObservation, PurgeKind, Tier
 from proxy.observe.tallies import Counts, Spread, Spreads, added_up
 from proxy.policy.decisions import Forward, Outcome
 from proxy.store.base import Store
@@ -194,25 +194,25 @@ class Metrics:
             self._seconds_saved.add((exchanges.route,), seen.origin_seconds_saved)
         self._observe_origin(seen, exchanges.route)
 
-    def observe_hits(self, hits: Sequence[Hit]) -> None:
+    def observe_briefs(self, briefs: Sequence[Brief]) -> None:
         """Count requests that were answered the short way."""
         found, sent, received = 0, 0, 0
-        groups: dict[int, tuple[_Exchanges, list[Hit]]] = {}
-        for hit in hits:
-            group = groups.get(id(hit.kind))
+        groups: dict[int, tuple[_Exchanges, list[Brief]]] = {}
+        for brief in briefs:
+            group = groups.get(id(brief.kind))
             if group is None:
-                kind = hit.kind
+                kind = brief.kind
                 key = (kind.route, kind.outcome, kind.method, kind.status // 100)
                 group = groups[id(kind)] = (self._exchanges.get(key) or self._find_exchanges(*key), [])
-            group[1].append(hit)
-            sent += hit.sent
-            received += hit.received
+            group[1].append(brief)
+            sent += brief.sent
+            received += brief.received
         for exchanges, alike in groups.values():
             kind = alike[0].kind
             self._outcomes[kind.outcome] += len(alike)
             self._requests.add(exchanges.requests, len(alike))
-            exchanges.duration.observe_all([hit.duration for hit in alike])
-            exchanges.first_byte.observe_all([hit.duration for hit in alike])
+            exchanges.duration.observe_all([brief.duration for brief in alike])
+            exchanges.first_byte.observe_all([brief.duration for brief in alike])
             if kind.outcome is Outcome.HIT:
                 found += len(alike)
                 self._spared(exchanges.route, kind, alike)
@@ -222,19 +222,19 @@ class Metrics:
         self._response_bytes.add((), sent)
         self._request_bytes.add((), received)
 
-    def _spared(self, route: str, kind: HitKind, alike: Sequence[Hit]) -> None:
+    def _spared(self, route: str, kind: BriefKind, alike: Sequence[Brief]) -> None:
         if kind.status == 304:
-            self._bytes_saved.add(("not_modified",), sum([hit.whole for hit in alike]))
+            self._bytes_saved.add(("not_modified",), sum([brief.whole for brief in alike]))
         elif kind.coding is not None:
-            self._bytes_saved.add(("coding",), sum([max(0, hit.whole - hit.sent) for hit in alike if hit.sent]))
-        self._seconds_saved.add((route,), sum([hit.origin_seconds for hit in alike]))
+            self._bytes_saved.add(("coding",), sum([max(0, brief.whole - brief.sent) for brief in alike if brief.sent]))
+        self._seconds_saved.add((route,), sum([brief.origin_seconds for brief in alike]))
 
-    def _passed(self, route: str, kind: HitKind, alike: Sequence[Hit]) -> None:
+    def _passed(self, route: str, kind: BriefKind, alike: Sequence[Brief]) -> None:
         if kind.verdict is not None:
             self._verdicts.add((kind.verdict.value,), len(alike))
         reason = NONE if kind.forward is None else kind.forward.value
         self._origin_requests.add((route, reason, STATUS_CLASSES.get(kind.status // 100, OTHER)), len(alike))
-        self._origin_duration.of(route).observe_all([hit.origin_seconds for hit in alike])
+        self._origin_duration.of(route).observe_all([brief.origin_seconds for brief in alike])
 
     def _observe_origin(self, seen: Observation, route: str) -> None:
         if seen.collapsed:

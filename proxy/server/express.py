@@ -16,8 +16,8 @@ import random
 from typing import Protocol
 
 from proxy import errors
-from proxy.observe.events import Hit, HitKind, Observation
-from proxy.observe.hits import Hits
+from proxy.observe.briefs import Briefs
+from proxy.observe.events import Brief, BriefKind, Observation
 from proxy.origin.client import IDEMPOTENT, OriginResponse
 from proxy.origin.connection import OnInterim, OriginConnection
 from proxy.origin.fetch import SMALL_BYTES, SMALL_SECONDS
@@ -57,10 +57,10 @@ class InFlight(Protocol):
 class Express:
     """Takes requests that pass. For the event loop's thread."""
 
-    def __init__(self, shared: Shared, in_flight: InFlight, hits: Hits) -> None:
+    def __init__(self, shared: Shared, in_flight: InFlight, briefs: Briefs) -> None:
         self.shared = shared
-        self.hits = hits
-        self._kinds: dict[tuple[str, str, int, Forward, Verdict | None], HitKind] = {}
+        self.briefs = briefs
+        self._kinds: dict[tuple[str, str, int, Forward, Verdict | None], BriefKind] = {}
         self.in_flight = in_flight
         self.replies = Replies(shared.targets)
         shared.flags.subscribe(lambda _, __: self.replies.forget())
@@ -80,13 +80,13 @@ class Express:
             forward = Forward.METHOD
         return Passing(self, client, request, content, forward).ask()
 
-    def kind(self, start: Start, status: int, forward: Forward, verdict: Verdict | None) -> HitKind:
+    def kind(self, start: Start, status: int, forward: Forward, verdict: Verdict | None) -> BriefKind:
         """What is told of all that are answered alike."""
         route = self.shared.fast.route(start)[0]
         key = (route, start.method, status, forward, verdict)
         found = self._kinds.get(key)
         if found is None:
-            found = self._kinds[key] = HitKind(
+            found = self._kinds[key] = BriefKind(
                 route, start.method, status, outcome=Outcome.PASS, forward=forward, verdict=verdict
             )
         return found
@@ -226,8 +226,8 @@ class Passing:
     def _tell(self, reply: Reply, passed: Passed, arrived: float) -> None:
         express, start = self._express, self.plain.start
         request_id, traceparent = self._ids
-        express.hits.add(
-            Hit(
+        express.briefs.add(
+            Brief(
                 express.kind(start, reply.status.status, self.forward, passed.verdict),
                 start.target,
                 self._client.peer_address,

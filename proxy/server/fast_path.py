@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from config.flags import Flags
 from config.rules import RouteTable
-from proxy.observe.events import HitKind
+from proxy.observe.events import BriefKind
 from proxy.policy import cache_key, prepared, reuse
 from proxy.policy.messages import RequestHead, ResponseHead, StoredResponse
 from proxy.policy.plain import Kind, Known, Lexicon, Plain, Start
@@ -81,7 +81,7 @@ class Index:
         self._places: dict[tuple[Known, ...], cache_key.Place] = {}
         self._ruled: dict[bytes, str] = {}
         self._octets: dict[bytes, bytes] = {}
-        self._kinds: dict[HitKind, HitKind] = {}
+        self._kinds: dict[BriefKind, BriefKind] = {}
         self._keyed = {b"content-type", b"content-encoding"} | {
             name.encode() for rule in routes.rules for part, name in rule.key if part == "header"
         }
@@ -146,7 +146,7 @@ class Index:
         stored: StoredResponse,
         head: ResponseHead,
         answer: bytes,
-        kind: HitKind,
+        kind: BriefKind,
         generation: int,
     ) -> None:
         """Have what the policy answered `plain` with, from the fresh `stored`, at hand for the next time.

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from proxy import errors
-from proxy.observe.events import HitKind, OriginObservation, Tier
+from proxy.observe.events import BriefKind, OriginObservation, Tier
 from proxy.origin.client import IDEMPOTENT, OriginResponse
 from proxy.origin.fetch import (
     ORIGIN_SAID_ERROR,
@@ -462,7 +462,7 @@ class Handler:
         plain, sent, observation = visit.exchange.plain, visit.sent, visit.observation
         if plain is None or sent is None or sent[1] is None:
             return
-        kind = HitKind(observation.route, observation.method, observation.status, observation.coding)
+        kind = BriefKind(observation.route, observation.method, observation.status, observation.coding)
         try:
             self._shared.fast.prepare(plain, visit.content or b"", stored, sent[0], sent[1], kind, generation)
         except Exception:

@@ -20,8 +20,8 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 
 from proxy import errors
+from proxy.observe.briefs import Briefs
 from proxy.observe.events import Observation
-from proxy.observe.hits import Hits
 from proxy.origin.connection import OnInterim
 from proxy.policy import forwarding
 from proxy.policy.messages import Fields, RequestHead
@@ -259,7 +259,7 @@ class ClientConnection(RequestHandler):
     def _take(self, plain: Plain, content: bytes) -> None:
         server, transport = self._server, self.transport
         assert transport is not None
-        if not self._paused and server.hits is not None:
+        if not self._paused and server.briefs is not None:
             began, now = time.monotonic(), server.wall()
             try:
                 found = answer(plain, content, server.fast, now)
@@ -272,7 +272,7 @@ class ClientConnection(RequestHandler):
                 transport.write(head + form.content)
                 ended = time.monotonic()
                 self._next_keepalive_close_time = ended + KEEPALIVE_SECONDS
-                server.hits.add((plain, stored, form, self.peer_address, now, ended - began))
+                server.briefs.add((plain, stored, form, self.peer_address, now, ended - began))
                 return
         self._request_in_progress = True
         if not self._paused and server.express is not None:
@@ -414,11 +414,11 @@ class ClientServer(web.Server):
         handler: Handler,
         on_refused: OnRefused,
         fast: Index,
-        hits: Hits | None,
+        briefs: Briefs | None,
         express: Express | None,
         wall: Callable[[], float],
     ) -> None:
-        """fast, hits -- where prepared answers are found, and told of; hits is None where none may be given.
+        """fast, briefs -- where prepared answers are found, and told of; briefs is None where none may be given.
         express -- takes requests that pass; None where that is the handler's alone.
         wall -- the wall clock, seconds.
         """
@@ -426,7 +426,7 @@ class ClientServer(web.Server):
         self.draining = False
         self.serve = handler
         self.fast = fast
-        self.hits = hits
+        self.briefs = briefs
         self.express = express
         self.wall = wall
         super().__init__(self._handle, handler_cancellation=True)

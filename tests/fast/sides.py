@@ -34,7 +34,7 @@ def server_of(proxy: Proxy) -> ClientServer:
 def slowed(proxy: Proxy) -> None:
     """Leave `proxy` nothing but the ordinary way."""
     server = server_of(proxy)
-    server.hits = server.express = None
+    server.briefs = server.express = None
     server.fast.lexicon = Mute()
 
 

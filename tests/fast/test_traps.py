@@ -23,13 +23,13 @@ FRESH = "Cache-Control: max-age=60"
 def hits(proxy: Proxy) -> int:
     """How many were answered from prepared octets, and not told of yet."""
     server = server_of(proxy)
-    assert server.hits is not None
-    return len(server.hits._gathered)
+    assert server.briefs is not None
+    return len(server.briefs._gathered)
 
 
 @pytest.fixture(autouse=True)
 def _hits_gather(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.observe.hits.GATHER_SECONDS", 3600.0)
+    monkeypatch.setattr("proxy.observe.briefs.GATHER_SECONDS", 3600.0)
 
 
 async def asked(client: Client, target: str, *fields: str, times: int = 3, method: str = "GET") -> list[Message]:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from config.logs import configure_logging
 from proxy.observe import access_log
-from proxy.observe.access_log import AccessLog, as_json, as_text, hits_as_json, hits_as_text, level_of
-from proxy.observe.events import Hit, HitKind, Observation
+from proxy.observe.access_log import AccessLog, as_json, as_text, briefs_as_json, briefs_as_text, level_of
+from proxy.observe.events import Brief, BriefKind, Observation
 from proxy.policy.decisions import Forward, Outcome, Reuse, Verdict
 
 MOMENT = 1759665600.25
@@ -423,9 +423,9 @@ def test_a_hit_is_told_as_any_request_is(
     target: str, identifier: str, trace: str, status: int, coding: str | None
 ) -> None:
     """Whatever a client chose, the line is one JSON object, and says of the hit what `as_json` says of the same."""
-    kind = HitKind('/reports/{"id"}', "GET", status, coding)
+    kind = BriefKind('/reports/{"id"}', "GET", status, coding)
     sent = 0 if status == 304 else 100
-    hit = Hit(kind, target, "192.0.2.7", identifier, trace, 3, sent, 400, 0.5, MOMENT, 0.25)
+    hit = Brief(kind, target, "192.0.2.7", identifier, trace, 3, sent, 400, 0.5, MOMENT, 0.25)
     same = Observation(
         method="GET",
         path=target,
@@ -446,11 +446,11 @@ def test_a_hit_is_told_as_any_request_is(
         traceparent=trace,
         client="192.0.2.7",
     )
-    lines = hits_as_json([hit, hit])
+    lines = briefs_as_json([hit, hit])
     assert lines.isascii()
     assert lines.count(b"\n") == 2
     wanted = json.loads(as_json(same))
     told = {name: wanted[name] for name in wanted if wanted[name] or name not in {"request_id", "traceparent"}}
     assert [json.loads(line) for line in lines.splitlines()] == [told, told]
-    assert hits_as_text([hit]).count(b"\n") == 1
-    assert not any(octet < 0x20 or octet == 0x7F for octet in hits_as_text([hit])[:-1])
+    assert briefs_as_text([hit]).count(b"\n") == 1
+    assert not any(octet < 0x20 or octet == 0x7F for octet in briefs_as_text([hit])[:-1])

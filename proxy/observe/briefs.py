@@ -7,17 +7,17 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
-from proxy.observe.events import Hit, HitKind
+from proxy.observe.events import Brief, BriefKind
 
 if TYPE_CHECKING:
     from proxy.policy.messages import StoredResponse
     from proxy.policy.plain import Plain
     from proxy.policy.prepared import Prepared
 
-log = logging.getLogger("siding.hits")
+log = logging.getLogger("siding.briefs")
 
 GATHER_SECONDS = 0.05
-"""How long hits gather before they are told."""
+"""How long briefs gather before they are told."""
 MOST = 2000
 """Told at once when there are so many: a bound on memory, and on how long telling takes in one go."""
 
@@ -28,15 +28,15 @@ Raw = tuple["Plain", "StoredResponse", "Prepared", str, float, float]
 _new = tuple.__new__
 
 
-class Hits:
-    """Gathers hits and gives them to `readers`. For the event loop's thread."""
+class Briefs:
+    """Gathers briefs and gives them to `readers`. For the event loop's thread."""
 
-    def __init__(self, readers: Sequence[Callable[[Sequence[Hit]], None]]) -> None:
+    def __init__(self, readers: Sequence[Callable[[Sequence[Brief]], None]]) -> None:
         self._readers = readers
-        self._gathered: list[Raw | Hit] = []
+        self._gathered: list[Raw | Brief] = []
         self._due: asyncio.TimerHandle | None = None
 
-    def add(self, raw: Raw | Hit) -> None:
+    def add(self, raw: Raw | Brief) -> None:
         """One more."""
         self._gathered.append(raw)
         if self._due is None:
@@ -52,21 +52,23 @@ class Hits:
         gathered, self._gathered = self._gathered, []
         if not gathered:
             return
-        hits = [raw if isinstance(raw, Hit) else _hit(*raw) for raw in gathered]
+        briefs = [raw if isinstance(raw, Brief) else _of_hit(*raw) for raw in gathered]
         for reader in self._readers:
             try:
-                reader(hits)
+                reader(briefs)
             except Exception:
                 # law 6: a client is never failed by what merely watches
-                log.exception("hits could not be recorded")
+                log.exception("briefs could not be recorded")
 
 
-def _hit(plain: Plain, stored: StoredResponse, form: Prepared, client: str, started: float, duration: float) -> Hit:
-    # as `Hit(...)` does it, without the time that its keywords take
+def _of_hit(
+    plain: Plain, stored: StoredResponse, form: Prepared, client: str, started: float, duration: float
+) -> Brief:
+    # as `Brief(...)` does it, without the time that its keywords take
     return _new(
-        Hit,
+        Brief,
         (
-            cast("HitKind", form.told),
+            cast("BriefKind", form.told),
             plain.start.target,
             client,
             plain.request_id,
