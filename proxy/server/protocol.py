@@ -187,7 +187,7 @@ class ClientConnection(RequestHandler):
     answered from prepared octets at once, or served in a task of its own. Everything else goes through aiohttp.
     """
 
-    __slots__ = ("_early", "_owed", "_passing", "_server", "_task", "_whole", "closing", "peer_address")
+    __slots__ = ("_early", "_new", "_owed", "_passing", "_server", "_task", "_whole", "closing", "peer_address")
 
     def __init__(self, manager: ClientServer, **options: Any) -> None:
         super().__init__(manager, **options)
@@ -197,6 +197,7 @@ class ClientConnection(RequestHandler):
         self._task: asyncio.Task[None] | None = None
         self._passing: Passing | None = None
         self._early = b""
+        self._new = True
         self._whole = True
         self._owed = 0
 
@@ -222,9 +223,11 @@ class ClientConnection(RequestHandler):
         if self._task is not None or self._passing is not None:
             self._hold(data)
             return
-        waiter = self._waiter
-        # aiohttp waits for a request, and has nothing of one: what comes is its head, and no content
-        idle = self._whole and waiter is not None and not waiter.done() and not self.closing and not self._close
+        waiter, new = self._waiter, self._new
+        self._new = False
+        # aiohttp waits for a request, or has not begun to, and has nothing of one: what comes is its head, no content
+        waits = new or (waiter is not None and not waiter.done())
+        idle = waits and self._whole and not self.closing and not self._close
         plain = parse(data, self._server.fast.lexicon) if idle else None
         if plain is not None and plain.size + plain.length == len(data):
             self._take(plain, data[plain.size :] if plain.length else b"")

@@ -449,3 +449,36 @@ async def test_both_ways_count_alike(origin: Origin, tmp_path: Path) -> None:
     saved = {name: float(value) for name, value in told[0].items() if name.startswith("siding_bytes_saved_total")}
     assert len(saved) == 2
     assert min(saved.values()) > 0
+
+
+class Wire(asyncio.Transport):
+    """Keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += bytes(data)
+
+    def is_closing(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
+
+
+async def test_a_request_that_comes_before_aiohttp_has_begun_to_wait_is_plain_as_well(origin: Origin) -> None:
+    """Its content does not end as a head does, so that none after it would be taken otherwise."""
+    async with running_proxy(origin.url) as proxy:
+        server, wire = proxy.worker._server, Wire()
+        assert server is not None
+        connection = server()
+        connection.connection_made(wire)
+        for number in range(1, 3):
+            connection.data_received(b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc")
+            assert connection._whole
+            assert connection._task is not None or connection._passing is not None
+            await until(lambda number=number: wire.written.count(b"hello") == number)  # type: ignore[misc]
+        assert [request.content for request in origin.requests] == [b"abc", b"abc"]
+        connection.connection_lost(None)
