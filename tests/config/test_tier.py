@@ -16,6 +16,9 @@ from config.tier import CALL_SECONDS, FAILURES, Result, Script, SharedTier, Stat
 from tests.redis_servers import Cluster, Redis, Watched, running_cluster, running_redis, running_sentinel
 from tests.support import PATIENCE
 
+UNHURRIED = 2.0
+"""Seconds for a call where it is not its time that is tested: the machine may be busy elsewhere."""
+
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[Redis]:
@@ -49,14 +52,14 @@ async def exercise(tier: SharedTier) -> None:
 
 async def test_one_server(server: Redis) -> None:
     seen: list[Result] = []
-    tier = SharedTier(server.url, observe=lambda result, _: seen.append(result))
+    tier = SharedTier(server.url, seconds=UNHURRIED, observe=lambda result, _: seen.append(result))
     await exercise(tier)
     await tier.close()
     assert set(seen) == {Result.OK}
 
 
 async def test_the_number_of_the_database(server: Redis) -> None:
-    tier = SharedTier(server.url.removesuffix("0") + "3")
+    tier = SharedTier(server.url.removesuffix("0") + "3", seconds=UNHURRIED)
     await exercise(tier)
     await tier.close()
     async with redis.asyncio.Redis(port=server.port, db=3) as client:
@@ -64,7 +67,7 @@ async def test_the_number_of_the_database(server: Redis) -> None:
 
 
 async def test_a_cluster_whose_keys_are_on_several_nodes(cluster: Cluster) -> None:
-    tier = SharedTier(cluster.url)
+    tier = SharedTier(cluster.url, seconds=UNHURRIED)
     # the first call finds the nodes, which may take longer than a call does
     await until_it_answers(tier)
     await exercise(tier)
@@ -83,6 +86,7 @@ async def until_it_answers(tier: SharedTier, key: str = "key") -> None:
 
 async def test_a_new_master_is_found(watched: Watched) -> None:
     tier = SharedTier(watched.url)
+    await until_it_answers(tier)
     await exercise(tier)
     watched.master.process.kill()
     await watched.master.process.wait()
@@ -103,7 +107,7 @@ async def test_what_does_not_answer_is_left_alone_and_tried_in_the_background(
 ) -> None:
     monkeypatch.setattr("config.tier.REST_SECONDS", 0.05)
     tier = SharedTier(server.url)
-    assert await tier.write("key", b"value", 60)
+    await until_it_answers(tier)
     os.kill(server.process.pid, signal.SIGSTOP)
     states = []
     for _ in range(FAILURES):
@@ -123,13 +127,13 @@ async def test_what_does_not_answer_is_left_alone_and_tried_in_the_background(
     await state_is(tier, State.CLOSED)
     found = await tier.read("key", ())
     assert found is not None
-    assert found[0] == b"value"
+    assert found[0] == b"again"
     await tier.close()
 
 
 async def test_what_is_frozen_among_many_calls_holds_none_up_for_long(server: Redis) -> None:
     tier = SharedTier(server.url)
-    assert await tier.write("key", b"value", 60)
+    await until_it_answers(tier)
     os.kill(server.process.pid, signal.SIGSTOP)
     async with asyncio.timeout(PATIENCE):
         assert set(await asyncio.gather(*(tier.read("key", ()) for _ in range(500)))) == {None}
@@ -139,7 +143,7 @@ async def test_what_is_frozen_among_many_calls_holds_none_up_for_long(server: Re
 
 async def test_a_script_is_known_by_its_digest_and_sent_where_it_is_not(server: Redis) -> None:
     script = Script("return {KEYS[1], ARGV[1], redis.call('INCR', KEYS[1])}")
-    tier = SharedTier(server.url)
+    tier = SharedTier(server.url, seconds=UNHURRIED)
     assert await tier.script(script, ("a",), "b") == [b"a", b"b", 1]
     assert await tier.script(script, ("a",), 2) == [b"a", b"2", 2]
     async with redis.asyncio.Redis(port=server.port) as client:
@@ -151,7 +155,7 @@ async def test_a_script_is_known_by_its_digest_and_sent_where_it_is_not(server: 
 
 async def test_a_script_in_a_cluster(cluster: Cluster) -> None:
     script = Script("return redis.call('INCR', KEYS[1])")
-    tier = SharedTier(cluster.url)
+    tier = SharedTier(cluster.url, seconds=UNHURRIED)
     await until_it_answers(tier)
     assert [await tier.script(script, (f"{{{number}}}",)) for number in range(20)] == [1] * 20
     await tier.close()
@@ -176,7 +180,7 @@ async def test_a_server_that_refuses(server: Redis, setting: str) -> None:
 
 
 async def test_a_cancelled_call_does_not_give_its_answer_to_another(server: Redis) -> None:
-    tier = SharedTier(server.url)
+    tier = SharedTier(server.url, seconds=UNHURRIED)
     for number in range(50):
         assert await tier.write(f"key {number}", str(number).encode(), 60)
     for number in range(50):
@@ -205,7 +209,7 @@ async def test_a_socket(tmp_path: Path) -> None:
         *("--port", "0", "--unixsocket", str(path), "--save", "", "--dir", str(tmp_path)),
         stdout=asyncio.subprocess.DEVNULL,
     )
-    tier = SharedTier(f"unix://{path}")
+    tier = SharedTier(f"unix://{path}", seconds=UNHURRIED)
     await until_it_answers(tier, "other")
     await exercise(tier)
     await tier.close()
