@@ -94,6 +94,10 @@ def set_up(service: str, environ: Mapping[str, str]) -> Tracing | None:
     except ImportError:
         log.warning(MISSING, name)
         return None
+    except Exception as fault:
+        # protobuf, for one, has errors of its own for versions that do not go together
+        log.warning("traces are off: what makes them cannot be imported (%s)", type(fault).__name__)
+        return None
     try:
         tracing = Tracing(service)
     except Exception as fault:

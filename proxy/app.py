@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("siding")
 
+STOP_SECONDS = 2.0
+"""For answers of the admin listener that are on their way when it stops."""
 COPIES_SHARE = 4
 """Answers on their way to the store may take up a quarter of CACHE_MAX_BYTES beside it."""
 FLUSH_SECONDS = 2.0
@@ -312,7 +314,10 @@ class AdminListener:
     """The admin and metrics listener, never on the public port."""
 
     def __init__(self, app: web.Application) -> None:
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        # who leaves is not told any more, and who does not read holds no stop up
+        self._runner = web.AppRunner(
+            app, access_log=None, handle_signals=False, handler_cancellation=True, shutdown_timeout=STOP_SECONDS
+        )
 
     async def start(self, sock: socket.socket) -> None:
         """Serve on `sock`."""

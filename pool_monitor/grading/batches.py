@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
+from config.tracing import apart
 from config.words import counted, quoted
 from pool_monitor.grading.batch import CONCURRENCY, Crew, Work
 from pool_monitor.grading.batch_asking import NO_TOKENS, Asking, Outcome, Tokens, refusal
@@ -382,7 +383,7 @@ class Batches:
         self._batches[batch.id] = batch
         # it is read even when the file is deleted before its turn comes
         stream = open_for_reading(source.path)
-        task = asyncio.create_task(self._go(batch, stream, asker))
+        task = apart(self._go(batch, stream, asker))
         self._tasks[batch.id] = task
         task.add_done_callback(lambda _: (self._tasks.pop(batch.id, None), stream.close()))
         return batch

@@ -133,7 +133,7 @@ def _host_of(authority: str) -> tuple[str | None, int | None]:
     host, colon, port = authority.rpartition(":")
     if not colon or port.endswith("]"):
         host, port = authority, ""
-    return host.strip("[]") or None, int(port) if port.isdecimal() else None
+    return host.strip("[]") or None, int(port) if port.isdecimal() and len(port) <= 5 else None
 
 
 def _answered(seen: Observation) -> Attributes:

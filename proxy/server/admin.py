@@ -150,7 +150,7 @@ def admin_app(control: Control, token: SecretStr | None = None, live: LiveSettin
     """The admin listener's application. token -- ADMIN_TOKEN; None where it is not set."""
     app = web.Application(client_max_size=MAX_CONTENT_BYTES, middlewares=[errors_as_json])
     _Endpoints(control, token.get_secret_value() if token is not None else None).add_to(app)
-    Live(control, live or LiveSettings(), guarded=token is not None).add_to(app)
+    Live(control, live or LiveSettings()).add_to(app)
     app.router.add_get("/", answer_page)
     return app
 

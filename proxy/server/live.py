@@ -105,11 +105,11 @@ def event(number: int, document: bytes) -> bytes:
     return b"id: %d\ndata: %b\n\n" % (number, document)
 
 
-def refusal_to_read(peer: str | None, host: str, *, guarded: bool) -> Refusal | None:
-    """Against a name rebound to this machine, by which a web page could read paths. guarded -- by ADMIN_TOKEN."""
-    if guarded or not is_loopback(peer) or is_local_authority(host):
+def refusal_to_read(peer: str | None, host: str) -> Refusal | None:
+    """Against a name rebound to this machine, by which a web page could read paths."""
+    if not is_loopback(peer) or is_local_authority(host):
         return None
-    return Refusal(403, "host-not-local", "without ADMIN_TOKEN the Host must be localhost or an IP address")
+    return Refusal(403, "host-not-local", "from this machine the Host must be localhost or an IP address")
 
 
 # -- the monitor
@@ -135,13 +135,25 @@ class MonitorReader:
         if self._monitor is None:
             return
         try:
-            contents = await asyncio.gather(*map(self._monitor.get, MONITOR_DOCUMENTS.values()))
+            asked = map(self._monitor.get, MONITOR_DOCUMENTS.values())
+            contents = await asyncio.gather(*asked, return_exceptions=True)
+            for fault in contents:
+                if isinstance(fault, BaseException):
+                    raise fault
             documents = {
                 name: trimmed(name, orjson.loads(content))
                 for name, content in zip(MONITOR_DOCUMENTS, contents, strict=True)
+                if isinstance(content, bytes)
             }
-        except (MonitorError, orjson.JSONDecodeError) as fault:
-            reason = str(fault) if isinstance(fault, MonitorError) else "the pool monitor's answer is not JSON"
+        except Exception as fault:
+            match fault:
+                case MonitorError():
+                    reason = str(fault)
+                case orjson.JSONDecodeError():
+                    reason = "the pool monitor's answer is not JSON"
+                case _:
+                    log.exception("the pool monitor could not be read")
+                    reason = "the pool monitor could not be read"
             # nothing old is shown as if it were of now
             self.seen = {"url": self._monitor.url, "state": "away", "reason": reason, "at": self._wall()}
             return
@@ -165,15 +177,12 @@ class MonitorReader:
 class Live:
     """The sampler and its listeners.
 
-    guarded -- ADMIN_TOKEN is set. wall -- seconds since 1970.
+    wall -- seconds since 1970.
     """
 
-    def __init__(
-        self, source: Source, settings: LiveSettings, *, guarded: bool, wall: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, source: Source, settings: LiveSettings, *, wall: Callable[[], float] = time.time) -> None:
         self._source = source
         self._settings = settings
-        self._guarded = guarded
         self._wall = wall
         self._monitor = MonitorReader(settings.monitor_url, settings.monitor_every, wall)
         self._tasks: list[asyncio.Task[None]] = []
@@ -196,7 +205,7 @@ class Live:
         await self._monitor.close()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
-        refusal = refusal_to_read(peer_of(request), request.headers.get(hdrs.HOST, ""), guarded=self._guarded)
+        refusal = refusal_to_read(peer_of(request), request.headers.get(hdrs.HOST, ""))
         if refusal is not None:
             raise refusal
         if EVENT_STREAM not in request.headers.get(hdrs.ACCEPT, "") or request.method == hdrs.METH_HEAD:
