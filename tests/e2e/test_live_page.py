@@ -280,7 +280,7 @@ async def test_it_says_why_there_is_no_stream(browser: Browser, origin: Origin) 
         # a browser takes every name under localhost for this machine, as an attacker's DNS may
         async with tab(browser, f"http://siding.localhost:{port}/") as opened:
             await expect(opened.page.locator("#link")).to_have_text(
-                "No data (without ADMIN_TOKEN the Host must be localhost or an IP address); trying again"
+                "No data (from this machine the Host must be localhost or an IP address); trying again"
             )
 
 

@@ -14,7 +14,14 @@ from typing import Any
 
 import pytest
 
-from tests.redis_servers import Redis, running_cluster, running_redis, running_sentinel
+from tests.redis_servers import (
+    LEAVES_CONNECTIONS,
+    Redis,
+    collect_connections,
+    running_cluster,
+    running_redis,
+    running_sentinel,
+)
 from tests.relay import Relay, relayed
 from tests.replica_load import Load
 from tests.scenarios.test_replicas import FRESH, SECRET, admin, client_of, heard, ready, settled, status_of
@@ -22,6 +29,14 @@ from tests.support import PATIENCE, Origin, Proxy, Turn, running_proxy
 
 PATHS = 200
 SHORT = "Cache-Control: max-age=1"
+
+pytestmark = LEAVES_CONNECTIONS
+
+
+@pytest.fixture(autouse=True)
+async def _collected() -> AsyncIterator[None]:
+    yield
+    await collect_connections()
 
 
 @pytest.fixture(autouse=True)
