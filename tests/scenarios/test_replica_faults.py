@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from tests.redis_servers import (
-    LEAVES_CONNECTIONS,
     Redis,
     collect_connections,
     running_cluster,
@@ -29,8 +28,6 @@ from tests.support import PATIENCE, Origin, Proxy, Turn, running_proxy
 
 PATHS = 200
 SHORT = "Cache-Control: max-age=1"
-
-pytestmark = LEAVES_CONNECTIONS
 
 
 @pytest.fixture(autouse=True)
