@@ -31,7 +31,7 @@ from proxy.origin.fetch import Copies
 from proxy.policy.decisions import Outcome
 from proxy.server.admin import PurgeOrder, admin_app
 from proxy.server.express import Express
-from proxy.server.fast_path import Index
+from proxy.server.fast_path import Hits, Index
 from proxy.server.handler import Handler
 from proxy.server.live import LiveSettings
 from proxy.server.local import LocalMetrics
@@ -212,8 +212,11 @@ class Worker:
         if self.replicas is not None:
             self.replicas.start()
         # spans are made of whole observations, which only the handler has
-        briefs, express = (self._briefs, self._express) if self._tracing is None else (None, None)
-        self._server = ClientServer(self.handler, self._refused, self._fast, briefs, express, self._wall)
+        traced = self._tracing is not None
+        hits = None if traced else Hits(self._fast, self._briefs, self._wall)
+        self._server = ClientServer(
+            self.handler, self._refused, self._fast.lexicon, hits, None if traced else self._express
+        )
         self._listener = await asyncio.get_running_loop().create_server(self._server, sock=sock)
         self._listening = True
 

@@ -14,7 +14,7 @@ import os
 import stat
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from operator import attrgetter
 
@@ -162,34 +162,40 @@ def as_text(seen: Observation) -> bytes:
     return " ".join(words).encode("utf-8", "backslashreplace") + b"\n"
 
 
-def briefs_as_json(briefs: Sequence[Brief]) -> bytes:
+def briefs_as_json(briefs: list[Brief]) -> bytes:
     """As `as_json` tells each of them, without what a hit has not."""
     lines = []
     moment, time = -1, ""
+    last: BriefKind | None = None
+    begin, hit = "", False
     begins: dict[int, str] = {}
-    for kind, target, client, request_id, traceparent, received, sent, whole, seconds, started, duration in briefs:
-        if int(started * 1000) != moment:
-            moment, time = int(started * 1000), f'{{"time":"{_time_of(started)}",'
-        begin = begins.get(id(kind))
-        if begin is None:
-            begin = begins[id(kind)] = _kind_as_json(kind)
-        ids = f',"request_id":{_quoted(request_id)}' if request_id else ""
-        if traceparent:
-            ids += f',"traceparent":{_quoted(traceparent)}'
+    for brief in briefs:
+        kind = brief.kind
+        if kind is not last:
+            last = kind
+            hit = kind.outcome is Outcome.HIT
+            begin = begins.get(id(kind)) or begins.setdefault(id(kind), _kind_as_json(kind))
+        started = int(brief.started * 1000)
+        if started != moment:
+            moment, time = started, f'{{"time":"{_time_of(brief.started)}",'
+        ids = f',"request_id":{_quoted(brief.request_id)}' if brief.request_id else ""
+        if brief.traceparent:
+            ids += f',"traceparent":{_quoted(brief.traceparent)}'
         if kind.status == 304:
-            ids += f',"bytes_saved_not_modified":{whole}'
-        elif kind.coding is not None and whole > sent > 0:
-            ids += f',"bytes_saved_coding":{whole - sent}'
-        path = target if "?" not in target and len(target) <= MAX_PATH else _cut(target.partition("?")[0], MAX_PATH)
-        took = format(duration, ".6f")
-        origin = format(seconds, ".6f")
-        if kind.outcome is Outcome.HIT:
+            ids += f',"bytes_saved_not_modified":{brief.whole}'
+        elif kind.coding is not None and brief.whole > brief.sent > 0:
+            ids += f',"bytes_saved_coding":{brief.whole - brief.sent}'
+        path = brief.target
+        if "?" in path or len(path) > MAX_PATH:
+            path = _cut(path.partition("?")[0], MAX_PATH)
+        took, origin = format(brief.duration, ".6f"), format(brief.origin_seconds, ".6f")
+        if hit:
             origin = f'"origin_seconds_saved":{origin}'
         else:
             origin = f'"origin_status":{kind.status},"origin_seconds":{origin},"origin_total_seconds":{origin}'
         lines.append(
-            f'{time}{begin},"client":"{client}","path":"{path}","duration_seconds":{took},"first_byte_seconds":{took},'
-            f'"request_bytes":{received},"response_bytes":{sent},{origin}{ids}}}\n'
+            f'{time}{begin},"client":"{brief.client}","path":"{path}","duration_seconds":{took},"first_byte_seconds":'
+            f'{took},"request_bytes":{brief.received},"response_bytes":{brief.sent},{origin}{ids}}}\n'
         )
     return "".join(lines).encode()
 
@@ -208,7 +214,7 @@ def _kind_as_json(kind: BriefKind) -> str:
     )
 
 
-def briefs_as_text(briefs: Sequence[Brief]) -> bytes:
+def briefs_as_text(briefs: list[Brief]) -> bytes:
     """As `as_text` tells each of them."""
     return b"".join([as_text(brief.observation()) for brief in briefs])
 
@@ -243,7 +249,9 @@ class AccessLog:
         self._fd = fd
         self._piece_bytes = LARGE_BYTES if alone or _is_file(fd) else WRITE_BYTES
         self._capacity = capacity
-        self._lines: deque[bytes] = deque()
+        self._queue: deque[tuple[bytes, int]] = deque()
+        self._queued = 0
+        self._taken = 0
         self._arrived = threading.Event()
         self._closing = threading.Event()
         self._complained = False
@@ -259,23 +267,26 @@ class AccessLog:
         """Log one request; returns at once."""
         if level_of(seen) < self._level:
             return
-        if len(self._lines) >= self._capacity or self._closing.is_set():
-            self._refused += 1
-            return
-        self._lines.append(self._form(seen))
-        if not self._arrived.is_set():
-            self._arrived.set()
+        if self._takes(1):
+            self._put(self._form(seen), 1)
 
-    def observe_briefs(self, briefs: Sequence[Brief]) -> None:
+    def observe_briefs(self, briefs: list[Brief]) -> None:
         """Log requests that were answered the short way; returns at once."""
         if self._level > logging.INFO:
             briefs = [one for one in briefs if _level_of(one.kind.outcome, one.kind.status) >= self._level]
-        if not briefs:
-            return
-        if len(self._lines) + len(briefs) > self._capacity or self._closing.is_set():
-            self._refused += len(briefs)
-            return
-        self._lines.extend(self._form_briefs(briefs).splitlines(keepends=True))
+        if briefs and self._takes(len(briefs)):
+            self._put(self._form_briefs(briefs), len(briefs))
+
+    def _takes(self, number: int) -> bool:
+        """Whether there is room for so many lines; if not, they are counted as refused."""
+        if self._queued - self._taken + number > self._capacity or self._closing.is_set():
+            self._refused += number
+            return False
+        return True
+
+    def _put(self, lines: bytes, number: int) -> None:
+        self._queued += number
+        self._queue.append((lines, number))
         if not self._arrived.is_set():
             self._arrived.set()
 
@@ -297,27 +308,32 @@ class AccessLog:
 
     def _write_gathered(self) -> None:
         piece: list[bytes] = []
-        size = 0
-        while self._lines:
-            line = self._lines.popleft()
-            if size + len(line) > self._piece_bytes:
-                self._write(piece)
-                piece, size = [], 0
-            piece.append(line)
-            size += len(line)
-        self._write(piece)
+        size = count = 0
+        while self._queue:
+            lines, number = self._queue.popleft()
+            self._taken += number
+            whole = number == 1 or self._piece_bytes == LARGE_BYTES
+            for part in [lines] if whole else lines.splitlines(keepends=True):
+                if piece and size + len(part) > self._piece_bytes:
+                    self._write(piece, count)
+                    piece, size, count = [], 0, 0
+                piece.append(part)
+                size += len(part)
+                count += number if whole else 1
+        self._write(piece, count)
 
-    def _write(self, lines: list[bytes]) -> None:
-        rest = memoryview(b"".join(lines))
+    def _write(self, pieces: list[bytes], count: int) -> None:
+        """Write `count` lines."""
+        rest = memoryview(b"".join(pieces))
         while rest:
             try:
                 rest = rest[os.write(self._fd, rest) :]
             except BlockingIOError:
                 if self._closing.wait(RETRY_SECONDS):
-                    self._lost += len(lines)
+                    self._lost += count
                     return
             except OSError as fault:
-                self._lost += len(lines)
+                self._lost += count
                 self._complain(fault)
                 return
 

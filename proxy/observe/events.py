@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from proxy.policy.decisions import Forward, Outcome, Reuse, Verdict
 
@@ -95,7 +95,7 @@ class BriefKind:
     verdict: Verdict | None = None
 
 
-class Brief(NamedTuple):
+class Brief:
     """A request that was answered the short way: what `Observation` says, in the few words that it takes.
 
     target, request_id, traceparent -- as the client sent them, "" where it did not. received, sent, whole -- octets of
@@ -103,17 +103,45 @@ class Brief(NamedTuple):
     a hit spared, or a pass took.
     """
 
-    kind: BriefKind
-    target: str
-    client: str
-    request_id: str
-    traceparent: str
-    received: int
-    sent: int
-    whole: int
-    origin_seconds: float
-    started: float
-    duration: float
+    __slots__ = (
+        "client",
+        "duration",
+        "kind",
+        "origin_seconds",
+        "received",
+        "request_id",
+        "sent",
+        "started",
+        "target",
+        "traceparent",
+        "whole",
+    )
+
+    def __init__(
+        self,
+        kind: BriefKind,
+        target: str,
+        client: str,
+        request_id: str,
+        traceparent: str,
+        received: int,
+        sent: int,
+        whole: int,
+        origin_seconds: float,
+        started: float,
+        duration: float,
+    ) -> None:
+        self.kind = kind
+        self.target = target
+        self.client = client
+        self.request_id = request_id
+        self.traceparent = traceparent
+        self.received = received
+        self.sent = sent
+        self.whole = whole
+        self.origin_seconds = origin_seconds
+        self.started = started
+        self.duration = duration
 
     def observation(self) -> Observation:
         """The same in full."""

@@ -92,7 +92,7 @@ class SlowRequests:
         if seen.duration >= SLOW_SECONDS:
             self.add(seen)
 
-    def observe_briefs(self, briefs: Sequence[Brief]) -> None:
+    def observe_briefs(self, briefs: list[Brief]) -> None:
         """Note those that were slow."""
         for brief in briefs:
             if brief.duration >= SLOW_SECONDS:

@@ -53,12 +53,12 @@ class Spread:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
-    def observe_all(self, values: Sequence[float]) -> None:
-        """Many more."""
-        bounds, counts = self.bounds, self.counts
-        for value in values:
-            counts[bisect_left(bounds, value)] += 1
-        self.total += sum(values)
+    def add(self, other: Spread) -> None:
+        """All that `other` has, which has the same bounds."""
+        counts = self.counts
+        for at, count in enumerate(other.counts):
+            counts[at] += count
+        self.total += other.total
 
 
 def added_up(bounds: Sequence[float], spreads: Iterable[Spread]) -> list[float]:

@@ -12,6 +12,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import AsyncIterator
+from typing import Final, cast
 from urllib.parse import urlsplit
 
 import aiohappyeyeballs
@@ -29,7 +30,7 @@ UNREPEATABLE_IDLE_SECONDS = 1.0
 SWEEP_SECONDS = 1.0
 NEXT_ADDRESS_SECONDS = 0.25
 """Head start of one address over the next (RFC 8305 5)."""
-IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "PROPFIND", "REPORT", "SEARCH"})
+IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "PROPFIND", "REPORT", "SEARCH"})
 """Methods that may be sent again (RFC 9110 9.2.2)."""
 
 
@@ -66,6 +67,8 @@ class OriginClient:
         self._queue: deque[asyncio.Future[None]] = deque()
         self._busy: set[OriginConnection] = set()
         self._sweeper: asyncio.TimerHandle | None = None
+        self._spare: asyncio.Task[None] | None = None
+        self._no_spare_until = 0.0
         self._closed = False
         self.in_use = 0
 
@@ -140,6 +143,8 @@ class OriginClient:
             return None
         connection = self._take(method in IDEMPOTENT)
         if connection is None:
+            if self.in_use and not self._resting:
+                self._add_spare()
             return None
         self.in_use += 1
         self._busy.add(connection)
@@ -217,6 +222,9 @@ class OriginClient:
             return self._resting.pop()
         return None
 
+    def _new_connection(self) -> asyncio.Protocol:
+        return cast("asyncio.Protocol", OriginConnection(self._idle_timeout))
+
     async def _connect(self) -> OriginConnection:
         if len(self._resting) + len(self._busy) >= self._max and self._resting:
             self._resting.pop(0).abort()
@@ -230,8 +238,8 @@ class OriginClient:
                 try:
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                    _, connection = await loop.create_connection(
-                        lambda: OriginConnection(self._idle_timeout),
+                    _, protocol = await loop.create_connection(
+                        self._new_connection,
                         sock=sock,
                         ssl=self._ssl,
                         server_hostname=self._host if self._ssl is not None else None,
@@ -249,8 +257,30 @@ class OriginClient:
                 "TLS with the origin failed" if isinstance(fault, ssl.SSLError) else "the origin refused the connection"
             )
             raise errors.OriginRefused(what) from fault
+        connection = cast("OriginConnection", protocol)
         connection.on_idle_lost = self._idle_lost
         return connection
+
+    def _add_spare(self) -> None:
+        """Have one connection more, for who comes next; when it can be had."""
+        room = len(self._resting) + len(self._busy) < self._max
+        if room and self._spare is None and time.monotonic() >= self._no_spare_until:
+            self._spare = asyncio.get_running_loop().create_task(self._connect_spare())
+
+    async def _connect_spare(self) -> None:
+        try:
+            self._rest(await self._connect())
+        except errors.OriginError:
+            # who needs one finds out why by themselves
+            self._no_spare_until = time.monotonic() + SWEEP_SECONDS
+        finally:
+            self._spare = None
+
+    def _rest(self, connection: OriginConnection) -> None:
+        connection.rest(time.monotonic(), IDLE_SECONDS)
+        self._resting.append(connection)
+        if self._sweeper is None:
+            self._sweeper = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
 
     # -- after the answer
 
@@ -266,10 +296,7 @@ class OriginClient:
         """An exchange is over: keep its connection if it can be used again."""
         self._busy.discard(connection)
         if connection.reusable and not self._closed:
-            connection.rest(time.monotonic(), IDLE_SECONDS)
-            self._resting.append(connection)
-            if self._sweeper is None:
-                self._sweeper = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
+            self._rest(connection)
         else:
             connection.abort()
         self._leave()
@@ -289,6 +316,9 @@ class OriginClient:
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
+        if self._spare is not None:
+            self._spare.cancel()
+            await asyncio.wait((self._spare,))
         for connection in [*self._resting, *self._busy]:
             connection.abort()
         self._resting.clear()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import select
 from collections.abc import AsyncIterator, Callable
-from typing import cast
+from typing import Final, cast
 
 import httptools
 
@@ -19,9 +19,9 @@ from proxy import errors
 from proxy.policy.fields import split_list
 from proxy.policy.messages import Fields, ResponseHead
 
-MAX_HEAD_BYTES = 64 * 1024
+MAX_HEAD_BYTES: Final = 64 * 1024
 """A response head larger than this is not a response (nginx: proxy_buffer_size is 4 or 8 KiB)."""
-HIGH_WATER_BYTES = 256 * 1024
+HIGH_WATER_BYTES: Final = 256 * 1024
 """Content read ahead of the reader before the origin is held back."""
 CONTINUE_SECONDS = 1.0
 """How long content is held back for a 100 (Continue) that may never come (RFC 9110 10.1.1)."""
@@ -32,18 +32,21 @@ Shortcut = Callable[[bytes], bool | None]
 """Looks at what arrives before the parser does: True when that was the whole response and is dealt with, None to be
 shown it again with what comes next, and False (also asked with nothing, when nothing more will come) to give up."""
 
-_COMPRESSING = frozenset({"compress", "deflate", "gzip", "x-compress", "x-gzip"})
+_COMPRESSING: Final = frozenset({"compress", "deflate", "gzip", "x-compress", "x-gzip"})
 """The registered transfer codings that change octets (RFC 9112 7.2). What is none of them, as the identity of old
 servers, changes nothing."""
-_WITHOUT_CONTENT = frozenset({204, 304})
-_OWS = b" \t"
+_WITHOUT_CONTENT: Final = frozenset({204, 304})
+_OWS: Final = b" \t"
 
 
-_NO_HEAD = ResponseHead(200, "", Fields())
+_NO_HEAD: Final = ResponseHead(200, "", Fields())
 
 
-class OriginConnection(asyncio.Protocol):
-    """A connection, for one exchange at a time. idle_timeout -- seconds of the origin's silence that are borne."""
+class OriginConnection:
+    """A connection, for one exchange at a time. idle_timeout -- seconds of the origin's silence that are borne.
+
+    An `asyncio.Protocol` in all but its parent, with which it could not be compiled.
+    """
 
     def __init__(self, idle_timeout: float) -> None:
         self._loop = asyncio.get_running_loop()
@@ -203,8 +206,7 @@ class OriginConnection(asyncio.Protocol):
     def rest(self, now: float, life: float) -> None:
         """Idle from now on; `life` seconds unless the origin announced fewer."""
         self.idle_since = now
-        assert self.head is not None
-        if self.head is not _NO_HEAD:
+        if self.head is not None and self.head is not _NO_HEAD:
             life = min(life, _announced_life(self.head.fields))
         self.idle_until = now + life
         self._asked = self.complete = False
@@ -294,6 +296,9 @@ class OriginConnection(asyncio.Protocol):
         elif not self.complete:
             when = "before it answered" if self.head is None else "before its answer was complete"
             self._fail(errors.OriginReset(f"the origin closed the connection {when}"))
+
+    def eof_received(self) -> None:
+        """Nothing more comes: the transport closes, and says so."""
 
     def pause_writing(self) -> None:
         if self._writing is None:

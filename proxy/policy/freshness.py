@@ -94,7 +94,7 @@ def freshness_of(
     date = _date(fields, response_time)
     initial_age = _initial_age(fields, date, request_time, response_time)
     lifetime = _explicit_lifetime(directives, fields, date)
-    while_revalidate: float = directives.seconds("stale-while-revalidate") or 0
+    while_revalidate = float(directives.seconds("stale-while-revalidate") or 0)
     if_error: float | None = directives.seconds("stale-if-error")
     if rule is not None:
         if response.status == 200 and rule.ttl is not None:

@@ -10,12 +10,12 @@ below.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple, cast
+from typing import Final
 
 from proxy.policy.decisions import Verdict
 from proxy.policy.encoding import MIN_LENGTH
 from proxy.policy.forwarding import HOP_BY_HOP
-from proxy.policy.messages import Line, ResponseHead
+from proxy.policy.messages import ResponseHead
 from proxy.policy.plain import MAX_HEAD_BYTES, MAX_KNOWN, MAX_KNOWN_BYTES, MAX_LINES, Kind, Plain, field_line
 from proxy.policy.prepared import status_line
 
@@ -23,10 +23,14 @@ MAX_LEARNT = 4096
 MAX_REPLIES, MAX_REPLY_BYTES = 256, 1024
 MAX_LEARNT_BYTES = 2048
 """Longer questions and marks are not remembered: clients and origins choose how long they are."""
-CREDENTIAL = int(Kind.CREDENTIAL)
+CREDENTIAL: Final = int(Kind.CREDENTIAL)
 
-_QUIET, _JUDGED, _GONE, _LENGTH, _DATE, _OWN = range(6)
-"""What a field has to do with the ruling: nothing; it is judged; for one hop; framing; the time; decided here anew."""
+_QUIET: Final = 0
+_JUDGED: Final = 1
+_GONE: Final = 2
+_LENGTH: Final = 3
+_DATE: Final = 4
+"""What a field has to do with the ruling: nothing; it is judged; it is for one hop; framing; the time."""
 
 _JUDGED_NAMES = frozenset(
     {
@@ -77,42 +81,57 @@ TIMELESS = frozenset(
 """Verdicts that the same fields bring at any time."""
 
 
-class _Known(NamedTuple):
-    kind: int
-    wire: bytes
-    line: Line
-    mark: bytes
+class _Known:
+    """A field line. length -- what Content-Length says."""
+
+    __slots__ = ("kind", "length", "mark", "wire")
+
+    def __init__(self, kind: int, wire: bytes, mark: bytes, length: int) -> None:
+        self.kind = kind
+        self.wire = wire
+        self.mark = mark
+        self.length = length
 
 
-class _Status(NamedTuple):
-    status: int
-    reason: str
-    wire: bytes
+class _Status:
+    __slots__ = ("reason", "status", "wire")
+
+    def __init__(self, status: int, reason: str, wire: bytes) -> None:
+        self.status = status
+        self.reason = reason
+        self.wire = wire
 
 
-class Reply(NamedTuple):
-    """A plain response's head. size -- its octets. length -- of its content. mark -- what of it is judged.
+class Reply:
+    """A plain response's head. size -- its octets. length -- of its content.
 
-    kept -- status line and fields as they go on.
+    mark -- what of it is judged, and whether it is long enough to be coded. kept -- status line and fields, as they go
+    on.
     """
 
-    status: _Status
-    size: int
-    length: int
-    mark: bytes
-    kept: list[bytes]
-    wire: bytes
+    __slots__ = ("kept", "length", "mark", "size", "status", "wire")
+
+    def __init__(self, status: _Status, size: int, length: int, mark: bytes, kept: list[bytes]) -> None:
+        self.status = status
+        self.size = size
+        self.length = length
+        self.mark = mark + b"\nlong" if length >= MIN_LENGTH else mark
+        self.kept = kept
+        self.wire = b"".join(kept)
 
 
-class Passed(NamedTuple):
+class Passed:
     """What the policy made of a response: lines put behind the origin's own.
 
     made -- what stands before and after a validator made of the content; None where none is made.
     """
 
-    verdict: Verdict | None
-    added: bytes
-    made: tuple[bytes, bytes] | None
+    __slots__ = ("added", "made", "verdict")
+
+    def __init__(self, verdict: Verdict | None, added: bytes, made: tuple[bytes, bytes] | None) -> None:
+        self.verdict = verdict
+        self.added = added
+        self.made = made
 
 
 class Replies:
@@ -142,34 +161,36 @@ class Replies:
         return reply
 
     def _read(self, head: bytes) -> Reply | None:
-        first, *raw = head.split(b"\r\n")
-        status = self._statuses.get(first) or self._status(first)
+        raw = head.split(b"\r\n")
+        first = raw.pop(0)
+        status = self._statuses.get(first)
+        if status is None:
+            status = self._status(first)
         if status is None or len(raw) > MAX_LINES:
             return None
-        lines = list(map(self._known.get, raw))
-        while None in lines:
-            at = lines.index(None)
-            if (line := self._line(raw[at])) is None:
-                return None
-            lines[at] = line
         length, dated, mark, kept = -1, False, first, [status.wire]
-        for kind, wire, (_, value), marked in cast("list[_Known]", lines):
-            if kind == _QUIET:
-                kept.append(wire)
-            elif kind == _JUDGED:
-                kept.append(wire)
-                mark += marked
-            elif kind == _DATE:
-                kept.append(wire)
+        for text in raw:
+            line = self._known.get(text)
+            if line is None:
+                line = self._line(text)
+                if line is None:
+                    return None
+            if line.kind == _QUIET:
+                kept.append(line.wire)
+            elif line.kind == _JUDGED:
+                kept.append(line.wire)
+                mark += line.mark
+            elif line.kind == _DATE:
+                kept.append(line.wire)
                 dated = True
-            elif kind == _LENGTH:
+            elif line.kind == _LENGTH:
                 if length >= 0:
                     return None
-                length = int(value)
+                length = line.length
         if length < 0 or not dated:
             # one that is not dated is dated here (RFC 9110 6.6.1)
             return None
-        return Reply(status, len(head) + 4, length, mark, kept, b"".join(kept))
+        return Reply(status, len(head) + 4, length, mark, kept)
 
     def _status(self, raw: bytes) -> _Status | None:
         match = _STATUS_LINE.fullmatch(raw)
@@ -186,13 +207,13 @@ class Replies:
             return None
         lower, line = read
         value = line[1].lower()
-        kind, mark = _QUIET, b""
+        kind, mark, length = _QUIET, b"", 0
         if lower in _NEVER or (lower == b"connection" and value != "keep-alive"):
             return None
         if lower == b"content-length":
             if not (value.isascii() and value.isdecimal() and len(value) < 16):
                 return None
-            kind = _LENGTH
+            kind, length = _LENGTH, int(value)
         elif lower == b"keep-alive" and not _lasts(value):
             return None
         elif lower in _HOPS:
@@ -203,7 +224,7 @@ class Replies:
             kind, mark = _JUDGED, b"\n" + raw
         elif lower in _PRESENT_NAMES:
             kind, mark = _JUDGED, b"\n" + lower
-        found = _Known(kind, f"{line[0]}: {line[1]}\r\n".encode("latin-1"), line, mark)
+        found = _Known(kind, f"{line[0]}: {line[1]}\r\n".encode("latin-1"), mark, length)
         if len(raw) <= MAX_KNOWN_BYTES and lower != b"set-cookie":
             if len(self._known) >= MAX_KNOWN:
                 self._known.clear()
@@ -212,7 +233,7 @@ class Replies:
 
     def known(self, question: str, reply: Reply) -> Passed | None:
         """What the policy made of such a response to such a question."""
-        return self._learnt.get((question, _mark_of(reply)))
+        return self._learnt.get((question, reply.mark))
 
     def learn(self, question: str, reply: Reply, sent: ResponseHead, verdict: Verdict | None) -> None:
         """Remember what the policy made of `reply`, if that was to pass it on and add lines behind its own."""
@@ -232,7 +253,7 @@ class Replies:
             made = b"".join(added[: etags[0]]), b"".join(added[etags[0] + 1 :])
         if len(self._learnt) >= MAX_LEARNT:
             self._learnt.clear()
-        self._learnt[question, _mark_of(reply)] = Passed(verdict, b"".join(added), made)
+        self._learnt[question, reply.mark] = Passed(verdict, b"".join(added), made)
 
     def _never_fresh(self, reply: Reply, verdict: Verdict) -> bool:
         """Whether it is for want of any word on its lifetime, and not for its age, that it is not kept."""
@@ -278,8 +299,3 @@ def question_of(plain: Plain) -> str:
     if plain.credentials:
         names = ",".join([line.line[0].lower() for line in plain.lines if line.kind == CREDENTIAL])
     return f"{plain.start.method}\n{names}\n{plain.shape}"
-
-
-def _mark_of(reply: Reply) -> bytes:
-    """What is judged of a response, and whether it is long enough to be coded."""
-    return reply.mark + b"\nlong" if reply.length >= MIN_LENGTH else reply.mark

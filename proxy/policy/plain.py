@@ -12,17 +12,27 @@ from __future__ import annotations
 
 import re
 from enum import IntEnum
-from typing import cast
+from typing import Final
 
 from proxy.policy.cache_key import CREDENTIAL_FIELDS, REWRITING_FIELDS, asked_part
 from proxy.policy.forwarding import HOP_BY_HOP, VIA
 from proxy.policy.messages import Fields, Line
 
-MAX_HEAD_BYTES = 8192
-MAX_LINES = 64
-MAX_KNOWN = 4096
-MAX_KNOWN_BYTES = 256
+MAX_HEAD_BYTES: Final = 8192
+MAX_LINES: Final = 64
+MAX_KNOWN: Final = 4096
+MAX_KNOWN_BYTES: Final = 256
 """Longer lines are read each time: they are hardly ever twice the same."""
+
+# what `Kind` says, as numbers of their own: to look them up in the class each time would take longer than all the rest
+_SHAPE: Final = 1
+_PLACE: Final = 2
+_CREDENTIAL: Final = 3
+_DEMANDING: Final = 4
+_LENGTH: Final = 5
+_REQUEST_ID: Final = 6
+_TRACE: Final = 7
+_ONCE: Final = 8
 
 
 class Kind(IntEnum):
@@ -30,22 +40,22 @@ class Kind(IntEnum):
 
     QUIET = 0
     """nothing, unless the response varies on it"""
-    SHAPE = 1
+    SHAPE = _SHAPE
     """it selects the form of the answer: coding, or 304"""
-    PLACE = 2
+    PLACE = _PLACE
     """it is part of the target URI, or rewrites it"""
-    CREDENTIAL = 3
+    CREDENTIAL = _CREDENTIAL
     """it says who is asking: part of the key where a rule says so"""
-    DEMANDING = 4
+    DEMANDING = _DEMANDING
     """it asks for something of its own: for the policy alone"""
-    LENGTH = 5
-    REQUEST_ID = 6
-    TRACE = 7
-    ONCE = 8
+    LENGTH = _LENGTH
+    REQUEST_ID = _REQUEST_ID
+    TRACE = _TRACE
+    ONCE = _ONCE
     """nothing, but the ordinary way refuses two of them; each has a number of its own from here on"""
 
 
-_KINDS = {
+_KINDS: Final = {
     b"accept-encoding": Kind.SHAPE,
     b"if-none-match": Kind.SHAPE,
     b"if-modified-since": Kind.SHAPE,
@@ -65,35 +75,31 @@ _KINDS = {
         )
     },
 }
-_NOT_PLAIN = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"http2-settings"})
-_ALWAYS_ANEW = frozenset({Kind.CREDENTIAL, Kind.REQUEST_ID, Kind.TRACE, Kind.LENGTH})
+_NOT_PLAIN: Final = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"http2-settings"})
+_ALWAYS_ANEW: Final = frozenset({Kind.CREDENTIAL, Kind.REQUEST_ID, Kind.TRACE, Kind.LENGTH})
 """Kinds whose lines are not remembered: they are hardly ever twice the same, or nobody's to keep."""
 
-NOT_AS_IT_IS = frozenset({b"content-length", b"x-forwarded-for", b"via", *(name.encode() for name in HOP_BY_HOP)})
+NOT_AS_IT_IS: Final = frozenset(
+    {b"content-length", b"x-forwarded-for", b"via", *(name.encode() for name in HOP_BY_HOP)}
+)
 """Fields that this hop takes away, or writes anew (see `forwarding`)."""
-_MINDED = frozenset(
+_MINDED: Final = frozenset(
     {b"x-forwarded-for", b"via", b"x-forwarded-proto", b"x-forwarded-host", b"x-request-id", b"traceparent"}
 )
 """Fields whose presence or value `to_origin` has to know."""
-MAX_NAMES = 512
-_WITHOUT_CONTENT = frozenset({"GET", "HEAD"})
+MAX_NAMES: Final = 512
+_WITHOUT_CONTENT: Final = frozenset({"GET", "HEAD"})
 
-METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
+METHODS: Final = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
 
 # request-line with origin-form (RFC 9112 3, 3.2.1), of visible ASCII without those that no URI may hold
-_REQUEST_LINE = re.compile(rb"([A-Z]{3,7}) (/[!$-;=?-\[\]_a-z|~]*) HTTP/1\.1")
+_REQUEST_LINE: Final = re.compile(rb"([A-Z]{3,7}) (/[!$-;=?-\[\]_a-z|~]*) HTTP/1\.1")
 # token = 1*tchar (RFC 9110 5.6.2)
-_TCHAR = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"
+_TCHAR: Final = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"
 # field-vchar = VCHAR / obs-text, with SP and HTAB between (RFC 9110 5.5)
-_FIELD_VALUE = bytes([0x09, *range(0x20, 0x7F), *range(0x80, 0x100)])
+_FIELD_VALUE: Final = bytes([0x09, *range(0x20, 0x7F), *range(0x80, 0x100)])
 # host [ ":" port ], never empty (RFC 3986 3.2, RFC 9110 4.2.4)
-_AUTHORITY = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(?::[0-9]*)?")
-
-
-# as plain numbers: to look them up in the class each time would take longer than all the rest
-_SHAPE, _PLACE, _DEMANDING = int(Kind.SHAPE), int(Kind.PLACE), int(Kind.DEMANDING)
-_CREDENTIAL = int(Kind.CREDENTIAL)
-_REQUEST_ID, _TRACE, _ONCE = int(Kind.REQUEST_ID), int(Kind.TRACE), int(Kind.ONCE)
+_AUTHORITY: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(?::[0-9]*)?")
 
 
 def field_line(raw: bytes) -> tuple[bytes, Line] | None:
@@ -108,22 +114,26 @@ def field_line(raw: bytes) -> tuple[bytes, Line] | None:
 class Known:
     """A field line that is understood. Compared by identity. line -- name and value as text, as `Fields` has them.
 
+    shape -- what a shape says of it. minded -- `to_origin` has to know of it.
     wire -- as it goes on to the next hop, once it has; empty where it does not go on as it is.
     """
 
-    __slots__ = ("kind", "line", "lower", "wire")
+    __slots__ = ("kind", "line", "lower", "minded", "shape", "wire")
 
     def __init__(self, kind: int, lower: bytes, line: Line) -> None:
         self.kind = kind
         self.lower = lower
         self.line = line
+        self.shape = f"{line[0]}:{line[1]}\n" if kind == _SHAPE else ""
+        self.minded = lower in _MINDED
         self.wire: bytes | None = None
 
     def written(self) -> bytes:
         """Makes `wire`."""
         name, value = self.line
-        self.wire = b"" if self.lower in NOT_AS_IT_IS else f"{name}: {value}\r\n".encode("latin-1")
-        return self.wire
+        wire = b"" if self.lower in NOT_AS_IT_IS else f"{name}: {value}\r\n".encode("latin-1")
+        self.wire = wire
+        return wire
 
 
 class Start:
@@ -179,7 +189,9 @@ class Lexicon:
     def read(self, raw: bytes) -> Known | None:
         """What a field line says; None where it makes the request other than plain."""
         name, colon, value = raw.partition(b":")
-        named = self._names.get(name) or self._name(name)
+        named = self._names.get(name)
+        if named is None:
+            named = self._name(name)
         if named is None or not colon or value.translate(None, _FIELD_VALUE):
             return None
         kind, lower, text = named
@@ -224,18 +236,15 @@ class Plain:
         "traceparent",
     )
 
-    start: Start
-    lines: list[Known]
-    place: tuple[Known, ...]
-    shape: str
-    credentials: str
-    demanding: bool
-    framed: bool
-    key: str | None
-    length: int
-    size: int
-    request_id: str
-    traceparent: str
+    def __init__(self, start: Start, lines: list[Known], size: int) -> None:
+        self.start = start
+        self.lines = lines
+        self.size = size
+        self.place: tuple[Known, ...] = ()
+        self.shape = self.credentials = self.request_id = self.traceparent = ""
+        self.demanding = self.framed = False
+        self.length = 0
+        self.key: str | None = None
 
     @property
     def host(self) -> str:
@@ -252,30 +261,39 @@ def parse(data: bytes, lexicon: Lexicon) -> Plain | None:
     end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES)
     if end < 0:
         return None
-    first, *raw = data[:end].split(b"\r\n")
-    start = lexicon.starts.get(first) or lexicon.read_start(first)
+    raw = data[:end].split(b"\r\n")
+    first = raw[0]
+    start = lexicon.starts.get(first)
+    if start is None:
+        start = lexicon.read_start(first)
     if start is None or len(raw) > MAX_LINES:
         return None
-    lines = list(map(lexicon.known.get, raw))
-    while None in lines:
-        at = lines.index(None)
-        if (read := lexicon.read(raw[at])) is None:
-            return None
-        lines[at] = read
-    return _sorted(start, cast("list[Known]", lines), end + 4)
+    return _sorted(start, raw, lexicon, end + 4)
 
 
-def _sorted(start: Start, lines: list[Known], size: int) -> Plain | None:  # noqa: PLR0912 - one look at each line
-    """None where Host or Content-Length are not as they must be, or what may be there once is there twice."""
-    plain = Plain()
-    plain.start, plain.lines, plain.size = start, lines, size
-    plain.demanding, plain.length, plain.request_id, plain.traceparent = False, 0, "", ""
-    host = length = None
-    rewriting: tuple[Known, ...] = ()
+def _sorted(  # noqa: PLR0912, PLR0915 - one look at each line
+    start: Start, raw: list[bytes], lexicon: Lexicon, size: int
+) -> Plain | None:
+    """None where a line is not plain, or there twice and may be once, or Host or the length are not as they must be.
+
+    raw -- the request line and the field lines.
+    """
+    lines: list[Known] = []
+    host: Known | None = None
+    length: Known | None = None
+    place: list[Known] = []
     once = 0
     shape = "" if start.method == "GET" else start.method
-    credentials = ""
-    for line in lines:
+    credentials = request_id = traceparent = ""
+    demanding = False
+    known = lexicon.known
+    for at in range(1, len(raw)):
+        line = known.get(raw[at])
+        if line is None:
+            line = lexicon.read(raw[at])
+            if line is None:
+                return None
+        lines.append(line)
         kind = line.kind
         if not kind:
             continue
@@ -284,38 +302,40 @@ def _sorted(start: Start, lines: list[Known], size: int) -> Plain | None:  # noq
                 return None
             once |= 1 << kind
         elif kind == _SHAPE:
-            name, value = line.line
-            shape += f"{name}:{value}\n"
+            shape += line.shape
         elif kind == _PLACE:
             if line.lower != b"host":
-                rewriting += (line,)
+                place.append(line)
             elif host is None:
                 host = line
             else:
                 return None
         elif kind == _REQUEST_ID:
-            before, value = plain.request_id, line.line[1]
-            plain.request_id = f"{before}, {value}" if before else value
+            request_id = f"{request_id}, {line.line[1]}" if request_id else line.line[1]
         elif kind == _TRACE:
-            before, value = plain.traceparent, line.line[1]
-            plain.traceparent = f"{before}, {value}" if before else value
+            traceparent = f"{traceparent}, {line.line[1]}" if traceparent else line.line[1]
         elif kind == _CREDENTIAL:
             credentials += f"{line.line[0]}: {line.line[1]}\n"
         elif kind == _DEMANDING:
-            plain.demanding = True
+            demanding = True
         elif length is None:
             length = line
         else:
             return None
     if host is None:
         return None
-    plain.place, plain.shape, plain.framed = (host, *rewriting), shape, length is not None
+    plain = Plain(start, lines, size)
+    plain.place = (host, *place)
+    plain.shape = shape
     plain.credentials = credentials
-    plain.key = None
+    plain.request_id = request_id
+    plain.traceparent = traceparent
+    plain.demanding = demanding
     if length is not None:
         digits = length.line[1]
         if not (digits.isascii() and digits.isdecimal() and len(digits) < 19) or start.method in _WITHOUT_CONTENT:
             return None
+        plain.framed = True
         plain.length = int(digits)
     return plain
 
@@ -325,11 +345,12 @@ def to_origin(plain: Plain, peer: str, request_id: str, traceparent: str) -> byt
 
     peer -- the client's address. request_id, traceparent -- set where the client brought none.
     """
-    start = plain.start
+    pieces = [plain.start.wire]
     fields: dict[bytes, str] = {}
-    pieces = [start.wire, *[line.written() if line.wire is None else line.wire for line in plain.lines]]
     for line in plain.lines:
-        if line.lower in _MINDED:
+        wire = line.wire
+        pieces.append(line.written() if wire is None else wire)
+        if line.minded:
             before = fields.get(line.lower)
             fields[line.lower] = line.line[1] if before is None else f"{before}, {line.line[1]}"
     forwarded, via = fields.get(b"x-forwarded-for"), fields.get(b"via")

@@ -60,6 +60,13 @@ class Express:
     def __init__(self, shared: Shared, in_flight: InFlight, briefs: Briefs) -> None:
         self.shared = shared
         self.briefs = briefs
+        self.fast = shared.fast
+        self.origin = shared.origin
+        self.clock = shared.clock
+        self.wall = shared.wall
+        self._flags = shared.flags
+        self._collapse = shared.collapse
+        self._max_request_bytes = shared.limits.max_request_bytes
         self._kinds: dict[tuple[str, str, int, Forward, Verdict | None], BriefKind] = {}
         self.in_flight = in_flight
         self.replies = Replies(shared.targets)
@@ -67,14 +74,14 @@ class Express:
 
     def take(self, client: Client, request: Plain, content: bytes) -> Passing | None:
         """Ask the origin on behalf of `client`; None where it is not to be done here, or not at once."""
-        shared = self.shared
-        if shared.flags.bypass or len(content) > shared.limits.max_request_bytes or shared.fast.is_ruled(request):
+        if self._flags.bypass or len(content) > self._max_request_bytes or self.fast.is_ruled(request):
             return None
-        if request.start.method == "GET":
+        method = request.start.method
+        if method == "GET":
             if not self._passes(request):
                 return None
             forward = Forward.URI_MISS
-        elif request.start.method == "HEAD":
+        elif method == "HEAD":
             return None
         else:
             forward = Forward.METHOD
@@ -82,7 +89,7 @@ class Express:
 
     def kind(self, start: Start, status: int, forward: Forward, verdict: Verdict | None) -> BriefKind:
         """What is told of all that are answered alike."""
-        route = self.shared.fast.route(start)[0]
+        route = self.fast.route(start)[0]
         key = (route, start.method, status, forward, verdict)
         found = self._kinds.get(key)
         if found is None:
@@ -93,17 +100,17 @@ class Express:
 
     def _passes(self, request: Plain) -> bool:
         """Whether the last answer to such a GET could not be shared, and nothing is stored."""
-        shared = self.shared
-        if not shared.fast.on or request.demanding or not shared.collapse.remembers:
+        fast, collapse = self.fast, self._collapse
+        if not fast.on or request.demanding or not collapse.remembers:
             return False
-        key = request.key or shared.fast.key(request, b"")
-        if key is None or shared.store.find(key) is not None:
+        key = request.key or fast.key(request, b"")
+        if key is None or fast.store.find(key) is not None:
             return False
         if request.credentials:
             authorization = [line.line[1] for line in request.lines if line.lower == b"authorization"]
         if request.credentials and authorization:
-            key = f"{key}\n{shared.digest(', '.join(authorization).encode('latin-1'))}"
-        return not shared.collapse.worth_waiting(key, shared.clock())
+            key = f"{key}\n{self.shared.digest(', '.join(authorization).encode('latin-1'))}"
+        return not collapse.worth_waiting(key, self.clock())
 
 
 class Passing:
@@ -116,9 +123,10 @@ class Passing:
         "_connection",
         "_express",
         "_generation",
-        "_ids",
         "_late",
+        "_request_id",
         "_seen",
+        "_traceparent",
         "content",
         "forward",
         "plain",
@@ -133,24 +141,28 @@ class Passing:
         self._connection: OriginConnection | None = None
         self._seen: Reply | None = None
         self._late: asyncio.TimerHandle | None = None
-        self._generation = express.shared.fast.generation
+        self._generation = express.fast.generation
+        self._began = self._asked = 0.0
+        self._request_id, self._traceparent = request.request_id, request.traceparent
 
     def ask(self) -> Passing | None:
         """Ask the origin, if there is an idle connection to it."""
-        shared, request = self._express.shared, self.plain
-        self._began, self._asked = shared.wall(), shared.clock()
-        request_id, trace = request.request_id, request.traceparent
-        if not (request_id and trace):
-            made = f"{random.getrandbits(320):080x}"
-            request_id, trace = request_id or made[:32], trace or f"00-{made[32:64]}-{made[64:]}-00"
-        self._ids = request_id, trace
-        head = plain.to_origin(request, self._client.peer_address, request_id, trace)
-        framing = b"Content-Length: %d\r\n\r\n" % len(self.content) if request.framed else b"\r\n"
-        wire = b"%b%b%b" % (head, framing, self.content)
-        self._connection = shared.origin.ask_now(request.start.method, wire, self._arrived, _ignored)
+        express, request = self._express, self.plain
+        self._began, self._asked = express.wall(), express.clock()
+        if not self._request_id:
+            self._request_id = f"{random.getrandbits(128):032x}"
+        if not self._traceparent:
+            made = f"{random.getrandbits(192):048x}"
+            self._traceparent = f"00-{made[:32]}-{made[32:]}-00"
+        head = plain.to_origin(request, self._client.peer_address, self._request_id, self._traceparent)
+        if request.framed:
+            wire = b"%bContent-Length: %d\r\n\r\n%b" % (head, len(self.content), self.content)
+        else:
+            wire = b"%b\r\n" % head
+        self._connection = express.origin.ask_now(request.start.method, wire, self._arrived, _ignored)
         if self._connection is None:
             return None
-        self._express.in_flight.enter()
+        express.in_flight.enter()
         return self
 
     def _arrived(self, data: bytes) -> bool | None:
@@ -203,10 +215,10 @@ class Passing:
         self._invalidate(reply.status.status)
         self._stop_waiting()
         connection.finish()
-        express.shared.origin.done(connection)
+        express.origin.done(connection)
         self._connection = None
         express.in_flight.leave()
-        arrived = express.shared.clock()
+        arrived = express.clock()
         self._client.answer(head, content)
         self._tell(reply, passed, arrived)
         return True
@@ -225,20 +237,19 @@ class Passing:
 
     def _tell(self, reply: Reply, passed: Passed, arrived: float) -> None:
         express, start = self._express, self.plain.start
-        request_id, traceparent = self._ids
         express.briefs.add(
             Brief(
                 express.kind(start, reply.status.status, self.forward, passed.verdict),
                 start.target,
                 self._client.peer_address,
-                request_id,
-                traceparent,
+                self._request_id,
+                self._traceparent,
                 len(self.content),
                 reply.length,
                 reply.length,
                 arrived - self._asked,
                 self._began,
-                express.shared.clock() - self._asked,
+                express.clock() - self._asked,
             )
         )
 
@@ -296,7 +307,7 @@ class Passing:
         seen = Observation(request.start.method, request.start.target.partition("?")[0])
         seen.route = shared.fast.route(request.start)[0]
         seen.client, seen.started = self._client.peer_address, self._began
-        seen.request_id, seen.traceparent = self._ids
+        seen.request_id, seen.traceparent = self._request_id, self._traceparent
         seen.outcome, seen.forward = Outcome.CLIENT_GONE, self.forward
         seen.duration = seen.origin_seconds = shared.clock() - self._asked
         seen.request_bytes = len(self.content)

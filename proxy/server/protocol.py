@@ -20,16 +20,15 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 
 from proxy import errors
-from proxy.observe.briefs import Briefs
 from proxy.observe.events import Observation
 from proxy.origin.connection import OnInterim
 from proxy.policy import forwarding
 from proxy.policy.messages import Fields, RequestHead
-from proxy.policy.plain import Plain, parse
+from proxy.policy.plain import Lexicon, Plain, parse
 from proxy.policy.prepared import wire_head
 from proxy.server.exchange import AtHand, ClientGone, ClientTunnel, Exchange
 from proxy.server.express import Express, Passing
-from proxy.server.fast_path import Index, answer, head_of, scheme_of
+from proxy.server.fast_path import Hits, head_of, scheme_of
 from proxy.server.refusal import refusal_head
 
 if TYPE_CHECKING:
@@ -228,7 +227,8 @@ class ClientConnection(RequestHandler):
         # aiohttp waits for a request, or has not begun to, and has nothing of one: what comes is its head, no content
         waits = new or (waiter is not None and not waiter.done())
         idle = waits and self._whole and not self.closing and not self._close
-        plain = parse(data, self._server.fast.lexicon) if idle else None
+        lexicon = self._server.lexicon
+        plain = parse(data, lexicon) if idle and lexicon is not None else None
         if plain is not None and plain.size + plain.length == len(data):
             self._take(plain, data[plain.size :] if plain.length else b"")
             return
@@ -262,20 +262,10 @@ class ClientConnection(RequestHandler):
     def _take(self, plain: Plain, content: bytes) -> None:
         server, transport = self._server, self.transport
         assert transport is not None
-        if not self._paused and server.briefs is not None:
-            began, now = time.monotonic(), server.wall()
-            try:
-                found = answer(plain, content, server.fast, now)
-            except Exception:
-                # law 6: it goes the ordinary way
-                log.exception("the fast path failed")
-                found = None
-            if found is not None:
-                stored, form, head = found
-                transport.write(head + form.content)
-                ended = time.monotonic()
+        if not self._paused and server.hits is not None:
+            ended = server.hits.serve(plain, content, transport.write, self.peer_address)
+            if ended:
                 self._next_keepalive_close_time = ended + KEEPALIVE_SECONDS
-                server.briefs.add((plain, stored, form, self.peer_address, now, ended - began))
                 return
         self._request_in_progress = True
         if not self._paused and server.express is not None:
@@ -416,22 +406,17 @@ class ClientServer(web.Server):
         self,
         handler: Handler,
         on_refused: OnRefused,
-        fast: Index,
-        briefs: Briefs | None,
+        lexicon: Lexicon | None,
+        hits: Hits | None,
         express: Express | None,
-        wall: Callable[[], float],
     ) -> None:
-        """fast, briefs -- where prepared answers are found, and told of; briefs is None where none may be given.
-        express -- takes requests that pass; None where that is the handler's alone.
-        wall -- the wall clock, seconds.
-        """
+        """lexicon -- by which plain requests are read; None leaves all to aiohttp. hits, express -- the short ways."""
         self.on_refused = on_refused
         self.draining = False
         self.serve = handler
-        self.fast = fast
-        self.briefs = briefs
+        self.lexicon = lexicon
+        self.hits = hits
         self.express = express
-        self.wall = wall
         super().__init__(self._handle, handler_cancellation=True)
 
     def __call__(self) -> ClientConnection:

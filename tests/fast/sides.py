@@ -7,7 +7,6 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from proxy.policy.plain import Lexicon, Start
 from proxy.server.protocol import ClientServer
 from tests.support import PATIENCE, Client, Message, Origin, Proxy, running_proxy, until
 
@@ -15,13 +14,6 @@ MADE_HERE = ("x-request-id", "traceparent")
 
 Answer = tuple[bytes, bytes]
 """Head and content as the client got them."""
-
-
-class Mute(Lexicon):
-    """Understands nothing, so that everything goes the ordinary way."""
-
-    def read_start(self, raw: bytes) -> Start | None:
-        return None
 
 
 def server_of(proxy: Proxy) -> ClientServer:
@@ -34,8 +26,8 @@ def server_of(proxy: Proxy) -> ClientServer:
 def slowed(proxy: Proxy) -> None:
     """Leave `proxy` nothing but the ordinary way."""
     server = server_of(proxy)
-    server.briefs = server.express = None
-    server.fast.lexicon = Mute()
+    server.hits = server.express = None
+    server.lexicon = None
 
 
 class Side:

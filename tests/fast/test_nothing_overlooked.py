@@ -18,7 +18,7 @@ from proxy.policy.forwarding import HOP_BY_HOP
 from proxy.policy.messages import Fields
 from proxy.policy.plain import Kind
 from proxy.server.fast_path import OF_THE_SHAPE
-from tests.fast.sides import Side, server_of
+from tests.fast.sides import Side
 from tests.support import Origin, running_proxy
 
 REQUEST, RESPONSE = "request", "response"
@@ -190,7 +190,7 @@ async def test_of_a_request_whose_answer_is_prepared(
         assert answer is not None
         assert (answer.get("cache-status"), asked) == ("siding; hit; ttl=60", [])
         assert any(stored.prepared is not None for stored in proxy.stored())
-        keyed = {name.decode() for name in server_of(proxy).fast._keyed} if start.endswith(("/rule", "&b=2")) else set()
+        keyed = {name.decode() for name in proxy.worker._fast._keyed} if start.endswith(("/rule", "&b=2")) else set()
     assert {"cache-control", "if-none-match"} <= found.names[REQUEST]
     assert found.names[REQUEST] - keyed <= KNOWN_OF_HITS
     assert of_kind(Kind.SHAPE) == OF_THE_SHAPE

@@ -13,7 +13,7 @@ import pytest
 from proxy.observe.events import PurgeKind
 from proxy.server import coding, fast_path, protocol
 from proxy.server.admin import PurgeOrder
-from tests.fast.sides import Side, both, seen, server_of
+from tests.fast.sides import Side, both, seen
 from tests.fast.test_express import DATE, JSON, TEXT, connection_of, nothing_left
 from tests.support import PATIENCE, Client, Message, Origin, Proxy, Turn, running_proxy, until
 
@@ -22,9 +22,7 @@ FRESH = "Cache-Control: max-age=60"
 
 def hits(proxy: Proxy) -> int:
     """How many were answered from prepared octets, and not told of yet."""
-    server = server_of(proxy)
-    assert server.briefs is not None
-    return len(server.briefs._gathered)
+    return len(proxy.worker._briefs._gathered)
 
 
 @pytest.fixture(autouse=True)
@@ -342,7 +340,7 @@ async def test_what_is_kept_of_clients_is_bounded_in_octets(
             await asked(client, "/a", f"X-Forwarded-Host: {number}{'x' * 3000}")
             await asked(client, "/a", f"X-Forwarded-Host: {number}")
             await asked(client, "/a", f"If-None-Match: {number}{'x' * 3000}")
-        index = server_of(proxy).fast
+        index = proxy.worker._fast
         assert len(index._places) <= 4
         assert len(index._ruled) <= 4
         assert all(len(key) <= fast_path.MAX_RULED_KEY for key in index._ruled.values())

@@ -1,0 +1,105 @@
+"""`python -m deploy.compile FOLDER`: what every request runs through, as machine code.
+
+FOLDER gets a copy of the packages, and beside the modules that matter most their like, compiled by mypyc
+(https://mypyc.readthedocs.io) from the same source; Python takes those first. To take them away is to be where one was.
+It needs a C compiler, mypy and setuptools; the services need none of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("config", "deploy", "pool_monitor", "proxy")
+MODULES = (
+    "proxy/observe/access_log.py",
+    "proxy/observe/briefs.py",
+    "proxy/observe/events.py",
+    "proxy/observe/metrics.py",
+    "proxy/observe/tallies.py",
+    "proxy/origin/client.py",
+    "proxy/origin/collapse.py",
+    "proxy/origin/connection.py",
+    *(f"proxy/policy/{path.name}" for path in sorted((ROOT / "proxy" / "policy").glob("[!_]*.py"))),
+    "proxy/server/express.py",
+    "proxy/server/fast_path.py",
+    "proxy/store/invalidations.py",
+    "proxy/store/memory.py",
+)
+"""All of the policy, and the short ways with what they tell, store and ask. What inherits from aiohttp cannot be."""
+
+SETUP = """\
+from mypyc.build import mypycify
+from setuptools import setup
+
+setup(name="siding", packages=[], ext_modules=mypycify({arguments!r}, opt_level={level!r}, debug_level="0"))
+"""
+FAILED = 1
+
+
+class CompileError(Exception):
+    """It cannot be compiled; says why."""
+
+
+def compile_into(folder: Path, python: str = sys.executable, level: int = 3) -> None:
+    """Put the packages into `folder`, compiled.
+
+    python -- the interpreter that has what Siding depends on, of the version that runs this. level -- how hard the
+    C compiler tries, 0 to 3. Raises CompileError.
+    """
+    for package in PACKAGES:
+        shutil.copytree(
+            ROOT / package, folder / package, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "*.so")
+        )
+    with tempfile.TemporaryDirectory() as made:
+        # in a folder of its own: the tools write beside the sources, and read whatever settings lie there
+        work = Path(made)
+        for package in PACKAGES:
+            shutil.copytree(folder / package, work / package, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+        arguments = ["--strict", "--ignore-missing-imports", f"--python-executable={python}", *MODULES]
+        (work / "setup.py").write_text(SETUP.format(arguments=arguments, level=str(level)), encoding="utf-8")
+        environ = {name: value for name, value in os.environ.items() if name != "MYPYPATH"}
+        done = subprocess.run(
+            [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"],
+            cwd=work,
+            env=environ,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise CompileError(f"{done.stdout}\n{done.stderr}".strip()[-4000:])
+        for found in [*work.glob("*.so"), *work.glob("proxy/**/*.so")]:
+            shutil.copy2(found, folder / found.relative_to(work))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0 done, 1 it could not be compiled."""
+    parser = argparse.ArgumentParser(
+        prog="python -m deploy.compile",
+        allow_abbrev=False,
+        description="Copy Siding's packages into FOLDER and compile there what every request runs through. "
+        "It then runs from there: PYTHONPATH=FOLDER python -m proxy. Needs a C compiler, mypy and setuptools.",
+    )
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="made if it is not there; may be site-packages")
+    parser.add_argument("--python", default=sys.executable, metavar="PATH", help="one that has Siding's dependencies")
+    given = parser.parse_args(argv)
+    given.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        compile_into(given.folder, given.python)
+    except CompileError as fault:
+        print(f"Siding could not be compiled, and runs as it is:\n{fault}", file=sys.stderr)
+        return FAILED
+    print(f"compiled into {given.folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
