@@ -229,8 +229,8 @@ def _is_file(fd: int) -> bool:
 
 def _quoted(text: str) -> str:
     """A JSON string. What most identifiers are made of needs no escape."""
-    short = len(text) <= MAX_IDENTIFIER
-    return f'"{text}"' if short and text.isalnum() and text.isascii() else json.dumps(_plain(text))
+    plain = text.isascii() and text.isprintable() and '"' not in text and "\\" not in text
+    return f'"{text}"' if plain and len(text) <= MAX_IDENTIFIER else json.dumps(_plain(text))
 
 
 class AccessLog:

@@ -145,19 +145,27 @@ class Replies:
         self._statuses: dict[bytes, _Status] = {}
         self._learnt: dict[tuple[str, bytes], Passed] = {}
         self._replies: dict[bytes, Reply] = {}
+        self._last: Reply | None = None
+        self._last_head = b""
 
     def read(self, data: bytes) -> Reply | None:
         """The plain response that `data` begins with; None where it is none, or its head is not complete."""
+        # while nothing but the second of its Date changes, a head is the same again and again
+        if self._last is not None and data.startswith(self._last_head):
+            return self._last
         end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES)
         if end < 0:
             return None
-        head = data[:end]
-        # while nothing but the second of its Date changes, a head is the same again and again
+        head = data[: end + 4]
         reply = self._replies.get(head)
-        if reply is None and (reply := self._read(head)) is not None and _may_be_kept(head):
+        if reply is None:
+            reply = self._read(head[:-4])
+            if reply is None or not _may_be_kept(head):
+                return reply
             if len(self._replies) >= MAX_REPLIES:
                 self._replies.clear()
             self._replies[head] = reply
+        self._last, self._last_head = reply, head
         return reply
 
     def _read(self, head: bytes) -> Reply | None:

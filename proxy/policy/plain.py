@@ -258,17 +258,26 @@ class Plain:
 
 def parse(data: bytes, lexicon: Lexicon) -> Plain | None:
     """The plain request that `data` begins with; None where it is none, or its head is not complete."""
+    size = len(data)
+    if size <= MAX_HEAD_BYTES and data.endswith(b"\r\n\r\n"):
+        # most have no content; were there an empty line before, it would not be a plain field line
+        plain = _head(data[: size - 4], lexicon)
+        if plain is not None:
+            return plain
     end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES)
-    if end < 0:
-        return None
-    raw = data[:end].split(b"\r\n")
+    return _head(data[:end], lexicon) if end >= 0 else None
+
+
+def _head(head: bytes, lexicon: Lexicon) -> Plain | None:
+    """`head` is without the empty line that ends it."""
+    raw = head.split(b"\r\n")
     first = raw[0]
     start = lexicon.starts.get(first)
     if start is None:
         start = lexicon.read_start(first)
     if start is None or len(raw) > MAX_LINES:
         return None
-    return _sorted(start, raw, lexicon, end + 4)
+    return _sorted(start, raw, lexicon, len(head) + 4)
 
 
 def _sorted(  # noqa: PLR0912, PLR0915 - one look at each line

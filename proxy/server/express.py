@@ -38,8 +38,11 @@ class Client(Protocol):
 
     peer_address: str
 
-    def answer(self, head: bytes, content: bytes) -> None:
-        """Send the whole answer, `head` being without the line that ends it; the connection is for the next request."""
+    def answer(self, head: bytes, content: bytes, now: float) -> None:
+        """Send the whole answer, `head` being without the line that ends it; the connection is for the next request.
+
+        now -- on the monotonic clock.
+        """
         ...
 
     def serve_ordinarily(self, plain: Plain, content: bytes, passing: Passing) -> OnInterim:
@@ -219,7 +222,7 @@ class Passing:
         self._connection = None
         express.in_flight.leave()
         arrived = express.clock()
-        self._client.answer(head, content)
+        self._client.answer(head, content, arrived)
         self._tell(reply, passed, arrived)
         return True
 

@@ -314,14 +314,17 @@ class ClientConnection(RequestHandler):
 
     # -- what `express` needs
 
-    def answer(self, head: bytes, content: bytes) -> None:
-        """Send the whole answer, `head` being without the line that ends it; the connection is for the next request."""
+    def answer(self, head: bytes, content: bytes, now: float) -> None:
+        """See `express.Client`."""
         self._passing = None
         if self.transport is not None:
             end = b"Connection: close\r\n\r\n" if self.closing else b"\r\n"
             self.transport.write(b"%b%b%b" % (head, end, content))
         self._served()
-        self._go_on(keep_alive=not self.closing)
+        if self.closing or self._close or self._early:
+            self._go_on(keep_alive=not self.closing)
+        else:
+            self._next_keepalive_close_time = now + KEEPALIVE_SECONDS
 
     def serve_ordinarily(self, plain: Plain, content: bytes, passing: Passing) -> OnInterim:
         """Have the handler serve the request, whose origin has been asked already; takes interim responses."""
