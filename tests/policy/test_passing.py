@@ -254,3 +254,18 @@ def test_a_head_seen_before_is_known_at_once_unless_it_is_long_or_sets_a_cookie(
     for number in range(passing.MAX_REPLIES + 10):
         replies.read(begin + f"X: {number}\r\n\r\nx".encode())
     assert len(replies._replies) <= passing.MAX_REPLIES
+
+
+def test_of_two_heads_in_turn_each_is_known() -> None:
+    replies = Replies(TARGETS)
+    wires = [
+        b"HTTP/1.1 200 OK\r\nDate: Tue, 24 Nov 2026 20:00:0%d GMT\r\nContent-Length: 1\r\n\r\nx" % second
+        for second in range(2)
+    ]
+    first = [replies.read(wire) for wire in wires]
+    assert first[0] is not first[1]
+    assert [replies.read(wire) for wire in wires] == first
+    # one that begins as the last does, and goes on, is another
+    longer = replies.read(wires[1].replace(b"\r\n\r\n", b"\r\nX-More: y\r\n\r\n"))
+    assert longer is not None
+    assert b"X-More: y\r\n" in longer.wire
