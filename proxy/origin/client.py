@@ -316,9 +316,10 @@ class OriginClient:
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
-        if self._spare is not None:
-            self._spare.cancel()
-            await asyncio.wait((self._spare,))
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.cancel()
+            await asyncio.wait((spare,))
         for connection in [*self._resting, *self._busy]:
             connection.abort()
         self._resting.clear()
