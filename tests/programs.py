@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,16 +20,17 @@ FETCH_SECONDS = 300.0
 PLACES = ("usr/bin", "usr/sbin", "usr/lib/chromium")
 """Where packages have their programs; of a browser the last is the program, the first a script that knows one place."""
 PACKAGES = {
-    "chromium-headless-shell": "chromium-headless-shell",
-    "nginx": "nginx-light",
-    "pgbouncer": "pgbouncer",
-    "prometheus": "prometheus",
-    "promtool": "prometheus",
-    "systemd-analyze": "systemd",
-    "varnishd": "varnish",
-    "wrk": "wrk",
+    "chromium-headless-shell": ("chromium-headless-shell", "chromium-common"),
+    "nginx": ("nginx-light",),
+    "pgbouncer": ("pgbouncer",),
+    "prometheus": ("prometheus",),
+    "promtool": ("prometheus",),
+    "systemd-analyze": ("systemd",),
+    "varnishd": ("varnish",),
+    "wrk": ("wrk",),
 }
-"""Debian's and Ubuntu's package of each."""
+"""Debian's and Ubuntu's package of each, and those that must lie in the same folder: they are fetched although they
+may be installed."""
 
 
 class Unavailable(Exception):
@@ -50,13 +51,13 @@ def program(name: str) -> Program:
     here = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
     if here is not None:
         return Program(here, os.environ)
-    package = PACKAGES[name]
+    package, *beside = PACKAGES[name]
     folder = FOLDER / package
     FOLDER.mkdir(exist_ok=True)
     with (FOLDER / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
-            _fetch(package, folder)
+            _fetch(package, beside, folder)
     found = [path for place in PLACES if os.access(path := folder / place / name, os.X_OK)]
     if not found:
         raise Unavailable(f"the package {package} of this distribution has no {name}")
@@ -64,8 +65,8 @@ def program(name: str) -> Program:
     return Program(str(found[-1]), {**os.environ, "LD_LIBRARY_PATH": ":".join(libraries)})
 
 
-def _fetch(package: str, folder: Path) -> None:
-    """Unpack `package`, and what it needs that is not installed, into `folder`. Raises Unavailable."""
+def _fetch(package: str, beside: Sequence[str], folder: Path) -> None:
+    """Unpack `package` and `beside`, and what they need that is not installed, into `folder`. Raises Unavailable."""
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         raise Unavailable(f"there is no {package} here, and no apt-get that could fetch it: install it")
     apt = FOLDER / "apt"
@@ -82,7 +83,8 @@ def _fetch(package: str, folder: Path) -> None:
     }
     command = ["apt-get", "-qq", *(word for name, value in options.items() for word in ("-o", f"{name}={value}"))]
     _run([*command, "update"], package)
-    _run([*command, "--yes", "--no-install-recommends", "--download-only", "install", package], package)
+    wanted = ["--yes", "--no-install-recommends", "--reinstall", "--download-only", "install", package, *beside]
+    _run([*command, *wanted], package)
     building = folder.with_suffix(".building")
     shutil.rmtree(building, ignore_errors=True)
     for archive in sorted((apt / "archives").glob("*.deb")):

@@ -247,7 +247,7 @@ class AccessLog:
         self._form: Form = as_text if format == "text" else as_json
         self._form_briefs = briefs_as_text if format == "text" else briefs_as_json
         self._fd = fd
-        self._piece_bytes = LARGE_BYTES if alone or _is_file(fd) else WRITE_BYTES
+        self._mixed = not (alone or _is_file(fd))
         self._capacity = capacity
         self._queue: deque[tuple[bytes, int]] = deque()
         self._queued = 0
@@ -307,19 +307,20 @@ class AccessLog:
         self._write_gathered()
 
     def _write_gathered(self) -> None:
+        most = WRITE_BYTES if self._mixed else LARGE_BYTES
         piece: list[bytes] = []
         size = count = 0
         while self._queue:
             lines, number = self._queue.popleft()
             self._taken += number
-            whole = number == 1 or self._piece_bytes == LARGE_BYTES
-            for part in [lines] if whole else lines.splitlines(keepends=True):
-                if piece and size + len(part) > self._piece_bytes:
+            parts = [(line, 1) for line in lines.splitlines(keepends=True)] if self._mixed else [(lines, number)]
+            for octets, its in parts:
+                if piece and size + len(octets) > most:
                     self._write(piece, count)
                     piece, size, count = [], 0, 0
-                piece.append(part)
-                size += len(part)
-                count += number if whole else 1
+                piece.append(octets)
+                size += len(octets)
+                count += its
         self._write(piece, count)
 
     def _write(self, pieces: list[bytes], count: int) -> None:

@@ -234,7 +234,7 @@ class Passing:
         tags = [
             route_tag(rule.name) for rule in shared.routes.invalidated_by(start.method, start.target.partition("?")[0])
         ]
-        uris = [] if invalidation.is_safe(start.method) else [shared.fast.uri(self.plain)]
+        uris = [] if invalidation.is_safe(start.method) else [self._express.fast.uri(self.plain)]
         if tags or uris:
             shared.invalidate(tags, uris)
 
@@ -270,7 +270,7 @@ class Passing:
         connection, self._connection = self._connection, None
         assert connection is not None
         try:
-            return await self._express.shared.origin.response_on(connection)
+            return await self._express.origin.response_on(connection)
         except errors.OriginReset:
             if self.plain.start.method not in IDEMPOTENT or connection.received:
                 raise
@@ -285,7 +285,7 @@ class Passing:
         usual = seen.forward is self.forward and seen.detail is None and not seen.collapsed
         if self._seen is None or sent[1] is not content or not usual:
             return
-        if self._generation == self._express.shared.fast.generation:
+        if self._generation == self._express.fast.generation:
             try:
                 self._express.replies.learn(question_of(self.plain), self._seen, sent[0], seen.verdict)
             except Exception:
@@ -298,7 +298,7 @@ class Passing:
         self._stop_waiting()
         if connection is not None:
             connection.shortcut = None
-            self._express.shared.origin.drop(connection)
+            self._express.origin.drop(connection)
 
     def abandon(self) -> None:
         """The client left."""
@@ -308,11 +308,11 @@ class Passing:
         self.give_up()
         shared, request = self._express.shared, self.plain
         seen = Observation(request.start.method, request.start.target.partition("?")[0])
-        seen.route = shared.fast.route(request.start)[0]
+        seen.route = self._express.fast.route(request.start)[0]
         seen.client, seen.started = self._client.peer_address, self._began
         seen.request_id, seen.traceparent = self._request_id, self._traceparent
         seen.outcome, seen.forward = Outcome.CLIENT_GONE, self.forward
-        seen.duration = seen.origin_seconds = shared.clock() - self._asked
+        seen.duration = seen.origin_seconds = self._express.clock() - self._asked
         seen.request_bytes = len(self.content)
         shared.observe(seen)
 
