@@ -39,7 +39,7 @@ SETUP = """\
 from mypyc.build import mypycify
 from setuptools import setup
 
-setup(name="siding", packages=[], ext_modules=mypycify({arguments!r}, opt_level={level!r}, debug_level="0"))
+setup(name="siding", packages=[], ext_modules=mypycify({arguments!r}, opt_level={effort!r}, debug_level="0"))
 """
 FAILED = 1
 
@@ -48,36 +48,39 @@ class CompileError(Exception):
     """It cannot be compiled; says why."""
 
 
-def compile_into(folder: Path, python: str = sys.executable, level: int = 3) -> None:
-    """Put the packages into `folder`, compiled.
+def compile_into(folder: Path, python: str = sys.executable, modules: Sequence[str] = MODULES, effort: int = 3) -> None:
+    """Put the packages into `folder`, and `modules` of them compiled.
 
-    python -- the interpreter that has what Siding depends on, of the version that runs this. level -- how hard the
-    C compiler tries, 0 to 3. Raises CompileError.
+    python -- the interpreter that has what Siding depends on, of the version that runs this. effort -- the C
+    compiler's, 0 to 3. Raises CompileError, and then `folder` is as it was.
     """
-    for package in PACKAGES:
-        shutil.copytree(
-            ROOT / package, folder / package, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "*.so")
-        )
+    ignored = shutil.ignore_patterns("__pycache__", "*.so")
     with tempfile.TemporaryDirectory() as made:
         # in a folder of its own: the tools write beside the sources, and read whatever settings lie there
         work = Path(made)
         for package in PACKAGES:
-            shutil.copytree(folder / package, work / package, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
-        arguments = ["--strict", "--ignore-missing-imports", f"--python-executable={python}", *MODULES]
-        (work / "setup.py").write_text(SETUP.format(arguments=arguments, level=str(level)), encoding="utf-8")
-        environ = {name: value for name, value in os.environ.items() if name != "MYPYPATH"}
+            shutil.copytree(ROOT / package, work / package, ignore=ignored)
+        arguments = ["--strict", "--ignore-missing-imports", f"--python-executable={python}", *modules]
+        (work / "setup.py").write_text(SETUP.format(arguments=arguments, effort=str(effort)), encoding="utf-8")
         done = subprocess.run(
             [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"],
             cwd=work,
-            env=environ,
+            env={name: value for name, value in os.environ.items() if name != "MYPYPATH"},
             capture_output=True,
             text=True,
             check=False,
         )
         if done.returncode:
             raise CompileError(f"{done.stdout}\n{done.stderr}".strip()[-4000:])
-        for found in [*work.glob("*.so"), *work.glob("proxy/**/*.so")]:
-            shutil.copy2(found, folder / found.relative_to(work))
+        # what was compiled of another source would go before this one
+        for old in folder.glob("proxy/**/*.so"):
+            old.unlink()
+        for package in PACKAGES:
+            shutil.copytree(
+                work / package, folder / package, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__")
+            )
+        for shared in work.glob("*.so"):
+            shutil.copy2(shared, folder)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,9 +94,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="made if it is not there; may be site-packages")
     parser.add_argument("--python", default=sys.executable, metavar="PATH", help="one that has Siding's dependencies")
     given = parser.parse_args(argv)
-    given.folder.mkdir(parents=True, exist_ok=True)
     try:
+        given.folder.mkdir(parents=True, exist_ok=True)
         compile_into(given.folder, given.python)
+    except OSError as fault:
+        print(f"{given.folder} cannot be written: {fault.strerror}", file=sys.stderr)
+        return FAILED
     except CompileError as fault:
         print(f"Siding could not be compiled, and runs as it is:\n{fault}", file=sys.stderr)
         return FAILED

@@ -328,7 +328,8 @@ class AccessLog:
         rest = memoryview(b"".join(pieces))
         while rest:
             try:
-                rest = rest[os.write(self._fd, rest) :]
+                written = os.write(self._fd, rest)
+                rest = rest[written:]
             except BlockingIOError:
                 if self._closing.wait(RETRY_SECONDS):
                     self._lost += count

@@ -63,7 +63,7 @@ def strip(fields: Fields) -> Fields:
     """Without the fields that Connection names, and without those that are always for one hop."""
     if "connection" in fields:
         return fields.without((_named(fields) - _NOT_TO_BE_NAMED) | HOP_BY_HOP | _FRAMING)
-    present = HOP_BY_HOP & fields.names()
+    present = HOP_BY_HOP.intersection(fields.names())
     return fields.without(HOP_BY_HOP | _FRAMING) if present or "content-length" in fields else fields
 
 
