@@ -21,7 +21,7 @@ from proxy.policy.messages import Fields, ResponseHead
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 """A response head larger than this is not a response (nginx: proxy_buffer_size is 4 or 8 KiB)."""
-HIGH_WATER_BYTES: Final = 256 * 1024
+HIGH_WATER_BYTES = 256 * 1024
 """Content read ahead of the reader before the origin is held back."""
 CONTINUE_SECONDS = 1.0
 """How long content is held back for a 100 (Continue) that may never come (RFC 9110 10.1.1)."""

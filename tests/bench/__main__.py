@@ -23,7 +23,7 @@ import orjson
 
 from tests.bench import features
 from tests.bench.load import CONNECTIONS
-from tests.bench.peers import CONTENT, Peer, Peers, running
+from tests.bench.peers import CONTENT, ROOT, Peer, Peers, running
 from tests.bench.processes import Cores, cores_here
 from tests.bench.rows import ROWS, Field
 from tests.bench.stage import Stage
@@ -48,6 +48,12 @@ def _whole(text: str) -> int:
     return int(text)
 
 
+def _folder(text: str) -> Path:
+    if not (Path(text) / "proxy" / "__main__.py").is_file():
+        raise argparse.ArgumentTypeError(f"no Siding lies in {text}")
+    return Path(text).resolve()
+
+
 def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--rounds", type=_whole, default=5)
@@ -56,6 +62,7 @@ def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--features", dest="only", action="store_const", const=[FEATURES], help="the second table alone"
     )
+    parser.add_argument("--code", type=_folder, default=ROOT, help="where Siding lies, such as build/compiled")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     parser.add_argument("--markdown", type=Path, help="write the tables here as well")
     return parser.parse_args(arguments)
@@ -82,6 +89,7 @@ def _model() -> str:
 def machine(cores: Cores, options: argparse.Namespace, varnish: Peer | None) -> dict[str, str]:
     """Where and how it was measured."""
     asked = "" if options.only == list(NAMES) else f" --only {','.join(options.only)}"
+    asked += "" if options.code == ROOT else f" --code {os.path.relpath(options.code, ROOT)}"
     programs = [_version("nginx", "-v"), _version("wrk", "-v").partition(" Copyright")[0]]
     if varnish is not None:
         programs.append(_version("varnishd", "-V"))
@@ -111,7 +119,10 @@ def _run(options: argparse.Namespace) -> None:
     cores, rows, costs = cores_here(), list[Row](), list[Cost]()
     told: dict[str, str] = {}
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="siding-bench-") as name, running(Path(name), cores.proxy) as peers:
+    with (
+        tempfile.TemporaryDirectory(prefix="siding-bench-") as name,
+        running(Path(name), cores.proxy, options.code) as peers,
+    ):
         # Varnish reads its configuration as a user of its own
         Path(name).chmod(0o755)
         try:

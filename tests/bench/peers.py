@@ -115,11 +115,15 @@ def free_port() -> int:
 
 
 class Peers:
-    """Starts servers, and stops what it started. folder -- where they may write; cores -- where they run."""
+    """Starts servers, and stops what it started.
 
-    def __init__(self, folder: Path, cores: frozenset[int] | None) -> None:
+    folder -- where they may write; cores -- where they run; code -- where Siding's packages lie.
+    """
+
+    def __init__(self, folder: Path, cores: frozenset[int] | None, code: Path = ROOT) -> None:
         self._folder = folder
         self._cores = cores
+        self._code = code
         self._running: dict[int, subprocess.Popen[bytes]] = {}
 
     def _start(
@@ -131,7 +135,7 @@ class Peers:
             # in a group of its own, so that Ctrl-C is heard here alone, and all is stopped in order
             process = subprocess.Popen(
                 [*pinned(cores), *command],
-                cwd=ROOT,
+                cwd=self._code,
                 env=dict(environ),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -247,9 +251,9 @@ def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 @contextmanager
-def running(folder: Path, cores: frozenset[int] | None) -> Iterator[Peers]:
-    """Peers that are stopped at the end."""
-    peers = Peers(folder, cores)
+def running(folder: Path, cores: frozenset[int] | None, code: Path = ROOT) -> Iterator[Peers]:
+    """Peers that are stopped at the end. code -- where Siding's packages lie."""
+    peers = Peers(folder, cores, code)
     try:
         yield peers
     finally:
