@@ -56,6 +56,10 @@ class RouteTable:
         """The label for metrics, whatever the method: the first pattern that matches, or `other`."""
         return self._labels.first(path) or OTHER
 
+    def found(self, method: str, path: str) -> tuple[str, bool]:
+        """The label for metrics, and whether there is a rule for such a request."""
+        return self.route_of(path), self.match(method, path) is not None
+
     def invalidated_by(self, method: str, path: str) -> tuple[Rule, ...]:
         """The rules whose stored responses a success of this request makes out of date.
 

@@ -15,15 +15,15 @@ from typing import Final
 from proxy.policy.decisions import Verdict
 from proxy.policy.encoding import MIN_LENGTH
 from proxy.policy.forwarding import HOP_BY_HOP
+from proxy.policy.lines import MAX_KNOWN, MAX_KNOWN_BYTES, field_line
 from proxy.policy.messages import ResponseHead
-from proxy.policy.plain import MAX_HEAD_BYTES, MAX_KNOWN, MAX_KNOWN_BYTES, MAX_LINES, Kind, Plain, field_line
+from proxy.policy.plain import MAX_HEAD_BYTES, MAX_LINES, Plain
 from proxy.policy.prepared import status_line
 
 MAX_LEARNT = 4096
 MAX_REPLIES, MAX_REPLY_BYTES = 256, 1024
 MAX_LEARNT_BYTES = 2048
 """Longer questions and marks are not remembered: clients and origins choose how long they are."""
-CREDENTIAL: Final = int(Kind.CREDENTIAL)
 
 _QUIET: Final = 0
 _JUDGED: Final = 1
@@ -303,7 +303,4 @@ def answer_head(reply: Reply, passed: Passed, etag: str | None) -> bytes:
 
 def question_of(plain: Plain) -> str:
     """What of a request without a rule has to do with what becomes of the response."""
-    names = ""
-    if plain.credentials:
-        names = ",".join([line.line[0].lower() for line in plain.lines if line.kind == CREDENTIAL])
-    return f"{plain.start.method}\n{names}\n{plain.shape}"
+    return f"{plain.start.method}\n{plain.credentials}\n{plain.shape}"

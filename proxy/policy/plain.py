@@ -5,210 +5,85 @@ Nothing is loosened: what is taken is a subset of what RFC 9112 allows, read in 
     request = method SP origin-form SP "HTTP/1.1" CRLF 1*( token ":" OWS [ value ] OWS CRLF ) CRLF content
 
 One Host; no Transfer-Encoding, Expect, Upgrade; Connection says keep-alive or is not there; content only with one
-Content-Length. Bare CR and LF, folded lines, and controls are in none of the sets below.
+Content-Length (see `lines`).
+
+A client that keeps asking sends the same head again but for a few values. So a head is remembered as a `Heading`:
+without its request line, and with the values cut out that are another each time. The next like it is one look-up.
 """
 
 from __future__ import annotations
 
-import re
-from enum import IntEnum
+from collections.abc import Sequence
 from typing import Final
 
-from proxy.policy.cache_key import CREDENTIAL_FIELDS, REWRITING_FIELDS, asked_part
-from proxy.policy.forwarding import HOP_BY_HOP, VIA
-from proxy.policy.messages import Fields, Line
+from proxy.policy.forwarding import VIA
+from proxy.policy.lines import (
+    ALWAYS_ANEW,
+    CREDENTIAL,
+    DEMANDING,
+    FIELD_VALUE,
+    LENGTH,
+    NOT_AS_IT_IS,
+    ONCE,
+    PLACE,
+    QUIET,
+    REQUEST_ID,
+    SHAPE,
+    TRACE,
+    Known,
+    Lines,
+    Start,
+)
+from proxy.policy.messages import Fields
 
 MAX_HEAD_BYTES: Final = 8192
 MAX_LINES: Final = 64
-MAX_KNOWN: Final = 4096
-MAX_KNOWN_BYTES: Final = 256
-"""Longer lines are read each time: they are hardly ever twice the same."""
-
-# what `Kind` says, as numbers of their own: to look them up in the class each time would take longer than all the rest
-_SHAPE: Final = 1
-_PLACE: Final = 2
-_CREDENTIAL: Final = 3
-_DEMANDING: Final = 4
-_LENGTH: Final = 5
-_REQUEST_ID: Final = 6
-_TRACE: Final = 7
-_ONCE: Final = 8
-
-
-class Kind(IntEnum):
-    """What a field has to do with an answer from a fresh stored response."""
-
-    QUIET = 0
-    """nothing, unless the response varies on it"""
-    SHAPE = _SHAPE
-    """it selects the form of the answer: coding, or 304"""
-    PLACE = _PLACE
-    """it is part of the target URI, or rewrites it"""
-    CREDENTIAL = _CREDENTIAL
-    """it says who is asking: part of the key where a rule says so"""
-    DEMANDING = _DEMANDING
-    """it asks for something of its own: for the policy alone"""
-    LENGTH = _LENGTH
-    REQUEST_ID = _REQUEST_ID
-    TRACE = _TRACE
-    ONCE = _ONCE
-    """nothing, but the ordinary way refuses two of them; each has a number of its own from here on"""
-
-
-_KINDS: Final = {
-    b"accept-encoding": Kind.SHAPE,
-    b"if-none-match": Kind.SHAPE,
-    b"if-modified-since": Kind.SHAPE,
-    b"host": Kind.PLACE,
-    **{name.encode(): Kind.PLACE for name in REWRITING_FIELDS},
-    **{name.encode(): Kind.CREDENTIAL for name in CREDENTIAL_FIELDS},
-    **dict.fromkeys(
-        (b"cache-control", b"pragma", b"range", b"if-range", b"if-match", b"if-unmodified-since"), Kind.DEMANDING
-    ),
-    b"content-length": Kind.LENGTH,
-    b"x-request-id": Kind.REQUEST_ID,
-    b"traceparent": Kind.TRACE,
-    **{
-        name: Kind.ONCE + number
-        for number, name in enumerate(
-            (b"user-agent", b"content-type", b"content-location", b"content-range", b"etag", b"max-forwards", b"server")
-        )
-    },
-}
-_NOT_PLAIN: Final = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"http2-settings"})
-_ALWAYS_ANEW: Final = frozenset({Kind.CREDENTIAL, Kind.REQUEST_ID, Kind.TRACE, Kind.LENGTH})
-"""Kinds whose lines are not remembered: they are hardly ever twice the same, or nobody's to keep."""
-
-NOT_AS_IT_IS: Final = frozenset(
-    {b"content-length", b"x-forwarded-for", b"via", *(name.encode() for name in HOP_BY_HOP)}
-)
-"""Fields that this hop takes away, or writes anew (see `forwarding`)."""
-_MINDED: Final = frozenset(
-    {b"x-forwarded-for", b"via", b"x-forwarded-proto", b"x-forwarded-host", b"x-request-id", b"traceparent"}
-)
-"""Fields whose presence or value `to_origin` has to know."""
-MAX_NAMES: Final = 512
+MAX_HEADINGS: Final = 512
+MAX_HEADING_BYTES: Final = 2048
+MAX_CUTS: Final = 8
+REVIEW_HEADS: Final = 64
+"""Heads that are read line by line before it is looked at again which values to cut out."""
 _WITHOUT_CONTENT: Final = frozenset({"GET", "HEAD"})
-
-METHODS: Final = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
-
-# request-line with origin-form (RFC 9112 3, 3.2.1), of visible ASCII without those that no URI may hold
-_REQUEST_LINE: Final = re.compile(rb"([A-Z]{3,7}) (/[!$-;=?-\[\]_a-z|~]*) HTTP/1\.1")
-# token = 1*tchar (RFC 9110 5.6.2)
-_TCHAR: Final = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"
-# field-vchar = VCHAR / obs-text, with SP and HTAB between (RFC 9110 5.5)
-_FIELD_VALUE: Final = bytes([0x09, *range(0x20, 0x7F), *range(0x80, 0x100)])
-# host [ ":" port ], never empty (RFC 3986 3.2, RFC 9110 4.2.4)
-_AUTHORITY: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(?::[0-9]*)?")
+_END: Final = b"\r\n\r\n"
+_NOTHING: Final[list[bytes]] = []
 
 
-def field_line(raw: bytes) -> tuple[bytes, Line] | None:
-    """A field line's name in lower case, and name and value as text; None where it is not strictly one."""
-    name, colon, value = raw.partition(b":")
-    lower = name.lower()
-    if not colon or not lower or lower.translate(None, _TCHAR) or value.translate(None, _FIELD_VALUE):
-        return None
-    return lower, (name.decode("ascii"), value.strip(b" \t").decode("latin-1"))
+def _text(value: bytes) -> str:
+    """A field value (RFC 9110 5.5)."""
+    return value.strip(b" \t").decode("latin-1")
 
 
-class Known:
-    """A field line that is understood. Compared by identity. line -- name and value as text, as `Fields` has them.
+class Hole:
+    """A line whose value is another each time. at -- which line. before -- its name, where it goes on as it is."""
 
-    shape -- what a shape says of it. minded -- `to_origin` has to know of it.
-    wire -- as it goes on to the next hop, once it has; empty where it does not go on as it is.
-    """
+    __slots__ = ("at", "before", "kind", "lower", "name")
 
-    __slots__ = ("kind", "line", "lower", "minded", "shape", "wire")
+    def __init__(self, at: int, line: Known) -> None:
+        self.at = at
+        self.kind = line.kind
+        self.lower = line.lower
+        self.name = line.line[0]
+        self.before = b"" if line.lower in NOT_AS_IT_IS else f"{self.name}: ".encode("ascii")
 
-    def __init__(self, kind: int, lower: bytes, line: Line) -> None:
-        self.kind = kind
-        self.lower = lower
-        self.line = line
-        self.shape = f"{line[0]}:{line[1]}\n" if kind == _SHAPE else ""
-        self.minded = lower in _MINDED
-        self.wire: bytes | None = None
-
-    def written(self) -> bytes:
-        """Makes `wire`."""
-        name, value = self.line
-        wire = b"" if self.lower in NOT_AS_IT_IS else f"{name}: {value}\r\n".encode("latin-1")
-        self.wire = wire
-        return wire
+    def line(self, value: str) -> Known:
+        """With its value."""
+        return Known(self.kind, self.lower, (self.name, value))
 
 
-class Start:
-    """A request line that is understood. asked -- what a cache key says of the target.
+class Heading:
+    """What `Plain` says of a head that does not hang on request line and holes. lines -- None where there is a hole."""
 
-    route -- for who knows the rules to note: the label for metrics, and whether there is a rule.
-    """
+    __slots__ = ("credentials", "demanding", "holes", "lines", "onward", "place", "shape")
 
-    __slots__ = ("asked", "method", "route", "target", "wire")
-
-    def __init__(self, method: str, target: str) -> None:
-        self.method = method
-        self.target = target
-        self.asked = asked_part(target)
-        self.wire = f"{method} {target} HTTP/1.1\r\n".encode()
-        self.route: tuple[str, bool] | None = None
-
-
-class Lexicon:
-    """Request lines and field lines that were understood before, so that most are read by one look-up."""
-
-    __slots__ = ("_names", "known", "starts")
-
-    def __init__(self) -> None:
-        self.known: dict[bytes, Known] = {}
-        self.starts: dict[bytes, Start] = {}
-        self._names: dict[bytes, tuple[int, bytes, str]] = {}
-
-    def read_start(self, raw: bytes) -> Start | None:
-        """What a request line says; None where it is not plain."""
-        match = _REQUEST_LINE.fullmatch(raw)
-        if match is None or match[1] not in METHODS:
-            return None
-        target = match[2].decode("ascii")
-        found = Start(match[1].decode("ascii"), target)
-        if len(raw) <= MAX_KNOWN_BYTES:
-            if len(self.starts) >= MAX_KNOWN:
-                self.starts.clear()
-            self.starts[raw] = found
-        return found
-
-    def _name(self, raw: bytes) -> tuple[int, bytes, str] | None:
-        lower = raw.lower()
-        if not lower or lower.translate(None, _TCHAR) or lower in _NOT_PLAIN:
-            return None
-        found = (int(_KINDS.get(lower, Kind.QUIET)), lower, raw.decode("ascii"))
-        if len(raw) <= MAX_KNOWN_BYTES:
-            if len(self._names) >= MAX_NAMES:
-                self._names.clear()
-            self._names[raw] = found
-        return found
-
-    def read(self, raw: bytes) -> Known | None:
-        """What a field line says; None where it makes the request other than plain."""
-        name, colon, value = raw.partition(b":")
-        named = self._names.get(name)
-        if named is None:
-            named = self._name(name)
-        if named is None or not colon or value.translate(None, _FIELD_VALUE):
-            return None
-        kind, lower, text = named
-        value = value.strip(b" \t")
-        found = Known(kind, lower, (text, value.decode("latin-1")))
-        if kind in _ALWAYS_ANEW:
-            return found
-        if (lower == b"connection" and value.lower() != b"keep-alive") or (
-            lower == b"host" and _AUTHORITY.fullmatch(value) is None
-        ):
-            return None
-        if len(raw) > MAX_KNOWN_BYTES:
-            return found
-        if len(self.known) >= MAX_KNOWN:
-            self.known.clear()
-        self.known[raw] = found
-        return found
+    def __init__(self, lines: list[Known | None], holes: list[Hole], plain: Plain) -> None:
+        """plain -- one that has it."""
+        self.lines = lines
+        self.holes = holes
+        self.place = plain.place
+        self.shape = plain.shape if plain.start.method == "GET" else plain.shape.removeprefix(plain.start.method)
+        self.credentials = plain.credentials
+        self.demanding = plain.demanding
+        self.onward: Onward | None = None
 
 
 class Plain:
@@ -217,75 +92,237 @@ class Plain:
     size -- octets of the head with its last CRLF. length -- of the content that follows; framed: the request says so.
     shape -- the lines that select the form of the answer, and the method where it is not GET.
     place -- Host first, then what rewrites. request_id, traceparent -- "" where absent.
-    credentials -- the lines that say who is asking. key -- the cache key, once somebody worked it out.
+    credentials -- the names of the lines that say who is asking. key -- the cache key, once somebody worked it out.
     demanding -- something is asked for that only the whole policy can tell.
+    heading, values -- what it was found by, and what stood in the holes.
     """
 
     __slots__ = (
+        "_lines",
         "credentials",
         "demanding",
         "framed",
+        "heading",
         "key",
         "length",
-        "lines",
         "place",
         "request_id",
         "shape",
         "size",
         "start",
         "traceparent",
+        "values",
     )
 
-    def __init__(self, start: Start, lines: list[Known], size: int) -> None:
+    def __init__(self, start: Start, size: int, place: tuple[Known, ...], shape: str, *, demanding: bool) -> None:
         self.start = start
-        self.lines = lines
         self.size = size
-        self.place: tuple[Known, ...] = ()
-        self.shape = self.credentials = self.request_id = self.traceparent = ""
-        self.demanding = self.framed = False
+        self.place = place
+        self.shape = shape
+        self.demanding = demanding
+        self.request_id = self.traceparent = self.credentials = ""
+        self.framed = False
         self.length = 0
         self.key: str | None = None
+        self.heading: Heading | None = None
+        self.values: list[bytes] = _NOTHING
+        self._lines: list[Known] | None = None
 
     @property
     def host(self) -> str:
         """The Host field's value."""
         return self.place[0].line[1]
 
+    def lines(self) -> list[Known]:
+        """Every line, as received."""
+        if self._lines is None:
+            assert self.heading is not None
+            lines = self.heading.lines[:]
+            for number, hole in enumerate(self.heading.holes):
+                lines[hole.at] = hole.line(_text(self.values[number]))
+            self._lines = [line for line in lines if line is not None]
+        return self._lines
+
+    def authorization(self) -> list[str]:
+        """What the lines of that name say."""
+        if self.heading is None:
+            return [line.line[1] for line in self.lines() if line.lower == b"authorization"]
+        holes = enumerate(self.heading.holes)
+        return [_text(self.values[number]) for number, hole in holes if hole.lower == b"authorization"]
+
     def fields(self) -> Fields:
         """Every field, as received."""
-        return Fields([known.line for known in self.lines])
+        return Fields([known.line for known in self.lines()])
+
+    def frame(self, digits: str) -> bool:
+        """Note the Content-Length. False where it is none, or none may be."""
+        if not (digits.isascii() and digits.isdecimal() and len(digits) < 19) or self.start.method in _WITHOUT_CONTENT:
+            return False
+        self.framed = True
+        self.length = int(digits)
+        return True
+
+
+class Lexicon(Lines):
+    """What was understood before: lines, and whole heads. cuts -- what values to be cut out stand behind, in order."""
+
+    __slots__ = ("_met", "_read", "cuts", "headings")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.headings: dict[bytes, Heading] = {}
+        self.cuts: list[bytes] = []
+        self._met: set[int] = set()
+        self._read = 0
+
+    def note(self, lines: list[bytes]) -> None:
+        """A head is about to be read line by line: now and then, see which of its lines are always new."""
+        self._read += 1
+        if self._read < REVIEW_HEADS:
+            return
+        self._read = 0
+        news, self.news = self.news, {}
+        names = [line.partition(b":")[0] for line in lines]
+        wanted = [
+            b"\r\n%b:" % name
+            for name in names
+            if news.get(name, 0) * 4 >= REVIEW_HEADS and names.count(name) == 1 and self.may_be_cut(name)
+        ]
+        missing = [cut for cut in wanted if cut not in self.cuts]
+        if missing:
+            kept = [cut for cut in self.cuts if cut not in wanted]
+            self.cuts = wanted[:MAX_CUTS] if len(kept) + len(wanted) > MAX_CUTS else kept + wanted
+            self.headings.clear()
+            self._met.clear()
+
+    def learn(self, key: bytes, plain: Plain, number: int) -> None:
+        """Remember the heading that was met before under `key`, from which `number` values were cut."""
+        if len(key) > MAX_HEADING_BYTES:
+            return
+        mark = hash(key)
+        if mark not in self._met:
+            if len(self._met) >= MAX_HEADINGS:
+                self._met.clear()
+            self._met.add(mark)
+            return
+        lines = plain.lines()
+        holes = self._holes(lines)
+        if len(holes) != number or not _may_be_cut(lines, holes):
+            return
+        without: list[Known | None] = [*lines]
+        for hole in holes:
+            without[hole.at] = None
+        if len(self.headings) >= MAX_HEADINGS:
+            self.headings.clear()
+        self.headings[key] = Heading(without, holes, plain)
+
+    def _holes(self, lines: list[Known]) -> list[Hole]:
+        """Where `cut_out` cuts."""
+        holes: list[Hole] = []
+        begin = 0
+        for cut in self.cuts:
+            for at in range(begin, len(lines)):
+                if b"\r\n%b:" % lines[at].line[0].encode("ascii") == cut:
+                    holes.append(Hole(at, lines[at]))
+                    begin = at + 1
+                    break
+        return holes
+
+
+def _may_be_cut(lines: list[Known], holes: list[Hole]) -> bool:
+    """Whether it makes no difference what stands in the holes, but for what `_recalled` does with it.
+
+    What is anew each time has to be in a hole; where a value is joined with others, or the field may be there once, all
+    of them would have to be.
+    """
+    cut = {hole.at for hole in holes}
+    names = [line.lower for line in lines]
+    for at, line in enumerate(lines):
+        if at not in cut:
+            if line.kind in ALWAYS_ANEW:
+                return False
+        elif names.count(line.lower) > 1 and (line.minded or line.kind != QUIET):
+            return False
+    return True
 
 
 def parse(data: bytes, lexicon: Lexicon) -> Plain | None:
     """The plain request that `data` begins with; None where it is none, or its head is not complete."""
-    size = len(data)
-    if size <= MAX_HEAD_BYTES and data.endswith(b"\r\n\r\n"):
+    if len(data) <= MAX_HEAD_BYTES and data.endswith(_END):
         # most have no content; were there an empty line before, it would not be a plain field line
-        plain = _head(data[: size - 4], lexicon)
+        plain = _head(data, lexicon)
         if plain is not None:
             return plain
-    end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES)
-    return _head(data[:end], lexicon) if end >= 0 else None
+    end = data.find(_END, 0, MAX_HEAD_BYTES)
+    return _head(data[: end + 4], lexicon) if end >= 0 else None
 
 
 def _head(head: bytes, lexicon: Lexicon) -> Plain | None:
-    """`head` is without the empty line that ends it."""
-    raw = head.split(b"\r\n")
-    first = raw[0]
+    """`head` is with the empty line that ends it."""
+    at = behind = head.find(b"\r\n")
+    first = head[:at]
     start = lexicon.starts.get(first)
     if start is None:
         start = lexicon.read_start(first)
-    if start is None or len(raw) > MAX_LINES:
+        if start is None:
+            return None
+    key = b""
+    values: list[bytes] = []
+    for cut in lexicon.cuts:
+        begin = head.find(cut, at)
+        if begin >= 0:
+            begin += len(cut)
+            end = head.find(b"\r\n", begin)
+            key += head[at:begin]
+            values.append(head[begin:end])
+            at = end
+    key += head[at:]
+    heading = lexicon.headings.get(key)
+    if heading is not None:
+        return _recalled(start, heading, values, len(head))
+    raw = head[behind + 2 : -4].split(b"\r\n")
+    if len(raw) >= MAX_LINES:
         return None
-    return _sorted(start, raw, lexicon, len(head) + 4)
+    lexicon.note(raw)
+    plain = _sorted(start, raw, lexicon, len(head))
+    if plain is not None and lexicon.cuts:
+        lexicon.learn(key, plain, len(values))
+    return plain
 
 
-def _sorted(  # noqa: PLR0912, PLR0915 - one look at each line
+def _recalled(start: Start, heading: Heading, values: list[bytes], size: int) -> Plain | None:
+    """None where a value is none, or the length is not as it must be."""
+    method = start.method
+    plain = Plain(
+        start,
+        size,
+        heading.place,
+        heading.shape if method == "GET" else method + heading.shape,
+        demanding=heading.demanding,
+    )
+    plain.heading = heading
+    plain.values = values
+    plain.credentials = heading.credentials
+    for at, hole in enumerate(heading.holes):
+        value = values[at]
+        if value.translate(None, FIELD_VALUE):
+            return None
+        kind = hole.kind
+        if kind == REQUEST_ID:
+            plain.request_id = _text(value)
+        elif kind == TRACE:
+            plain.traceparent = _text(value)
+        elif kind == LENGTH and not plain.frame(_text(value)):
+            return None
+    return plain
+
+
+def _sorted(  # noqa: PLR0912 - one look at each line
     start: Start, raw: list[bytes], lexicon: Lexicon, size: int
 ) -> Plain | None:
     """None where a line is not plain, or there twice and may be once, or Host or the length are not as they must be.
 
-    raw -- the request line and the field lines.
+    raw -- the field lines.
     """
     lines: list[Known] = []
     host: Known | None = None
@@ -296,36 +333,36 @@ def _sorted(  # noqa: PLR0912, PLR0915 - one look at each line
     credentials = request_id = traceparent = ""
     demanding = False
     known = lexicon.known
-    for at in range(1, len(raw)):
-        line = known.get(raw[at])
+    for octets in raw:
+        line = known.get(octets)
         if line is None:
-            line = lexicon.read(raw[at])
+            line = lexicon.read(octets)
             if line is None:
                 return None
         lines.append(line)
         kind = line.kind
-        if not kind:
+        if kind == QUIET:
             continue
-        if kind >= _ONCE:
+        if kind >= ONCE:
             if once >> kind & 1:
                 return None
             once |= 1 << kind
-        elif kind == _SHAPE:
+        elif kind == SHAPE:
             shape += line.shape
-        elif kind == _PLACE:
+        elif kind == PLACE:
             if line.lower != b"host":
                 place.append(line)
             elif host is None:
                 host = line
             else:
                 return None
-        elif kind == _REQUEST_ID:
+        elif kind == REQUEST_ID:
             request_id = f"{request_id}, {line.line[1]}" if request_id else line.line[1]
-        elif kind == _TRACE:
+        elif kind == TRACE:
             traceparent = f"{traceparent}, {line.line[1]}" if traceparent else line.line[1]
-        elif kind == _CREDENTIAL:
-            credentials += f"{line.line[0]}: {line.line[1]}\n"
-        elif kind == _DEMANDING:
+        elif kind == CREDENTIAL:
+            credentials += f"{line.line[0].lower()},"
+        elif kind == DEMANDING:
             demanding = True
         elif length is None:
             length = line
@@ -333,20 +370,56 @@ def _sorted(  # noqa: PLR0912, PLR0915 - one look at each line
             return None
     if host is None:
         return None
-    plain = Plain(start, lines, size)
-    plain.place = (host, *place)
-    plain.shape = shape
+    plain = Plain(start, size, (host, *place), shape, demanding=demanding)
+    plain._lines = lines
     plain.credentials = credentials
     plain.request_id = request_id
     plain.traceparent = traceparent
-    plain.demanding = demanding
-    if length is not None:
-        digits = length.line[1]
-        if not (digits.isascii() and digits.isdecimal() and len(digits) < 19) or start.method in _WITHOUT_CONTENT:
-            return None
-        plain.framed = True
-        plain.length = int(digits)
-    return plain
+    return plain if length is None or plain.frame(length.line[1]) else None
+
+
+class Onward:
+    """What of a heading goes on to the next hop, as `forwarding.to_origin` has it.
+
+    pieces -- octets before, between and behind those values that go on as they are. going -- which values these are.
+    forwarded, via -- what X-Forwarded-For and Via say outside of holes; forwarded_at, via_at -- of which value
+    it is otherwise, -1 where of none. added -- what has to be said of scheme and host. names -- of the lines that
+    `to_origin` minds.
+    """
+
+    __slots__ = ("added", "forwarded", "forwarded_at", "going", "names", "pieces", "via", "via_at")
+
+    def __init__(self, lines: Sequence[Known | None], holes: list[Hole], host: str) -> None:
+        self.pieces: list[bytes] = []
+        self.going: list[int] = []
+        self.forwarded_at = self.via_at = -1
+        fields: dict[bytes, str] = {}
+        piece = b"\r\n"
+        number = 0
+        for line in lines:
+            if line is not None:
+                piece += line.written() if line.wire is None else line.wire
+                if line.minded:
+                    before = fields.get(line.lower)
+                    fields[line.lower] = line.line[1] if before is None else f"{before}, {line.line[1]}"
+                continue
+            hole = holes[number]
+            if hole.before:
+                self.pieces.append(piece + hole.before)
+                self.going.append(number)
+                piece = b"\r\n"
+            elif hole.lower == b"x-forwarded-for":
+                self.forwarded_at = number
+            elif hole.lower == b"via":
+                self.via_at = number
+            fields.setdefault(hole.lower, "")
+            number += 1
+        self.pieces.append(piece)
+        self.forwarded = fields.get(b"x-forwarded-for", "")
+        self.via = fields.get(b"via", "")
+        self.names = frozenset(fields)
+        added = "" if b"x-forwarded-proto" in fields else "X-Forwarded-Proto: http\r\n"
+        self.added = added if b"x-forwarded-host" in fields else f"{added}X-Forwarded-Host: {host}\r\n"
 
 
 def to_origin(plain: Plain, peer: str, request_id: str, traceparent: str) -> bytes:
@@ -354,23 +427,28 @@ def to_origin(plain: Plain, peer: str, request_id: str, traceparent: str) -> byt
 
     peer -- the client's address. request_id, traceparent -- set where the client brought none.
     """
-    pieces = [plain.start.wire]
-    fields: dict[bytes, str] = {}
-    for line in plain.lines:
-        wire = line.wire
-        pieces.append(line.written() if wire is None else wire)
-        if line.minded:
-            before = fields.get(line.lower)
-            fields[line.lower] = line.line[1] if before is None else f"{before}, {line.line[1]}"
-    forwarded, via = fields.get(b"x-forwarded-for"), fields.get(b"via")
-    added = f"X-Forwarded-For: {forwarded}, {peer}\r\n" if forwarded else f"X-Forwarded-For: {peer}\r\n"
-    if b"x-forwarded-proto" not in fields:
-        added += "X-Forwarded-Proto: http\r\n"
-    if b"x-forwarded-host" not in fields:
-        added += f"X-Forwarded-Host: {plain.host}\r\n"
-    if b"x-request-id" not in fields:
+    heading, values = plain.heading, plain.values
+    if heading is None:
+        onward = Onward(plain.lines(), [], plain.host)
+    elif heading.onward is None:
+        onward = heading.onward = Onward(heading.lines, heading.holes, plain.host)
+    else:
+        onward = heading.onward
+    pieces = [plain.start.line, onward.pieces[0]]
+    for at, number in enumerate(onward.going):
+        pieces.append(values[number].strip(b" \t"))
+        pieces.append(onward.pieces[at + 1])
+    forwarded, via = onward.forwarded, onward.via
+    if onward.forwarded_at >= 0:
+        forwarded = values[onward.forwarded_at].strip(b" \t").decode("latin-1")
+    if onward.via_at >= 0:
+        via = values[onward.via_at].strip(b" \t").decode("latin-1")
+    added = onward.added
+    if b"x-request-id" not in onward.names:
         added += f"X-Request-Id: {request_id}\r\n"
-    if b"traceparent" not in fields:
+    if b"traceparent" not in onward.names:
         added += f"traceparent: {traceparent}\r\n"
-    pieces.append(f"{added}Via: {f'{via}, {VIA}' if via else VIA}\r\n".encode("latin-1"))
+    chain = f"{forwarded}, {peer}" if forwarded else peer
+    hops = f"{via}, {VIA}" if via else VIA
+    pieces.append(f"X-Forwarded-For: {chain}\r\n{added}Via: {hops}\r\n".encode("latin-1"))
     return b"".join(pieces)

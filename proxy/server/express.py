@@ -24,9 +24,10 @@ from proxy.origin.fetch import SMALL_BYTES, SMALL_SECONDS
 from proxy.policy import invalidation, plain
 from proxy.policy.decisions import Forward, Outcome, Verdict
 from proxy.policy.judgement import route_tag
+from proxy.policy.lines import Start
 from proxy.policy.messages import RequestHead, ResponseHead
 from proxy.policy.passing import Passed, Replies, Reply, answer_head, question_of
-from proxy.policy.plain import Plain, Start
+from proxy.policy.plain import Plain
 from proxy.server.answer import make_etag
 from proxy.server.visit import Shared
 
@@ -109,9 +110,8 @@ class Express:
         key = request.key or fast.key(request, b"")
         if key is None or fast.store.find(key) is not None:
             return False
-        if request.credentials:
-            authorization = [line.line[1] for line in request.lines if line.lower == b"authorization"]
-        if request.credentials and authorization:
+        authorization = request.authorization() if request.credentials else None
+        if authorization:
             key = f"{key}\n{self.shared.digest(', '.join(authorization).encode('latin-1'))}"
         return not collapse.worth_waiting(key, self.clock())
 
@@ -231,9 +231,7 @@ class Passing:
         start, shared = self.plain.start, self._express.shared
         if start.method == "GET" or status >= 400:
             return
-        tags = [
-            route_tag(rule.name) for rule in shared.routes.invalidated_by(start.method, start.target.partition("?")[0])
-        ]
+        tags = [route_tag(rule.name) for rule in shared.routes.invalidated_by(start.method, start.path)]
         uris = [] if invalidation.is_safe(start.method) else [self._express.fast.uri(self.plain)]
         if tags or uris:
             shared.invalidate(tags, uris)
@@ -307,7 +305,7 @@ class Passing:
         self._express.in_flight.leave()
         self.give_up()
         shared, request = self._express.shared, self.plain
-        seen = Observation(request.start.method, request.start.target.partition("?")[0])
+        seen = Observation(request.start.method, request.start.path)
         seen.route = self._express.fast.route(request.start)[0]
         seen.client, seen.started = self._client.peer_address, self._began
         seen.request_id, seen.traceparent = self._request_id, self._traceparent

@@ -19,8 +19,9 @@ from config.rules import RouteTable
 from proxy.observe.briefs import Briefs
 from proxy.observe.events import Brief, BriefKind
 from proxy.policy import cache_key, prepared, reuse
+from proxy.policy.lines import Kind, Known, Start
 from proxy.policy.messages import RequestHead, ResponseHead, StoredResponse
-from proxy.policy.plain import Kind, Known, Lexicon, Plain, Start
+from proxy.policy.plain import Lexicon, Plain
 from proxy.policy.prepared import Prepared
 from proxy.store.invalidations import Invalidations, Validity
 from proxy.store.memory import MemoryStore
@@ -116,8 +117,7 @@ class Index:
     def route(self, start: Start) -> tuple[str, bool]:
         """The label for metrics, and whether there is a rule."""
         if start.route is None:
-            path = start.target.partition("?")[0]
-            start.route = self._routes.route_of(path), self._routes.match(start.method, path) is not None
+            start.route = self._routes.found(start.method, start.path)
         return start.route
 
     def uri(self, plain: Plain) -> str:
@@ -136,7 +136,7 @@ class Index:
 
     def _mark(self, plain: Plain, content: bytes) -> bytes:
         """Stands for everything that a key under a rule may be made of; nobody can tell what from it."""
-        lines = [line.line for line in plain.lines if line.kind in _KEYED or line.lower in self._keyed]
+        lines = [line.line for line in plain.lines() if line.kind in _KEYED or line.lower in self._keyed]
         parts = [
             plain.start.method,
             plain.start.target,

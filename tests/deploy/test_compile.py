@@ -23,7 +23,7 @@ def test_what_is_compiled_is_taken_and_says_the_same(tmp_path: Path) -> None:
     stale = tmp_path / "proxy" / "policy" / "freshness.cpython-311-x86_64-linux-gnu.so"
     stale.parent.mkdir(parents=True)
     stale.write_bytes(b"of another source")
-    tool.compile_into(tmp_path, modules=["proxy/policy/plain.py"], effort=0)
+    tool.compile_into(tmp_path, modules=["proxy/policy/lines.py", "proxy/policy/plain.py"], effort=0)
     done = subprocess.run(
         [sys.executable, "-c", LOOK, str(tmp_path)], cwd=tmp_path, capture_output=True, text=True, check=False
     )

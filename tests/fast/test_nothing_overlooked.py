@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from proxy.policy import passing, plain
+from proxy.policy import lines, passing
 from proxy.policy.forwarding import HOP_BY_HOP
+from proxy.policy.lines import Kind
 from proxy.policy.messages import Fields
-from proxy.policy.plain import Kind
 from proxy.server.fast_path import OF_THE_SHAPE
 from tests.fast.sides import Side
 from tests.support import Origin, running_proxy
@@ -31,7 +31,7 @@ DATE = "Date: Fri, 15 Jan 2027 08:00:00 GMT"
 NOT_PLAIN = {"connection", "upgrade", "expect", "transfer-encoding", "http2-settings"}
 """Fields without which, or with one value of which alone, a request is plain."""
 WRITTEN_ANEW = {"x-forwarded-for", "via", "x-forwarded-proto", "x-forwarded-host", "x-request-id", "traceparent"}
-"""Fields that are read for the sake of the next hop (`plain.to_origin` is held to `forwarding.to_origin`)."""
+"""Fields that are read for the sake of the next hop (`policy.plain.to_origin` is held to `forwarding.to_origin`)."""
 
 
 class Names(Set[str]):
@@ -118,7 +118,7 @@ def reading() -> Iterator[Reading]:
 
 
 def of_kind(*kinds: Kind) -> set[str]:
-    return {name.decode() for name, kind in plain._KINDS.items() if kind in kinds}
+    return {name.decode() for name, kind in lines._KINDS.items() if kind in kinds}
 
 
 KNOWN_OF_HITS = (

@@ -7,9 +7,10 @@ import pytest
 from proxy.policy import passing
 from proxy.policy.decisions import Verdict
 from proxy.policy.encoding import MIN_LENGTH
+from proxy.policy.lines import MAX_KNOWN, MAX_KNOWN_BYTES
 from proxy.policy.messages import Fields, ResponseHead
 from proxy.policy.passing import MAX_LEARNT, Replies, Reply, answer_head, question_of
-from proxy.policy.plain import MAX_KNOWN, MAX_KNOWN_BYTES, MAX_LINES, Lexicon, parse
+from proxy.policy.plain import MAX_LINES, Lexicon, parse
 
 DATE = "Date: Sun, 06 Nov 1994 08:49:37 GMT"
 LENGTH = "Content-Length: 5"
@@ -233,7 +234,7 @@ def test_the_question() -> None:
     wire = b"PUT /a HTTP/1.1\r\nHost: a\r\nX-Api-Key: secret\r\nAccept-Encoding: br\r\nCOOKIE: secret\r\n\r\n"
     request = parse(wire, Lexicon())
     assert request is not None
-    assert question_of(request) == "PUT\nx-api-key,cookie\nPUTAccept-Encoding:br\n"
+    assert question_of(request) == "PUT\nx-api-key,cookie,\nPUTAccept-Encoding:br\n"
     plain = parse(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n", Lexicon())
     assert plain is not None
     assert question_of(plain) == "GET\n\n"

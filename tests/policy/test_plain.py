@@ -6,9 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.policy import forwarding, plain
+from proxy.policy import forwarding, lines, plain
+from proxy.policy.lines import MAX_KNOWN, MAX_KNOWN_BYTES, MAX_NAMES
 from proxy.policy.messages import Fields, RequestHead
-from proxy.policy.plain import MAX_HEAD_BYTES, MAX_KNOWN, MAX_KNOWN_BYTES, MAX_LINES, MAX_NAMES, Lexicon, Plain, parse
+from proxy.policy.plain import (
+    MAX_CUTS,
+    MAX_HEAD_BYTES,
+    MAX_HEADING_BYTES,
+    MAX_HEADINGS,
+    MAX_LINES,
+    REVIEW_HEADS,
+    Lexicon,
+    Plain,
+    parse,
+)
 
 HOST = "Host: app.example"
 
@@ -185,13 +196,13 @@ def test_a_head_that_is_not_there_yet_or_too_long() -> None:
 def test_what_is_remembered_is_bounded_and_says_the_same_again() -> None:
     lexicon = Lexicon()
     for number in range(MAX_KNOWN + 10):
-        taken(HOST, f"X-Odd: {number}", start=f"GET /{number} HTTP/1.1", lexicon=lexicon)
+        taken(HOST, f"If-None-Match: {number}", start=f"GET /{number} HTTP/1.1", lexicon=lexicon)
     for number in range(MAX_NAMES + 10):
         taken(HOST, f"X-{number}: 1", lexicon=lexicon)
     assert len(lexicon.known) <= MAX_KNOWN
     assert len(lexicon.starts) <= MAX_KNOWN
     assert len(lexicon._names) <= MAX_NAMES
-    assert taken(HOST, "X-Odd: 1", lexicon=lexicon).fields().get("x-odd") == "1"
+    assert taken(HOST, "If-None-Match: 1", lexicon=lexicon).fields().get("if-none-match") == "1"
 
 
 @pytest.mark.parametrize("line", ["Authorization: Bearer a", "Cookie: a=b", "X-Request-Id: a", "traceparent: b"])
@@ -209,11 +220,11 @@ def test_what_is_long_is_not_kept() -> None:
 
 @pytest.mark.parametrize("raw", [b"X", b": 1", b"X\x00: 1", b"X: \x00", b"X\r: 1", b""])
 def test_no_field_line(raw: bytes) -> None:
-    assert plain.field_line(raw) is None
+    assert lines.field_line(raw) is None
 
 
 def test_a_field_line() -> None:
-    assert plain.field_line(b"X-Odd:\t\xe9 ") == (b"x-odd", ("X-Odd", "\xe9"))
+    assert lines.field_line(b"X-Odd:\t\xe9 ") == (b"x-odd", ("X-Odd", "\xe9"))
 
 
 # -- what goes on
@@ -238,11 +249,19 @@ NAMES = st.sampled_from(
 VALUES = st.sampled_from(["", "a", " a, b ", "\xe9", "keep-alive"])
 
 
-@given(st.lists(st.tuples(NAMES, VALUES), max_size=6), st.integers(0, 6))
-def test_it_goes_on_as_the_ordinary_way_sends_it(lines: list[tuple[str, str]], host: int) -> None:
+def texts_of(lines: list[tuple[str, str]], host: int) -> list[str]:
     texts = [f"{name}: {'keep-alive' if name == 'Connection' else value}" for name, value in lines]
     texts.insert(min(host, len(texts)), HOST)
-    found = taken(*texts, start="GET /a?b HTTP/1.1")
+    return texts
+
+
+@given(st.lists(st.tuples(NAMES, VALUES), max_size=6), st.integers(0, 6))
+def test_it_goes_on_as_the_ordinary_way_sends_it(lines: list[tuple[str, str]], host: int) -> None:
+    goes_on(taken(*texts_of(lines, host), start="GET /a?b HTTP/1.1"))
+
+
+def goes_on(found: Plain) -> None:
+    """Hold what goes on to the ordinary way."""
     head = RequestHead("GET", "/a?b", forwarding.without_named(found.fields()), "http", found.host)
     if "x-forwarded-proto" in head.fields:
         head = RequestHead("GET", "/a?b", head.fields, "https", found.host)
@@ -251,3 +270,164 @@ def test_it_goes_on_as_the_ordinary_way_sends_it(lines: list[tuple[str, str]], h
     )
     octets = plain.to_origin(found, "192.0.2.1", "id", "trace")
     assert octets == b"GET /a?b HTTP/1.1\r\n" + wanted.wire()
+
+
+# -- heads that were met before
+
+AGENT = "User-Agent: a"
+
+
+def told(found: Plain | None) -> object:
+    """All that a head says."""
+    if found is None:
+        return None
+    return (
+        (found.start.method, found.start.target, found.size, found.fields().lines, found.length, found.framed),
+        ([line.line for line in found.place], found.host, found.shape, found.credentials, found.authorization()),
+        (found.request_id, found.traceparent, found.demanding),
+    )
+
+
+def used(*texts: str, start: str = "GET /a HTTP/1.1", changing: str = "X-Request-Id", rounds: int = 2) -> Lexicon:
+    """A lexicon that has seen such heads, `changing` being another each time, and what is cut out of them."""
+    lexicon = Lexicon()
+    for number in range(rounds * REVIEW_HEADS):
+        read(*texts, f"{changing}: {number}", start=start, rest="x" * 9, lexicon=lexicon)
+    return lexicon
+
+
+def test_a_head_is_found_again_whatever_its_identifier() -> None:
+    lexicon = used(HOST, AGENT)
+    assert lexicon.cuts == [b"\r\nX-Request-Id:"]
+    found = taken(HOST, AGENT, "X-Request-Id:\t7 ", start="GET /b HTTP/1.1", lexicon=lexicon)
+    assert found.heading is not None
+    assert found.request_id == "7"
+    assert told(found) == told(taken(HOST, AGENT, "X-Request-Id:\t7 ", start="GET /b HTTP/1.1"))
+    goes_on(taken(HOST, AGENT, "X-Request-Id: 8", start="GET /a?b HTTP/1.1", lexicon=lexicon))
+    goes_on(taken(HOST, AGENT, "X-Request-Id: 9", start="GET /a?b HTTP/1.1", lexicon=lexicon))
+
+
+def test_whatever_is_another_each_time_is_cut_out() -> None:
+    lexicon = used(HOST, "X-Request-Id: 1", changing="X-Request-Start")
+    assert lexicon.cuts == [b"\r\nX-Request-Id:", b"\r\nX-Request-Start:"]
+    assert taken(HOST, "X-Request-Id: 2", "X-Request-Start: t=3", lexicon=lexicon).heading is not None
+
+
+@pytest.mark.parametrize("name", ["X-Forwarded-For", "Via", "X-Odd", "Content-Length", "Traceparent"])
+@pytest.mark.parametrize("value", ["", " 1 ", "2"])
+def test_what_was_cut_out_goes_on_as_the_ordinary_way_sends_it(name: str, value: str) -> None:
+    start = "POST /a?b HTTP/1.1"
+    lexicon = used(HOST, changing=name, start=start)
+    value = value or "3" if name == "Content-Length" else value
+    found = taken(HOST, f"{name}: {value}", start=start, lexicon=lexicon)
+    assert found.heading is not None
+    alone = taken(HOST, f"{name}: {value}", start=start)
+    assert told(found) == told(alone)
+    assert plain.to_origin(found, "192.0.2.1", "id", "t") == plain.to_origin(alone, "192.0.2.1", "id", "t")
+
+
+def test_cuts_are_kept_for_those_who_need_them() -> None:
+    lexicon = used(HOST)
+    for number in range(2 * REVIEW_HEADS):
+        taken(HOST, f"X-Odd: {number}", lexicon=lexicon)
+    assert lexicon.cuts == [b"\r\nX-Request-Id:", b"\r\nX-Odd:"]
+    assert taken(HOST, "X-Odd: a", lexicon=lexicon).heading is not None
+
+
+def test_credentials_are_in_no_heading() -> None:
+    lexicon = used(HOST, "Authorization: Bearer secret", "Cookie: a=secret")
+    again = taken(HOST, "Authorization: Bearer other", "Cookie: b", "X-Request-Id: x", lexicon=lexicon)
+    assert again.heading is not None
+    assert again.authorization() == ["Bearer other"]
+    assert again.credentials == "authorization,cookie,"
+    for key, heading in lexicon.headings.items():
+        assert b"secret" not in key
+        assert not any(line is not None and "secret" in line.line[1] for line in heading.lines)
+
+
+@pytest.mark.parametrize("value", ["\x00", "a\rb", "a\nX: y", "\x7f"])
+def test_what_stands_in_a_hole_is_a_value(value: str) -> None:
+    lexicon = used(HOST, AGENT)
+    assert read(HOST, AGENT, f"X-Request-Id: {value}", lexicon=lexicon) is None
+
+
+def test_the_length_in_a_hole_is_one_and_may_be_there() -> None:
+    lexicon = used(HOST, changing="Content-Length", start="POST /a HTTP/1.1")
+    found = taken(HOST, "Content-Length: 7", start="PUT /a HTTP/1.1", lexicon=lexicon)
+    assert found.heading is not None
+    assert (found.length, found.framed, found.shape) == (7, True, "PUT")
+    assert read(HOST, "Content-Length: 7x", start="PUT /a HTTP/1.1", lexicon=lexicon) is None
+    assert read(HOST, "Content-Length: 7", lexicon=lexicon) is None
+
+
+@pytest.mark.parametrize(
+    ("texts", "changing"),
+    [
+        ((HOST, "X-Request-Id: 1"), "x-request-id"),
+        ((HOST, "X-Forwarded-For: 1"), "x-forwarded-for"),
+        ((HOST, "Traceparent: 1", "traceparent: 2"), "X-Odd"),
+        ((HOST, "X-Request-Id: 1", "X-Request-Id: 2"), "X-Odd"),
+    ],
+)
+def test_what_is_joined_from_several_lines_is_read_line_by_line(texts: tuple[str, ...], changing: str) -> None:
+    lexicon = used(*texts, changing=changing)
+    assert lexicon.cuts
+    assert taken(*texts, f"{changing}: x", lexicon=lexicon).heading is None
+
+
+@pytest.mark.parametrize("name", ["If-None-Match", "X-Forwarded-Host", "Cache-Control"])
+def test_what_an_answer_hangs_on_is_never_cut_out(name: str) -> None:
+    assert used(HOST, changing=name).cuts == []
+
+
+def test_what_is_too_long_or_too_much_is_read_line_by_line() -> None:
+    long = [f"X-{number}: {'a' * (MAX_KNOWN_BYTES - 10)}" for number in range(MAX_HEADING_BYTES // MAX_KNOWN_BYTES + 1)]
+    lexicon = used(HOST, *long)
+    assert taken(HOST, *long, "X-Request-Id: x", lexicon=lexicon).heading is None
+    names = [f"X-{number}" for number in range(MAX_CUTS + 1)]
+    lexicon = Lexicon()
+    for number in range(2 * REVIEW_HEADS):
+        taken(HOST, *[f"{name}: {number}" for name in names], lexicon=lexicon)
+    assert len(lexicon.cuts) == MAX_CUTS
+
+
+def test_headings_are_bounded() -> None:
+    lexicon = used(HOST)
+    for number in range(MAX_HEADINGS + 10):
+        for _ in range(2):
+            taken(HOST, f"If-None-Match: {number}", "X-Request-Id: 1", lexicon=lexicon)
+        assert len(lexicon.headings) <= MAX_HEADINGS
+    for number in range(MAX_HEADINGS + 10):
+        taken(HOST, f"If-Modified-Since: {number}", "X-Request-Id: 1", lexicon=lexicon)
+    assert len(lexicon._met) <= MAX_HEADINGS
+
+
+ANY_NAMES = st.one_of(
+    NAMES,
+    st.sampled_from(
+        ["User-Agent", "If-None-Match", "Content-Length", "Content-Type", "x-request-id", "Pragma", "Transfer-Encoding"]
+    ),
+)
+ANY_VALUES = st.one_of(VALUES, st.sampled_from(["1", "7", "12", "b", "c\x00", "\r\nX-Odd: 1"]))
+
+
+@given(
+    st.lists(st.tuples(ANY_NAMES, ANY_VALUES), max_size=5),
+    st.integers(0, 5),
+    st.lists(st.lists(ANY_VALUES, min_size=5, max_size=5), min_size=1, max_size=6),
+    st.sets(ANY_NAMES, max_size=4),
+    st.sampled_from(["GET /a?b HTTP/1.1", "POST /a?b HTTP/1.1"]),
+)
+def test_a_head_found_again_says_what_it_says_line_by_line(
+    first: list[tuple[str, str]], host: int, others: list[list[str]], cut: set[str], start: str
+) -> None:
+    lexicon = Lexicon()
+    lexicon.cuts = [f"\r\n{name}:".encode() for name in sorted(cut)]
+    heads = [first, first, *[[(name, value) for (name, _), value in zip(first, each, strict=False)] for each in others]]
+    for each in heads:
+        texts = texts_of(each, host)
+        found, alone = read(*texts, start=start, lexicon=lexicon), read(*texts, start=start)
+        assert told(found) == told(alone)
+        if found is not None and alone is not None:
+            sent = [plain.to_origin(one, "192.0.2.1", "id", "trace") for one in (found, alone)]
+            assert sent[0] == sent[1]
