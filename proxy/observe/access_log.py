@@ -169,6 +169,7 @@ def briefs_as_json(briefs: list[Brief]) -> bytes:
     last: BriefKind | None = None
     begin, hit = "", False
     begins: dict[int, str] = {}
+    waited, waiting = -1.0, ""
     for brief in briefs:
         kind = brief.kind
         if kind is not last:
@@ -188,11 +189,14 @@ def briefs_as_json(briefs: list[Brief]) -> bytes:
         path = brief.target
         if "?" in path or len(path) > MAX_PATH:
             path = _cut(path.partition("?")[0], MAX_PATH)
-        took, origin = format(brief.duration, ".6f"), format(brief.origin_seconds, ".6f")
+        took = format(brief.duration, ".6f")
+        if brief.origin_seconds != waited:
+            # those that are answered from the same stored response say the same of it
+            waited, waiting = brief.origin_seconds, format(brief.origin_seconds, ".6f")
         if hit:
-            origin = f'"origin_seconds_saved":{origin}'
+            origin = f'"origin_seconds_saved":{waiting}'
         else:
-            origin = f'"origin_status":{kind.status},"origin_seconds":{origin},"origin_total_seconds":{origin}'
+            origin = f'"origin_status":{kind.status},"origin_seconds":{waiting},"origin_total_seconds":{waiting}'
         lines.append(
             f'{time}{begin},"client":"{brief.client}","path":"{path}","duration_seconds":{took},"first_byte_seconds":'
             f'{took},"request_bytes":{brief.received},"response_bytes":{brief.sent},{origin}{ids}}}\n'
