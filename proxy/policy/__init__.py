@@ -15,7 +15,8 @@ encoding       content codings: which, whether, and what they do to the head
 forwarding     what a hop takes away from a message and what it adds
 cache_status   what is said of it all in Cache-Status
 judgement      the above in order, for an answer of the origin
-plain          the one form of a request that the fast ways take
+lines          request lines and field lines in the one form that the fast ways take, remembered
+plain          requests in that form; heads that differ in a few values alone, remembered
 prepared       answers from stored responses as octets, made once of what the policy said
 passing        responses that pass, and what the policy made of their like
 """

@@ -1,7 +1,7 @@
 """Every field that the policy reads is known to the fast ways.
 
 What the policy answers is remembered by the request's shape, place and credentials, and by what is judged of a
-response. A policy that begins to read another field fails here: it is to be added to `plain` or `passing`, too.
+response. A policy that begins to read another field fails here: it is to be added to `lines` or `passing`, too.
 """
 
 from __future__ import annotations
