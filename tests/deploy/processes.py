@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 
 PATIENCE = 20.0
@@ -93,6 +93,18 @@ def refused(main: Callable[[list[str], Mapping[str, str]], int], *options: str, 
         return main(list(options), environ)
     except SystemExit as ended:  # by argparse
         return int(ended.code or 0)
+
+
+@contextlib.contextmanager
+def reserved_ports(count: int) -> Iterator[list[int]]:
+    """Ports of 127.0.0.1 that nobody uses, and nobody is given unless it asks for them by number."""
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for reserved in sockets:
+            # bound but not listening, a port is not handed out again, and one who asks to reuse it may have it
+            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            reserved.bind(("127.0.0.1", 0))
+        yield [reserved.getsockname()[1] for reserved in sockets]
 
 
 def is_alive(pid: int) -> bool:

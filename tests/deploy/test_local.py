@@ -27,7 +27,7 @@ from deploy.local import (
     plan,
     seen_by_proxy,
 )
-from tests.deploy.processes import PATIENCE, Child, environment, listens, python
+from tests.deploy.processes import PATIENCE, Child, environment, listens, python, reserved_ports
 
 LOCAL = ("-m", "deploy.local")
 REPORT = "/api/parent-reports/generate"
@@ -153,16 +153,14 @@ def test_ports_left_open_are_chosen_and_differ() -> None:
 
 
 def test_the_example_origin_takes_its_usual_port_or_any(taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        usual = free.getsockname()[1]
+    with reserved_ports(2) as (usual, public):
         monkeypatch.setattr(local, "ORIGIN_PORT", usual)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        somewhere = {**ANYWHERE, "PORT": str(free.getsockname()[1])}
-    assert free_addresses(settings_of(somewhere)).origin == f"127.0.0.1:{usual}"
-    # several stacks with ports left open do not fight for it
-    assert free_addresses(settings_of(ANYWHERE)).origin != f"127.0.0.1:{usual}"
-    monkeypatch.setattr(local, "ORIGIN_PORT", taken)
-    elsewhere = free_addresses(settings_of(somewhere)).origin
+        somewhere = {**ANYWHERE, "PORT": str(public)}
+        assert free_addresses(settings_of(somewhere)).origin == f"127.0.0.1:{usual}"
+        # several stacks with ports left open do not fight for it
+        assert free_addresses(settings_of(ANYWHERE)).origin != f"127.0.0.1:{usual}"
+        monkeypatch.setattr(local, "ORIGIN_PORT", taken)
+        elsewhere = free_addresses(settings_of(somewhere)).origin
     assert elsewhere is not None
     assert elsewhere != f"127.0.0.1:{taken}"
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 from collections.abc import Iterator
 
 import pytest
 
-from tests.deploy.processes import Child, environment, is_alive, python
+from tests.deploy.processes import Child, environment, is_alive, python, reserved_ports
 
 STACK = ("-m", "tests.deploy.stack_of")
 
@@ -17,12 +16,16 @@ STACK = ("-m", "tests.deploy.stack_of")
 @pytest.fixture
 def ports() -> Iterator[tuple[int, int]]:
     """Two ports that nobody uses, and nobody is given while a test uses them."""
-    with socket.socket() as first, socket.socket() as second:
-        for reserved in (first, second):
-            # bound but not listening, a port is not handed out again, and one who asks to reuse it may have it
-            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            reserved.bind(("127.0.0.1", 0))
-        yield first.getsockname()[1], second.getsockname()[1]
+    with reserved_ports(2) as (first, second):
+        yield first, second
+
+
+@pytest.fixture
+def hung_up() -> Iterator[None]:
+    """Children are hung up on by SIGHUP, also where this process was started by nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def pids(child: Child) -> list[int]:
@@ -35,6 +38,7 @@ def said(child: Child, *among: str) -> list[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.usefixtures("hung_up")
 async def test_a_signal_stops_the_parts_in_reverse_order(ports: tuple[int, int], number: signal.Signals) -> None:
     async with python(*STACK, f"one {ports[0]} --listen {ports[0]}", f"two {ports[1]} --listen {ports[1]}") as child:
         await child.line("all are ready")
