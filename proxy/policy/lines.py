@@ -105,6 +105,11 @@ def field_line(raw: bytes) -> tuple[bytes, Line] | None:
     return lower, (name.decode("ascii"), value.strip(b" \t").decode("latin-1"))
 
 
+def may_be_cut(kind: int, lower: bytes) -> bool:
+    """Whether it makes no difference to what a request asks for what the field says."""
+    return kind not in (SHAPE, PLACE, DEMANDING) and lower != b"connection"
+
+
 class Known:
     """A field line that is understood. Compared by identity. line -- name and value as text, as `Fields` has them.
 
@@ -189,12 +194,9 @@ class Lines:
         return found
 
     def may_be_cut(self, name: bytes) -> bool:
-        """Whether it makes no difference to what a request asks for what the field says.
-
-        name -- as it was read.
-        """
+        """As the function of that name. name -- as it was read."""
         kind, lower, _ = self._names.get(name, (DEMANDING, b"", ""))
-        return kind not in (SHAPE, PLACE, DEMANDING) and lower != b"connection"
+        return may_be_cut(kind, lower)
 
     def read(self, raw: bytes) -> Known | None:
         """What a field line says; None where it makes the request other than plain."""

@@ -33,6 +33,7 @@ from proxy.policy.lines import (
     Known,
     Lines,
     Start,
+    may_be_cut,
 )
 from proxy.policy.messages import Fields
 
@@ -241,7 +242,9 @@ def _may_be_cut(lines: list[Known], holes: list[Hole]) -> bool:
         if at not in cut:
             if line.kind in ALWAYS_ANEW:
                 return False
-        elif names.count(line.lower) > 1 and (line.minded or line.kind != QUIET):
+        elif not may_be_cut(line.kind, line.lower) or (
+            names.count(line.lower) > 1 and (line.minded or line.kind != QUIET)
+        ):
             return False
     return True
 
@@ -259,7 +262,7 @@ def parse(data: bytes, lexicon: Lexicon) -> Plain | None:
 
 def _head(head: bytes, lexicon: Lexicon) -> Plain | None:
     """`head` is with the empty line that ends it."""
-    at = behind = head.find(b"\r\n")
+    at = head.find(b"\r\n")
     first = head[:at]
     start = lexicon.starts.get(first)
     if start is None:
@@ -280,7 +283,7 @@ def _head(head: bytes, lexicon: Lexicon) -> Plain | None:
     heading = lexicon.headings.get(key)
     if heading is not None:
         return _recalled(start, heading, values, len(head))
-    raw = head[behind + 2 : -4].split(b"\r\n")
+    raw = head[:-4].split(b"\r\n")[1:]
     if len(raw) >= MAX_LINES:
         return None
     lexicon.note(raw)

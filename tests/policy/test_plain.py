@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.policy import forwarding, lines, plain
@@ -411,6 +411,7 @@ ANY_NAMES = st.one_of(
 ANY_VALUES = st.one_of(VALUES, st.sampled_from(["1", "7", "12", "b", "c\x00", "\r\nX-Odd: 1"]))
 
 
+@example([("If-None-Match", "")], 0, [["a"] * 5], {"If-None-Match"}, "GET /a?b HTTP/1.1")
 @given(
     st.lists(st.tuples(ANY_NAMES, ANY_VALUES), max_size=5),
     st.integers(0, 5),
