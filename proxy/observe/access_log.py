@@ -61,6 +61,9 @@ _PARTICULARS = {
 """What a line says only where there is something to say, and where an observation has it."""
 _particulars_of = attrgetter(*_PARTICULARS.values())
 
+_SECONDS = [f"{microseconds / 1e6:.6f}" for microseconds in range(4096)]
+"""As most durations are written."""
+
 Form = Callable[[Observation], bytes]
 
 _FAILED_OUTCOMES = frozenset({Outcome.ORIGIN_ERROR, Outcome.STALE_IF_ERROR})
@@ -167,41 +170,55 @@ def briefs_as_json(briefs: list[Brief]) -> bytes:
     lines = []
     moment, time = -1, ""
     last: BriefKind | None = None
-    begin, hit = "", False
+    begin, hit, unchanged, coded, status = "", False, False, False, 0
     begins: dict[int, str] = {}
     waited, waiting = -1.0, ""
+    sent, sending = -1, ""
+    plain = _needs_no_escape("".join([brief.request_id + brief.traceparent for brief in briefs]))
     for brief in briefs:
         kind = brief.kind
         if kind is not last:
             last = kind
-            hit = kind.outcome is Outcome.HIT
+            hit, status = kind.outcome is Outcome.HIT, kind.status
+            unchanged, coded = status == 304, kind.coding is not None
             begin = begins.get(id(kind)) or begins.setdefault(id(kind), _kind_as_json(kind))
         started = int(brief.started * 1000)
         if started != moment:
             moment, time = started, f'{{"time":"{_time_of(brief.started)}",'
-        ids = f',"request_id":{_quoted(brief.request_id)}' if brief.request_id else ""
+        ids = brief.request_id
+        if ids:
+            ids = f',"request_id":"{ids}"' if plain and len(ids) <= MAX_IDENTIFIER else f',"request_id":{_quoted(ids)}'
         if brief.traceparent:
             ids += f',"traceparent":{_quoted(brief.traceparent)}'
-        if kind.status == 304:
+        if unchanged:
             ids += f',"bytes_saved_not_modified":{brief.whole}'
-        elif kind.coding is not None and brief.whole > brief.sent > 0:
+        elif coded and brief.whole > brief.sent > 0:
             ids += f',"bytes_saved_coding":{brief.whole - brief.sent}'
         path = brief.target
         if "?" in path or len(path) > MAX_PATH:
             path = _cut(path.partition("?")[0], MAX_PATH)
-        took = format(brief.duration, ".6f")
+        # those that are answered from the same stored response say the same of these two
         if brief.origin_seconds != waited:
-            # those that are answered from the same stored response say the same of it
             waited, waiting = brief.origin_seconds, format(brief.origin_seconds, ".6f")
+        if brief.sent != sent:
+            sent, sending = brief.sent, str(brief.sent)
         if hit:
             origin = f'"origin_seconds_saved":{waiting}'
         else:
-            origin = f'"origin_status":{kind.status},"origin_seconds":{waiting},"origin_total_seconds":{waiting}'
+            origin = f'"origin_status":{status},"origin_seconds":{waiting},"origin_total_seconds":{waiting}'
+        took = _seconds(brief.duration)
+        received = str(brief.received) if brief.received else "0"
         lines.append(
             f'{time}{begin},"client":"{brief.client}","path":"{path}","duration_seconds":{took},"first_byte_seconds":'
-            f'{took},"request_bytes":{brief.received},"response_bytes":{brief.sent},{origin}{ids}}}\n'
+            f'{took},"request_bytes":{received},"response_bytes":{sending},{origin}{ids}}}\n'
         )
     return "".join(lines).encode()
+
+
+def _seconds(duration: float) -> str:
+    """With six decimals."""
+    microseconds = int(duration * 1e6 + 0.5)
+    return _SECONDS[microseconds] if 0 <= microseconds < len(_SECONDS) else format(duration, ".6f")
 
 
 def _kind_as_json(kind: BriefKind) -> str:
@@ -231,10 +248,14 @@ def _is_file(fd: int) -> bool:
         return False
 
 
+def _needs_no_escape(text: str) -> bool:
+    """What most identifiers are made of stands in a JSON string as it is."""
+    return text.isascii() and text.isprintable() and '"' not in text and "\\" not in text
+
+
 def _quoted(text: str) -> str:
-    """A JSON string. What most identifiers are made of needs no escape."""
-    plain = text.isascii() and text.isprintable() and '"' not in text and "\\" not in text
-    return f'"{text}"' if plain and len(text) <= MAX_IDENTIFIER else json.dumps(_plain(text))
+    """A JSON string."""
+    return f'"{text}"' if _needs_no_escape(text) and len(text) <= MAX_IDENTIFIER else json.dumps(_plain(text))
 
 
 class AccessLog:

@@ -114,7 +114,7 @@ def cache_key(head: RequestHead, rule: RouteRule | None, content: bytes | None, 
     """
     place = place_of(head, digest)
     if rule is None:
-        return key_at(place, head.method, asked_part(head.target))
+        return key_at(place, head.method, asked_part(head.path, head.query))
     if content is None and any(kind == "body" for kind, _ in rule.key):
         return None
     parts: list[str] = []
@@ -124,7 +124,7 @@ def cache_key(head: RequestHead, rule: RouteRule | None, content: bytes | None, 
         parts.extend(f"{name}={value}" for name in names for value in _arguments(head.query, name))
         parts.append("&")
     _add_rule(parts, rule, head.fields, content or b"", digest)
-    asked = asked_part(head.target if names is None else head.path)
+    asked = asked_part(head.path, head.query if names is None else None)
     return key_at(place, head.method, asked) + _joined_parts(parts)
 
 
@@ -153,10 +153,9 @@ def key_at(place: Place, method: str, asked: str) -> str:
     return f"{len(method)}:{method}{place.before}{asked}{place.after}"
 
 
-def asked_part(target: str) -> str:
-    """What a cache key says of a request target."""
-    path, mark, query = target.partition("?")
-    return f"{len(path)}:{path}{len(query) + 1}:?{query}" if mark else f"{len(path)}:{path}0:"
+def asked_part(path: str, query: str | None) -> str:
+    """What a cache key says of a request target. query -- None where there is no question mark."""
+    return f"{len(path)}:{path}0:" if query is None else f"{len(path)}:{path}{len(query) + 1}:?{query}"
 
 
 def _joined_parts(parts: list[str]) -> str:

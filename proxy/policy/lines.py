@@ -10,7 +10,7 @@ import re
 from enum import IntEnum
 from typing import Final
 
-from proxy.policy.cache_key import CREDENTIAL_FIELDS, REWRITING_FIELDS, asked_part
+from proxy.policy.cache_key import CREDENTIAL_FIELDS, REWRITING_FIELDS, Place, asked_part
 from proxy.policy.forwarding import HOP_BY_HOP
 from proxy.policy.messages import Line
 
@@ -139,18 +139,21 @@ class Start:
     """A request line that is understood. line -- its octets. path -- of the target, without the query.
 
     asked -- what a cache key says of the target. route -- for who knows the rules to note: the label for metrics, and
-    whether there is a rule.
+    whether there is a rule. spot, key -- for who makes cache keys to note: the last, and where it was asked for.
     """
 
-    __slots__ = ("asked", "line", "method", "path", "route", "target")
+    __slots__ = ("asked", "key", "line", "method", "path", "route", "spot", "target")
 
     def __init__(self, line: bytes, method: str, target: str) -> None:
         self.line = line
         self.method = method
         self.target = target
-        self.path = target.partition("?")[0]
-        self.asked = asked_part(target)
+        path, mark, query = target.partition("?")
+        self.path = path
+        self.asked = asked_part(path, query if mark else None)
         self.route: tuple[str, bool] | None = None
+        self.spot: Place | None = None
+        self.key = ""
 
 
 class Lines:
@@ -159,16 +162,17 @@ class Lines:
     news -- how often each name was read with a line that was not known.
     """
 
-    __slots__ = ("_names", "known", "news", "starts")
+    __slots__ = ("_names", "_once", "known", "news", "starts")
 
     def __init__(self) -> None:
         self.known: dict[bytes, Known] = {}
         self.starts: dict[bytes, Start] = {}
+        self._once: set[int] = set()
         self.news: dict[bytes, int] = {}
         self._names: dict[bytes, tuple[int, bytes, str]] = {}
 
     def read_start(self, raw: bytes) -> Start | None:
-        """What a request line says; None where it is not plain."""
+        """What a request line says; None where it is not plain. One that comes again is remembered."""
         method, _, rest = raw.partition(b" ")
         if method not in METHODS or not (rest.startswith(b"/") and rest.endswith(b" HTTP/1.1")):
             return None
@@ -176,7 +180,12 @@ class Lines:
         if target.translate(None, _TARGET):
             return None
         found = Start(raw, method.decode("ascii"), target.decode("ascii"))
-        if len(raw) <= MAX_KNOWN_BYTES:
+        mark = hash(raw)
+        if mark not in self._once:
+            if len(self._once) >= MAX_KNOWN:
+                self._once.clear()
+            self._once.add(mark)
+        elif len(raw) <= MAX_KNOWN_BYTES:
             if len(self.starts) >= MAX_KNOWN:
                 self.starts.clear()
             self.starts[raw] = found

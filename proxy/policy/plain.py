@@ -8,7 +8,8 @@ One Host; no Transfer-Encoding, Expect, Upgrade; Connection says keep-alive or i
 Content-Length (see `lines`).
 
 A client that keeps asking sends the same head again but for a few values. So a head is remembered as a `Heading`:
-without its request line, and with the values cut out that are another each time. The next like it is one look-up.
+without its request line, and with the values cut out that are another each time. The next like it is one look-up, and
+on the same connection not even that: it is seen to be like the last.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from proxy.policy.cache_key import Place
 from proxy.policy.forwarding import VIA
 from proxy.policy.lines import (
     ALWAYS_ANEW,
@@ -72,12 +74,18 @@ class Hole:
 
 
 class Heading:
-    """What `Plain` says of a head that does not hang on request line and holes. lines -- None where there is a hole."""
+    """What `Plain` says of a head that does not hang on request line and holes.
 
-    __slots__ = ("credentials", "demanding", "holes", "lines", "onward", "place", "shape")
+    pieces -- octets before, between and behind the holes, from the end of the request line to the empty line that ends
+    the head, with it. lines -- None where there is a hole. spot -- for who makes cache keys to note what `place` means.
+    """
 
-    def __init__(self, lines: list[Known | None], holes: list[Hole], plain: Plain) -> None:
+    __slots__ = ("credentials", "demanding", "holes", "lines", "onward", "pieces", "place", "shape", "spot")
+
+    def __init__(self, pieces: list[bytes], lines: list[Known | None], holes: list[Hole], plain: Plain) -> None:
         """plain -- one that has it."""
+        self.pieces = pieces
+        self.spot: Place | None = None
         self.lines = lines
         self.holes = holes
         self.place = plain.place
@@ -196,8 +204,8 @@ class Lexicon(Lines):
             self.headings.clear()
             self._met.clear()
 
-    def learn(self, key: bytes, plain: Plain, number: int) -> None:
-        """Remember the heading that was met before under `key`, from which `number` values were cut."""
+    def learn(self, key: bytes, plain: Plain, pieces: list[bytes]) -> None:
+        """Remember the heading that was met before under `key`, which is all its `pieces`."""
         if len(key) > MAX_HEADING_BYTES:
             return
         mark = hash(key)
@@ -208,14 +216,14 @@ class Lexicon(Lines):
             return
         lines = plain.lines()
         holes = self._holes(lines)
-        if len(holes) != number or not _may_be_cut(lines, holes):
+        if len(holes) != len(pieces) - 1 or not _may_be_cut(lines, holes):
             return
         without: list[Known | None] = [*lines]
         for hole in holes:
             without[hole.at] = None
         if len(self.headings) >= MAX_HEADINGS:
             self.headings.clear()
-        self.headings[key] = Heading(without, holes, plain)
+        self.headings[key] = Heading(pieces, without, holes, plain)
 
     def _holes(self, lines: list[Known]) -> list[Hole]:
         """Where `cut_out` cuts."""
@@ -249,8 +257,15 @@ def _may_be_cut(lines: list[Known], holes: list[Hole]) -> bool:
     return True
 
 
-def parse(data: bytes, lexicon: Lexicon) -> Plain | None:
-    """The plain request that `data` begins with; None where it is none, or its head is not complete."""
+def parse(data: bytes, lexicon: Lexicon, like: Heading | None = None) -> Plain | None:
+    """The plain request that `data` begins with; None where it is none, or its head is not complete.
+
+    like -- what its heading may be.
+    """
+    if like is not None:
+        plain = _alike(data, lexicon, like)
+        if plain is not None:
+            return plain
     if len(data) <= MAX_HEAD_BYTES and data.endswith(_END):
         # most have no content; were there an empty line before, it would not be a plain field line
         plain = _head(data, lexicon)
@@ -260,26 +275,47 @@ def parse(data: bytes, lexicon: Lexicon) -> Plain | None:
     return _head(data[: end + 4], lexicon) if end >= 0 else None
 
 
+def _alike(data: bytes, lexicon: Lexicon, heading: Heading) -> Plain | None:
+    """None where it does not begin with a head that has the heading."""
+    first = end = data.find(b"\r\n")
+    begin = 0
+    values: list[bytes] = []
+    for piece in heading.pieces:
+        if begin:
+            end = data.find(b"\r\n", begin)
+            if end > 0:
+                values.append(data[begin:end])
+        if end < 0:
+            return None
+        begin = end + len(piece)
+        if data[end:begin] != piece:
+            return None
+    if begin > MAX_HEAD_BYTES:
+        return None
+    line = data[:first]
+    start = lexicon.starts.get(line) or lexicon.read_start(line)
+    return _recalled(start, heading, values, begin) if start is not None else None
+
+
 def _head(head: bytes, lexicon: Lexicon) -> Plain | None:
     """`head` is with the empty line that ends it."""
     at = head.find(b"\r\n")
-    first = head[:at]
-    start = lexicon.starts.get(first)
+    line = head[:at]
+    start = lexicon.starts.get(line) or lexicon.read_start(line)
     if start is None:
-        start = lexicon.read_start(first)
-        if start is None:
-            return None
-    key = b""
+        return None
+    pieces: list[bytes] = []
     values: list[bytes] = []
     for cut in lexicon.cuts:
         begin = head.find(cut, at)
         if begin >= 0:
             begin += len(cut)
             end = head.find(b"\r\n", begin)
-            key += head[at:begin]
+            pieces.append(head[at:begin])
             values.append(head[begin:end])
             at = end
-    key += head[at:]
+    pieces.append(head[at:])
+    key = b"".join(pieces)
     heading = lexicon.headings.get(key)
     if heading is not None:
         return _recalled(start, heading, values, len(head))
@@ -289,7 +325,7 @@ def _head(head: bytes, lexicon: Lexicon) -> Plain | None:
     lexicon.note(raw)
     plain = _sorted(start, raw, lexicon, len(head))
     if plain is not None and lexicon.cuts:
-        lexicon.learn(key, plain, len(values))
+        lexicon.learn(key, plain, pieces)
     return plain
 
 
@@ -307,15 +343,16 @@ def _recalled(start: Start, heading: Heading, values: list[bytes], size: int) ->
     plain.values = values
     plain.credentials = heading.credentials
     for at, hole in enumerate(heading.holes):
-        value = values[at]
-        if value.translate(None, FIELD_VALUE):
+        value = _text(values[at])
+        # what is printable is among it, and seen at a glance
+        if not value.isprintable() and values[at].translate(None, FIELD_VALUE):
             return None
         kind = hole.kind
         if kind == REQUEST_ID:
-            plain.request_id = _text(value)
+            plain.request_id = value
         elif kind == TRACE:
-            plain.traceparent = _text(value)
-        elif kind == LENGTH and not plain.frame(_text(value)):
+            plain.traceparent = value
+        elif kind == LENGTH and not plain.frame(value):
             return None
     return plain
 

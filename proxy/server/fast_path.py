@@ -21,7 +21,7 @@ from proxy.observe.events import Brief, BriefKind
 from proxy.policy import cache_key, prepared, reuse
 from proxy.policy.lines import Kind, Known, Start
 from proxy.policy.messages import RequestHead, ResponseHead, StoredResponse
-from proxy.policy.plain import Lexicon, Plain
+from proxy.policy.plain import Heading, Lexicon, Plain, parse
 from proxy.policy.prepared import Prepared
 from proxy.store.invalidations import Invalidations, Validity
 from proxy.store.memory import MemoryStore
@@ -86,6 +86,7 @@ class Index:
         self._show_keys = show_keys
         self._salt = secrets.token_bytes(32)
         self._places: dict[tuple[Known, ...], cache_key.Place] = {}
+        self._found: dict[str, tuple[str, bool]] = {}
         self._ruled: dict[bytes, str] = {}
         self._octets: dict[bytes, bytes] = {}
         self._kinds: dict[BriefKind, BriefKind] = {}
@@ -108,7 +109,10 @@ class Index:
             return self._ruled.get(self._mark(plain, content))
         if content:
             return None
-        return cache_key.key_at(self._place(plain), start.method, start.asked)
+        place = self._place(plain)
+        if start.spot is not place:
+            start.spot, start.key = place, cache_key.key_at(place, start.method, start.asked)
+        return start.key
 
     def is_ruled(self, plain: Plain) -> bool:
         """Whether there is a rule for method and path, be it that it applies or not."""
@@ -117,14 +121,35 @@ class Index:
     def route(self, start: Start) -> tuple[str, bool]:
         """The label for metrics, and whether there is a rule."""
         if start.route is None:
-            start.route = self._routes.found(start.method, start.path)
+            start.route = self._route(start)
         return start.route
+
+    def _route(self, start: Start) -> tuple[str, bool]:
+        if len(start.path) == len(start.target) or len(start.path) > MAX_PLACE:
+            return self._routes.found(start.method, start.path)
+        # one path with ever new queries
+        asked = f"{start.method} {start.path}"
+        found = self._found.get(asked)
+        if found is None:
+            found = self._routes.found(start.method, start.path)
+            if len(self._found) >= MAX_PLACES:
+                self._found.clear()
+            self._found[asked] = found
+        return found
 
     def uri(self, plain: Plain) -> str:
         """The target URI."""
         return f"{self._place(plain).origin}{plain.start.target}"
 
     def _place(self, plain: Plain) -> cache_key.Place:
+        heading = plain.heading
+        if heading is None:
+            return self._place_of(plain)
+        if heading.spot is None:
+            heading.spot = self._place_of(plain)
+        return heading.spot
+
+    def _place_of(self, plain: Plain) -> cache_key.Place:
         place = self._places.get(plain.place)
         if place is None:
             place = cache_key.place_of(head_of(plain), self._digest)
@@ -222,6 +247,31 @@ def answer(plain: Plain, content: bytes, index: Index, now: float) -> Found | No
     return stored, form, b"%b%b%b%b" % (form.status, form.fields, form.tail % life, form.content)
 
 
+class Seat:
+    """A client's connection, as hits see it.
+
+    write -- sends octets, when nothing else is on its way. address -- the client's.
+    plain -- the last request, None where it is not a plain one. heading -- of the last that had one.
+    ended -- when an answer was last sent, on the monotonic clock.
+    """
+
+    __slots__ = ("address", "ended", "heading", "plain", "write")
+
+    def __init__(self, write: Callable[[bytes], object], address: str) -> None:
+        self.write = write
+        self.address = address
+        self.plain: Plain | None = None
+        self.heading: Heading | None = None
+        self.ended = 0.0
+
+    def read(self, data: bytes, lexicon: Lexicon) -> Plain | None:
+        """The request that `data` begins with, as `plain` has it from now on."""
+        plain = self.plain = parse(data, lexicon, self.heading)
+        if plain is not None and plain.heading is not None:
+            self.heading = plain.heading
+        return plain
+
+
 class Hits:
     """Sends prepared answers, and tells of them. wall -- the wall clock, seconds."""
 
@@ -232,28 +282,32 @@ class Hits:
         self._briefs = briefs
         self._wall = wall
 
-    def serve(self, plain: Plain, content: bytes, send: Callable[[bytes], object], client: str) -> float:
-        """Answer `plain` if an answer is at hand. Returns when that was done, on the monotonic clock; 0 if none is.
+    def take(self, seat: Seat, data: bytes) -> bool:
+        """Read `data`, and answer it if it is a plain request, whole and alone, to which an answer is at hand.
 
-        client -- its address. Raises what `send` raises.
+        Raises what `Seat.write` raises.
         """
-        began, now = monotonic(), self._wall()
+        began = monotonic()
+        plain = seat.read(data, self._index.lexicon)
+        if plain is None or plain.size + plain.length != len(data):
+            return False
+        now = self._wall()
         try:
-            found = answer(plain, content, self._index, now)
+            found = answer(plain, data[plain.size :] if plain.length else b"", self._index, now)
         except Exception:
             # law 6: it goes the ordinary way
             log.exception("the fast path failed")
-            return 0.0
+            return False
         if found is None:
-            return 0.0
+            return False
         stored, form, octets = found
-        send(octets)
-        ended = monotonic()
+        seat.write(octets)
+        seat.ended = monotonic()
         self._briefs.add(
             Brief(
                 cast("BriefKind", form.told),
                 plain.start.target,
-                client,
+                seat.address,
                 plain.request_id,
                 plain.traceparent,
                 plain.length,
@@ -261,7 +315,7 @@ class Hits:
                 len(stored.content),
                 stored.origin_seconds,
                 now,
-                ended - began,
+                seat.ended - began,
             )
         )
-        return ended
+        return True

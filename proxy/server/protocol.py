@@ -13,7 +13,7 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import http_exceptions, web
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
@@ -24,11 +24,11 @@ from proxy.observe.events import Observation
 from proxy.origin.connection import OnInterim
 from proxy.policy import forwarding
 from proxy.policy.messages import Fields, RequestHead
-from proxy.policy.plain import Lexicon, Plain, parse
+from proxy.policy.plain import Lexicon, Plain
 from proxy.policy.prepared import wire_head
 from proxy.server.exchange import AtHand, ClientGone, ClientTunnel, Exchange
 from proxy.server.express import Express, Passing
-from proxy.server.fast_path import Hits, head_of, scheme_of
+from proxy.server.fast_path import Hits, Seat, head_of, scheme_of
 from proxy.server.refusal import refusal_head
 
 if TYPE_CHECKING:
@@ -69,6 +69,8 @@ MAX_FIELD_BYTES = 32 * 1024
 MAX_FIELD_LINES = 200
 
 Handler = Callable[[Exchange], Awaitable[None]]
+Take = Callable[[Seat, bytes], bool]
+"""See `Hits.take`."""
 OnRefused = Callable[[Observation], None]
 """Told of a request that was refused before it could be handled."""
 
@@ -186,13 +188,30 @@ class ClientConnection(RequestHandler):
     answered from prepared octets at once, or served in a task of its own. Everything else goes through aiohttp.
     """
 
-    __slots__ = ("_early", "_new", "_owed", "_passing", "_server", "_task", "_whole", "closing", "peer_address")
+    __slots__ = (
+        "_early",
+        "_new",
+        "_owed",
+        "_passing",
+        "_quiet",
+        "_seat",
+        "_server",
+        "_take",
+        "_task",
+        "_whole",
+        "closing",
+        "peer_address",
+    )
 
     def __init__(self, manager: ClientServer, **options: Any) -> None:
         super().__init__(manager, **options)
         self._server = manager
+        self._take = manager.take
         self.closing = False
         self.peer_address = ""
+        self._seat: Seat
+        # what comes next is the head of a request, as far as is known without asking aiohttp
+        self._quiet = False
         self._task: asyncio.Task[None] | None = None
         self._passing: Passing | None = None
         self._early = b""
@@ -205,6 +224,7 @@ class ClientConnection(RequestHandler):
         super().connection_made(transport)
         peer = transport.get_extra_info("peername")
         self.peer_address = str(peer[0]).removeprefix("::ffff:") if peer else ""
+        self._seat = Seat(cast("asyncio.Transport", transport).write, self.peer_address)
         self.closing = self._server.draining
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -219,18 +239,35 @@ class ClientConnection(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Take a plain request; have aiohttp parse whatever is none."""
-        if self._task is not None or self._passing is not None:
+        if self._quiet:
+            if self._take(self._seat, data):
+                return
+            self._quiet = False
+            self._serve_or_parse(self._seat.plain, data)
+        elif self._task is not None or self._passing is not None:
             self._hold(data)
-            return
+        else:
+            self._receive(data)
+
+    def _receive(self, data: bytes) -> None:
         waiter, new = self._waiter, self._new
         self._new = False
         # aiohttp waits for a request, or has not begun to, and has nothing of one: what comes is its head, no content
         waits = new or (waiter is not None and not waiter.done())
-        idle = waits and self._whole and not self.closing and not self._close
-        lexicon = self._server.lexicon
-        plain = parse(data, lexicon) if idle and lexicon is not None else None
+        plain = None
+        if waits and self._whole and not self.closing and not self._close:
+            if self._paused:
+                plain = self._server.read(self._seat, data)
+            elif self._take(self._seat, data):
+                self._quiet = True
+                return
+            else:
+                plain = self._seat.plain
+        self._serve_or_parse(plain, data)
+
+    def _serve_or_parse(self, plain: Plain | None, data: bytes) -> None:
         if plain is not None and plain.size + plain.length == len(data):
-            self._take(plain, data[plain.size :] if plain.length else b"")
+            self._serve_shortly(plain, data[plain.size :] if plain.length else b"")
             return
         if data:
             self._note_end(plain, data)
@@ -259,18 +296,12 @@ class ClientConnection(RequestHandler):
 
     # -- plain requests
 
-    def _take(self, plain: Plain, content: bytes) -> None:
-        server, transport = self._server, self.transport
-        assert transport is not None
-        if not self._paused and server.hits is not None:
-            ended = server.hits.serve(plain, content, transport.write, self.peer_address)
-            if ended:
-                self._next_keepalive_close_time = ended + KEEPALIVE_SECONDS
-                return
+    def _serve_shortly(self, plain: Plain, content: bytes) -> None:
+        express = self._server.express
         self._request_in_progress = True
-        if not self._paused and server.express is not None:
+        if not self._paused and express is not None:
             try:
-                self._passing = server.express.take(self, plain, content)
+                self._passing = express.take(self, plain, content)
             except Exception:
                 # law 6, as above
                 log.exception("the express way failed")
@@ -324,7 +355,8 @@ class ClientConnection(RequestHandler):
         if self.closing or self._close or self._early:
             self._go_on(keep_alive=not self.closing)
         else:
-            self._next_keepalive_close_time = now + KEEPALIVE_SECONDS
+            self._seat.ended = now
+            self._quiet = not self._paused
 
     def serve_ordinarily(self, plain: Plain, content: bytes, passing: Passing) -> OnInterim:
         """Have the handler serve the request, whose origin has been asked already; takes interim responses."""
@@ -337,13 +369,25 @@ class ClientConnection(RequestHandler):
         if len(self._early) > EARLY_BYTES and self.transport is not None:
             self.transport.pause_reading()
 
+    def pause_writing(self) -> None:
+        """What comes next may not be answered at once."""
+        super().pause_writing()
+        self._quiet = False
+
+    def close(self) -> None:
+        """After the request that it is at."""
+        super().close()
+        self._quiet = False
+
     def _process_keepalive(self) -> None:
+        self._next_keepalive_close_time = max(self._next_keepalive_close_time, self._seat.ended + KEEPALIVE_SECONDS)
         if self._task is not None or self._passing is not None:
             self._next_keepalive_close_time = self._loop.time() + KEEPALIVE_SECONDS
         super()._process_keepalive()
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - aiohttp's own
         """End it, after its answer if that comes within `timeout` seconds."""
+        self._quiet = False
         await super().shutdown(timeout)
         if self._passing is not None:
             self._passing.abandon()
@@ -364,6 +408,7 @@ class ClientConnection(RequestHandler):
     def end_when_idle(self) -> None:
         """Close now when no request is on its way, otherwise after its answer."""
         self.closing = True
+        self._quiet = False
         if not self._request_in_progress and not self._messages:
             self.force_close()
 
@@ -418,9 +463,18 @@ class ClientServer(web.Server):
         self.draining = False
         self.serve = handler
         self.lexicon = lexicon
-        self.hits = hits
+        self.take: Take = self.only_read if hits is None else hits.take
         self.express = express
         super().__init__(self._handle, handler_cancellation=True)
+
+    def read(self, seat: Seat, data: bytes) -> Plain | None:
+        """The plain request that `data` begins with."""
+        return seat.read(data, self.lexicon) if self.lexicon is not None else None
+
+    def only_read(self, seat: Seat, data: bytes) -> bool:
+        """As `Hits.take` where nothing is at hand."""
+        self.read(seat, data)
+        return False
 
     def __call__(self) -> ClientConnection:
         return ClientConnection(

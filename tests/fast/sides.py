@@ -26,8 +26,7 @@ def server_of(proxy: Proxy) -> ClientServer:
 def slowed(proxy: Proxy) -> None:
     """Leave `proxy` nothing but the ordinary way."""
     server = server_of(proxy)
-    server.hits = server.express = None
-    server.lexicon = None
+    server.take, server.express, server.lexicon = server.only_read, None, None
 
 
 class Side:

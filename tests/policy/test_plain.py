@@ -16,6 +16,7 @@ from proxy.policy.plain import (
     MAX_HEADINGS,
     MAX_LINES,
     REVIEW_HEADS,
+    Heading,
     Lexicon,
     Plain,
     parse,
@@ -24,9 +25,15 @@ from proxy.policy.plain import (
 HOST = "Host: app.example"
 
 
-def read(*lines: str, start: str = "GET /a HTTP/1.1", rest: str = "", lexicon: Lexicon | None = None) -> Plain | None:
+def read(
+    *lines: str,
+    start: str = "GET /a HTTP/1.1",
+    rest: str = "",
+    lexicon: Lexicon | None = None,
+    like: Heading | None = None,
+) -> Plain | None:
     wire = "\r\n".join([start, *lines, "", ""]) + rest
-    return parse(wire.encode("latin-1"), lexicon or Lexicon())
+    return parse(wire.encode("latin-1"), lexicon or Lexicon(), like)
 
 
 def taken(*lines: str, start: str = "GET /a HTTP/1.1", rest: str = "", lexicon: Lexicon | None = None) -> Plain:
@@ -402,6 +409,39 @@ def test_headings_are_bounded() -> None:
     assert len(lexicon._met) <= MAX_HEADINGS
 
 
+def test_a_head_like_the_last_is_known_by_it_alone() -> None:
+    lexicon = used(HOST, AGENT)
+    like = taken(HOST, AGENT, "X-Request-Id: 7", lexicon=lexicon).heading
+    assert like is not None
+    other = Lexicon()
+    found = read(HOST, AGENT, "X-Request-Id:  8", start="POST /b HTTP/1.1", rest="more", lexicon=other, like=like)
+    assert found is not None
+    assert (found.heading, found.request_id, found.start.target) == (like, "8", "/b")
+    assert found.size == len(f"POST /b HTTP/1.1\r\n{HOST}\r\n{AGENT}\r\nX-Request-Id:  8\r\n\r\n")
+    assert other.cuts == []
+    assert not other.known
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 4, 5, 12, 30, 45, 60])
+def test_a_head_that_ends_early_is_not_like_the_last(cut: int) -> None:
+    lexicon = used(HOST, AGENT)
+    wire = f"GET /a HTTP/1.1\r\n{HOST}\r\n{AGENT}\r\nX-Request-Id: 7\r\n\r\n".encode()
+    like = taken(HOST, AGENT, "X-Request-Id: 7", lexicon=lexicon).heading
+    assert like is not None
+    assert parse(wire, Lexicon(), like) is not None
+    assert parse(wire[:-cut], lexicon, like) is None
+    assert parse(wire[:cut], lexicon, like) is None
+
+
+def test_a_head_like_the_last_is_not_longer_than_others() -> None:
+    lexicon = used(HOST)
+    like = taken(HOST, "X-Request-Id: 7", lexicon=lexicon).heading
+    assert like is not None
+    for length, found in ((MAX_HEAD_BYTES // 2, True), (MAX_HEAD_BYTES, False)):
+        assert (read(HOST, f"X-Request-Id: {'a' * length}", lexicon=lexicon, like=like) is not None) is found
+    assert read(HOST, "X-Request-Id: 7", start="get / HTTP/1.1", lexicon=lexicon, like=like) is None
+
+
 ANY_NAMES = st.one_of(
     NAMES,
     st.sampled_from(
@@ -425,10 +465,13 @@ def test_a_head_found_again_says_what_it_says_line_by_line(
     lexicon = Lexicon()
     lexicon.cuts = [f"\r\n{name}:".encode() for name in sorted(cut)]
     heads = [first, first, *[[(name, value) for (name, _), value in zip(first, each, strict=False)] for each in others]]
+    heading: Heading | None = None
     for each in heads:
         texts = texts_of(each, host)
         found, alone = read(*texts, start=start, lexicon=lexicon), read(*texts, start=start)
-        assert told(found) == told(alone)
-        if found is not None and alone is not None:
-            sent = [plain.to_origin(one, "192.0.2.1", "id", "trace") for one in (found, alone)]
-            assert sent[0] == sent[1]
+        again = read(*texts, start=start, lexicon=lexicon, like=heading)
+        assert told(found) == told(again) == told(alone)
+        if found is not None and again is not None and alone is not None:
+            sent = {plain.to_origin(one, "192.0.2.1", "id", "trace") for one in (found, again, alone)}
+            assert len(sent) == 1
+            heading = found.heading or heading
