@@ -278,7 +278,7 @@ class Proxy:
         """Everything in the memory tier."""
         store = self.worker.store
         queues = (store._small, store._main)
-        return [stored for queue in queues for slot in queue.slots.values() for stored in slot.variants]
+        return [stored for queue in queues for slot in queue for stored in slot.variants]
 
     @property
     def admin(self) -> str:

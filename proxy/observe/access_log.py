@@ -61,8 +61,9 @@ _PARTICULARS = {
 """What a line says only where there is something to say, and where an observation has it."""
 _particulars_of = attrgetter(*_PARTICULARS.values())
 
-_SECONDS = [f"{microseconds / 1e6:.6f}" for microseconds in range(4096)]
-"""As most durations are written."""
+_SECONDS = [f"{milliseconds / 1000:.3f}" for milliseconds in range(4096)]
+_MICROSECONDS = [f"{number:03d}" for number in range(1000)]
+"""Most durations are put together of these."""
 
 Form = Callable[[Observation], bytes]
 
@@ -194,12 +195,10 @@ def briefs_as_json(briefs: list[Brief]) -> bytes:
             ids += f',"bytes_saved_not_modified":{brief.whole}'
         elif coded and brief.whole > brief.sent > 0:
             ids += f',"bytes_saved_coding":{brief.whole - brief.sent}'
-        path = brief.target
-        if "?" in path or len(path) > MAX_PATH:
-            path = _cut(path.partition("?")[0], MAX_PATH)
+        path = brief.path if len(brief.path) <= MAX_PATH else _cut(brief.path, MAX_PATH)
         # those that are answered from the same stored response say the same of these two
         if brief.origin_seconds != waited:
-            waited, waiting = brief.origin_seconds, format(brief.origin_seconds, ".6f")
+            waited, waiting = brief.origin_seconds, _seconds(brief.origin_seconds)
         if brief.sent != sent:
             sent, sending = brief.sent, str(brief.sent)
         if hit:
@@ -218,7 +217,9 @@ def briefs_as_json(briefs: list[Brief]) -> bytes:
 def _seconds(duration: float) -> str:
     """With six decimals."""
     microseconds = int(duration * 1e6 + 0.5)
-    return _SECONDS[microseconds] if 0 <= microseconds < len(_SECONDS) else format(duration, ".6f")
+    if not 0 <= microseconds < 1000 * len(_SECONDS):
+        return format(duration, ".6f")
+    return _SECONDS[microseconds // 1000] + _MICROSECONDS[microseconds % 1000]
 
 
 def _kind_as_json(kind: BriefKind) -> str:

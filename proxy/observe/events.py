@@ -98,9 +98,9 @@ class BriefKind:
 class Brief:
     """A request that was answered the short way: what `Observation` says, in the few words that it takes.
 
-    target, request_id, traceparent -- as the client sent them, "" where it did not. received, sent, whole -- octets of
-    content: of the request, of the answer, and as stored. started, duration -- seconds. origin_seconds -- those that
-    a hit spared, or a pass took.
+    path, request_id, traceparent -- as the client sent them, "" where it did not; path is without the query.
+    received, sent, whole -- octets of content: of the request, of the answer, and as stored. started, duration --
+    seconds. origin_seconds -- those that a hit spared, or a pass took.
     """
 
     __slots__ = (
@@ -108,11 +108,11 @@ class Brief:
         "duration",
         "kind",
         "origin_seconds",
+        "path",
         "received",
         "request_id",
         "sent",
         "started",
-        "target",
         "traceparent",
         "whole",
     )
@@ -120,7 +120,7 @@ class Brief:
     def __init__(
         self,
         kind: BriefKind,
-        target: str,
+        path: str,
         client: str,
         request_id: str,
         traceparent: str,
@@ -132,7 +132,7 @@ class Brief:
         duration: float,
     ) -> None:
         self.kind = kind
-        self.target = target
+        self.path = path
         self.client = client
         self.request_id = request_id
         self.traceparent = traceparent
@@ -148,7 +148,7 @@ class Brief:
         kind, hit = self.kind, self.kind.outcome is Outcome.HIT
         return Observation(
             method=kind.method,
-            path=self.target.partition("?")[0],
+            path=self.path,
             route=kind.route,
             status=kind.status,
             outcome=kind.outcome,

@@ -86,12 +86,17 @@ MAX_NAMES: Final = 512
 
 METHODS: Final = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
 
+def alphabet(octets: bytes) -> bytes:
+    """For `translate`, by which only a text of nothing but these `octets` stays the same."""
+    return bytes([octet if octet in octets else 0 if octet else 1 for octet in range(256)])
+
+
 # origin-form (RFC 9112 3.2.1): visible ASCII without what no URI may hold, and without the # that begins a fragment
-_TARGET: Final = bytes([octet for octet in range(0x21, 0x7F) if octet not in b'"#<>\\^`{}'])
+_TARGET: Final = alphabet(bytes([octet for octet in range(0x21, 0x7F) if octet not in b'"#<>\\^`{}']))
 # token = 1*tchar (RFC 9110 5.6.2)
-_TCHAR: Final = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"
+_TCHAR: Final = alphabet(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")
 # field-vchar = VCHAR / obs-text, with SP and HTAB between (RFC 9110 5.5)
-FIELD_VALUE: Final = bytes([0x09, *range(0x20, 0x7F), *range(0x80, 0x100)])
+FIELD_VALUE: Final = alphabet(bytes([0x09, *range(0x20, 0x7F), *range(0x80, 0x100)]))
 # host [ ":" port ], never empty (RFC 3986 3.2, RFC 9110 4.2.4)
 _AUTHORITY: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(?::[0-9]*)?")
 
@@ -100,7 +105,7 @@ def field_line(raw: bytes) -> tuple[bytes, Line] | None:
     """A field line's name in lower case, and name and value as text; None where it is not strictly one."""
     name, colon, value = raw.partition(b":")
     lower = name.lower()
-    if not colon or not lower or lower.translate(None, _TCHAR) or value.translate(None, FIELD_VALUE):
+    if not colon or not lower or lower.translate(_TCHAR) != lower or value.translate(FIELD_VALUE) != value:
         return None
     return lower, (name.decode("ascii"), value.strip(b" \t").decode("latin-1"))
 
@@ -177,7 +182,7 @@ class Lines:
         if method not in METHODS or not (rest.startswith(b"/") and rest.endswith(b" HTTP/1.1")):
             return None
         target = rest[:-9]
-        if target.translate(None, _TARGET):
+        if target.translate(_TARGET) != target:
             return None
         found = Start(raw, method.decode("ascii"), target.decode("ascii"))
         mark = hash(raw)
@@ -193,7 +198,7 @@ class Lines:
 
     def _name(self, raw: bytes) -> tuple[int, bytes, str] | None:
         lower = raw.lower()
-        if not lower or lower.translate(None, _TCHAR) or lower in _NOT_PLAIN:
+        if not lower or lower.translate(_TCHAR) != lower or lower in _NOT_PLAIN:
             return None
         found = (int(_KINDS.get(lower, Kind.QUIET)), lower, raw.decode("ascii"))
         if len(raw) <= MAX_KNOWN_BYTES:
@@ -213,7 +218,7 @@ class Lines:
         named = self._names.get(name)
         if named is None:
             named = self._name(name)
-        if named is None or not colon or value.translate(None, FIELD_VALUE):
+        if named is None or not colon or value.translate(FIELD_VALUE) != value:
             return None
         kind, lower, text = named
         self.news[name] = self.news.get(name, 0) + 1

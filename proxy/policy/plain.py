@@ -345,7 +345,7 @@ def _recalled(start: Start, heading: Heading, values: list[bytes], size: int) ->
     for at, hole in enumerate(heading.holes):
         value = _text(values[at])
         # what is printable is among it, and seen at a glance
-        if not value.isprintable() and values[at].translate(None, FIELD_VALUE):
+        if not value.isprintable() and values[at].translate(FIELD_VALUE) != values[at]:
             return None
         kind = hole.kind
         if kind == REQUEST_ID:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple, Protocol
 
-from proxy.policy.freshness import current_age
-from proxy.policy.messages import Freshness, ResponseHead
+from proxy.policy.messages import ResponseHead, StoredResponse
 
 NO_CONTENT = frozenset({204, 304})
 MOST = 4
@@ -30,19 +29,48 @@ class Prepared:
     fields -- octets of the lines before Age; those of the stored response itself where they are the same.
     tail -- octets of the other lines, with places for age and remaining freshness. shape -- what of a request
     selects this form. generation -- of the flags under which it was made. epoch -- of the invalidations, up to which
-    the stored response is known to be valid.
+    the stored response is known to be valid. whole -- octets of the stored content. origin_seconds -- that it spares.
     """
 
-    __slots__ = ("content", "epoch", "fields", "generation", "next", "shape", "status", "tail", "told")
+    __slots__ = (
+        "_initial_age",
+        "_lifetime",
+        "_since",
+        "content",
+        "epoch",
+        "fields",
+        "generation",
+        "next",
+        "origin_seconds",
+        "shape",
+        "status",
+        "tail",
+        "told",
+        "whole",
+    )
 
-    def __init__(self, shape: str, head: Template, content: bytes, told: Told, generation: int, epoch: int) -> None:
+    def __init__(
+        self, shape: str, head: Template, content: bytes, told: Told, generation: int, stored: StoredResponse
+    ) -> None:
+        """stored -- what it is a form of."""
         self.shape = shape
         self.status, self.fields, self.tail = head
         self.content = content
         self.told = told
         self.generation = generation
-        self.epoch = epoch
+        self.epoch = stored.epoch
+        self.whole = len(stored.content)
+        self.origin_seconds = stored.origin_seconds
+        self._initial_age = stored.freshness.initial_age
+        self._lifetime = stored.freshness.lifetime
+        self._since = stored.response_time
         self.next: Prepared | None = None
+
+    def numbers(self, now: float) -> tuple[int, int] | None:
+        """Age and remaining freshness at `now`, as an answer states them; None once it is stale (RFC 9111 4.2)."""
+        age = self._initial_age + max(0.0, now - self._since)
+        left = self._lifetime - age
+        return (int(age), math.floor(left)) if left > 0 else None
 
 
 def chain_of(first: Prepared | None) -> list[Prepared]:
@@ -112,10 +140,3 @@ def template(head: ResponseHead, length: int, cache_status: str) -> Template | N
     tail.append("\r\n")
     prefix = "".join([f"{name}: {value}\r\n" for name, value in lines[: ages[0]]])
     return Template(status_line(head), prefix.encode("latin-1"), "".join(tail).encode("latin-1"))
-
-
-def numbers(life: Freshness, response_time: float, now: float) -> tuple[int, int] | None:
-    """Age and remaining freshness at `now`, as an answer states them; None once it is stale (RFC 9111 4.2)."""
-    age = current_age(life, response_time, now)
-    left = life.lifetime - age
-    return (int(age), math.floor(left)) if left > 0 else None

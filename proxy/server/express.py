@@ -241,7 +241,7 @@ class Passing:
         express.briefs.add(
             Brief(
                 express.kind(start, reply.status.status, self.forward, passed.verdict),
-                start.target,
+                start.path,
                 self._client.peer_address,
                 self._request_id,
                 self._traceparent,

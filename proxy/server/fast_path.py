@@ -43,8 +43,8 @@ OF_THE_SHAPE = frozenset({"accept-encoding", "if-none-match", "if-modified-since
 _KEYED = frozenset({Kind.PLACE, Kind.CREDENTIAL})
 
 Digest = Callable[[bytes], str]
-Found = tuple[StoredResponse, Prepared, bytes]
-"""The stored response, the form of it, and the whole answer."""
+Found = tuple[Prepared, bytes]
+"""The form of a stored response, and the whole answer."""
 
 
 def head_of(plain: Plain) -> RequestHead:
@@ -209,7 +209,7 @@ class Index:
         )
         kind = self._kinds.setdefault(kind, kind)
         # what was invalidated while the answer was on its way is seen when it is asked for again
-        form = Prepared(sys.intern(plain.shape), made, sent, kind, generation, stored.epoch)
+        form = Prepared(sys.intern(plain.shape), made, sent, kind, generation, stored)
         self.store.add_prepared(stored, form)
 
     def _one(self, octets: bytes) -> bytes:
@@ -229,22 +229,28 @@ def answer(plain: Plain, content: bytes, index: Index, now: float) -> Found | No
     slot = index.store.find(key) if key is not None else None
     if slot is None:
         return None
-    stored = slot.variants[0] if len(slot.variants) == 1 else reuse.select(slot.variants, plain.fields())
-    form = stored.prepared if stored is not None else None
+    stored: StoredResponse | None = None
+    form = slot.form
+    if form is None:
+        if len(slot.variants) < 2:
+            return None
+        stored = reuse.select(slot.variants, plain.fields())
+        form = stored.prepared if stored is not None else None
     while form is not None and form.shape != plain.shape:
         form = form.next
-    if stored is None or form is None or form.generation != index.generation:
+    if form is None or form.generation != index.generation:
         return None
     epoch = index.invalidations.epoch
     if form.epoch != epoch:
+        stored = stored or slot.variants[0]
         if index.invalidations.state(stored.uri, stored.tags, stored.epoch) is not Validity.VALID:
             return None
         form.epoch = epoch
-    life = prepared.numbers(stored.freshness, stored.response_time, now)
+    life = form.numbers(now)
     if life is None:
         return None
     slot.use()
-    return stored, form, b"%b%b%b%b" % (form.status, form.fields, form.tail % life, form.content)
+    return form, b"%b%b%b%b" % (form.status, form.fields, form.tail % life, form.content)
 
 
 class Seat:
@@ -300,20 +306,20 @@ class Hits:
             return False
         if found is None:
             return False
-        stored, form, octets = found
+        form, octets = found
         seat.write(octets)
         seat.ended = monotonic()
         self._briefs.add(
             Brief(
                 cast("BriefKind", form.told),
-                plain.start.target,
+                plain.start.path,
                 seat.address,
                 plain.request_id,
                 plain.traceparent,
                 plain.length,
                 len(form.content),
-                len(stored.content),
-                stored.origin_seconds,
+                form.whole,
+                form.origin_seconds,
                 now,
                 seat.ended - began,
             )

@@ -17,6 +17,11 @@ class Slot(Protocol):
         """Every stored response, latest put last."""
         ...
 
+    @property
+    def form(self) -> Prepared | None:
+        """What was prepared of the only variant."""
+        ...
+
     def use(self) -> None:
         """Count a use."""
         ...

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import builtins
 import sys
-from collections import OrderedDict
+from collections.abc import Iterator
 
 from proxy.policy.messages import ResponseHead, StoredResponse
 from proxy.policy.prepared import MOST, Prepared, chain_of, chained
@@ -36,8 +36,8 @@ PROMOTING_USES = 2
 MAX_LOOKS = 128
 """Keys that one call spares for their uses before it evicts whatever comes first: a bound on its duration."""
 
-KEY_BYTES = 368
-"""A `Slot`, its tuples and number, and its place in a queue: a node, and the hash table at its emptiest."""
+KEY_BYTES = 352
+"""A `Slot`, its tuples and number, and its place in the hash table at its emptiest."""
 VARIANT_BYTES = 48
 """A stored response's places in a slot, and its weight there."""
 GHOST_BYTES = 176
@@ -50,15 +50,23 @@ _Held = list[tuple[StoredResponse, int]]
 
 
 class Slot:
-    """What is held under one cache key. `weights` are those of `variants`, in the same order."""
+    """What is held under one cache key, and its place in a queue. `weights` are those of `variants`, in the same order.
 
-    __slots__ = ("uses", "variants", "weight", "weights")
+    form -- what was prepared of the only variant: what a hit looks at lies close together.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("after", "before", "form", "key", "queue", "uses", "variants", "weight", "weights")
+
+    def __init__(self, queue: _Queue) -> None:
+        self.queue = queue
+        self.before: Slot | None = None
+        self.after: Slot | None = None
+        self.key = ""
         self.variants: tuple[StoredResponse, ...] = ()
         self.weights: tuple[int, ...] = ()
         self.weight = 0
         self.uses = 0
+        self.form: Prepared | None = None
 
     def use(self) -> None:
         """Count a use."""
@@ -72,31 +80,64 @@ class Slot:
         self.variants = tuple([stored for stored, _ in held])
         self.weights = tuple([weight for _, weight in held])
         self.weight = KEY_BYTES + sum(self.weights)
+        self.form = self.variants[0].prepared if len(held) == 1 else None
 
 
 class _Queue:
-    """Slots by key, first in first out, with their weight."""
+    """Slots, first in first out, with their weight. Linked, so that one can be taken out wherever it stands."""
 
-    __slots__ = ("bytes", "slots")
+    __slots__ = ("_first", "_last", "_length", "bytes")
 
     def __init__(self) -> None:
-        self.slots: OrderedDict[str, Slot] = OrderedDict()
+        self._first: Slot | None = None
+        self._last: Slot | None = None
+        self._length = 0
         self.bytes = 0
 
-    def push(self, key: str, slot: Slot) -> None:
-        self.slots[key] = slot
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Slot]:
+        slot = self._first
+        while slot is not None:
+            yield slot
+            slot = slot.after
+
+    def push(self, slot: Slot) -> None:
+        slot.queue = self
+        slot.before = self._last
+        if self._last is None:
+            self._first = slot
+        else:
+            self._last.after = slot
+        self._last = slot
+        self._length += 1
         self.bytes += slot.weight
 
-    def take(self, key: str) -> Slot | None:
-        slot = self.slots.pop(key, None)
-        if slot is not None:
-            self.bytes -= slot.weight
+    def take(self, slot: Slot) -> None:
+        before, after = slot.before, slot.after
+        if before is None:
+            self._first = after
+        else:
+            before.after = after
+        if after is None:
+            self._last = before
+        else:
+            after.before = before
+        slot.before = slot.after = None
+        self._length -= 1
+        self.bytes -= slot.weight
+
+    def pop(self) -> Slot:
+        slot = self._first
+        assert slot is not None
+        self.take(slot)
         return slot
 
-    def pop(self) -> tuple[str, Slot]:
-        key, slot = self.slots.popitem(last=False)
-        self.bytes -= slot.weight
-        return key, slot
+    def clear(self) -> None:
+        """Slots that stay linked would wait for the collector."""
+        while self._first is not None:
+            self.take(self._first)
 
 
 class _Ghosts:
@@ -136,6 +177,7 @@ class MemoryStore:
         self.evictions = 0
         self.responses = 0
         self._max_variants = max_variants
+        self._slots: dict[str, Slot] = {}
         self._small = _Queue()
         self._main = _Queue()
         self._ghosts = _Ghosts()
@@ -143,7 +185,7 @@ class MemoryStore:
     def __repr__(self) -> str:
         return (
             f"<MemoryStore {self.responses} responses, {self.bytes} of {self.max_bytes} bytes, keys: "
-            f"{len(self._small.slots)} small, {len(self._main.slots)} main, {len(self._ghosts)} ghosts>"
+            f"{len(self._small)} small, {len(self._main)} main, {len(self._ghosts)} ghosts>"
         )
 
     @property
@@ -165,7 +207,7 @@ class MemoryStore:
         A key that is written again goes to the end of its queue, with the uses it has.
         """
         pack(stored)
-        queue, slot = self._take_out(stored.key)
+        slot = self._take_out(stored.key)
         held = [pair for pair in slot.held() if pair[0].secondary_key != stored.secondary_key]
         weight = VARIANT_BYTES + weigh(stored)
         fits = KEY_BYTES + weight <= self.max_bytes
@@ -174,14 +216,14 @@ class MemoryStore:
             while len(held) > self._max_variants or KEY_BYTES + _weight(held) > self.max_bytes:
                 del held[0]
                 self.evictions += 1
-        self._put_back(queue, slot, held)
+        self._put_back(slot, held)
         return fits
 
     def remove(self, stored: StoredResponse) -> None:
         """Drop exactly this stored response, if it is still there."""
         if self._holds(stored):
-            queue, slot = self._take_out(stored.key)
-            self._put_back(queue, slot, [pair for pair in slot.held() if pair[0] is not stored])
+            slot = self._take_out(stored.key)
+            self._put_back(slot, [pair for pair in slot.held() if pair[0] is not stored])
 
     def add_coding(self, stored: StoredResponse, coding: str, content: builtins.bytes) -> bool:
         """Keep `content`, which is that of `stored` in `coding`, with it.
@@ -190,7 +232,7 @@ class MemoryStore:
         """
         if not self._holds(stored):
             return False
-        queue, slot = self._take_out(stored.key)
+        slot = self._take_out(stored.key)
         before = slot.held()
         codings, stored.codings = stored.codings, {**stored.codings, coding: content}
         weight = VARIANT_BYTES + weigh(stored)
@@ -198,7 +240,7 @@ class MemoryStore:
         fits = KEY_BYTES + _weight(held) <= self.max_bytes
         if not fits:
             stored.codings, held = codings, before
-        self._put_back(queue, slot, held)
+        self._put_back(slot, held)
         return fits
 
     def add_prepared(self, stored: StoredResponse, form: Prepared) -> None:
@@ -214,49 +256,53 @@ class MemoryStore:
         stored.prepared = chained([form, *kept])
         held = slot.held()
         slot.hold([(each, VARIANT_BYTES + weigh(each) if each is stored else its) for each, its in held])
-        queue = self._main if stored.key in self._main.slots else self._small
-        queue.bytes += slot.weight - before
+        slot.queue.bytes += slot.weight - before
         self._make_room(0)
 
     def clear(self) -> None:
         """Drop everything, ghosts included."""
-        self._small, self._main, self._ghosts = _Queue(), _Queue(), _Ghosts()
+        self._slots.clear()
+        self._small.clear()
+        self._main.clear()
+        self._ghosts = _Ghosts()
         self.responses = 0
 
     def find(self, key: str) -> Slot | None:
         """What is held under `key`, without counting it as a use."""
-        return self._main.slots.get(key) or self._small.slots.get(key)
+        return self._slots.get(key)
 
     def _holds(self, stored: StoredResponse) -> bool:
         slot = self.find(stored.key)
         return slot is not None and stored in slot.variants
 
-    def _take_out(self, key: str) -> tuple[_Queue, Slot]:
-        """The slot of `key`, no longer counted, and the queue that it goes to."""
-        for queue in (self._main, self._small):
-            slot = queue.take(key)
-            if slot is not None:
-                self.responses -= len(slot.variants)
-                return queue, slot
-        return (self._main if self._ghosts.take(key) else self._small), Slot()
+    def _take_out(self, key: str) -> Slot:
+        """The slot of `key`, no longer counted; a new one where there is none."""
+        slot = self._slots.pop(key, None)
+        if slot is None:
+            return Slot(self._main if self._ghosts.take(key) else self._small)
+        slot.queue.take(slot)
+        self.responses -= len(slot.variants)
+        return slot
 
-    def _put_back(self, queue: _Queue, slot: Slot, held: _Held) -> None:
+    def _put_back(self, slot: Slot, held: _Held) -> None:
         """Count `slot` again, now holding `held`, once there is room for it. An empty one is gone."""
         if not held:
             return
         slot.hold(held)
         self._make_room(slot.weight)
         # the latest response's own text, so that no other copy of the key stays alive unweighed
-        queue.push(held[-1][0].key, slot)
+        slot.key = held[-1][0].key
+        self._slots[slot.key] = slot
+        slot.queue.push(slot)
         self.responses += len(held)
 
     def _make_room(self, weight: int) -> None:
         looks = MAX_LOOKS
         while self.bytes + weight > self.max_bytes:
-            small_is_due = self._small.bytes * SMALL_SHARE > self.max_bytes or not self._main.slots
-            if self._small.slots and small_is_due:
+            small_is_due = self._small.bytes * SMALL_SHARE > self.max_bytes or not self._main
+            if self._small and small_is_due:
                 spared = self._pop_small(spare=looks > 0)
-            elif self._main.slots:
+            elif self._main:
                 spared = self._pop_main(spare=looks > 0)
             else:
                 self._ghosts = _Ghosts()
@@ -265,26 +311,27 @@ class MemoryStore:
 
     def _pop_small(self, *, spare: bool) -> bool:
         """Promote or evict what came first; True when it was promoted."""
-        key, slot = self._small.pop()
+        slot = self._small.pop()
         if spare and slot.uses >= PROMOTING_USES:
             slot.uses = 0
-            self._main.push(key, slot)
+            self._main.push(slot)
             return True
         self._evicted(slot)
-        self._ghosts.add(key, len(self._small.slots) + len(self._main.slots))
+        self._ghosts.add(slot.key, len(self._small) + len(self._main))
         return False
 
     def _pop_main(self, *, spare: bool) -> bool:
         """Give what came first another round for one of its uses, or evict it; True when it stays."""
-        key, slot = self._main.pop()
+        slot = self._main.pop()
         if spare and slot.uses:
             slot.uses -= 1
-            self._main.push(key, slot)
+            self._main.push(slot)
             return True
         self._evicted(slot)
         return False
 
     def _evicted(self, slot: Slot) -> None:
+        del self._slots[slot.key]
         self.responses -= len(slot.variants)
         self.evictions += len(slot.variants)
 

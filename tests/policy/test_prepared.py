@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from proxy.policy.freshness import current_age, remaining
 from proxy.policy.messages import Fields, Freshness, ResponseHead, StoredResponse
-from proxy.policy.prepared import Prepared, Template, chain_of, chained, numbers, status_line, template, wire_head
+from proxy.policy.prepared import Prepared, Template, chain_of, chained, status_line, template, wire_head
 
 OURS = "siding; hit; ttl="
 NOTHING = Template(b"", b"", b"")
@@ -79,7 +79,7 @@ SECONDS = st.floats(0, 1e6)
 @given(SECONDS, SECONDS, SECONDS, st.floats(-1e6, 1e6))
 def test_the_numbers_are_those_of_the_policy(initial: float, lifetime: float, at: float, elapsed: float) -> None:
     life = Freshness(initial_age=initial, lifetime=lifetime)
-    found = numbers(life, at, at + elapsed)
+    found = form("", life, at).numbers(at + elapsed)
     left = remaining(life, at, at + elapsed)
     if found is None:
         assert left <= 0
@@ -93,8 +93,9 @@ class Told:
     status: int = 200
 
 
-def form(shape: str) -> Prepared:
-    return Prepared(shape, NOTHING, b"", Told(), 0, 0)
+def form(shape: str, life: Freshness | None = None, at: float = 0.0) -> Prepared:
+    stored = StoredResponse("k", "u", (), head(), b"", life or Freshness(), at, at, 0)
+    return Prepared(shape, NOTHING, b"", Told(), 0, stored)
 
 
 def test_a_chain() -> None:

@@ -94,9 +94,9 @@ def test_the_queue_keeps_no_text_alive_but_the_latest_response_s() -> None:
     responses = [stored("-".join(["a", "key"]), variant=language) for language in ("de", "en", "fr")]
     for response in responses:
         store.put(response)
-        assert next(iter(store._small.slots)) is response.key
+        assert next(iter(store._small)).key is response.key
     store.remove(responses[2])
-    assert next(iter(store._small.slots)) is responses[1].key
+    assert next(iter(store._small)).key is responses[1].key
 
 
 def test_what_cannot_fit_is_refused() -> None:
@@ -243,7 +243,7 @@ def with_full_main(keys: int) -> MemoryStore:
     """A store of `keys` keys, most of them in main with all uses spent, and no room left."""
     store = room_for(keys)
     number = 0
-    while store.evictions == 0 or len(store._main.slots) < keys * 4 // 5:
+    while store.evictions == 0 or len(store._main) < keys * 4 // 5:
         store.put(stored(name(number)))
         store.get(name(number))
         store.get(name(number))
@@ -261,7 +261,7 @@ def press(store: MemoryStore, times: int) -> None:
 
 def test_a_use_in_main_buys_one_more_round() -> None:
     store = with_full_main(20)
-    first, second = list(store._main.slots)[:2]
+    first, second = [slot.key for slot in store._main][:2]
     store.get(first)
     press(store, 3)
     assert store.get(second) == ()
@@ -270,7 +270,7 @@ def test_a_use_in_main_buys_one_more_round() -> None:
 
 def test_any_number_of_uses_buys_few_rounds() -> None:
     store = with_full_main(20)
-    first = next(iter(store._main.slots))
+    first = next(iter(store._main)).key
     for _ in range(100):
         store.get(first)
     press(store, (MAX_USES + 2) * 20)
@@ -315,14 +315,14 @@ def test_the_time_of_one_put_is_bounded() -> None:
 
 def test_the_time_of_one_put_is_bounded_in_main_too() -> None:
     store = with_full_main(4 * MAX_LOOKS)
-    hot = list(store._main.slots)
+    hot = [slot.key for slot in store._main]
     for key in hot * MAX_USES:
         store.get(key)
     store._ghosts.add("n000", 10)
     evictions = store.evictions
     store.put(stored("n000"))
     assert store.evictions > evictions
-    untouched = [key for key in hot if key in store._main.slots and store._main.slots[key].uses == MAX_USES]
+    untouched = [slot for slot in store._main if slot.key in hot and slot.uses == MAX_USES]
     assert len(untouched) >= len(hot) - MAX_LOOKS - 1
 
 

@@ -93,9 +93,19 @@ class StoreAgainstModel(RuleBasedStateMachine):
 
     @invariant()
     def bytes_are_what_is_held(self) -> None:
-        slots = [*self.store._small.slots.values(), *self.store._main.slots.values()]
+        slots = [*self.store._small, *self.store._main]
         weights = [KEY_BYTES + sum(VARIANT_BYTES + weigh(one) for one in slot.variants) for slot in slots]
         assert self.store.bytes == sum(weights) + GHOST_BYTES * len(self.store._ghosts)
+
+    @invariant()
+    def every_key_stands_in_one_queue(self) -> None:
+        queues = (self.store._small, self.store._main)
+        slots = [slot for queue in queues for slot in queue]
+        assert sorted(slot.key for slot in slots) == sorted(self.store._slots)
+        assert all(self.store._slots[slot.key] is slot for slot in slots)
+        for queue in queues:
+            assert len(queue) == len(list(queue))
+            assert all(slot.queue is queue for slot in queue)
 
     @invariant()
     def variants_are_bounded_and_counted(self) -> None:
