@@ -86,6 +86,7 @@ MAX_NAMES: Final = 512
 
 METHODS: Final = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
 
+
 def alphabet(octets: bytes) -> bytes:
     """For `translate`, by which only a text of nothing but these `octets` stays the same."""
     return bytes([octet if octet in octets else 0 if octet else 1 for octet in range(256)])
