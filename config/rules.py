@@ -28,7 +28,10 @@ class RulesError(Exception):
 
 
 class RouteTable:
-    """The rules, in the order of the file: the first that matches path and method applies."""
+    """The rules, in the order of the file: the first that matches path and method applies.
+
+    triggers -- the methods of requests that make a rule's stored responses out of date.
+    """
 
     def __init__(self, rules: Sequence[Rule] = ()) -> None:
         """Rules whose patterns are sound, as `load_rules` checks. Raises PatternError."""
@@ -46,6 +49,7 @@ class RouteTable:
             for method, path in rule.invalidated_by:
                 triggers.setdefault(method, []).append((Pattern(path), rule))
         self._triggers = {method: PathIndex(entries) for method, entries in triggers.items()}
+        self.triggers = frozenset(triggers)
 
     def match(self, method: str, path: str) -> Rule | None:
         """The rule for a request; a HEAD falls under the rule of its GET. path -- as received, without query."""

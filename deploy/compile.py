@@ -30,6 +30,7 @@ MODULES = (
     *(f"proxy/policy/{path.name}" for path in sorted((ROOT / "proxy" / "policy").glob("[!_]*.py"))),
     "proxy/server/express.py",
     "proxy/server/fast_path.py",
+    "proxy/server/in_flight.py",
     "proxy/store/invalidations.py",
     "proxy/store/memory.py",
 )

@@ -76,7 +76,8 @@ def keyed_digest(secret: bytes) -> Callable[[bytes], str]:
 class Worker:
     """One process's proxy. It also answers for itself on the admin listener (`server.admin.Control`).
 
-    announce -- called with what was invalidated, for the sake of other workers. wall -- the wall clock, seconds.
+    announce -- called with what was invalidated, for the sake of other workers; None where there are none.
+    wall -- the wall clock, seconds.
     group -- names this worker and those to whom it announces, among all replicas. flipped -- called with flags that
     another replica has flipped everywhere. tracing -- where spans go; None: nowhere.
     """
@@ -86,7 +87,7 @@ class Worker:
         settings: ProxySettings,
         flags: Flags,
         routes: RouteTable,
-        announce: Announce,
+        announce: Announce | None,
         wall: Callable[[], float] = time.time,
         group: str | None = None,
         flipped: Callable[[Mapping[str, bool]], None] = lambda _: None,
@@ -149,14 +150,14 @@ class Worker:
             clock=time.monotonic,
             observe=self._observe,
             observe_origin=self._metrics.observe_origin,
-            announce=self._announce,
+            announce=self._announce if announce is not None or self.replicas is not None else None,
             fast=self._fast,
             remote=self.replicas.store if self.replicas is not None else None,
             traces=traces,
         )
         self._local = LocalMetrics(settings, self.report_cache) if settings.public_metrics else None
         self.handler = Handler(shared, self._local)
-        self._express = Express(shared, self.handler, self._briefs)
+        self._express = Express(shared, self.handler.requests, self._briefs)
         self._server: ClientServer | None = None
         self._listener: asyncio.Server | None = None
 
@@ -188,7 +189,8 @@ class Worker:
         )
 
     def _announce(self, what: list[str]) -> None:
-        self._announce_here(what)
+        if self._announce_here is not None:
+            self._announce_here(what)
         if self.replicas is not None:
             self.replicas.tell([(kind, name, False) for kind, _, name in (line.partition(" ") for line in what)])
 
@@ -228,7 +230,7 @@ class Worker:
         self._listener.close()
         self._server.begin_drain()
         deadline = time.monotonic() + self.settings.drain_seconds
-        if not await self.handler.idle(self.settings.drain_seconds):
+        if not await self.handler.requests.ended(self.settings.drain_seconds):
             log.warning("%d requests did not finish within DRAIN_SECONDS and are cut", self.handler.in_flight)
         await self._server.shutdown(0.5)
         await self.handler.finish_background(max(0.0, deadline - time.monotonic()))
@@ -348,7 +350,7 @@ async def serve(
 ) -> None:
     """Run one worker and its admin listener until `stop` returns, then drain."""
     flags = Flags.from_settings(settings)
-    worker = Worker(settings, flags, routes, announce=lambda _: None, tracing=set_up_tracing())
+    worker = Worker(settings, flags, routes, announce=None, tracing=set_up_tracing())
     listener = AdminListener(admin_app(worker, settings.admin_token, LiveSettings.of(settings)))
     try:
         await listener.start(admin)

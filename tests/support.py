@@ -313,7 +313,7 @@ async def running_proxy(
     settings = settings_for(upstream, **changes)
     routes: RouteTable = build_routes(settings)
     flags, clock = Flags.from_settings(settings), Clock()
-    worker = Worker(settings, flags, routes, announce=lambda _: None, wall=wall or clock, tracing=tracing)
+    worker = Worker(settings, flags, routes, announce=None, wall=wall or clock, tracing=tracing)
     proxy = Proxy(worker, flags, clock)
     public, admin = open_socket("127.0.0.1", 0), open_socket("127.0.0.1", 0)
     proxy.port, proxy.admin_port = public.getsockname()[1], admin.getsockname()[1]

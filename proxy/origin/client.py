@@ -108,7 +108,7 @@ class OriginClient:
         await self._enter()
         connection: OriginConnection | None = None
         try:
-            connection = self._take(repeatable)
+            connection = self._take(repeatable, time.monotonic())
             reused = connection is not None
             while True:
                 if connection is None:
@@ -133,15 +133,17 @@ class OriginClient:
             self._leave()
             raise
 
-    def ask_now(self, method: str, wire: bytes, shortcut: Shortcut, on_interim: OnInterim) -> OriginConnection | None:
+    def ask_now(
+        self, method: str, wire: bytes, shortcut: Shortcut, on_interim: OnInterim, now: float
+    ) -> OriginConnection | None:
         """Send a whole request on an idle connection, if there is one that needs no waiting for.
 
-        shortcut -- shown the response as it arrives. Afterwards the connection is to be given to `done`, `drop` or
-        `response_on`.
+        now -- on the monotonic clock. shortcut -- shown the response as it arrives. Afterwards the connection is to be
+        given to `done`, `drop` or `response_on`.
         """
         if self._closed or self._queue or self.in_use >= self._max:
             return None
-        connection = self._take(method in IDEMPOTENT)
+        connection = self._take(method in IDEMPOTENT, now)
         if connection is None:
             if self.in_use and not self._resting:
                 self._add_spare()
@@ -203,9 +205,8 @@ class OriginClient:
                 return
         self.in_use -= 1
 
-    def _take(self, repeatable: bool) -> OriginConnection | None:
+    def _take(self, repeatable: bool, now: float) -> OriginConnection | None:
         """The idle connection used last, if it may be used for this request."""
-        now = time.monotonic()
         while self._resting:
             connection = self._resting[-1]
             if not connection.alive or connection.idle_until <= now:
@@ -269,15 +270,15 @@ class OriginClient:
 
     async def _connect_spare(self) -> None:
         try:
-            self._rest(await self._connect())
+            self._rest(await self._connect(), time.monotonic())
         except errors.OriginError:
             # who needs one finds out why by themselves
             self._no_spare_until = time.monotonic() + SWEEP_SECONDS
         finally:
             self._spare = None
 
-    def _rest(self, connection: OriginConnection) -> None:
-        connection.rest(time.monotonic(), IDLE_SECONDS)
+    def _rest(self, connection: OriginConnection, now: float) -> None:
+        connection.rest(now, IDLE_SECONDS)
         self._resting.append(connection)
         if self._sweeper is None:
             self._sweeper = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
@@ -292,11 +293,11 @@ class OriginClient:
         self._busy.discard(connection)
         connection.abort()
 
-    def done(self, connection: OriginConnection) -> None:
-        """An exchange is over: keep its connection if it can be used again."""
+    def done(self, connection: OriginConnection, now: float) -> None:
+        """An exchange is over: keep its connection if it can be used again. now -- on the monotonic clock."""
         self._busy.discard(connection)
         if connection.reusable and not self._closed:
-            self._rest(connection)
+            self._rest(connection, now)
         else:
             connection.abort()
         self._leave()
@@ -389,7 +390,7 @@ class OriginResponse:
         """Give the connection back, or end it when its content was not read to the end. Idempotent."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            self._client.done(connection)
+            self._client.done(connection, time.monotonic())
 
 
 class OriginTunnel:

@@ -82,11 +82,11 @@ def to_origin(head: RequestHead, *, peer: str, scheme: str, request_id: str, tra
         added.append(("X-Forwarded-Host", head.authority))
     if "host" not in fields:
         kept = Fields((("Host", head.authority), *kept.lines))
+    added.append(("Via", _appended(fields, "via", _via(head.version))))
     if "x-request-id" not in fields:
         added.append(("X-Request-Id", request_id))
     if "traceparent" not in fields:
         added.append(("traceparent", traceparent))
-    added.append(("Via", _appended(fields, "via", _via(head.version))))
     if upgrade:
         added.append(("Connection", "Upgrade"))
         added.append(("Upgrade", head.fields.get("upgrade") or ""))

@@ -17,7 +17,7 @@ from proxy.policy.encoding import MIN_LENGTH
 from proxy.policy.forwarding import HOP_BY_HOP
 from proxy.policy.lines import MAX_KNOWN, MAX_KNOWN_BYTES, field_line
 from proxy.policy.messages import ResponseHead
-from proxy.policy.plain import MAX_HEAD_BYTES, MAX_LINES, Plain
+from proxy.policy.plain import MAX_HEAD_BYTES, MAX_LINES
 from proxy.policy.prepared import status_line
 
 MAX_LEARNT = 4096
@@ -109,7 +109,7 @@ class Reply:
     on.
     """
 
-    __slots__ = ("kept", "length", "mark", "size", "status", "wire")
+    __slots__ = ("_answer", "_of", "kept", "length", "mark", "size", "status", "wire")
 
     def __init__(self, status: _Status, size: int, length: int, mark: bytes, kept: list[bytes]) -> None:
         self.status = status
@@ -118,20 +118,36 @@ class Reply:
         self.mark = mark + b"\nlong" if length >= MIN_LENGTH else mark
         self.kept = kept
         self.wire = b"".join(kept)
+        self._of: Passed | None = None
+        self._answer = b""
+
+    def answer(self, passed: Passed, etag: str | None) -> bytes:
+        """The head of the answer, without the line that ends it.
+
+        etag -- made of the content, where `passed` makes one.
+        """
+        if passed.made is not None and etag is not None:
+            added = b"%bETag: %b\r\n%b" % (passed.made[0], etag.encode(), passed.made[1])
+            return b"%b%bContent-Length: %d\r\n" % (self.wire, added, self.length)
+        if self._of is not passed:
+            self._of, self._answer = passed, b"%b%bContent-Length: %d\r\n" % (self.wire, passed.added, self.length)
+        return self._answer
 
 
 class Passed:
     """What the policy made of a response: lines put behind the origin's own.
 
     made -- what stands before and after a validator made of the content; None where none is made.
+    told -- for who tells of it to note what is alike for all under a route's label.
     """
 
-    __slots__ = ("added", "made", "verdict")
+    __slots__ = ("added", "made", "told", "verdict")
 
     def __init__(self, verdict: Verdict | None, added: bytes, made: tuple[bytes, bytes] | None) -> None:
         self.verdict = verdict
         self.added = added
         self.made = made
+        self.told: dict[str, object] = {}
 
 
 class Replies:
@@ -289,18 +305,3 @@ def _lasts(keep_alive: str) -> bool:
     """Whether `Keep-Alive` allows an idle connection the time that is given to it anyway."""
     found = re.fullmatch(r"timeout=([0-9]{1,9})(?:,.*)?", keep_alive)
     return found is not None and int(found[1]) >= 5
-
-
-def answer_head(reply: Reply, passed: Passed, etag: str | None) -> bytes:
-    """The head of the answer, without the line that ends it. etag -- made of the content, where `passed` makes one."""
-    added = (
-        passed.added
-        if passed.made is None or etag is None
-        else b"%bETag: %b\r\n%b" % (passed.made[0], etag.encode(), passed.made[1])
-    )
-    return b"%b%bContent-Length: %d\r\n" % (reply.wire, added, reply.length)
-
-
-def question_of(plain: Plain) -> str:
-    """What of a request without a rule has to do with what becomes of the response."""
-    return f"{plain.start.method}\n{plain.credentials}\n{plain.shape}"

@@ -80,7 +80,19 @@ class Heading:
     the head, with it. lines -- None where there is a hole. spot -- for who makes cache keys to note what `place` means.
     """
 
-    __slots__ = ("credentials", "demanding", "holes", "lines", "onward", "pieces", "place", "shape", "spot")
+    __slots__ = (
+        "_asked",
+        "_question",
+        "credentials",
+        "demanding",
+        "holes",
+        "lines",
+        "onward",
+        "pieces",
+        "place",
+        "shape",
+        "spot",
+    )
 
     def __init__(self, pieces: list[bytes], lines: list[Known | None], holes: list[Hole], plain: Plain) -> None:
         """plain -- one that has it."""
@@ -93,6 +105,18 @@ class Heading:
         self.credentials = plain.credentials
         self.demanding = plain.demanding
         self.onward: Onward | None = None
+        self._asked = self._question = ""
+
+    def question(self, method: str) -> str:
+        """As `Plain.question` has it."""
+        if self._asked != method:
+            shape = self.shape if method == "GET" else method + self.shape
+            self._asked, self._question = method, _question(method, self.credentials, shape)
+        return self._question
+
+
+def _question(method: str, credentials: str, shape: str) -> str:
+    return f"{method}\n{credentials}\n{shape}"
 
 
 class Plain:
@@ -162,6 +186,13 @@ class Plain:
     def fields(self) -> Fields:
         """Every field, as received."""
         return Fields([known.line for known in self.lines()])
+
+    def question(self) -> str:
+        """What of a request without a rule has to do with what becomes of the response."""
+        method = self.start.method
+        if self.heading is not None:
+            return self.heading.question(method)
+        return _question(method, self.credentials, self.shape)
 
     def frame(self, digits: str) -> bool:
         """Note the Content-Length. False where it is none, or none may be."""
@@ -423,11 +454,23 @@ class Onward:
 
     pieces -- octets before, between and behind those values that go on as they are. going -- which values these are.
     forwarded, via -- what X-Forwarded-For and Via say outside of holes; forwarded_at, via_at -- of which value
-    it is otherwise, -1 where of none. added -- what has to be said of scheme and host. names -- of the lines that
-    `to_origin` minds.
+    it is otherwise, -1 where of none. added -- what has to be said of scheme and host. traced, identified -- it goes on
+    with the client's traceparent, with its request id.
     """
 
-    __slots__ = ("added", "forwarded", "forwarded_at", "going", "names", "pieces", "via", "via_at")
+    __slots__ = (
+        "_hop",
+        "_peer",
+        "added",
+        "forwarded",
+        "forwarded_at",
+        "going",
+        "identified",
+        "pieces",
+        "traced",
+        "via",
+        "via_at",
+    )
 
     def __init__(self, lines: Sequence[Known | None], holes: list[Hole], host: str) -> None:
         self.pieces: list[bytes] = []
@@ -457,9 +500,27 @@ class Onward:
         self.pieces.append(piece)
         self.forwarded = fields.get(b"x-forwarded-for", "")
         self.via = fields.get(b"via", "")
-        self.names = frozenset(fields)
+        self.identified = b"x-request-id" in fields
+        self.traced = b"traceparent" in fields
+        self._peer: str | None = None
+        self._hop = b""
         added = "" if b"x-forwarded-proto" in fields else "X-Forwarded-Proto: http\r\n"
         self.added = added if b"x-forwarded-host" in fields else f"{added}X-Forwarded-Host: {host}\r\n"
+
+    def hop(self, peer: str, values: list[bytes]) -> bytes:
+        """The lines that this hop adds for a client at `peer`."""
+        if self.forwarded_at < 0 and self.via_at < 0:
+            # most often the same as the last time
+            if self._peer != peer:
+                self._peer, self._hop = peer, self._lines(peer, self.forwarded, self.via)
+            return self._hop
+        forwarded = self.forwarded if self.forwarded_at < 0 else _text(values[self.forwarded_at])
+        return self._lines(peer, forwarded, self.via if self.via_at < 0 else _text(values[self.via_at]))
+
+    def _lines(self, peer: str, forwarded: str, via: str) -> bytes:
+        chain = f"{forwarded}, {peer}" if forwarded else peer
+        hops = f"{via}, {VIA}" if via else VIA
+        return f"X-Forwarded-For: {chain}\r\n{self.added}Via: {hops}\r\n".encode("latin-1")
 
 
 def to_origin(plain: Plain, peer: str, request_id: str, traceparent: str) -> bytes:
@@ -478,17 +539,9 @@ def to_origin(plain: Plain, peer: str, request_id: str, traceparent: str) -> byt
     for at, number in enumerate(onward.going):
         pieces.append(values[number].strip(b" \t"))
         pieces.append(onward.pieces[at + 1])
-    forwarded, via = onward.forwarded, onward.via
-    if onward.forwarded_at >= 0:
-        forwarded = values[onward.forwarded_at].strip(b" \t").decode("latin-1")
-    if onward.via_at >= 0:
-        via = values[onward.via_at].strip(b" \t").decode("latin-1")
-    added = onward.added
-    if b"x-request-id" not in onward.names:
-        added += f"X-Request-Id: {request_id}\r\n"
-    if b"traceparent" not in onward.names:
-        added += f"traceparent: {traceparent}\r\n"
-    chain = f"{forwarded}, {peer}" if forwarded else peer
-    hops = f"{via}, {VIA}" if via else VIA
-    pieces.append(f"X-Forwarded-For: {chain}\r\n{added}Via: {hops}\r\n".encode("latin-1"))
+    pieces.append(onward.hop(peer, values))
+    if not onward.identified:
+        pieces.append(b"X-Request-Id: %b\r\n" % request_id.encode("latin-1"))
+    if not onward.traced:
+        pieces.append(b"traceparent: %b\r\n" % traceparent.encode("latin-1"))
     return b"".join(pieces)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from typing import Protocol
+from typing import Final, Protocol, cast
 
 from proxy import errors
 from proxy.observe.briefs import Briefs
@@ -22,28 +22,31 @@ from proxy.origin.client import IDEMPOTENT, OriginResponse
 from proxy.origin.connection import OnInterim, OriginConnection
 from proxy.origin.fetch import SMALL_BYTES, SMALL_SECONDS
 from proxy.policy import invalidation, plain
-from proxy.policy.decisions import Forward, Outcome, Verdict
+from proxy.policy.decisions import Forward, Outcome
 from proxy.policy.judgement import route_tag
-from proxy.policy.lines import Start
 from proxy.policy.messages import RequestHead, ResponseHead
-from proxy.policy.passing import Passed, Replies, Reply, answer_head, question_of
+from proxy.policy.passing import Passed, Replies, Reply
 from proxy.policy.plain import Plain
 from proxy.server.answer import make_etag
+from proxy.server.fast_path import Seat
+from proxy.server.in_flight import InFlight
 from proxy.server.visit import Shared
 
 log = logging.getLogger("siding.express")
+
+DIGITS: Final = 4096
 
 
 class Client(Protocol):
     """The client's connection."""
 
-    peer_address: str
+    @property
+    def closing(self) -> bool:
+        """Whether the next answer is the last."""
+        ...
 
-    def answer(self, head: bytes, content: bytes, now: float) -> None:
-        """Send the whole answer, `head` being without the line that ends it; the connection is for the next request.
-
-        now -- on the monotonic clock.
-        """
+    def answered(self) -> None:
+        """The whole answer is sent: the connection is for the next request."""
         ...
 
     def serve_ordinarily(self, plain: Plain, content: bytes, passing: Passing) -> OnInterim:
@@ -51,11 +54,23 @@ class Client(Protocol):
         ...
 
 
-class InFlight(Protocol):
-    """Counts requests on their way; `server.handler` is one."""
+class _Digits:
+    """Random hexadecimal digits, made many at once. For identifiers, not for secrets."""
 
-    def enter(self) -> None: ...
-    def leave(self) -> None: ...
+    __slots__ = ("_at", "_made")
+
+    def __init__(self) -> None:
+        self._made = ""
+        self._at = 0
+
+    def take(self, number: int) -> str:
+        """So many that were not taken before."""
+        begin = self._at
+        if begin + number > len(self._made):
+            self._made = random.randbytes(DIGITS // 2).hex()  # noqa: S311 - as said
+            begin = 0
+        self._at = begin + number
+        return self._made[begin : self._at]
 
 
 class Express:
@@ -70,39 +85,47 @@ class Express:
         self.wall = shared.wall
         self._flags = shared.flags
         self._collapse = shared.collapse
+        self._invalidations = shared.invalidations
+        self._announces = shared.announce is not None
         self._max_request_bytes = shared.limits.max_request_bytes
-        self._kinds: dict[tuple[str, str, int, Forward, Verdict | None], BriefKind] = {}
+        self.digits = _Digits()
         self.in_flight = in_flight
         self.replies = Replies(shared.targets)
         shared.flags.subscribe(lambda _, __: self.replies.forget())
 
-    def take(self, client: Client, request: Plain, content: bytes) -> Passing | None:
-        """Ask the origin on behalf of `client`; None where it is not to be done here, or not at once."""
+    def take(self, client: Client, seat: Seat, request: Plain, content: bytes) -> Passing | None:
+        """Ask the origin on behalf of `client` on its `seat`; None where it is not to be done here, or not at once."""
         if self._flags.bypass or len(content) > self._max_request_bytes or self.fast.is_ruled(request):
             return None
         method = request.start.method
+        now = self.clock()
         if method == "GET":
-            if not self._passes(request):
+            if not self._passes(request, now):
                 return None
             forward = Forward.URI_MISS
         elif method == "HEAD":
             return None
         else:
             forward = Forward.METHOD
-        return Passing(self, client, request, content, forward).ask()
+        return Passing(self, client, seat, request, content, forward, now).ask()
 
-    def kind(self, start: Start, status: int, forward: Forward, verdict: Verdict | None) -> BriefKind:
-        """What is told of all that are answered alike."""
-        route = self.fast.route(start)[0]
-        key = (route, start.method, status, forward, verdict)
-        found = self._kinds.get(key)
-        if found is None:
-            found = self._kinds[key] = BriefKind(
-                route, start.method, status, outcome=Outcome.PASS, forward=forward, verdict=verdict
-            )
-        return found
+    def invalidate(self, request: Plain, status: int) -> None:
+        """As the handler does; fields that name more than the target URI are not seen here (`policy.passing`)."""
+        start, shared = request.start, self.shared
+        method = start.method
+        if method == "GET" or status >= 400:
+            return
+        tags: list[str] = []
+        if method in shared.routes.triggers:
+            tags = [route_tag(rule.name) for rule in shared.routes.invalidated_by(method, start.path)]
+        uris = [] if invalidation.is_safe(method) else [self.fast.uri(request)]
+        if tags or self._announces:
+            shared.invalidate(tags, uris)
+        else:
+            for uri in uris:
+                self._invalidations.purge_uri(uri)
 
-    def _passes(self, request: Plain) -> bool:
+    def _passes(self, request: Plain, now: float) -> bool:
         """Whether the last answer to such a GET could not be shared, and nothing is stored."""
         fast, collapse = self.fast, self._collapse
         if not fast.on or request.demanding or not collapse.remembers:
@@ -113,7 +136,7 @@ class Express:
         authorization = request.authorization() if request.credentials else None
         if authorization:
             key = f"{key}\n{self.shared.digest(', '.join(authorization).encode('latin-1'))}"
-        return not collapse.worth_waiting(key, self.clock())
+        return not collapse.worth_waiting(key, now)
 
 
 class Passing:
@@ -128,6 +151,7 @@ class Passing:
         "_generation",
         "_late",
         "_request_id",
+        "_seat",
         "_seen",
         "_traceparent",
         "content",
@@ -135,9 +159,20 @@ class Passing:
         "plain",
     )
 
-    def __init__(self, express: Express, client: Client, request: Plain, content: bytes, forward: Forward) -> None:
+    def __init__(
+        self,
+        express: Express,
+        client: Client,
+        seat: Seat,
+        request: Plain,
+        content: bytes,
+        forward: Forward,
+        now: float,
+    ) -> None:
+        """now -- on the monotonic clock."""
         self._express = express
         self._client = client
+        self._seat = seat
         self.plain = request
         self.content = content
         self.forward = forward
@@ -145,24 +180,22 @@ class Passing:
         self._seen: Reply | None = None
         self._late: asyncio.TimerHandle | None = None
         self._generation = express.fast.generation
-        self._began = self._asked = 0.0
+        self._began, self._asked = express.wall(), now
         self._request_id, self._traceparent = request.request_id, request.traceparent
 
     def ask(self) -> Passing | None:
         """Ask the origin, if there is an idle connection to it."""
         express, request = self._express, self.plain
-        self._began, self._asked = express.wall(), express.clock()
         if not self._request_id:
-            self._request_id = f"{random.getrandbits(128):032x}"
+            self._request_id = express.digits.take(32)
         if not self._traceparent:
-            made = f"{random.getrandbits(192):048x}"
-            self._traceparent = f"00-{made[:32]}-{made[32:]}-00"
-        head = plain.to_origin(request, self._client.peer_address, self._request_id, self._traceparent)
+            self._traceparent = f"00-{express.digits.take(32)}-{express.digits.take(16)}-00"
+        head = plain.to_origin(request, self._seat.address, self._request_id, self._traceparent)
         if request.framed:
             wire = b"%bContent-Length: %d\r\n\r\n%b" % (head, len(self.content), self.content)
         else:
             wire = b"%b\r\n" % head
-        self._connection = express.origin.ask_now(request.start.method, wire, self._arrived, _ignored)
+        self._connection = express.origin.ask_now(request.start.method, wire, self._arrived, _ignored, self._asked)
         if self._connection is None:
             return None
         express.in_flight.enter()
@@ -208,41 +241,45 @@ class Passing:
         if reply.size + reply.length > len(data):
             return None
         self._seen = reply
-        passed = express.replies.known(question_of(self.plain), reply)
+        passed = express.replies.known(self.plain.question(), reply)
         connection = self._connection
         if passed is None or connection is None:
             return False
         content = data[reply.size :]
         etag = make_etag(content) if passed.made is not None else None
-        head = answer_head(reply, passed, etag)
-        self._invalidate(reply.status.status)
+        head = reply.answer(passed, etag)
+        express.invalidate(self.plain, reply.status.status)
         self._stop_waiting()
         connection.finish()
-        express.origin.done(connection)
+        arrived = express.clock()
+        express.origin.done(connection, arrived)
         self._connection = None
         express.in_flight.leave()
-        arrived = express.clock()
-        self._client.answer(head, content, arrived)
+        seat, client = self._seat, self._client
+        seat.write(b"%b%b%b" % (head, b"Connection: close\r\n\r\n" if client.closing else b"\r\n", content))
+        seat.ended = express.clock()
+        client.answered()
         self._tell(reply, passed, arrived)
         return True
 
-    def _invalidate(self, status: int) -> None:
-        """As the handler does; fields that name more than the target URI are not seen here (`policy.passing`)."""
-        start, shared = self.plain.start, self._express.shared
-        if start.method == "GET" or status >= 400:
-            return
-        tags = [route_tag(rule.name) for rule in shared.routes.invalidated_by(start.method, start.path)]
-        uris = [] if invalidation.is_safe(start.method) else [self._express.fast.uri(self.plain)]
-        if tags or uris:
-            shared.invalidate(tags, uris)
-
     def _tell(self, reply: Reply, passed: Passed, arrived: float) -> None:
         express, start = self._express, self.plain.start
+        route = express.fast.route(start)[0]
+        kind = passed.told.get(route)
+        if kind is None:
+            kind = passed.told[route] = BriefKind(
+                route,
+                start.method,
+                reply.status.status,
+                outcome=Outcome.PASS,
+                forward=self.forward,
+                verdict=passed.verdict,
+            )
         express.briefs.add(
             Brief(
-                express.kind(start, reply.status.status, self.forward, passed.verdict),
+                cast("BriefKind", kind),
                 start.path,
-                self._client.peer_address,
+                self._seat.address,
                 self._request_id,
                 self._traceparent,
                 len(self.content),
@@ -250,7 +287,7 @@ class Passing:
                 reply.length,
                 arrived - self._asked,
                 self._began,
-                express.clock() - self._asked,
+                self._seat.ended - self._asked,
             )
         )
 
@@ -285,7 +322,7 @@ class Passing:
             return
         if self._generation == self._express.fast.generation:
             try:
-                self._express.replies.learn(question_of(self.plain), self._seen, sent[0], seen.verdict)
+                self._express.replies.learn(self.plain.question(), self._seen, sent[0], seen.verdict)
             except Exception:
                 # law 6: it has been answered
                 log.exception("what became of a response could not be learnt")
@@ -307,7 +344,7 @@ class Passing:
         shared, request = self._express.shared, self.plain
         seen = Observation(request.start.method, request.start.path)
         seen.route = self._express.fast.route(request.start)[0]
-        seen.client, seen.started = self._client.peer_address, self._began
+        seen.client, seen.started = self._seat.address, self._began
         seen.request_id, seen.traceparent = self._request_id, self._traceparent
         seen.outcome, seen.forward = Outcome.CLIENT_GONE, self.forward
         seen.duration = seen.origin_seconds = self._express.clock() - self._asked

@@ -299,7 +299,12 @@ class Hits:
             return False
         now = self._wall()
         try:
-            found = answer(plain, data[plain.size :] if plain.length else b"", self._index, now)
+            if not plain.length:
+                found = answer(plain, b"", self._index, now)
+            elif self._index.is_ruled(plain):
+                found = answer(plain, data[plain.size :], self._index, now)
+            else:
+                return False
         except Exception:
             # law 6: it goes the ordinary way
             log.exception("the fast path failed")

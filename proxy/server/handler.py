@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -30,6 +29,7 @@ from proxy.policy.messages import Question, RequestHead, ResponseHead, StoredRes
 from proxy.server import answer
 from proxy.server.exchange import ClientGone, Exchange
 from proxy.server.forwarder import ask, ask_for_one, tunnel
+from proxy.server.in_flight import InFlight
 from proxy.server.sharing import ANSWERING, Sharing, Tenure
 from proxy.server.visit import Shared, Visit, new_visit
 from proxy.store.invalidations import Validity
@@ -93,8 +93,7 @@ class Handler:
         self._local = local
         self._sharing = Sharing(shared)
         self._background: set[Fetch] = set()
-        self.in_flight = 0
-        self._idle: asyncio.Event | None = None
+        self.requests = InFlight()
 
     async def __call__(self, exchange: Exchange) -> None:
         """Answer one request; every way it can end is recorded in one observation."""
@@ -102,7 +101,7 @@ class Handler:
         visit = new_visit(exchange, shared.wall(), shared.traces)
         observation = visit.observation
         began = shared.clock()
-        self.enter()
+        self.requests.enter()
         try:
             await self._answer_openly(visit)
         except (ClientGone, asyncio.CancelledError) as left:
@@ -119,7 +118,7 @@ class Handler:
             observation.outcome, observation.error = Outcome.INTERNAL_ERROR, "internal-error"
             exchange.abort()
         finally:
-            self.leave()
+            self.requests.leave()
             if exchange.passing is not None:
                 exchange.passing.give_up()
             observation.duration = shared.clock() - began
@@ -129,15 +128,10 @@ class Handler:
             observation.response_bytes = exchange.content_sent
             shared.observe(observation)
 
-    def enter(self) -> None:
-        """One more request is on its way."""
-        self.in_flight += 1
-
-    def leave(self) -> None:
-        """One has ended."""
-        self.in_flight -= 1
-        if self._idle is not None and not self.in_flight:
-            self._idle.set()
+    @property
+    def in_flight(self) -> int:
+        """Requests on their way."""
+        return self.requests.count
 
     async def _refuse(self, visit: Visit, fault: errors.SidingError) -> None:
         try:
@@ -299,7 +293,7 @@ class Handler:
                 self._keep(validation.freshen(stored, head, question, began, shared.wall()), tenure)
             else:
                 shared.store.remove(stored)
-                shared.announce([f"uri {found.uri}"])
+                shared.tell_others((), [found.uri])
         await self._hand_on(visit, response, head)
 
     async def _stand_in(self, visit: Visit, stored: StoredResponse, code: str) -> None:
@@ -750,15 +744,6 @@ class Handler:
             visit.observation.origin_total = self._shared.clock() - visit.asked_at
 
     # -- the end
-
-    async def idle(self, seconds: float) -> bool:
-        """Wait until no request is on its way; False when some still were after `seconds`."""
-        if self.in_flight:
-            self._idle = asyncio.Event()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await self._idle.wait()
-        return not self.in_flight
 
     async def finish_background(self, seconds: float) -> None:
         """Let fetches that nobody waits for end within `seconds`, then end them."""

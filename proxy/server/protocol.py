@@ -301,7 +301,7 @@ class ClientConnection(RequestHandler):
         self._request_in_progress = True
         if not self._paused and express is not None:
             try:
-                self._passing = express.take(self, plain, content)
+                self._passing = express.take(self, self._seat, plain, content)
             except Exception:
                 # law 6, as above
                 log.exception("the express way failed")
@@ -345,17 +345,13 @@ class ClientConnection(RequestHandler):
 
     # -- what `express` needs
 
-    def answer(self, head: bytes, content: bytes, now: float) -> None:
+    def answered(self) -> None:
         """See `express.Client`."""
         self._passing = None
-        if self.transport is not None:
-            end = b"Connection: close\r\n\r\n" if self.closing else b"\r\n"
-            self.transport.write(b"%b%b%b" % (head, end, content))
         self._served()
         if self.closing or self._close or self._early:
             self._go_on(keep_alive=not self.closing)
         else:
-            self._seat.ended = now
             self._quiet = not self._paused
 
     def serve_ordinarily(self, plain: Plain, content: bytes, passing: Passing) -> OnInterim:

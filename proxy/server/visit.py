@@ -41,8 +41,8 @@ class Shared:
     targets -- fields that go before Cache-Control (RFC 9213). show_keys -- tell cache keys in Cache-Status.
     digest -- keyed hash that stands for a credential in a cache key. wall -- wall clock, seconds.
     clock -- monotonic seconds. observe, observe_origin -- take what is told.
-    announce -- lets other processes know what is invalid. remote -- what replicas share; None without REDIS_URL.
-    fast -- prepared answers.
+    announce -- lets other processes know what is invalid; None where there are none.
+    remote -- what replicas share; None without REDIS_URL. fast -- prepared answers.
     traces -- spans of requests; None where nobody asked for them, and then nothing of it costs anything.
     """
 
@@ -61,7 +61,7 @@ class Shared:
     clock: Callable[[], float]
     observe: Callable[[Observation], None]
     observe_origin: Callable[[OriginObservation], None]
-    announce: Callable[[list[str]], None]
+    announce: Callable[[list[str]], None] | None
     fast: Index
     remote: SharedStore | None = None
     traces: Traces | None = None
@@ -72,7 +72,11 @@ class Shared:
             self.invalidations.purge_tag(tag, soft=False)
         for uri in uris:
             self.invalidations.purge_uri(uri, soft=False)
-        if tags or uris:
+        self.tell_others(tags, uris)
+
+    def tell_others(self, tags: Sequence[str], uris: Sequence[str]) -> None:
+        """That such responses are invalid."""
+        if self.announce is not None and (tags or uris):
             self.announce([*(f"tag {tag}" for tag in tags), *(f"uri {uri}" for uri in uris)])
 
 

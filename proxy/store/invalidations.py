@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from enum import StrEnum
-from typing import Generic, NamedTuple, TypeVar
+from typing import Final, Generic, TypeVar
 
 MAX_PREFIXES = 64
 """Prefixes are compared one by one, so there are few of them."""
@@ -32,22 +32,19 @@ class Validity(StrEnum):
     """never to be used again"""
 
 
-class _Mark(NamedTuple):
-    """The latest epochs at which something was invalidated, for good and softly; 0 where it never was."""
-
-    hard: int = 0
-    soft: int = 0
-
-    def with_(self, other: _Mark) -> _Mark:
-        return _Mark(max(self.hard, other.hard), max(self.soft, other.soft))
-
-    def verdict(self, epoch: int) -> Validity:
-        if epoch < self.hard:
-            return Validity.GONE
-        return Validity.STALE if epoch < self.soft else Validity.VALID
+_Mark = tuple[int, int]
+"""The latest epochs at which something was invalidated, for good and softly; 0 where it never was."""
+_NONE: Final = (0, 0)
 
 
-_NONE = _Mark()
+def _later(one: _Mark, other: _Mark) -> _Mark:
+    return max(one[0], other[0]), max(one[1], other[1])
+
+
+def _verdict(mark: _Mark, epoch: int) -> Validity:
+    if epoch < mark[0]:
+        return Validity.GONE
+    return Validity.STALE if epoch < mark[1] else Validity.VALID
 
 
 class _Records(Generic[_Name]):
@@ -59,13 +56,15 @@ class _Records(Generic[_Name]):
         self._limit = limit
         self.marks: OrderedDict[_Name, _Mark] = OrderedDict()
 
-    def note(self, name: _Name, mark: _Mark) -> _Mark:
-        """Record `mark`; returns the mark that had to be forgotten for it."""
-        self.marks[name] = self.marks.get(name, _NONE).with_(mark)
-        self.marks.move_to_end(name)
-        if len(self.marks) > self._limit:
-            return self.marks.popitem(last=False)[1]
-        return _NONE
+    def note(self, name: _Name, mark: _Mark) -> _Mark | None:
+        """Record `mark`; returns the mark that had to be forgotten for it, if any."""
+        before = self.marks.get(name)
+        if before is not None:
+            self.marks[name] = _later(before, mark)
+            self.marks.move_to_end(name)
+            return None
+        self.marks[name] = mark
+        return self.marks.popitem(last=False)[1] if len(self.marks) > self._limit else None
 
 
 class Invalidations:
@@ -80,13 +79,13 @@ class Invalidations:
     def __init__(self, limit: int = 100_000, begin: int = 0) -> None:
         """begin -- the epoch to begin with; what is of an earlier one is gone."""
         self.epoch = begin
-        self._floor = _Mark(hard=begin)
+        self._floor: _Mark = (begin, 0)
         self._names: _Records[int] = _Records(limit)
         self._prefixes: _Records[str] = _Records(min(limit, MAX_PREFIXES))
 
     def __repr__(self) -> str:
         return (
-            f"<Invalidations epoch={self.epoch} floor={tuple(self._floor)} "
+            f"<Invalidations epoch={self.epoch} floor={self._floor} "
             f"names={len(self._names.marks)} prefixes={len(self._prefixes.marks)}>"
         )
 
@@ -120,11 +119,11 @@ class Invalidations:
         path = _path_of(stored_uri)
         mark = self._named(path, stored_uri, tags)
         for prefix, its in reversed(self._prefixes.marks.items()):
-            if its.hard <= epoch and its.soft <= epoch:
+            if max(its) <= epoch:
                 break
             if (path if prefix.startswith("/") else stored_uri).startswith(prefix):
-                mark = mark.with_(its)
-        return mark.verdict(epoch)
+                mark = _later(mark, its)
+        return _verdict(mark, epoch)
 
     def _named(self, path: str, uri: str, tags: tuple[str, ...]) -> _Mark:
         """The floor, with the marks of everything that is looked up by name."""
@@ -133,15 +132,16 @@ class Invalidations:
         for name in names:
             its = marks.get(name)
             if its is not None:
-                mark = mark.with_(its)
+                mark = _later(mark, its)
         return mark
 
     def _next(self, soft: bool) -> _Mark:
         self.epoch += 1
-        return _Mark(soft=self.epoch) if soft else _Mark(hard=self.epoch)
+        return (0, self.epoch) if soft else (self.epoch, 0)
 
-    def _widen(self, mark: _Mark) -> None:
-        self._floor = self._floor.with_(mark)
+    def _widen(self, mark: _Mark | None) -> None:
+        if mark is not None:
+            self._floor = _later(self._floor, mark)
 
 
 def _path_of(uri: str) -> str:

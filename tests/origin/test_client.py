@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -640,7 +641,7 @@ async def test_a_closed_response_is_not_read(origin: Origin, use: Callable[[Orig
 async def test_who_finds_every_connection_in_use_brings_another(origin: Origin) -> None:
     async with client_of(origin.url) as client:
         busy = await ask(client)
-        assert client.ask_now("GET", b"", lambda _: False, lambda _: None) is None
+        assert client.ask_now("GET", b"", lambda _: False, lambda _: None, time.monotonic()) is None
         await until(lambda: client.idle == 1)
         assert client.in_use == 1
         busy.close()
@@ -649,10 +650,10 @@ async def test_who_finds_every_connection_in_use_brings_another(origin: Origin) 
 
 async def test_nobody_brings_one_while_none_is_in_use_or_there_may_be_no_more(origin: Origin) -> None:
     async with client_of(origin.url, max_connections=1) as client:
-        assert client.ask_now("GET", b"", lambda _: False, lambda _: None) is None
+        assert client.ask_now("GET", b"", lambda _: False, lambda _: None, time.monotonic()) is None
         assert client._spare is None
         busy = await ask(client)
-        assert client.ask_now("GET", b"", lambda _: False, lambda _: None) is None
+        assert client.ask_now("GET", b"", lambda _: False, lambda _: None, time.monotonic()) is None
         assert client._spare is None
         busy.close()
 
@@ -661,10 +662,10 @@ async def test_a_spare_connection_that_cannot_be_had_is_not_tried_for_again_at_o
     async with client_of(origin.url) as client:
         busy = await ask(client)
         client._port = 1
-        assert client.ask_now("GET", b"", lambda _: False, lambda _: None) is None
+        assert client.ask_now("GET", b"", lambda _: False, lambda _: None, time.monotonic()) is None
         await until(lambda: client._spare is None)
         assert client.idle == 0
-        assert client.ask_now("GET", b"", lambda _: False, lambda _: None) is None
+        assert client.ask_now("GET", b"", lambda _: False, lambda _: None, time.monotonic()) is None
         assert client._spare is None
         busy.close()
     assert at_rest(client)
@@ -673,7 +674,7 @@ async def test_a_spare_connection_that_cannot_be_had_is_not_tried_for_again_at_o
 async def test_closing_ends_a_connection_that_is_being_made(origin: Origin) -> None:
     async with client_of(origin.url) as client:
         busy = await ask(client)
-        assert client.ask_now("GET", b"", lambda _: False, lambda _: None) is None
+        assert client.ask_now("GET", b"", lambda _: False, lambda _: None, time.monotonic()) is None
         making = client._spare
         assert making is not None
         busy.close()

@@ -93,9 +93,9 @@ def test_a_request_is_forwarded_with_all_of_it() -> None:
         ("X-Forwarded-For", "10.0.0.1"),
         ("X-Forwarded-Proto", "http"),
         ("X-Forwarded-Host", "app.example"),
+        ("Via", "1.1 siding"),
         ("X-Request-Id", "id"),
         ("traceparent", "trace"),
-        ("Via", "1.1 siding"),
     )
 
 

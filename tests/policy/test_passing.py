@@ -9,7 +9,7 @@ from proxy.policy.decisions import Verdict
 from proxy.policy.encoding import MIN_LENGTH
 from proxy.policy.lines import MAX_KNOWN, MAX_KNOWN_BYTES
 from proxy.policy.messages import Fields, ResponseHead
-from proxy.policy.passing import MAX_LEARNT, Replies, Reply, answer_head, question_of
+from proxy.policy.passing import MAX_LEARNT, Replies, Reply
 from proxy.policy.plain import MAX_LINES, Lexicon, parse
 
 DATE = "Date: Sun, 06 Nov 1994 08:49:37 GMT"
@@ -136,13 +136,23 @@ def learnt(
     replies = replies or Replies(TARGETS)
     replies.learn(question, reply, sent_of(reply, *added), verdict)
     passed = replies.known(question, reply)
-    return answer_head(reply, passed, '"made"') if passed is not None else None
+    return reply.answer(passed, '"made"') if passed is not None else None
 
 
 def test_what_was_made_of_it_is_made_of_its_like() -> None:
     reply = taken("X-Odd: a")
     added = "".join(f"{name}: {value}\r\n" for name, value in ADDED)
     assert learnt(reply, *ADDED) == f"HTTP/1.1 200 OK\r\n{DATE}\r\nX-Odd: a\r\n{added}Content-Length: 5\r\n".encode()
+
+
+def test_one_reply_is_answered_as_each_question_has_it() -> None:
+    reply, replies = taken("X-Odd: a"), Replies(TARGETS)
+    for number in (1, 1, 2, 1):
+        head = learnt(reply, ("X-Made", str(number)), question=f"GET\n\n{number}", replies=replies)
+        assert head == reply.wire + f"X-Made: {number}\r\nContent-Length: 5\r\n".encode()
+        passed = replies.known(f"GET\n\n{number}", reply)
+        assert passed is not None
+        assert reply.answer(passed, None) == head
 
 
 def test_a_validator_is_made_anew() -> None:
@@ -234,10 +244,10 @@ def test_the_question() -> None:
     wire = b"PUT /a HTTP/1.1\r\nHost: a\r\nX-Api-Key: secret\r\nAccept-Encoding: br\r\nCOOKIE: secret\r\n\r\n"
     request = parse(wire, Lexicon())
     assert request is not None
-    assert question_of(request) == "PUT\nx-api-key,cookie,\nPUTAccept-Encoding:br\n"
+    assert request.question() == "PUT\nx-api-key,cookie,\nPUTAccept-Encoding:br\n"
     plain = parse(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n", Lexicon())
     assert plain is not None
-    assert question_of(plain) == "GET\n\n"
+    assert plain.question() == "GET\n\n"
 
 
 def test_a_head_seen_before_is_known_at_once_unless_it_is_long_or_sets_a_cookie() -> None:

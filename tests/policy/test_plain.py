@@ -432,6 +432,21 @@ def test_a_head_like_the_last_is_known_by_it_alone() -> None:
     assert not other.known
 
 
+def test_what_is_remembered_of_a_heading_is_not_taken_for_another_request() -> None:
+    lines = (HOST, "Accept-Encoding: br", "Authorization: Bearer a", "X-Request-Id: 7")
+    lexicon = used(*lines[:2], changing="Authorization")
+    for number in range(2 * REVIEW_HEADS):
+        read(*lines[:2], f"Authorization: {number}", f"X-Request-Id: {number}", lexicon=lexicon)
+    for method in ("GET", "POST", "POST", "GET", "PUT"):
+        start = f"{method} /a HTTP/1.1"
+        found, alone = taken(*lines, start=start, lexicon=lexicon), taken(*lines, start=start)
+        assert found.heading is not None
+        assert found.question() == alone.question()
+        for peer in ("192.0.2.1", "192.0.2.1", "", "2001:db8::1"):
+            sent = [plain.to_origin(one, peer, "id", "trace") for one in (found, alone)]
+            assert sent[0] == sent[1]
+
+
 @pytest.mark.parametrize("cut", [1, 2, 3, 4, 5, 12, 30, 45, 60])
 def test_a_head_that_ends_early_is_not_like_the_last(cut: int) -> None:
     lexicon = used(HOST, AGENT)
@@ -484,4 +499,5 @@ def test_a_head_found_again_says_what_it_says_line_by_line(
         if found is not None and again is not None and alone is not None:
             sent = {plain.to_origin(one, "192.0.2.1", "id", "trace") for one in (found, again, alone)}
             assert len(sent) == 1
+            assert found.question() == again.question() == alone.question()
             heading = found.heading or heading

@@ -1,0 +1,33 @@
+"""How many requests are on their way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+
+class InFlight:
+    """Counts them. For the event loop's thread."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._none: asyncio.Event | None = None
+
+    def enter(self) -> None:
+        """One more is on its way."""
+        self.count += 1
+
+    def leave(self) -> None:
+        """One has ended."""
+        self.count -= 1
+        if self._none is not None and not self.count:
+            self._none.set()
+
+    async def ended(self, seconds: float) -> bool:
+        """Wait until none is on its way; False when some still were after `seconds`."""
+        if self.count:
+            self._none = asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._none.wait()
+        return not self.count
