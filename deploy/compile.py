@@ -61,7 +61,13 @@ def compile_into(folder: Path, python: str = sys.executable, modules: Sequence[s
         work = Path(made)
         for package in PACKAGES:
             shutil.copytree(ROOT / package, work / package, ignore=ignored)
-        arguments = ["--strict", "--ignore-missing-imports", f"--python-executable={python}", *modules]
+        arguments = [
+            "--strict",
+            "--ignore-missing-imports",
+            "--follow-imports=silent",
+            f"--python-executable={python}",
+            *modules,
+        ]
         (work / "setup.py").write_text(SETUP.format(arguments=arguments, effort=str(effort)), encoding="utf-8")
         done = subprocess.run(
             [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"],

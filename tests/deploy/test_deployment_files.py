@@ -202,7 +202,7 @@ def test_the_image_is_built_from_the_locks_in_two_stages() -> None:
     assert stages == ["python:${PYTHON}-bookworm AS build", "python:${PYTHON}-slim-bookworm"]
     installs = [rest for word, rest in text if word == "RUN" and " install " in rest and "pip" in rest]
     assert all("--require-hashes" in rest or "--no-index" in rest for rest in installs)
-    assert len(installs) == 3
+    assert len(installs) == 4
     assert [rest for word, rest in text if word == "COPY" and "--from" in rest] == [
         "--from=build /opt/siding /opt/siding"
     ]
@@ -233,6 +233,18 @@ def test_every_source_of_the_image_is_there_and_goes_to_the_builder() -> None:
         assert (ROOT / source).exists(), source
         assert {source, source.partition("/")[0]} & sent, source
     assert {source.partition("/")[0] for source in sources} == sent
+
+
+def test_what_compiles_is_locked_as_for_development() -> None:
+    def pins(path: Path) -> set[str]:
+        return set(re.findall(r"^[a-z0-9-]+==\S+", path.read_text(encoding="utf-8"), re.MULTILINE))
+
+    lock = DEPLOY / "docker" / "compile.lock"
+    assert {pin.partition("==")[0] for pin in pins(lock)} >= {"mypy", "setuptools"}
+    assert pins(lock) <= pins(ROOT / "requirements-dev.lock")
+    assert "://" not in lock.read_text(encoding="utf-8")
+    (compiling,) = [rest for word, rest in dockerfile() if "deploy.compile" in rest]
+    assert compiling.startswith('if [ -n "${COMPILED}" ]; then')
 
 
 def test_what_builds_the_wheel_is_locked() -> None:
