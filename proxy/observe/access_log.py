@@ -173,43 +173,48 @@ def briefs_as_json(briefs: list[Brief]) -> bytes:
     last: BriefKind | None = None
     begin, hit, unchanged, coded, status = "", False, False, False, 0
     begins: dict[int, str] = {}
-    waited, waiting = -1.0, ""
+    waited, origin = -1.0, ""
     sent, sending = -1, ""
+    whole, saved = -1, ""
     plain = _needs_no_escape("".join([brief.request_id + brief.traceparent for brief in briefs]))
     for brief in briefs:
         kind = brief.kind
         if kind is not last:
-            last = kind
+            last, waited = kind, -1.0
             hit, status = kind.outcome is Outcome.HIT, kind.status
             unchanged, coded = status == 304, kind.coding is not None
             begin = begins.get(id(kind)) or begins.setdefault(id(kind), _kind_as_json(kind))
         started = int(brief.started * 1000)
         if started != moment:
             moment, time = started, f'{{"time":"{_time_of(brief.started)}",'
-        ids = brief.request_id
-        if ids:
-            ids = f',"request_id":"{ids}"' if plain and len(ids) <= MAX_IDENTIFIER else f',"request_id":{_quoted(ids)}'
-        if brief.traceparent:
-            ids += f',"traceparent":{_quoted(brief.traceparent)}'
-        if unchanged:
-            ids += f',"bytes_saved_not_modified":{brief.whole}'
-        elif coded and brief.whole > brief.sent > 0:
-            ids += f',"bytes_saved_coding":{brief.whole - brief.sent}'
-        path = brief.path if len(brief.path) <= MAX_PATH else _cut(brief.path, MAX_PATH)
-        # those that are answered from the same stored response say the same of these two
+        # those that are answered from the same stored response say the same of these
         if brief.origin_seconds != waited:
-            waited, waiting = brief.origin_seconds, _seconds(brief.origin_seconds)
+            waited, origin = brief.origin_seconds, _seconds(brief.origin_seconds)
+            if hit:
+                origin = f'"origin_seconds_saved":{origin}'
+            else:
+                origin = f'"origin_status":{status},"origin_seconds":{origin},"origin_total_seconds":{origin}'
         if brief.sent != sent:
             sent, sending = brief.sent, str(brief.sent)
-        if hit:
-            origin = f'"origin_seconds_saved":{waiting}'
-        else:
-            origin = f'"origin_status":{status},"origin_seconds":{waiting},"origin_total_seconds":{waiting}'
+        more = ""
+        if brief.traceparent:
+            more = f',"traceparent":{_quoted(brief.traceparent)}'
+        if unchanged:
+            if brief.whole != whole:
+                whole, saved = brief.whole, f',"bytes_saved_not_modified":{brief.whole}'
+            more += saved
+        elif coded and brief.whole > brief.sent > 0:
+            more += f',"bytes_saved_coding":{brief.whole - brief.sent}'
+        identifier, before, behind = brief.request_id, ',"request_id":"', '"'
+        if not plain or not 0 < len(identifier) <= MAX_IDENTIFIER:
+            identifier = f',"request_id":{_quoted(identifier)}' if identifier else ""
+            before = behind = ""
+        path = brief.path if len(brief.path) <= MAX_PATH else _cut(brief.path, MAX_PATH)
         took = _seconds(brief.duration)
         received = str(brief.received) if brief.received else "0"
         lines.append(
             f'{time}{begin},"client":"{brief.client}","path":"{path}","duration_seconds":{took},"first_byte_seconds":'
-            f'{took},"request_bytes":{received},"response_bytes":{sending},{origin}{ids}}}\n'
+            f'{took},"request_bytes":{received},"response_bytes":{sending},{origin}{before}{identifier}{behind}{more}}}\n'
         )
     return "".join(lines).encode()
 
