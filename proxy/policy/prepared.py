@@ -7,11 +7,13 @@ numbers left open that change with time.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from proxy.policy.messages import ResponseHead, StoredResponse
+from proxy.policy.messages import Line, ResponseHead, StoredResponse
 
 NO_CONTENT = frozenset({204, 304})
+_DECIMALS = [b"%d" % number for number in range(4096)]
 MOST = 4
 """Prepared answers of one stored response: codings, and 304."""
 
@@ -24,10 +26,9 @@ class Told(Protocol):
 
 
 class Prepared:
-    """One form of the answer: `status`, `fields`, `tail` with its two numbers put in, and `content`.
+    """One form of the answer; status, fields, between, end are those of its `Template`.
 
-    fields -- octets of the lines before Age; those of the stored response itself where they are the same.
-    tail -- octets of the other lines, with places for age and remaining freshness. shape -- what of a request
+    fields are those of the stored response itself where they are the same. shape -- what of a request
     selects this form. generation -- of the flags under which it was made. epoch -- of the invalidations, up to which
     the stored response is known to be valid. whole -- octets of the stored content. origin_seconds -- that it spares.
     """
@@ -36,7 +37,9 @@ class Prepared:
         "_initial_age",
         "_lifetime",
         "_since",
+        "between",
         "content",
+        "end",
         "epoch",
         "fields",
         "generation",
@@ -44,7 +47,6 @@ class Prepared:
         "origin_seconds",
         "shape",
         "status",
-        "tail",
         "told",
         "whole",
     )
@@ -54,7 +56,7 @@ class Prepared:
     ) -> None:
         """stored -- what it is a form of."""
         self.shape = shape
-        self.status, self.fields, self.tail = head
+        self.status, self.fields, self.between, self.end = head
         self.content = content
         self.told = told
         self.generation = generation
@@ -66,11 +68,22 @@ class Prepared:
         self._since = stored.response_time
         self.next: Prepared | None = None
 
-    def numbers(self, now: float) -> tuple[int, int] | None:
-        """Age and remaining freshness at `now`, as an answer states them; None once it is stale (RFC 9111 4.2)."""
+    def answer(self, now: float) -> bytes | None:
+        """The whole answer as it is at `now`; None once it is stale (RFC 9111 4.2)."""
         age = self._initial_age + max(0.0, now - self._since)
         left = self._lifetime - age
-        return (int(age), math.floor(left)) if left > 0 else None
+        if left <= 0:
+            return None
+        numbers = _decimal(int(age)), _decimal(math.floor(left))
+        return b"%b%bAge: %b%b%b%b%b" % (
+            self.status,
+            self.fields,
+            numbers[0],
+            self.between,
+            numbers[1],
+            self.end,
+            self.content,
+        )
 
 
 def chain_of(first: Prepared | None) -> list[Prepared]:
@@ -107,15 +120,17 @@ def wire_head(head: ResponseHead, length: int | None) -> bytes:
 
 
 class Template(NamedTuple):
-    """See `Prepared`."""
+    """Octets of a head: its first line, the fields before Age, what stands between age and the freshness that remains,
+    and what follows."""
 
     status: bytes
     fields: bytes
-    tail: bytes
+    between: bytes
+    end: bytes
 
 
 def template(head: ResponseHead, length: int, cache_status: str) -> Template | None:
-    """`head` with places for its age and the freshness that remains; None where they cannot be told apart.
+    """`head` without its age and the freshness that remains; None where they cannot be told apart.
 
     cache_status -- how our own member of Cache-Status begins, up to the number.
     """
@@ -127,16 +142,20 @@ def template(head: ResponseHead, length: int, cache_status: str) -> Template | N
     before, found, number = lines[statuses[0]][1].rpartition(cache_status)
     if not found or not number.removeprefix("-").isdecimal():
         return None
-    tail = ["Age: %d\r\n"]
-    for name, value in lines[ages[0] + 1 :]:
-        text = (
-            f"{before.replace('%', '%%')}{cache_status}%d"
-            if name.lower() == "cache-status"
-            else value.replace("%", "%%")
-        )
-        tail.append(f"{name.replace('%', '%%')}: {text}\r\n")
-    if head.status not in NO_CONTENT:
-        tail.append(f"Content-Length: {length}\r\n")
-    tail.append("\r\n")
-    prefix = "".join([f"{name}: {value}\r\n" for name, value in lines[: ages[0]]])
-    return Template(status_line(head), prefix.encode("latin-1"), "".join(tail).encode("latin-1"))
+    between = f"\r\n{_written(lines[ages[0] + 1 : statuses[0]])}{lines[statuses[0]][0]}: {before}{cache_status}"
+    length_line = "" if head.status in NO_CONTENT else f"Content-Length: {length}\r\n"
+    end = f"\r\n{_written(lines[statuses[0] + 1 :])}{length_line}\r\n"
+    return Template(
+        status_line(head),
+        _written(lines[: ages[0]]).encode("latin-1"),
+        between.encode("latin-1"),
+        end.encode("latin-1"),
+    )
+
+
+def _written(lines: Sequence[Line]) -> str:
+    return "".join([f"{name}: {value}\r\n" for name, value in lines])
+
+
+def _decimal(number: int) -> bytes:
+    return _DECIMALS[number] if 0 <= number < len(_DECIMALS) else b"%d" % number

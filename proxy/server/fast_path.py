@@ -205,7 +205,10 @@ class Index:
             return
         own = stored.head.fields.octets
         made = prepared.Template(
-            self._one(made.status), own if own == made.fields and own is not None else made.fields, self._one(made.tail)
+            self._one(made.status),
+            own if own == made.fields and own is not None else made.fields,
+            self._one(made.between),
+            self._one(made.end),
         )
         kind = self._kinds.setdefault(kind, kind)
         # what was invalidated while the answer was on its way is seen when it is asked for again
@@ -246,11 +249,11 @@ def answer(plain: Plain, content: bytes, index: Index, now: float) -> Found | No
         if index.invalidations.state(stored.uri, stored.tags, stored.epoch) is not Validity.VALID:
             return None
         form.epoch = epoch
-    life = form.numbers(now)
-    if life is None:
+    octets = form.answer(now)
+    if octets is None:
         return None
     slot.use()
-    return form, b"%b%b%b%b" % (form.status, form.fields, form.tail % life, form.content)
+    return form, octets
 
 
 class Seat:

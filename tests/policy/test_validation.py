@@ -440,5 +440,5 @@ def test_fields_that_stay_as_stored_do_not_lengthen_the_lifetime(before: Lines, 
 
 def test_what_was_prepared_of_it_says_what_it_was_before() -> None:
     before = stored([("ETag", '"a"')])
-    before.prepared = Prepared("", Template(b"", b"", b""), b"", before.head, 0, before)
+    before.prepared = Prepared("", Template(b"", b"", b"", b""), b"", before.head, 0, before)
     assert freshened(before, [("Cache-Control", "private")]).prepared is None
