@@ -16,6 +16,7 @@ A request goes through `server`, which asks `policy` what to do and does it with
               answer        to the client: stored, whole, streamed, or an error
               forwarder     to the origin: for one client alone, or as a tunnel
               coding        gzip, br, zstd for whole contents and streams
+              in_flight     how many requests are on their way
               admin, local, listen
     policy/   pure decisions over plain values (its own map is in `policy/__init__.py`)
     origin/   client        connections, their reuse, timeouts and errors
