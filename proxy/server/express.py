@@ -257,12 +257,12 @@ class Passing:
         express.in_flight.leave()
         seat, client = self._seat, self._client
         seat.write(b"%b%b%b" % (head, b"Connection: close\r\n\r\n" if client.closing else b"\r\n", content))
-        seat.ended = express.clock()
+        ended = seat.ended = express.clock()
         client.answered()
-        self._tell(reply, passed, arrived)
+        self._tell(reply, passed, arrived, ended)
         return True
 
-    def _tell(self, reply: Reply, passed: Passed, arrived: float) -> None:
+    def _tell(self, reply: Reply, passed: Passed, arrived: float, ended: float) -> None:
         express, start = self._express, self.plain.start
         route = express.fast.route(start)[0]
         kind = passed.told.get(route)
@@ -287,7 +287,7 @@ class Passing:
                 reply.length,
                 arrived - self._asked,
                 self._began,
-                self._seat.ended - self._asked,
+                ended - self._asked,
             )
         )
 

@@ -110,9 +110,12 @@ class Index:
         if content:
             return None
         place = self._place(plain)
-        if start.spot is not place:
-            start.spot, start.key = place, cache_key.key_at(place, start.method, start.asked)
-        return start.key
+        if start.spot is place:
+            return start.key
+        key = cache_key.key_at(place, start.method, start.asked)
+        if len(key) <= MAX_PLACE:
+            start.spot, start.key = place, key
+        return key
 
     def is_ruled(self, plain: Plain) -> bool:
         """Whether there is a rule for method and path, be it that it applies or not."""
@@ -260,7 +263,7 @@ class Seat:
     """A client's connection, as hits see it.
 
     write -- sends octets, when nothing else is on its way. address -- the client's.
-    plain -- the last request, None where it is not a plain one. heading -- of the last that had one.
+    plain -- the request that was read, for who goes on with it. heading -- of the last that had one.
     ended -- when an answer was last sent, on the monotonic clock.
     """
 
@@ -274,10 +277,15 @@ class Seat:
         self.ended = 0.0
 
     def read(self, data: bytes, lexicon: Lexicon) -> Plain | None:
-        """The request that `data` begins with, as `plain` has it from now on."""
+        """The plain request that `data` begins with, for `leave` as well."""
         plain = self.plain = parse(data, lexicon, self.heading)
         if plain is not None and plain.heading is not None:
             self.heading = plain.heading
+        return plain
+
+    def leave(self) -> Plain | None:
+        """What was read, if it was a plain request; nothing of it is kept while the connection is idle."""
+        plain, self.plain = self.plain, None
         return plain
 
 
@@ -317,6 +325,7 @@ class Hits:
         form, octets = found
         seat.write(octets)
         seat.ended = monotonic()
+        seat.plain = None
         self._briefs.add(
             Brief(
                 cast("BriefKind", form.told),

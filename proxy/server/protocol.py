@@ -243,7 +243,7 @@ class ClientConnection(RequestHandler):
             if self._take(self._seat, data):
                 return
             self._quiet = False
-            self._serve_or_parse(self._seat.plain, data)
+            self._serve_or_parse(self._seat.leave(), data)
         elif self._task is not None or self._passing is not None:
             self._hold(data)
         else:
@@ -257,12 +257,12 @@ class ClientConnection(RequestHandler):
         plain = None
         if waits and self._whole and not self.closing and not self._close:
             if self._paused:
-                plain = self._server.read(self._seat, data)
+                self._server.only_read(self._seat, data)
             elif self._take(self._seat, data):
-                self._quiet = True
+                # the answer may have been more than the client takes
+                self._quiet = not self._paused
                 return
-            else:
-                plain = self._seat.plain
+            plain = self._seat.leave()
         self._serve_or_parse(plain, data)
 
     def _serve_or_parse(self, plain: Plain | None, data: bytes) -> None:
@@ -463,13 +463,10 @@ class ClientServer(web.Server):
         self.express = express
         super().__init__(self._handle, handler_cancellation=True)
 
-    def read(self, seat: Seat, data: bytes) -> Plain | None:
-        """The plain request that `data` begins with."""
-        return seat.read(data, self.lexicon) if self.lexicon is not None else None
-
     def only_read(self, seat: Seat, data: bytes) -> bool:
         """As `Hits.take` where nothing is at hand."""
-        self.read(seat, data)
+        if self.lexicon is not None:
+            seat.read(data, self.lexicon)
         return False
 
     def __call__(self) -> ClientConnection:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from enum import StrEnum
-from typing import Final, Generic, TypeVar
+from typing import Generic, TypeVar
 
 MAX_PREFIXES = 64
 """Prefixes are compared one by one, so there are few of them."""
@@ -34,7 +34,6 @@ class Validity(StrEnum):
 
 _Mark = tuple[int, int]
 """The latest epochs at which something was invalidated, for good and softly; 0 where it never was."""
-_NONE: Final = (0, 0)
 
 
 def _later(one: _Mark, other: _Mark) -> _Mark:

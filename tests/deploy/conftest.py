@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,7 +33,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", COMPILE, str(folder)],
         cwd=ROOT,
-        env=environment(),
+        env=environment(TMPDIR=str(folder)),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -45,7 +47,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if COMPILING in session.config.stash:
         folder, process = session.config.stash[COMPILING]
         if process.poll() is None:
-            process.kill()
+            # the C compiler with it
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         shutil.rmtree(folder)
 

@@ -344,6 +344,9 @@ async def test_what_is_kept_of_clients_is_bounded_in_octets(
         assert len(index._places) <= 4
         assert len(index._ruled) <= 4
         assert all(len(key) <= fast_path.MAX_RULED_KEY for key in index._ruled.values())
+        assert index.lexicon.starts
+        assert all(len(start.key) <= fast_path.MAX_PLACE for start in index.lexicon.starts.values())
+        assert connection_of(proxy)._seat.plain is None
         kept = [line.line[1] for place in index._places for line in place]
         assert max(len(value) for value in kept) <= fast_path.MAX_PLACE
         assert hits(proxy) > 0
@@ -351,7 +354,8 @@ async def test_what_is_kept_of_clients_is_bounded_in_octets(
         assert store.bytes == sum(queue.bytes for queue in (store._small, store._main)) + 176 * len(store._ghosts)
 
 
-async def test_a_client_that_does_not_read_is_not_written_to_without_end(origin: Origin) -> None:
+@pytest.mark.parametrize("quiet", [False, True])
+async def test_a_client_that_does_not_read_is_not_written_to_without_end(origin: Origin, quiet: bool) -> None:
     origin.respond(b"x" * 60_000, FRESH)
     async with running_proxy(origin.url) as proxy, asyncio.timeout(PATIENCE):
         client = await proxy.connect()
@@ -359,6 +363,9 @@ async def test_a_client_that_does_not_read_is_not_written_to_without_end(origin:
         connection = connection_of(proxy)
         assert connection.transport is not None
         for _ in range(300):
+            if not connection._paused:
+                # False is as after anything that was no hit
+                connection._quiet = quiet
             connection.data_received(b"GET /a HTTP/1.1\r\nHost: app.example\r\n\r\n")
         waiting = connection.transport.get_write_buffer_size()
         assert waiting < 4 * 60_000
