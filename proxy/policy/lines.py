@@ -173,7 +173,7 @@ class Lines:
     def __init__(self) -> None:
         self.known: dict[bytes, Known] = {}
         self.starts: dict[bytes, Start] = {}
-        self._once: set[int] = set()
+        self._once = bytearray(MAX_KNOWN)
         self.news: dict[bytes, int] = {}
         self._names: dict[bytes, tuple[int, bytes, str]] = {}
 
@@ -186,11 +186,12 @@ class Lines:
         if target.translate(_TARGET) != target:
             return None
         found = Start(raw, method.decode("ascii"), target.decode("ascii"))
+        # a part of its hash stands where another part says, until the next comes there; to take a line for one that
+        # was seen has it remembered at once, which does no harm
         mark = hash(raw)
-        if mark not in self._once:
-            if len(self._once) >= MAX_KNOWN:
-                self._once.clear()
-            self._once.add(mark)
+        place, trace = mark % MAX_KNOWN, mark // MAX_KNOWN % 255 + 1
+        if self._once[place] != trace:
+            self._once[place] = trace
         elif len(raw) <= MAX_KNOWN_BYTES:
             if len(self.starts) >= MAX_KNOWN:
                 self.starts.clear()
