@@ -69,18 +69,17 @@ class Prepared:
         self.next: Prepared | None = None
 
     def answer(self, now: float) -> bytes | None:
-        """The whole answer as it is at `now`; None once it is stale (RFC 9111 4.2)."""
+        """The whole answer as it is at `now`; None once it is stale. Its age is `freshness.current_age`."""
         age = self._initial_age + max(0.0, now - self._since)
         left = self._lifetime - age
         if left <= 0:
             return None
-        numbers = _decimal(int(age)), _decimal(math.floor(left))
         return b"%b%bAge: %b%b%b%b%b" % (
             self.status,
             self.fields,
-            numbers[0],
+            _decimal(int(age)),
             self.between,
-            numbers[1],
+            _decimal(math.floor(left)),
             self.end,
             self.content,
         )
@@ -115,8 +114,7 @@ def wire_head(head: ResponseHead, length: int | None) -> bytes:
     length -- octets of content, None where that is unknown. `head.fields` hold no framing.
     """
     framing = f"Content-Length: {length}\r\n" if length is not None and head.status not in NO_CONTENT else ""
-    text = "".join([f"{name}: {value}\r\n" for name, value in head.fields.lines])
-    return f"HTTP/1.1 {head.status} {head.reason}\r\n{text}{framing}".encode("latin-1")
+    return f"HTTP/1.1 {head.status} {head.reason}\r\n{_written(head.fields.lines)}{framing}".encode("latin-1")
 
 
 class Template(NamedTuple):

@@ -122,6 +122,7 @@ class Express:
         if tags or self._announces:
             shared.invalidate(tags, uris)
         else:
+            # all that is left of it where there is nobody to tell
             for uri in uris:
                 self._invalidations.purge_uri(uri)
 
