@@ -4,8 +4,8 @@
                    -> ordinary         anything else: the handler goes on with what the origin has been asked
                    -> abandoned        the client left
 
-Only what the policy would send to the origin whatever is stored is taken: methods that are written through, and GETs
-whose last answer could not be shared (see `origin.collapse`). Declining is always right.
+Only what the policy would send to the origin whatever is stored is taken: methods that are written through, GETs whose
+last answer could not be shared (see `origin.collapse`), and under BYPASS everything. Declining is always right.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from proxy.observe.events import Brief, BriefKind, Observation
 from proxy.origin.client import IDEMPOTENT, OriginResponse
 from proxy.origin.connection import OnInterim, OriginConnection
 from proxy.origin.fetch import SMALL_BYTES, SMALL_SECONDS
-from proxy.policy import invalidation, plain
+from proxy.policy import cache_key, invalidation, plain
 from proxy.policy.decisions import Forward, Outcome
 from proxy.policy.judgement import route_tag
 from proxy.policy.messages import RequestHead, ResponseHead
 from proxy.policy.passing import Passed, Replies, Reply
 from proxy.policy.plain import Plain
 from proxy.server.answer import make_etag
-from proxy.server.fast_path import Seat
+from proxy.server.fast_path import Seat, head_of
 from proxy.server.in_flight import InFlight
 from proxy.server.visit import Shared
 
@@ -76,7 +76,10 @@ class _Digits:
 class Express:
     """Takes requests that pass. For the event loop's thread."""
 
-    def __init__(self, shared: Shared, in_flight: InFlight, briefs: Briefs) -> None:
+    def __init__(
+        self, shared: Shared, in_flight: InFlight, briefs: Briefs, own_paths: frozenset[str] = frozenset()
+    ) -> None:
+        """own_paths -- those of GETs that are never the origin's."""
         self.shared = shared
         self.briefs = briefs
         self.fast = shared.fast
@@ -84,6 +87,7 @@ class Express:
         self.clock = shared.clock
         self.wall = shared.wall
         self._flags = shared.flags
+        self._own_paths = own_paths
         self._collapse = shared.collapse
         self._invalidations = shared.invalidations
         self._announces = shared.announce is not None
@@ -95,16 +99,20 @@ class Express:
 
     def take(self, client: Client, seat: Seat, request: Plain, content: bytes) -> Passing | None:
         """Ask the origin on behalf of `client` on its `seat`; None where it is not to be done here, or not at once."""
-        if self._flags.bypass or len(content) > self._max_request_bytes or self.fast.is_ruled(request):
-            return None
         method = request.start.method
+        if method == "HEAD" or len(content) > self._max_request_bytes:
+            return None
         now = self.clock()
-        if method == "GET":
+        if self._flags.bypass:
+            if method == "GET" and request.start.path in self._own_paths:
+                return None
+            forward = Forward.BYPASS
+        elif self.fast.is_ruled(request):
+            return None
+        elif method == "GET":
             if not self._passes(request, now):
                 return None
             forward = Forward.URI_MISS
-        elif method == "HEAD":
-            return None
         else:
             forward = Forward.METHOD
         return Passing(self, client, seat, request, content, forward, now).ask()
@@ -118,7 +126,7 @@ class Express:
         tags: list[str] = []
         if method in shared.routes.triggers:
             tags = [route_tag(rule.name) for rule in shared.routes.invalidated_by(method, start.path)]
-        uris = [] if invalidation.is_safe(method) else [self.fast.uri(request)]
+        uris = [] if invalidation.is_safe(method) or self._rule_applies(request) else [self.fast.uri(request)]
         if tags or self._announces:
             shared.invalidate(tags, uris)
         else:
@@ -126,13 +134,20 @@ class Express:
             for uri in uris:
                 self._invalidations.purge_uri(uri)
 
+    def _rule_applies(self, request: Plain) -> bool:
+        """Under BYPASS there may be a rule."""
+        if not self.fast.is_ruled(request):
+            return False
+        rule = self.shared.routes.match(request.start.method, request.start.path)
+        return rule is not None and cache_key.rule_applies(rule, head_of(request))
+
     def _passes(self, request: Plain, now: float) -> bool:
-        """Whether the last answer to such a GET could not be shared, and nothing is stored."""
+        """Whether the last answer to such a GET could not be shared, and nothing stored may answer it."""
         fast, collapse = self.fast, self._collapse
-        if not fast.on or request.demanding or not collapse.remembers:
+        if self.shared.show_keys or request.demanding or not collapse.remembers:
             return False
         key = request.key or fast.key(request, b"")
-        if key is None or fast.store.find(key) is not None:
+        if key is None or (self._flags.query_cache and fast.store.find(key) is not None):
             return False
         authorization = request.authorization() if request.credentials else None
         if authorization:
@@ -244,7 +259,7 @@ class Passing:
         self._seen = reply
         passed = express.replies.known(self.plain.question(), reply)
         connection = self._connection
-        if passed is None or connection is None:
+        if passed is None or connection is None or self._generation != express.fast.generation:
             return False
         content = data[reply.size :]
         etag = make_etag(content) if passed.made is not None else None
@@ -272,7 +287,7 @@ class Passing:
                 route,
                 start.method,
                 reply.status.status,
-                outcome=Outcome.PASS,
+                outcome=Outcome.BYPASS if self.forward is Forward.BYPASS else Outcome.PASS,
                 forward=self.forward,
                 verdict=passed.verdict,
             )

@@ -216,6 +216,7 @@ class Handler:
         response = await ask_for_one(self._shared, visit)
         self._invalidate(visit, response.head)
         await self._relay(visit, response, self._received(response))
+        self._learn(visit, None)
 
     def _received(self, response: OriginResponse) -> ResponseHead:
         return policy.received_head(response.head, self._shared.wall())
@@ -729,7 +730,11 @@ class Handler:
             if made:
                 head = ResponseHead(head.status, head.reason, head.fields.adding(("ETag", answer.make_etag(content))))
             await answer.whole(shared, visit, answer.Whole(head, content, None, evaluate=made))
-        if visit.exchange.passing is not None and visit.sent is not None and not shared.flags.bypass:
+        self._learn(visit, content)
+
+    def _learn(self, visit: Visit, content: bytes | None) -> None:
+        """Of a request that the express way had begun. content -- the origin's, where it was at hand."""
+        if visit.exchange.passing is not None and visit.sent is not None:
             visit.exchange.passing.learn(visit.sent, content, visit.observation)
 
     async def _relay(self, visit: Visit, response: OriginResponse, head: ResponseHead) -> None:

@@ -15,6 +15,7 @@ log = logging.getLogger("siding.local")
 
 REPORT_CACHE = "/api/metrics/report-cache"
 DATABASE_POOL = "/api/metrics/database-pool"
+PATHS = frozenset({REPORT_CACHE, DATABASE_POOL})
 POOL_KEYS = ("totalCount", "idleCount", "waitingCount", "maxConnections", "activeConnections")
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from pathlib import Path
 
 import pytest
 
 from proxy.policy.passing import Replies
+from proxy.server.exchange import Exchange
 from proxy.server.express import Passing
 from proxy.server.protocol import EARLY_BYTES, ClientConnection
 from tests.fast.sides import Side, both, seen, server_of
@@ -92,9 +94,23 @@ ANSWERS: dict[str, list[str]] = {
 }
 
 
-@pytest.mark.parametrize("asked", [POST, GET, CONDITIONAL, CODED, HEAD], ids=["post", "get", "if", "coded", "head"])
+ASKED = {"post": POST, "get": GET, "if": CONDITIONAL, "coded": CODED, "head": HEAD}
+OFF = {"ENABLE_QUERY_CACHE": False}
+BYPASS = {"BYPASS": True}
+
+
+@pytest.mark.parametrize(
+    ("asked", "flags"),
+    [
+        *[pytest.param(asked, {}, id=name) for name, asked in ASKED.items()],
+        *[pytest.param(asked, BYPASS, id=f"{name} under BYPASS") for name, asked in ASKED.items() if name != "head"],
+        pytest.param(GET, OFF, id="get with nothing stored"),
+    ],
+)
 @pytest.mark.parametrize("answer", ANSWERS)
-async def test_the_same_as_the_ordinary_way(origin: Origin, answer: str, asked: bytes) -> None:
+async def test_the_same_as_the_ordinary_way(
+    origin: Origin, answer: str, asked: bytes, flags: dict[str, object]
+) -> None:
     """Three times: the first on a connection of its own, the third when all that can be learnt is."""
     method = asked.partition(b" ")[0].decode()
 
@@ -114,6 +130,7 @@ async def test_the_same_as_the_ordinary_way(origin: Origin, answer: str, asked: 
     async with both(origin) as sides:
         told = []
         for side in sides:
+            side.proxy.flags.update(flags)
             found = []
             for _ in range(3):
                 await side.ask([b"DELETE /first HTTP/1.1\r\nHost: a\r\n\r\n"], "DELETE")
@@ -378,9 +395,105 @@ async def test_what_was_answered_under_other_flags_is_not_learnt(origin: Origin,
         await client.request("POST", "/b", content=b"x")
         assert express.replies._learnt == {}
         await client.request("POST", "/a", content=b"x")
-        assert bool(express.replies._learnt) is (flag != "BYPASS")
+        assert len(express.replies._learnt) == 1
         await client.request("POST", "/b", content=b"x")
         assert express.replies._learnt == {}
+
+
+RULE = """
+[[route]]
+match = "/a"
+methods = ["POST"]
+key = ["body"]
+public = true
+"""
+
+
+@pytest.mark.parametrize(("flags", "asked"), [(BYPASS, GET), (BYPASS, POST), (BYPASS, CONDITIONAL), (OFF, GET)])
+async def test_with_the_cache_off_there_is_a_short_way(
+    origin: Origin, tmp_path: Path, flags: dict[str, object], asked: bytes
+) -> None:
+    origin.respond("hello", DATE, "Cache-Control: private")
+    async with running_proxy(origin.url, rules=RULE, directory=tmp_path) as proxy, asyncio.timeout(PATIENCE):
+        proxy.flags.update(flags)
+        client = await proxy.connect()
+        handled = 0
+
+        async def counted(exchange: Exchange) -> None:
+            nonlocal handled
+            handled += 1
+            await proxy.worker.handler(exchange)
+
+        server_of(proxy).serve = counted
+        for _ in range(5):
+            await client.send(asked)
+            assert (await client.response()).content == b"hello"
+        assert handled == 2, "the first had no connection to the origin, of the second was learnt"
+        await nothing_left(proxy)
+    assert len(origin.requests) == 5
+
+
+async def test_what_is_answered_here_is_so_under_bypass(origin: Origin) -> None:
+    origin.respond("hello", DATE)
+    async with running_proxy(origin.url, PUBLIC_METRICS="on") as proxy, asyncio.timeout(PATIENCE):
+        proxy.flags.update(BYPASS)
+        client = await proxy.connect()
+        for _ in range(3):
+            await begun(proxy, client, times=3)
+            assert (await client.request("GET", "/a", host="a")).content == b"hello"
+            assert (await client.request("GET", "/api/metrics/report-cache", host="a")).content.startswith(b"{")
+
+
+async def test_a_flag_that_is_flipped_while_the_origin_thinks(origin: Origin) -> None:
+    """What is told of a request is what was done with it, and so is what is told of those after it."""
+    thought = asyncio.Event()
+
+    async def script(turn: Turn) -> None:
+        if turn.request.target == "/slow":
+            await thought.wait()
+        await usual(turn)
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy, asyncio.timeout(PATIENCE):
+        proxy.flags.update(BYPASS)
+        waiting, client = await proxy.connect(), await proxy.connect()
+        await begun(proxy, waiting)
+        await waiting.send(POST.replace(b"/a", b"/slow"))
+        await until(lambda: origin.requests[-1].target == "/slow")
+        proxy.flags.update({"BYPASS": False})
+        await begun(proxy, client)
+        thought.set()
+        answers = [await waiting.response()]
+        for _ in range(2):
+            await client.send(POST)
+            answers.append(await client.response())
+        assert {answer.get("cache-status") for answer in answers} == {"siding; fwd=method; fwd-status=200"}
+        await nothing_left(proxy)
+        proxy.worker._briefs.tell()
+        counted = {outcome.value: number for outcome, number in proxy.worker._metrics._outcomes.items() if number}
+        assert counted == {"bypass": 2, "pass": 5}
+
+
+@pytest.mark.parametrize("path", ["/a", "/b"])
+async def test_under_bypass_as_much_is_invalidated(origin: Origin, tmp_path: Path, path: str) -> None:
+    """A rule's own POST leaves its URI as it is, another does not."""
+    origin.respond("hello", DATE, "Cache-Control: max-age=60")
+    async with both(origin, rules=RULE, directory=tmp_path) as sides:
+        told = []
+        for side in sides:
+            get, post = (b"%b %b HTTP/1.1\r\nHost: a\r\n" % (name, path.encode()) for name in (b"GET", b"POST"))
+            states = []
+            for _ in range(4):
+                side.proxy.flags.update({"BYPASS": False})
+                answer, _ = await side.ask([get + b"\r\n"], "GET")
+                assert answer is not None
+                states.append(answer.get("cache-status"))
+                side.proxy.flags.update(BYPASS)
+                for _ in range(3):
+                    await side.ask([post + b"Content-Length: 1\r\n\r\nx"], "POST")
+            told.append(states)
+    missed = "siding; fwd=uri-miss; fwd-status=200; stored"
+    assert told[0] == told[1] == [missed, *["siding; hit; ttl=60" if path == "/a" else missed] * 3]
 
 
 async def test_an_unsafe_request_invalidates_before_it_is_answered(origin: Origin) -> None:
