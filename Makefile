@@ -8,12 +8,6 @@ VENV_PYTHON = .venv/bin/python
 PIP_INSTALL = $(VENV_PYTHON) -m pip --disable-pip-version-check install --quiet
 # As in the environment of the caller, these would lead out of .venv.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV PIP_USER PIP_TARGET PIP_PREFIX
-# What is held to a compiled copy: all but what watches Python objects being read, the depth of Python's own stack, and
-# that objects take up as much as Python's (compiled ones take up less).
-OF_COMPILED = policy store observe origin fast server scenarios
-NOT_OF_COMPILED = fast/test_nothing_overlooked.py \
-	policy/test_cache_key.py::test_json_nested_too_deep_to_be_written_is_compared_octet_for_octet \
-	'store/test_weight.py::test_the_store_counts_what_is_really_taken[0-3]'
 # Packages are there once they have code.
 CODE = $(patsubst %/__init__.py,%,$(wildcard config/__init__.py deploy/__init__.py pool_monitor/__init__.py proxy/__init__.py tests/__init__.py))
 LOCK = $(VENV_PYTHON) -m uv --quiet pip compile --universal --python-version 3.11 --generate-hashes --upgrade --no-strip-extras \
@@ -54,10 +48,7 @@ bench: .venv/dev ## measure against nginx and Varnish (BENCH_ARGS="--help"); BEN
 	@exec $(VENV_PYTHON) -m tests.bench$(if $(BENCH),.$(BENCH)) $(BENCH_ARGS)
 
 compiled: .venv/dev ## compile what every request runs through into build/compiled, and run its tests there
-	rm -rf build/compiled
-	$(VENV_PYTHON) -m deploy.compile build/compiled
-	cp -R tests pyproject.toml build/compiled
-	cd build/compiled && ../../$(VENV_PYTHON) -m pytest -q $(addprefix tests/,$(OF_COMPILED)) $(addprefix --deselect=tests/,$(NOT_OF_COMPILED))
+	@exec $(VENV_PYTHON) -m tests.compiled build/compiled
 
 conformance: .venv/dev ## run the public HTTP cache test suite (needs node; UPDATE=1 writes the baseline)
 	@exec $(VENV_PYTHON) -m tests.conformance.suite $(if $(UPDATE),--update)

@@ -1,4 +1,4 @@
-"""A compiled copy, begun as soon as it is known to be wanted: by the time a test asks for it, it is there."""
+"""A compiled copy and its tests, beside all the others: there are two cores, and those leave one of them room."""
 
 from __future__ import annotations
 
@@ -14,49 +14,51 @@ import pytest
 
 from tests.deploy.processes import ROOT, environment
 
-COMPILE = """\
-import os, sys
-from pathlib import Path
-from deploy.compile import compile_into
-os.nice(19)
-compile_into(Path(sys.argv[1]), effort=0)
-"""
-COMPILING = pytest.StashKey[tuple[Path, subprocess.Popen[str]]]()
+RUNNING = pytest.StashKey[tuple[Path, subprocess.Popen[bytes]]]()
+SECONDS = 600
+
+
+def _wanted(item: pytest.Item) -> bool:
+    return isinstance(item, pytest.Function) and "compiled_copy" in item.fixturenames
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # by the time that it is asked for, it is there
+    items.sort(key=_wanted)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    if session.config.option.collectonly or not any(
-        "compiled" in item.fixturenames for item in session.items if isinstance(item, pytest.Function)
-    ):
+    if session.config.option.collectonly or not any(map(_wanted, session.items)):
         return
     folder = Path(tempfile.mkdtemp(prefix="siding-compiled-"))
-    process = subprocess.Popen(
-        [sys.executable, "-c", COMPILE, str(folder)],
-        cwd=ROOT,
-        env=environment(TMPDIR=str(folder)),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        process_group=0,
-    )
-    session.config.stash[COMPILING] = folder, process
+    with (folder / "output").open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.compiled", str(folder / "copy"), "--effort", "0"],
+            cwd=ROOT,
+            env=environment(TMPDIR=str(folder)),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            process_group=0,
+        )
+    session.config.stash[RUNNING] = folder, process
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if COMPILING in session.config.stash:
-        folder, process = session.config.stash[COMPILING]
+    if RUNNING in session.config.stash:
+        folder, process = session.config.stash[RUNNING]
         if process.poll() is None:
             # the C compiler with it
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
-def compiled(request: pytest.FixtureRequest) -> Path:
-    """A folder with the packages, all of what is meant to be compiled of them."""
-    folder, process = request.config.stash[COMPILING]
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, said
-    return folder
+@pytest.fixture
+def compiled_copy(request: pytest.FixtureRequest) -> str:
+    """What was said of the tests of a compiled copy, once all of them have passed."""
+    folder, process = request.config.stash[RUNNING]
+    status = process.wait(SECONDS)
+    said = (folder / "output").read_text(encoding="utf-8", errors="replace")
+    assert status == 0, said[-8000:]
+    return said
