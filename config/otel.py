@@ -20,6 +20,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import Decision
 
 from config.trace_context import format_traceparent, parse_traceparent
 from config.version import VERSION
@@ -30,6 +31,7 @@ MAX_TEXT = 1024
 """Characters of an attribute."""
 SAY_AGAIN_SECONDS = 60.0
 MAX_KINDS = 100
+_NOTHING = Context()
 _CLIENTS = ("opentelemetry.trace", "opentelemetry.attributes")
 """Who speaks of what clients send: they could fill the log."""
 
@@ -39,7 +41,16 @@ Attributes = Mapping[str, Value | None]
 
 
 class _Ids(RandomIdGenerator):
-    """Ids without the flag of level 2 that tells that they are random: not everybody expects more than 00 and 01."""
+    """Ids without the flag of level 2 that tells that they are random: not everybody expects more than 00 and 01.
+
+    drawn -- the next trace's; 0 where it is still to be drawn.
+    """
+
+    drawn = 0
+
+    def generate_trace_id(self) -> int:
+        drawn, self.drawn = self.drawn, 0
+        return drawn or super().generate_trace_id()
 
     def is_trace_id_random(self) -> bool:
         return False
@@ -167,12 +178,33 @@ class Tracing:
         self._quiet = _Quiet()
         try:
             self._exporter = OTLPSpanExporter()
-            self._provider = TracerProvider(resource=_resource(service), id_generator=_Ids(), shutdown_on_exit=False)
+            self._ids = _Ids()
+            self._provider = TracerProvider(resource=_resource(service), id_generator=self._ids, shutdown_on_exit=False)
             self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         except BaseException:
             self._quiet.close()
             raise
         self._tracer = self._provider.get_tracer("siding", VERSION)
+
+    def draw(self, name: str, traceparent: str) -> tuple[int, bool]:
+        """Whether a client's request has to have a span, and the id for it where it begins a trace (otherwise 0).
+
+        It need not where the sampler drops it and the client does not say that its trace is seen; what is no
+        traceparent has to be replaced, which takes a span.
+        """
+        context, parent = _NOTHING, parse_traceparent(traceparent)
+        if parent is None:
+            if traceparent:
+                return 0, True
+            drawn = trace_id = self._ids.generate_trace_id()
+        elif parent.flags & api.TraceFlags.SAMPLED:
+            return 0, True
+        else:
+            drawn, trace_id = 0, parent.trace_id
+            remote = api.SpanContext(trace_id, parent.span_id, is_remote=True, trace_flags=api.TraceFlags(parent.flags))
+            context = api.set_span_in_context(api.NonRecordingSpan(remote), context)
+        decision = self._provider.sampler.should_sample(context, trace_id, name, api.SpanKind.SERVER).decision
+        return drawn, decision is not Decision.DROP
 
     def begin(
         self,
@@ -182,10 +214,12 @@ class Tracing:
         traceparent: str | None,
         tracestate: str | None = None,
         seconds: float = 0.0,
+        drawn: int = 0,
     ) -> Trace:
-        """A request of a client, whose fields these are, that began so many seconds ago."""
+        """A request of a client, whose fields these are, that began so many seconds ago. drawn -- see `draw`."""
         offset = time.time_ns() - time.monotonic_ns()
         context, parent = Context(), parse_traceparent(traceparent)
+        self._ids.drawn = drawn if parent is None else 0
         if parent is not None:
             remote = api.SpanContext(
                 parent.trace_id,

@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,6 +85,22 @@ def compile_into(folder: Path, python: str = sys.executable, modules: Sequence[s
             )
         for shared in work.glob("*.so"):
             shutil.copy2(shared, folder)
+
+
+def is_current(folder: Path, modules: Sequence[str] = MODULES) -> bool:
+    """Whether `folder` has of `modules` what `compile_into` would put there now, for the Python that runs this."""
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    if not all((folder / name).with_suffix(suffix).is_file() for name in modules):
+        return False
+    sources = [path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    return all(_content(folder / source) == _content(ROOT / source) for source in sources)
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

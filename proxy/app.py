@@ -126,7 +126,7 @@ class Worker:
             [self._metrics.observe_briefs, self._slow.observe_briefs, self._access_log.observe_briefs]
         )
         self._tracing = tracing
-        traces = _traces(tracing, settings.upstream_url)
+        self._traces = traces = _traces(tracing, settings.upstream_url)
         self._readers: list[Reader] = [self._metrics, self._slow, self._access_log]
         if traces is not None:
             self._readers.append(traces)
@@ -214,12 +214,8 @@ class Worker:
         self._metrics.lag.start()
         if self.replicas is not None:
             self.replicas.start()
-        # spans are made of whole observations, which only the handler has
-        traced = self._tracing is not None
-        hits = None if traced else Hits(self._fast, self._briefs, self._wall)
-        self._server = ClientServer(
-            self.handler, self._refused, self._fast.lexicon, hits, None if traced else self._express
-        )
+        hits = Hits(self._fast, self._briefs, self._wall, self._traces.needs_span if self._traces is not None else None)
+        self._server = ClientServer(self.handler, self._refused, self._fast.lexicon, hits, self._express)
         self._listener = await asyncio.get_running_loop().create_server(self._server, sock=sock)
         self._listening = True
 

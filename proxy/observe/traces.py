@@ -17,6 +17,7 @@ from proxy import errors
 from proxy.observe.events import OTHER, Observation
 from proxy.policy.decisions import Outcome
 from proxy.policy.messages import Fields, RequestHead, ResponseHead
+from proxy.policy.plain import Plain
 
 log = logging.getLogger("siding.traces")
 
@@ -42,8 +43,16 @@ class Traces:
         self._address = parts.hostname or ""
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
 
-    def begin(self, head: RequestHead) -> Trace | None:
-        """The span of a request that has come; None where it cannot be made, and all goes on without."""
+    def needs_span(self, request: Plain) -> bool:
+        """Whether a request has to have a span; what was drawn for it stays with it."""
+        request.drawn, needed = self._tracing.draw(_name(request.start.method), request.traceparent)
+        return needed
+
+    def begin(self, head: RequestHead, drawn: int = 0) -> Trace | None:
+        """The span of a request that has come; None where it cannot be made, and all goes on without.
+
+        drawn -- see `needs_span`.
+        """
         try:
             host, port = _host_of(head.authority)
             attributes = {
@@ -59,6 +68,7 @@ class Traces:
                 attributes,
                 traceparent=fields.get("traceparent"),
                 tracestate=fields.get("tracestate"),
+                drawn=drawn,
             )
         except Exception:
             log.exception("a span could not be begun")

@@ -127,6 +127,7 @@ class Plain:
     place -- Host first, then what rewrites. request_id, traceparent -- "" where absent.
     credentials -- the names of the lines that say who is asking. key -- the cache key, once somebody worked it out.
     demanding -- something is asked for that only the whole policy can tell.
+    watched -- it has to have a span. drawn -- the id of the trace that it begins, once drawn; otherwise 0.
     heading, values -- what it was found by, and what stood in the holes.
     """
 
@@ -134,6 +135,7 @@ class Plain:
         "_lines",
         "credentials",
         "demanding",
+        "drawn",
         "framed",
         "heading",
         "key",
@@ -145,6 +147,7 @@ class Plain:
         "start",
         "traceparent",
         "values",
+        "watched",
     )
 
     def __init__(self, start: Start, size: int, place: tuple[Known, ...], shape: str, *, demanding: bool) -> None:
@@ -154,8 +157,8 @@ class Plain:
         self.shape = shape
         self.demanding = demanding
         self.request_id = self.traceparent = self.credentials = ""
-        self.framed = False
-        self.length = 0
+        self.framed = self.watched = False
+        self.length = self.drawn = 0
         self.key: str | None = None
         self.heading: Heading | None = None
         self.values: list[bytes] = _NOTHING

@@ -100,7 +100,7 @@ class Express:
     def take(self, client: Client, seat: Seat, request: Plain, content: bytes) -> Passing | None:
         """Ask the origin on behalf of `client` on its `seat`; None where it is not to be done here, or not at once."""
         method = request.start.method
-        if method == "HEAD" or len(content) > self._max_request_bytes:
+        if method == "HEAD" or request.watched or len(content) > self._max_request_bytes:
             return None
         now = self.clock()
         if self._flags.bypass:

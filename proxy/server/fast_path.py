@@ -290,14 +290,25 @@ class Seat:
 
 
 class Hits:
-    """Sends prepared answers, and tells of them. wall -- the wall clock, seconds."""
+    """Sends prepared answers, and tells of them.
 
-    __slots__ = ("_briefs", "_index", "_wall")
+    wall -- the wall clock, seconds. needs_span -- whether a request has to have a span, which only the ordinary way
+    makes; None where none has.
+    """
 
-    def __init__(self, index: Index, briefs: Briefs, wall: Callable[[], float]) -> None:
+    __slots__ = ("_briefs", "_index", "_needs_span", "_wall")
+
+    def __init__(
+        self,
+        index: Index,
+        briefs: Briefs,
+        wall: Callable[[], float],
+        needs_span: Callable[[Plain], bool] | None = None,
+    ) -> None:
         self._index = index
         self._briefs = briefs
         self._wall = wall
+        self._needs_span = needs_span
 
     def take(self, seat: Seat, data: bytes) -> bool:
         """Read `data`, and answer it if it is a plain request, whole and alone, to which an answer is at hand.
@@ -310,6 +321,11 @@ class Hits:
             return False
         now = self._wall()
         try:
+            if self._needs_span is not None:
+                plain.watched = True
+                if self._needs_span(plain):
+                    return False
+                plain.watched = False
             if not plain.length:
                 found = answer(plain, b"", self._index, now)
             elif self._index.is_ruled(plain):

@@ -119,7 +119,7 @@ def new_visit(exchange: Exchange, wall: float, traces: Traces | None = None) -> 
     observation = Observation(method=exchange.head.method, path=exchange.head.path, client=exchange.peer, started=wall)
     observation.request_id = fields.get("x-request-id") or f"{random.getrandbits(128):032x}"
     if traces is not None:
-        observation.trace = traces.begin(exchange.head)
+        observation.trace = traces.begin(exchange.head, exchange.plain.drawn if exchange.plain is not None else 0)
     if observation.trace is not None:
         observation.traceparent = observation.trace.traceparent
     else:

@@ -18,12 +18,25 @@ def test_what_is_compiled_passes_the_tests(compiled_copy: str) -> None:
     assert int(passed[1]) > 2000
 
 
-def test_what_was_compiled_of_another_source_goes(tmp_path: Path) -> None:
+def test_what_was_compiled_of_another_source_goes_and_a_copy_of_this_one_is_known(tmp_path: Path) -> None:
+    modules = ["proxy/errors.py"]
     stale = tmp_path / "proxy" / "policy" / "freshness.cpython-311-x86_64-linux-gnu.so"
     stale.parent.mkdir(parents=True)
     stale.write_bytes(b"of another source")
-    tool.compile_into(tmp_path, modules=["proxy/errors.py"], effort=0)
+    assert not tool.is_current(tmp_path, modules)
+    tool.compile_into(tmp_path, modules=modules, effort=0)
     assert not stale.exists()
+    assert tool.is_current(tmp_path, modules)
+    assert not tool.is_current(tmp_path), "of the other modules nothing is compiled"
+    for name in ("proxy/app.py", "proxy/errors.py"):
+        file = tmp_path / name
+        octets = file.read_bytes()
+        file.write_bytes(octets + b"\n")
+        assert not tool.is_current(tmp_path, modules)
+        file.unlink()
+        assert not tool.is_current(tmp_path, modules)
+        file.write_bytes(octets)
+    assert tool.is_current(tmp_path, modules)
 
 
 def test_what_cannot_be_compiled_changes_nothing(tmp_path: Path) -> None:

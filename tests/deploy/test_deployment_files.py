@@ -244,7 +244,8 @@ def test_what_compiles_is_locked_as_for_development() -> None:
     assert pins(lock) <= pins(ROOT / "requirements-dev.lock")
     assert "://" not in lock.read_text(encoding="utf-8")
     (compiling,) = [rest for word, rest in dockerfile() if "deploy.compile" in rest]
-    assert compiling.startswith('if [ -n "${COMPILED}" ]; then')
+    assert compiling.startswith('if [ "${COMPILED}" = yes ]; then')
+    assert ("ARG", "COMPILED=yes") in dockerfile(), "what is measured is what is shipped"
 
 
 def test_what_builds_the_wheel_is_locked() -> None:

@@ -11,13 +11,17 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis as redis_client
 
+from proxy.server.exchange import Exchange
 from tests.collector import CLIENT, SERVER, Collector, running_collector, tracing_to
+from tests.fast.sides import server_of
 from tests.redis_servers import running_redis
-from tests.support import Origin, Turn, gather, running_proxy, until
+from tests.support import Origin, Proxy, Turn, gather, running_proxy, until
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED, UNSAMPLED = f"traceparent: 00-{TRACE}-{SPAN}-01", f"traceparent: 00-{TRACE}-{SPAN}-00"
+DATE = "Date: Fri, 15 Jan 2027 08:00:00 GMT"
 FRESH = "Cache-Control: max-age=60"
+PRIVATE = "Cache-Control: private"
 RULES = """
 [[route]]
 match = "/reports/{id}"
@@ -185,6 +189,64 @@ async def test_nobody_samples_a_new_trace(
         await proxy.get("/a")
     assert told(origin)[2] == "00"
     assert not collector.raw
+
+
+def handled(proxy: Proxy) -> list[Exchange]:
+    """What goes the ordinary way from now on."""
+    found: list[Exchange] = []
+
+    async def noted(exchange: Exchange) -> None:
+        found.append(exchange)
+        await proxy.worker.handler(exchange)
+
+    server_of(proxy).serve = noted
+    return found
+
+
+async def test_what_nobody_sees_goes_the_short_ways(
+    origin: Origin, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def script(turn: Turn) -> None:
+        await turn.answer("hello", DATE, FRESH if turn.request.target == "/hit" else PRIVATE)
+
+    origin.script = script
+    tracing = tracing_to(collector.url, monkeypatch, OTEL_TRACES_SAMPLER="parentbased_always_off")
+    async with running_proxy(origin.url, tracing=tracing) as proxy:
+        client, ordinary = await proxy.connect(), handled(proxy)
+        for method, target in [("POST", "/post"), ("GET", "/get"), ("GET", "/hit")]:
+            del ordinary[:]
+            for _ in range(5):
+                await client.request(method, target, UNSAMPLED)
+            assert len(ordinary) <= 2
+            if target != "/hit":
+                # a proxy that takes no part in the trace passes it on as it is (W3C Trace Context 3.4)
+                assert origin.requests[-1].get("traceparent") == UNSAMPLED.partition(": ")[2]
+            assert collector.spans == []
+            del ordinary[:]
+            for given in (SAMPLED, "traceparent: nonsense", f"{UNSAMPLED}\r\n{UNSAMPLED}"):
+                await client.request(method, target, given)
+            assert len(ordinary) == 3
+            [span] = collector.all(SERVER) or [await collector.span(SERVER)]
+            assert (span.trace, span.parent) == (TRACE, SPAN)
+            collector.spans.clear()
+
+
+@pytest.mark.parametrize(("method", "target"), [("GET", "/hit"), ("POST", "/post")])
+async def test_each_request_is_drawn_for_once(
+    origin: Origin, collector: Collector, monkeypatch: pytest.MonkeyPatch, method: str, target: str
+) -> None:
+    """Of those that begin a trace the drawn ones have a span, all of them, and of the trace that was drawn."""
+    origin.respond("hello", DATE, FRESH)
+    tracing = tracing_to(
+        collector.url, monkeypatch, OTEL_TRACES_SAMPLER="parentbased_traceidratio", OTEL_TRACES_SAMPLER_ARG="0.5"
+    )
+    async with running_proxy(origin.url, tracing=tracing) as proxy:
+        client, ordinary = await proxy.connect(), handled(proxy)
+        for _ in range(200):
+            await client.request(method, target)
+        drawn = [exchange.plain.drawn for exchange in ordinary if exchange.plain is not None and exchange.plain.watched]
+    assert 50 < len(drawn) < 150
+    assert sorted(span.trace for span in collector.all(SERVER)) == sorted(f"{trace:032x}" for trace in drawn)
 
 
 async def test_redis_calls_that_a_request_waited_for(
