@@ -107,6 +107,8 @@ class _Alike:
         self.durations.observe(brief.duration)
         if not self.hit:
             self.origin.observe(brief.origin_seconds)
+            if self.kind.coding is not None and brief.whole > brief.sent:
+                self.bytes_saved += brief.whole - brief.sent
             return
         self.origin.total += brief.origin_seconds
         if self.kind.status == 304:
@@ -262,6 +264,8 @@ class Metrics:
 
     def _passed(self, route: str, alike: _Alike) -> None:
         kind = alike.kind
+        if alike.bytes_saved:
+            self._bytes_saved.add(("coding",), alike.bytes_saved)
         if kind.verdict is not None:
             self._verdicts.add((kind.verdict.value,), alike.count)
         reason = NONE if kind.forward is None else kind.forward.value

@@ -14,6 +14,7 @@ from typing import Final
 
 from proxy.policy.decisions import Verdict
 from proxy.policy.encoding import MIN_LENGTH
+from proxy.policy.fields import parse_etag
 from proxy.policy.forwarding import HOP_BY_HOP
 from proxy.policy.lines import MAX_KNOWN, MAX_KNOWN_BYTES, field_line
 from proxy.policy.messages import ResponseHead
@@ -53,8 +54,9 @@ _JUDGED_NAMES = frozenset(
         b"warning",
     }
 )
-_PRESENT_NAMES = frozenset({b"etag", b"set-cookie"})
-"""Fields of which only the presence is judged: their values are others each time."""
+_TAG, _COOKIE = b"etag", b"set-cookie"
+_PRESENT = frozenset({_TAG, _COOKIE})
+"""Fields of which the presence is judged, and whether the tag is strong: their values are others each time."""
 _NEVER = frozenset(
     {
         b"cache-group-invalidation",
@@ -82,15 +84,16 @@ TIMELESS = frozenset(
 
 
 class _Known:
-    """A field line. length -- what Content-Length says."""
+    """A field line. length -- what Content-Length says. fixed -- it is judged octet for octet."""
 
-    __slots__ = ("kind", "length", "mark", "wire")
+    __slots__ = ("fixed", "kind", "length", "mark", "wire")
 
-    def __init__(self, kind: int, wire: bytes, mark: bytes, length: int) -> None:
+    def __init__(self, kind: int, wire: bytes, mark: bytes, length: int, *, fixed: bool) -> None:
         self.kind = kind
         self.wire = wire
         self.mark = mark
         self.length = length
+        self.fixed = fixed
 
 
 class _Status:
@@ -106,47 +109,89 @@ class Reply:
     """A plain response's head. size -- its octets. length -- of its content.
 
     mark -- what of it is judged, and whether it is long enough to be coded. kept -- status line and fields, as they go
-    on.
+    on. fixed -- those of them that are judged octet for octet. tag_at -- where the one ETag is among them, or -1.
     """
 
-    __slots__ = ("_answer", "_of", "kept", "length", "mark", "size", "status", "wire")
+    __slots__ = ("_answer", "_begin", "_of", "fixed", "kept", "length", "mark", "size", "status", "tag_at", "wire")
 
-    def __init__(self, status: _Status, size: int, length: int, mark: bytes, kept: list[bytes]) -> None:
+    def __init__(
+        self,
+        status: _Status,
+        size: int,
+        length: int,
+        mark: bytes,
+        kept: list[bytes],
+        fixed: frozenset[bytes],
+        tag_at: int,
+    ) -> None:
         self.status = status
         self.size = size
         self.length = length
         self.mark = mark + b"\nlong" if length >= MIN_LENGTH else mark
         self.kept = kept
+        self.fixed = fixed
+        self.tag_at = tag_at
         self.wire = b"".join(kept)
         self._of: Passed | None = None
-        self._answer = b""
+        self._begin = self._answer = b""
 
-    def answer(self, passed: Passed, etag: str | None) -> bytes:
+    def answer(self, passed: Passed, etag: str | None, length: int) -> bytes:
         """The head of the answer, without the line that ends it.
 
-        etag -- made of the content, where `passed` makes one.
+        etag -- strong, made of the content, where `passed` makes one. length -- of the content as it is sent.
         """
-        if passed.made is not None and etag is not None:
-            added = b"%bETag: %b\r\n%b" % (passed.made[0], etag.encode(), passed.made[1])
-            return b"%b%bContent-Length: %d\r\n" % (self.wire, added, self.length)
         if self._of is not passed:
-            self._of, self._answer = passed, b"%b%bContent-Length: %d\r\n" % (self.wire, passed.added, self.length)
-        return self._answer
+            self._of, self._begin = passed, self._edited(passed)
+            self._answer = b"%b%bContent-Length: %d\r\n" % (self._begin, passed.added, self.length)
+        if passed.made is not None and etag is not None:
+            before, after = passed.made
+            return b"%b%b%b%bContent-Length: %d\r\n" % (self._begin, before, etag.encode(), after, length)
+        if length == self.length:
+            return self._answer
+        return b"%b%bContent-Length: %d\r\n" % (self._begin, passed.added, length)
+
+    def _edited(self, passed: Passed) -> bytes:
+        if not passed.edits and not passed.weakens:
+            return self.wire
+        kept = [passed.edits.get(wire, wire) for wire in self.kept]
+        if passed.weakens and self.tag_at >= 0:
+            kept[self.tag_at] = _weakened(self.kept[self.tag_at])
+        return b"".join(kept)
+
+
+def _weakened(wire: bytes) -> bytes:
+    """An ETag line whose strong tag has become weak."""
+    name, _, value = wire.partition(b": ")
+    return b"%b: W/%b" % (name, value)
 
 
 class Passed:
-    """What the policy made of a response: lines put behind the origin's own.
+    """What the policy made of a response: lines put behind the origin's own, and some of those changed.
 
-    made -- what stands before and after a validator made of the content; None where none is made.
+    coding -- the content coding applied. made -- what stands before and after a validator made of the content; None
+    where none is made. edits -- what became of lines that are judged octet for octet; empty octets where they went.
+    weakens -- the origin's strong ETag became weak.
     told -- for who tells of it to note what is alike for all under a route's label.
     """
 
-    __slots__ = ("added", "made", "told", "verdict")
+    __slots__ = ("added", "coding", "edits", "made", "told", "verdict", "weakens")
 
-    def __init__(self, verdict: Verdict | None, added: bytes, made: tuple[bytes, bytes] | None) -> None:
+    def __init__(
+        self,
+        verdict: Verdict | None,
+        coding: str | None,
+        added: bytes,
+        made: tuple[bytes, bytes] | None,
+        edits: dict[bytes, bytes],
+        *,
+        weakens: bool,
+    ) -> None:
         self.verdict = verdict
+        self.coding = coding
         self.added = added
         self.made = made
+        self.edits = edits
+        self.weakens = weakens
         self.told: dict[str, object] = {}
 
 
@@ -193,28 +238,31 @@ class Replies:
         if status is None or len(raw) > MAX_LINES:
             return None
         length, dated, mark, kept = -1, False, first, [status.wire]
+        fixed: list[bytes] = []
+        tags: list[int] = []
         for text in raw:
             line = self._known.get(text)
             if line is None:
                 line = self._line(text)
                 if line is None:
                     return None
-            if line.kind == _QUIET:
-                kept.append(line.wire)
-            elif line.kind == _JUDGED:
-                kept.append(line.wire)
-                mark += line.mark
-            elif line.kind == _DATE:
-                kept.append(line.wire)
-                dated = True
-            elif line.kind == _LENGTH:
+            if line.kind == _LENGTH:
                 if length >= 0:
                     return None
                 length = line.length
+            elif line.kind != _GONE:
+                if line.fixed:
+                    fixed.append(line.wire)
+                elif line.mark.startswith(b"\netag"):
+                    tags.append(len(kept))
+                kept.append(line.wire)
+                mark += line.mark
+                dated = dated or line.kind == _DATE
         if length < 0 or not dated:
             # one that is not dated is dated here (RFC 9110 6.6.1)
             return None
-        return Reply(status, len(head) + 4, length, mark, kept)
+        tag_at = tags[0] if len(tags) == 1 else -1
+        return Reply(status, len(head) + 4, length, mark, kept, frozenset(fixed), tag_at)
 
     def _status(self, raw: bytes) -> _Status | None:
         match = _STATUS_LINE.fullmatch(raw)
@@ -231,7 +279,7 @@ class Replies:
             return None
         lower, line = read
         value = line[1].lower()
-        kind, mark, length = _QUIET, b"", 0
+        kind, mark, length, fixed = _QUIET, b"", 0, False
         if lower in _NEVER or (lower == b"connection" and value != "keep-alive"):
             return None
         if lower == b"content-length":
@@ -245,11 +293,14 @@ class Replies:
         elif lower == b"date":
             kind = _DATE
         elif lower in self._judged:
-            kind, mark = _JUDGED, b"\n" + raw
-        elif lower in _PRESENT_NAMES:
+            kind, mark, fixed = _JUDGED, b"\n" + raw, True
+        elif lower in _PRESENT:
             kind, mark = _JUDGED, b"\n" + lower
-        found = _Known(kind, f"{line[0]}: {line[1]}\r\n".encode("latin-1"), mark, length)
-        if len(raw) <= MAX_KNOWN_BYTES and lower != b"set-cookie":
+            if lower == _TAG:
+                tag = parse_etag(line[1])
+                mark += b" none" if tag is None else b" weak" if tag.weak else b" strong"
+        found = _Known(kind, f"{line[0]}: {line[1]}\r\n".encode("latin-1"), mark, length, fixed=fixed)
+        if len(raw) <= MAX_KNOWN_BYTES and lower != _COOKIE:
             if len(self._known) >= MAX_KNOWN:
                 self._known.clear()
             self._known[raw] = found
@@ -259,25 +310,31 @@ class Replies:
         """What the policy made of such a response to such a question."""
         return self._learnt.get((question, reply.mark))
 
-    def learn(self, question: str, reply: Reply, sent: ResponseHead, verdict: Verdict | None) -> None:
-        """Remember what the policy made of `reply`, if that was to pass it on and add lines behind its own."""
+    def learn(
+        self, question: str, reply: Reply, sent: ResponseHead, verdict: Verdict | None, coding: str | None = None
+    ) -> None:
+        """Remember what the policy made of `reply`, if that was to pass it on, in `coding`, with lines changed that are
+        judged or added behind its own."""
         wires = [f"{name}: {value}\r\n".encode("latin-1") for name, value in sent.fields.lines]
-        before = len(reply.kept) - 1
-        same = status_line(sent) == reply.status.wire and wires[:before] == reply.kept[1:]
-        if not same or len(question) + len(reply.mark) > MAX_LEARNT_BYTES:
+        if status_line(sent) != reply.status.wire or len(question) + len(reply.mark) > MAX_LEARNT_BYTES:
             return
         if verdict is not None and verdict not in TIMELESS and not self._never_fresh(reply, verdict):
             return
-        added = wires[before:]
+        compared = _compared(reply, wires)
+        if compared is None:
+            return
+        edits, weakens, added = compared
         etags = [at for at, wire in enumerate(added) if wire.startswith(b"ETag: ")]
         made = None
         if etags:
             if "\nif-" in question.lower():
                 return
-            made = b"".join(added[: etags[0]]), b"".join(added[etags[0] + 1 :])
+            at = etags[0]
+            name = b"ETag: W/" if added[at].startswith(b"ETag: W/") else b"ETag: "
+            made = b"".join([*added[:at], name]), b"".join([b"\r\n", *added[at + 1 :]])
         if len(self._learnt) >= MAX_LEARNT:
             self._learnt.clear()
-        self._learnt[question, reply.mark] = Passed(verdict, b"".join(added), made)
+        self._learnt[question, reply.mark] = Passed(verdict, coding, b"".join(added), made, edits, weakens=weakens)
 
     def _never_fresh(self, reply: Reply, verdict: Verdict) -> bool:
         """Whether it is for want of any word on its lifetime, and not for its age, that it is not kept."""
@@ -294,6 +351,33 @@ class Replies:
     def forget(self) -> None:
         """Another policy holds from now on."""
         self._learnt.clear()
+
+
+def _compared(reply: Reply, wires: list[bytes]) -> tuple[dict[bytes, bytes], bool, list[bytes]] | None:
+    """How the lines `wires` come of those of `reply`: `edits`, `weakens` and `added` of a `Passed`.
+
+    None where what is judged does not tell, so that it may be otherwise the next time.
+    """
+    became: dict[bytes, bytes] = {}
+    weakens, at = False, 0
+    for number in range(1, len(reply.kept)):
+        kept = reply.kept[number]
+        wire = wires[at] if at < len(wires) else b""
+        if kept in reply.fixed:
+            if _name_of(wire) != _name_of(kept):
+                wire = b""
+            if became.setdefault(kept, wire) != wire:
+                return None
+        elif number == reply.tag_at and wire != kept and wire == _weakened(kept):
+            weakens = True
+        elif wire != kept:
+            return None
+        at += 1 if wire else 0
+    return {kept: wire for kept, wire in became.items() if kept != wire}, weakens, wires[at:]
+
+
+def _name_of(wire: bytes) -> bytes:
+    return wire.partition(b":")[0].lower()
 
 
 def _may_be_kept(head: bytes) -> bool:

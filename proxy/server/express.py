@@ -28,6 +28,7 @@ from proxy.policy.messages import RequestHead, ResponseHead
 from proxy.policy.passing import Passed, Replies, Reply
 from proxy.policy.plain import Plain
 from proxy.server.answer import make_etag
+from proxy.server.coding import OFF_LOOP_BYTES, encode
 from proxy.server.fast_path import Seat, head_of
 from proxy.server.in_flight import InFlight
 from proxy.server.visit import Shared
@@ -263,7 +264,11 @@ class Passing:
             return False
         content = data[reply.size :]
         etag = make_etag(content) if passed.made is not None else None
-        head = reply.answer(passed, etag)
+        if passed.coding is not None:
+            if reply.length > OFF_LOOP_BYTES:
+                return False
+            content = encode(content, passed.coding)
+        head = reply.answer(passed, etag, len(content))
         express.invalidate(self.plain, reply.status.status)
         self._stop_waiting()
         connection.finish()
@@ -275,10 +280,10 @@ class Passing:
         seat.write(b"%b%b%b" % (head, b"Connection: close\r\n\r\n" if client.closing else b"\r\n", content))
         ended = seat.ended = express.clock()
         client.answered()
-        self._tell(reply, passed, arrived, ended)
+        self._tell(reply, passed, len(content), arrived, ended)
         return True
 
-    def _tell(self, reply: Reply, passed: Passed, arrived: float, ended: float) -> None:
+    def _tell(self, reply: Reply, passed: Passed, sent: int, arrived: float, ended: float) -> None:
         express, start = self._express, self.plain.start
         route = express.fast.route(start)[0]
         kind = passed.told.get(route)
@@ -287,6 +292,7 @@ class Passing:
                 route,
                 start.method,
                 reply.status.status,
+                passed.coding,
                 outcome=Outcome.BYPASS if self.forward is Forward.BYPASS else Outcome.PASS,
                 forward=self.forward,
                 verdict=passed.verdict,
@@ -299,7 +305,7 @@ class Passing:
                 self._request_id,
                 self._traceparent,
                 len(self.content),
-                reply.length,
+                sent,
                 reply.length,
                 arrived - self._asked,
                 self._began,
@@ -334,11 +340,11 @@ class Passing:
         Unless it had reasons of its own, or other flags.
         """
         usual = seen.forward is self.forward and seen.detail is None and not seen.collapsed
-        if self._seen is None or sent[1] is not content or not usual:
+        if self._seen is None or not usual or (sent[1] is not content and seen.coding is None):
             return
         if self._generation == self._express.fast.generation:
             try:
-                self._express.replies.learn(self.plain.question(), self._seen, sent[0], seen.verdict)
+                self._express.replies.learn(self.plain.question(), self._seen, sent[0], seen.verdict, seen.coding)
             except Exception:
                 # law 6: it has been answered
                 log.exception("what became of a response could not be learnt")

@@ -13,6 +13,7 @@ from proxy.server.exchange import Exchange
 from proxy.server.express import Passing
 from proxy.server.protocol import EARLY_BYTES, ClientConnection
 from tests.fast.sides import Side, both, seen, server_of
+from tests.scenarios.test_coding import DECODERS
 from tests.support import PATIENCE, Client, Origin, Proxy, Turn, running_proxy, until
 
 DATE = "Date: Fri, 15 Jan 2027 08:00:00 GMT"
@@ -43,6 +44,7 @@ def reply(*lines: str, status: str = "200 OK", content: str = "hello") -> list[s
 
 
 HELLO = "Content-Length: 5"
+LONG = f"Content-Length: {len(TEXT)}"
 ANSWERS: dict[str, list[str]] = {
     "usual": reply(DATE, JSON, HELLO),
     "private": reply(DATE, "Cache-Control: private", HELLO),
@@ -56,6 +58,18 @@ ANSWERS: dict[str, list[str]] = {
     "long, that varies": reply(
         DATE, JSON, "Vary: Origin", "Cache-Control: private", f"Content-Length: {len(TEXT)}", content=TEXT
     ),
+    "long, no more said": reply(DATE, JSON, LONG, content=TEXT),
+    "long, a strong tag": reply(DATE, JSON, 'eTag: "%d"', LONG, content=TEXT),
+    "long, a weak tag": reply(DATE, JSON, 'ETag: W/"%d"', LONG, content=TEXT),
+    "long, no tag": reply(DATE, JSON, "ETag: %d", LONG, content=TEXT),
+    "long, two tags": reply(DATE, JSON, 'ETag: "a"', 'ETag: "b"', LONG, content=TEXT),
+    "long, with ranges": reply(DATE, JSON, "Accept-Ranges: bytes", "X-A: b", "Vary: Origin", LONG, content=TEXT),
+    "long, that varies twice": reply(DATE, JSON, "Vary: a", "X-A: b", "vary: b", LONG, content=TEXT),
+    "long, that varies in vain": reply(DATE, JSON, "Vary: a", "X-A: b", "Vary: a", LONG, content=TEXT),
+    "long, not to be changed": reply(DATE, JSON, "Cache-Control: no-transform", LONG, content=TEXT),
+    "long, coded already": reply(DATE, JSON, "Content-Encoding: br", LONG, content=TEXT),
+    "long, that is not text": reply(DATE, "Content-Type: image/png", LONG, content=TEXT),
+    "too long": reply(DATE, JSON, f"Content-Length: {len(TEXT) * 20}", content=TEXT * 20),
     "chunked": reply(DATE, "Transfer-Encoding: chunked", content="5\r\nhello\r\n0\r\n\r\n"),
     "chunked and measured": reply(DATE, HELLO, "Transfer-Encoding: chunked", content="5\r\nhello\r\n0\r\n\r\n"),
     "until it closes": [*reply(DATE, JSON), ""],
@@ -94,6 +108,7 @@ ANSWERS: dict[str, list[str]] = {
 }
 
 
+ACCEPTING = b"\r\nAccept-Encoding: deflate, zstd;q=0.5\r\n"
 ASKED = {"post": POST, "get": GET, "if": CONDITIONAL, "coded": CODED, "head": HEAD}
 OFF = {"ENABLE_QUERY_CACHE": False}
 BYPASS = {"BYPASS": True}
@@ -112,13 +127,15 @@ async def test_the_same_as_the_ordinary_way(
     origin: Origin, answer: str, asked: bytes, flags: dict[str, object]
 ) -> None:
     """Three times: the first on a connection of its own, the third when all that can be learnt is."""
-    method = asked.partition(b" ")[0].decode()
+    method, turns = asked.partition(b" ")[0].decode(), 0
 
     async def script(turn: Turn) -> None:
+        nonlocal turns
+        turns += 1
         if turn.request.target == "/first":
             await turn.answer("", DATE)
             return
-        pieces = ANSWERS[answer]
+        pieces = [piece.replace("%d", str(turns)) for piece in ANSWERS[answer]]
         for number, piece in enumerate(pieces):
             bodiless = method == "HEAD" and number == len(pieces) - 1
             await turn.send(piece.partition("\r\n\r\n")[0] + "\r\n\r\n" if bodiless and piece else piece)
@@ -131,7 +148,7 @@ async def test_the_same_as_the_ordinary_way(
         told = []
         for side in sides:
             side.proxy.flags.update(flags)
-            found = []
+            found, turns = [], 0
             for _ in range(3):
                 await side.ask([b"DELETE /first HTTP/1.1\r\nHost: a\r\n\r\n"], "DELETE")
                 got, requests = await side.ask([asked], method)
@@ -414,7 +431,23 @@ async def test_with_the_cache_off_there_is_a_short_way(
     origin: Origin, tmp_path: Path, flags: dict[str, object], asked: bytes
 ) -> None:
     origin.respond("hello", DATE, "Cache-Control: private")
-    async with running_proxy(origin.url, rules=RULE, directory=tmp_path) as proxy, asyncio.timeout(PATIENCE):
+    await goes_the_short_way(origin, tmp_path, flags, asked)
+
+
+@pytest.mark.parametrize("more", [(), ("Vary: Origin",), ('ETag: "a"',), ("Accept-Ranges: bytes",)])
+@pytest.mark.parametrize("asked", [CODED, CODED.replace(b"gzip", b"br"), POST.replace(b"\r\n", ACCEPTING, 1)])
+async def test_there_is_a_short_way_for_what_is_coded(
+    origin: Origin, tmp_path: Path, asked: bytes, more: tuple[str, ...]
+) -> None:
+    origin.respond(TEXT, DATE, JSON, "Cache-Control: private", *more)
+    await goes_the_short_way(origin, tmp_path, {}, asked.replace(b"/a", b"/b"), TEXT.encode())
+
+
+async def goes_the_short_way(
+    origin: Origin, directory: Path, flags: dict[str, object], asked: bytes, content: bytes = b"hello"
+) -> None:
+    """Once there is a connection to the origin, and its answer is known."""
+    async with running_proxy(origin.url, rules=RULE, directory=directory) as proxy, asyncio.timeout(PATIENCE):
         proxy.flags.update(flags)
         client = await proxy.connect()
         handled = 0
@@ -427,8 +460,10 @@ async def test_with_the_cache_off_there_is_a_short_way(
         server_of(proxy).serve = counted
         for _ in range(5):
             await client.send(asked)
-            assert (await client.response()).content == b"hello"
-        assert handled == 2, "the first had no connection to the origin, of the second was learnt"
+            answer = await client.response()
+            decoded = DECODERS[coding](answer.content) if (coding := answer.get("content-encoding")) else answer.content
+            assert decoded == content
+        assert handled == 2
         await nothing_left(proxy)
     assert len(origin.requests) == 5
 

@@ -133,11 +133,7 @@ KNOWN_OF_PASSES = (
 )
 JUDGED = {
     name.decode()
-    for name in passing._JUDGED_NAMES
-    | passing._PRESENT_NAMES
-    | passing._NEVER
-    | passing._HOPS
-    | {b"date", b"content-length"}
+    for name in passing._JUDGED_NAMES | passing._PRESENT | passing._NEVER | passing._HOPS | {b"date", b"content-length"}
 }
 
 RULES = """

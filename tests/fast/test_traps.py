@@ -435,7 +435,9 @@ async def test_both_ways_count_alike(origin: Origin, tmp_path: Path) -> None:
         ("GET", "/by/a", ("Authorization: Bearer a",)),
         ("POST", "/by/a", ("X-Tenant: a", "Content-Length: 2\r\n\r\nab")),
         ("GET", "/private", ()),
+        ("GET", "/private", ("Accept-Encoding: gzip",)),
         ("POST", "/private", ("Content-Length: 2\r\n\r\nab",)),
+        ("POST", "/private", ("Accept-Encoding: br", "Content-Length: 2\r\n\r\nab")),
         ("DELETE", "/a", ()),
         ("GET", "/a", ()),
     ]
