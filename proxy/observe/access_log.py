@@ -182,7 +182,7 @@ def briefs_as_json(briefs: list[Brief]) -> bytes:
         if kind is not last:
             last, waited = kind, -1.0
             hit, status = kind.outcome is Outcome.HIT, kind.status
-            unchanged, coded = status == 304, kind.coding is not None
+            unchanged, coded = hit and status == 304, kind.coding is not None
             begin = begins.get(id(kind)) or begins.setdefault(id(kind), _kind_as_json(kind))
         started = int(brief.started * 1000)
         if started != moment:

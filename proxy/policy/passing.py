@@ -2,9 +2,9 @@
 
     response = "HTTP/1.1" SP status SP reason CRLF 1*( token ":" OWS [ value ] OWS CRLF ) CRLF content
 
-One Content-Length and nothing else about framing, and a Date; the connection stays open. What the policy made of such
-a response once (`learn`), it makes of the next whose judged fields are the same octets: which ones those are is written
-below.
+One Content-Length and nothing else about framing, or a status that goes without content and nothing about framing; and
+a Date; the connection stays open. What the policy made of such a response once (`learn`), it makes of the next whose
+judged fields are the same octets: which ones those are is written below.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from proxy.policy.forwarding import HOP_BY_HOP
 from proxy.policy.lines import MAX_KNOWN, MAX_KNOWN_BYTES, field_line
 from proxy.policy.messages import ResponseHead
 from proxy.policy.plain import MAX_HEAD_BYTES, MAX_LINES
-from proxy.policy.prepared import status_line
+from proxy.policy.prepared import NO_CONTENT, status_line
 
 MAX_LEARNT = 4096
 MAX_REPLIES, MAX_REPLY_BYTES = 256, 1024
@@ -73,12 +73,20 @@ _NEVER = frozenset(
 """Fields that have to do with framing, or whose value means something that has to be done."""
 
 _HOPS = frozenset(name.encode() for name in HOP_BY_HOP)
-# status-line (RFC 9112 4) with a final status that has content
+# status-line (RFC 9112 4) with a final status
 _STATUS_LINE = re.compile(rb"HTTP/1\.1 ([2-5][0-9]{2}) ([\t\x20-\x7e\x80-\xff]*)")
-_WITHOUT_CONTENT = frozenset({204, 205, 206, 304})
+_NOT_PLAIN = frozenset({205, 206})
 
 TIMELESS = frozenset(
-    {Verdict.METHOD, Verdict.NO_STORE, Verdict.PRIVATE, Verdict.AUTHORIZATION, Verdict.SET_COOKIE, Verdict.VARY_STAR}
+    {
+        Verdict.METHOD,
+        Verdict.STATUS,
+        Verdict.NO_STORE,
+        Verdict.PRIVATE,
+        Verdict.AUTHORIZATION,
+        Verdict.SET_COOKIE,
+        Verdict.VARY_STAR,
+    }
 )
 """Verdicts that the same fields bring at any time."""
 
@@ -97,10 +105,13 @@ class _Known:
 
 
 class _Status:
-    __slots__ = ("reason", "status", "wire")
+    """A status line. bodiless -- the response ends with its head."""
+
+    __slots__ = ("bodiless", "reason", "status", "wire")
 
     def __init__(self, status: int, reason: str, wire: bytes) -> None:
         self.status = status
+        self.bodiless = status in NO_CONTENT
         self.reason = reason
         self.wire = wire
 
@@ -142,7 +153,8 @@ class Reply:
         """
         if self._of is not passed:
             self._of, self._begin = passed, self._edited(passed)
-            self._answer = b"%b%bContent-Length: %d\r\n" % (self._begin, passed.added, self.length)
+            framing = b"" if self.status.bodiless else b"Content-Length: %d\r\n" % self.length
+            self._answer = b"%b%b%b" % (self._begin, passed.added, framing)
         if passed.made is not None and etag is not None:
             before, after = passed.made
             return b"%b%b%b%bContent-Length: %d\r\n" % (self._begin, before, etag.encode(), after, length)
@@ -258,15 +270,16 @@ class Replies:
                 kept.append(line.wire)
                 mark += line.mark
                 dated = dated or line.kind == _DATE
-        if length < 0 or not dated:
+        if (length < 0) is not status.bodiless or not dated:
             # one that is not dated is dated here (RFC 9110 6.6.1)
             return None
+        length = max(length, 0)
         tag_at = tags[0] if len(tags) == 1 else -1
         return Reply(status, len(head) + 4, length, mark, kept, frozenset(fixed), tag_at)
 
     def _status(self, raw: bytes) -> _Status | None:
         match = _STATUS_LINE.fullmatch(raw)
-        if match is None or int(match[1]) in _WITHOUT_CONTENT:
+        if match is None or int(match[1]) in _NOT_PLAIN:
             return None
         found = _Status(int(match[1]), match[2].decode("latin-1"), raw + b"\r\n")
         if len(raw) <= MAX_KNOWN_BYTES and len(self._statuses) < MAX_KNOWN:

@@ -81,6 +81,11 @@ ANSWERS: dict[str, list[str]] = {
     "continue before it": ["HTTP/1.1 100 Continue\r\n\r\n", *reply(DATE, HELLO)],
     "no content": reply(DATE, status="204 No Content", content=""),
     "nothing new": reply(DATE, 'ETag: "a"', status="304 Not Modified", content=""),
+    "nothing new, of that length": reply(DATE, 'ETag: "a"', HELLO, status="304 Not Modified", content=""),
+    "nothing new, of a private one": reply(
+        DATE, "Cache-Control: private", "Vary: Origin", 'ETag: W/"%d"', status="304 Not Modified", content=""
+    ),
+    "no content, but some": reply(DATE, status="204 No Content", content="hello"),
     "a part": reply(DATE, HELLO, "Content-Range: bytes 0-4/9", status="206 Partial Content"),
     "elsewhere": reply(DATE, HELLO, "Location: /b", status="303 See Other"),
     "gone wrong": reply(DATE, HELLO, status="500 " + "long " * 100),
@@ -443,10 +448,33 @@ async def test_there_is_a_short_way_for_what_is_coded(
     await goes_the_short_way(origin, tmp_path, {}, asked.replace(b"/a", b"/b"), TEXT.encode())
 
 
-async def goes_the_short_way(
-    origin: Origin, directory: Path, flags: dict[str, object], asked: bytes, content: bytes = b"hello"
+@pytest.mark.parametrize(
+    ("asked", "status"),
+    [(CONDITIONAL, "304 Not Modified"), (GET.replace(b"GET", b"OPTIONS"), "204 No Content"), (POST, "204 No Content")],
+)
+async def test_there_is_a_short_way_for_what_has_no_content(
+    origin: Origin, tmp_path: Path, asked: bytes, status: str
 ) -> None:
-    """Once there is a connection to the origin, and its answer is known."""
+    async def script(turn: Turn) -> None:
+        if turn.request.get("accept") == "a private answer":
+            await turn.answer("hello", DATE, "Cache-Control: private")
+        else:
+            await turn.send(reply(DATE, "Cache-Control: private", status=status, content="")[0])
+
+    origin.script = script
+    before = GET.replace(b"\r\n\r\n", b"\r\nAccept: a private answer\r\n\r\n").replace(b"/a", b"/b")
+    await goes_the_short_way(origin, tmp_path, {}, asked.replace(b"/a", b"/b"), b"", before)
+
+
+async def goes_the_short_way(
+    origin: Origin,
+    directory: Path,
+    flags: dict[str, object],
+    asked: bytes,
+    content: bytes = b"hello",
+    before: bytes = b"",
+) -> None:
+    """Once there is a connection to the origin, and its answer is known. before -- asked first."""
     async with running_proxy(origin.url, rules=RULE, directory=directory) as proxy, asyncio.timeout(PATIENCE):
         proxy.flags.update(flags)
         client = await proxy.connect()
@@ -458,6 +486,9 @@ async def goes_the_short_way(
             await proxy.worker.handler(exchange)
 
         server_of(proxy).serve = counted
+        if before:
+            await client.send(before)
+            await client.response()
         for _ in range(5):
             await client.send(asked)
             answer = await client.response()
@@ -465,7 +496,7 @@ async def goes_the_short_way(
             assert decoded == content
         assert handled == 2
         await nothing_left(proxy)
-    assert len(origin.requests) == 5
+    assert len(origin.requests) == 5 + bool(before)
 
 
 async def test_what_is_answered_here_is_so_under_bypass(origin: Origin) -> None:

@@ -454,3 +454,36 @@ def test_a_hit_is_told_as_any_request_is(
     assert [json.loads(line) for line in lines.splitlines()] == [told, told]
     assert briefs_as_text([hit]).count(b"\n") == 1
     assert not any(octet < 0x20 or octet == 0x7F for octet in briefs_as_text([hit])[:-1])
+
+
+@pytest.mark.parametrize("coding", [None, "br"])
+@pytest.mark.parametrize("status", [200, 204, 304])
+@pytest.mark.parametrize("outcome", [Outcome.PASS, Outcome.BYPASS])
+def test_a_pass_is_told_as_any_request_is(outcome: Outcome, status: int, coding: str | None) -> None:
+    kind = BriefKind("other", "POST", status, coding, outcome, Forward.METHOD, Verdict.METHOD)
+    whole = 400 if status == 200 else 0
+    sent = 100 if coding is not None and whole else whole
+    brief = Brief(kind, "/a", "192.0.2.7", "i", "t", 3, sent, whole, 0.5, MOMENT, 0.25)
+    same = Observation(
+        method="POST",
+        path="/a",
+        status=status,
+        outcome=outcome,
+        forward=Forward.METHOD,
+        verdict=Verdict.METHOD,
+        coding=coding,
+        started=MOMENT,
+        duration=0.25,
+        first_byte=0.25,
+        origin_seconds=0.5,
+        origin_total=0.5,
+        origin_status=status,
+        request_bytes=3,
+        response_bytes=sent,
+        bytes_saved_coding=whole - sent,
+        request_id="i",
+        traceparent="t",
+        client="192.0.2.7",
+    )
+    assert json.loads(briefs_as_json([brief])) == json.loads(as_json(same))
+    assert briefs_as_text([brief]) == as_text(same)

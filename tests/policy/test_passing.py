@@ -73,6 +73,14 @@ def test_other_status_lines(start: str) -> None:
     assert read(start=start) is None
 
 
+@pytest.mark.parametrize("start", ["HTTP/1.1 204 No Content", "HTTP/1.1 304 Not Modified"])
+def test_what_goes_without_content(start: str) -> None:
+    reply = taken(DATE, "X-Own: a", start=start, bare=True)
+    assert (reply.length, reply.size) == (0, len(f"{start}\r\n{DATE}\r\nX-Own: a\r\n\r\n"))
+    head = learnt(reply, *ADDED)
+    assert head == reply.wire + "".join(f"{name}: {value}\r\n" for name, value in ADDED).encode()
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -246,7 +254,7 @@ def test_what_is_usual_is_learnt(lines: list[str]) -> None:
         (Verdict.NO_FRESHNESS, ("Last-Modified: x",), False),
         (Verdict.NO_FRESHNESS, ("ETag: no",), False),
         (Verdict.STORE, (), False),
-        (Verdict.STATUS, (), False),
+        (Verdict.STATUS, (), True),
         (Verdict.TOO_LARGE, (), False),
         (Verdict.INVALIDATED, (), False),
     ],
