@@ -274,13 +274,13 @@ async def test_the_origins_announced_life_is_believed(origin: Origin) -> None:
 
 def _closing_after_the_first(origin: Origin) -> None:
     """Answer once on each connection, then close it when the next request arrives."""
-    seen: set[int] = set()
+    seen: set[asyncio.StreamWriter] = set()
 
     async def script(turn: Turn) -> None:
-        if id(turn.writer) in seen:
+        if turn.writer in seen:
             turn.writer.close()
             return
-        seen.add(id(turn.writer))
+        seen.add(turn.writer)
         await turn.answer("a")
 
     origin.script = script
