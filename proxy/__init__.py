@@ -10,6 +10,9 @@ A request goes through `server`, which asks `policy` what to do and does it with
               fast_path     hits from prepared octets, before any task is made
               express       requests that pass, without a task
               handler       the story of a request, in the order it happens: start here
+              lookup        what the cache knows of it
+              fetching      requests to the origin that may serve many
+              handing_on    passing on what the origin answered, to one
               exchange      one request of a client, and the means to answer it
               sharing       what other replicas have, and whether this one asks the origin for all
               visit         one request on its way, and what all of them share

@@ -230,7 +230,7 @@ class Worker:
         if not await self.handler.requests.ended(self.settings.drain_seconds):
             log.warning("%d requests did not finish within DRAIN_SECONDS and are cut", self.handler.in_flight)
         await self._server.shutdown(0.5)
-        await self.handler.finish_background(max(0.0, deadline - time.monotonic()))
+        await self.handler.fetches.end(max(0.0, deadline - time.monotonic()))
 
     async def close(self) -> None:
         """End what is left. The access log is written out."""

@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 
 from proxy import errors
-from proxy.observe.events import BriefKind, OriginObservation, Tier
+from proxy.observe.events import BriefKind, Tier
 from proxy.origin.client import IDEMPOTENT, OriginResponse
 from proxy.origin.fetch import (
     ORIGIN_SAID_ERROR,
-    SMALL_BYTES,
-    SMALL_SECONDS,
     Alone,
     Failed,
     Fetch,
@@ -21,19 +18,21 @@ from proxy.origin.fetch import (
     Ready,
     Streaming,
 )
-from proxy.policy import cache_key, encoding, forwarding, invalidation, preconditions, reuse, storability, validation
+from proxy.policy import cache_key, forwarding, invalidation, preconditions, reuse, storability, validation
 from proxy.policy import judgement as policy
-from proxy.policy.decisions import Forward, Outcome, Reuse, Verdict
+from proxy.policy.decisions import Forward, Outcome, Reuse
 from proxy.policy.judgement import Judgement, Ruling
 from proxy.policy.messages import Question, RequestHead, ResponseHead, StoredResponse
 from proxy.server import answer
 from proxy.server.exchange import ClientGone, Exchange
-from proxy.server.forwarder import ask, ask_for_one, tunnel
+from proxy.server.fetching import Fetches
+from proxy.server.forwarder import ask_for_one, tunnel
+from proxy.server.handing_on import hand_on, received, relay
 from proxy.server.in_flight import InFlight
-from proxy.server.sharing import ANSWERING, Sharing, Tenure
+from proxy.server.lookup import Lookup, collapse_key, decide, look_up, on_its_own, select
+from proxy.server.sharing import ANSWERING, Sharing
 from proxy.server.visit import Shared, Visit, new_visit
-from proxy.store.invalidations import Validity
-from proxy.store.shared import Seen, SharedStore
+from proxy.store.shared import SharedStore
 
 log = logging.getLogger("siding.handler")
 
@@ -45,46 +44,6 @@ Local = Callable[[RequestHead], Awaitable[tuple[ResponseHead, bytes] | None]]
 """Answers requests that are Siding's own on the public listener (PUBLIC_METRICS); None for all others."""
 
 
-class Lookup:
-    """What the cache knows of a request.
-
-    key, uri -- cache key and target URI. stored -- the selected response, if it may be used at all.
-    soft -- it was purged softly: stale from now on. known -- something was stored under the key, even if
-    it may not be used any more. candidates -- stored for other request fields, in case the origin says that one will
-    do; other_variant -- there are such. part -- only a part is stored. lacking -- of that, just the rest is missing.
-    seen -- what the tier of the replicas had, where that was asked. elsewhere -- `stored` came from there.
-    """
-
-    __slots__ = (
-        "candidates",
-        "elsewhere",
-        "key",
-        "known",
-        "lacking",
-        "other_variant",
-        "part",
-        "secondary_names",
-        "seen",
-        "soft",
-        "stored",
-        "uri",
-    )
-
-    def __init__(self, key: str, uri: str) -> None:
-        self.key = key
-        self.uri = uri
-        self.stored: StoredResponse | None = None
-        self.soft = False
-        self.known = False
-        self.other_variant = False
-        self.candidates: tuple[StoredResponse, ...] = ()
-        self.part: StoredResponse | None = None
-        self.lacking = False
-        self.secondary_names: tuple[str, ...] = ()
-        self.seen: Seen | None = None
-        self.elsewhere = False
-
-
 class Handler:
     """Called once for each request of a client."""
 
@@ -92,7 +51,7 @@ class Handler:
         self._shared = shared
         self._local = local
         self._sharing = Sharing(shared)
-        self._background: set[Fetch] = set()
+        self.fetches = Fetches(shared, self._sharing)
         self.requests = InFlight()
 
     async def __call__(self, exchange: Exchange) -> None:
@@ -207,7 +166,7 @@ class Handler:
         response = await tunnel(self._shared, visit)
         if response is not None:
             visit.observation.outcome = Outcome.PASS
-            await self._relay(visit, response, self._received(response))
+            await relay(self._shared, visit, response, received(self._shared, response))
 
     async def _bypass(self, visit: Visit) -> None:
         """BYPASS: nothing is looked up, made, coded or stored. What is invalidated stays so when it ends."""
@@ -215,11 +174,7 @@ class Handler:
         visit.observation.forward = Forward.BYPASS
         response = await ask_for_one(self._shared, visit)
         self._invalidate(visit, response.head)
-        await self._relay(visit, response, self._received(response))
-        self._learn(visit, None)
-
-    def _received(self, response: OriginResponse) -> ResponseHead:
-        return policy.received_head(response.head, self._shared.wall())
+        await relay(self._shared, visit, response, received(self._shared, response))
 
     async def _write_through(self, visit: Visit) -> None:
         """Unsafe methods go to the origin, and invalidate on success (RFC 9111 4.4)."""
@@ -230,7 +185,7 @@ class Handler:
         if storability.stands_for_get(visit.exchange.head, response.head) and self._shared.flags.query_cache:
             await self._keep_for_get(visit, response)
         else:
-            await self._hand_on(visit, response, self._received(response))
+            await hand_on(self._shared, visit, response, received(self._shared, response))
 
     async def _keep_for_get(self, visit: Visit, response: OriginResponse) -> None:
         """Store the answer to a POST that says it is what a GET would bring, too (RFC 9110 9.3.3)."""
@@ -238,7 +193,7 @@ class Handler:
         request = storability.as_get(visit.exchange.head)
         key = cache_key.cache_key(request, None, None, shared.digest)
         if key is None or shared.routes.match("GET", request.path) is not None:
-            await self._hand_on(visit, response, self._received(response))
+            await hand_on(self._shared, visit, response, received(self._shared, response))
             return
 
         async def given() -> OriginResponse:
@@ -249,22 +204,21 @@ class Handler:
             Question(request, uri, key, None, None, epoch, shared.targets),
             ask=given,
             again=given,
-            keep=self._keep,
-            finish=self._finish,
+            keep=self.fetches.keep,
+            finish=self.fetches.finish,
             limit=shared.limits.max_object_bytes,
             copies=shared.copies,
             wall=shared.wall,
             worth_finishing=True,
         )
-        self._background.add(fetch)
-        fetch.task.add_done_callback(lambda _: self._background.discard(fetch))
+        self.fetches.watch(fetch)
         result = await fetch.wait(shared.limits.upstream_seconds * 2)
         assert not isinstance(result, Found), "nobody else was asked"
         if isinstance(result, Alone):
             taken = fetch.take()
             assert taken is not None
             observation.verdict = result.judgement.verdict
-            await self._hand_on(visit, taken, result.judgement.head)
+            await hand_on(self._shared, visit, taken, result.judgement.head)
         else:
             await self._answer_shared(visit, fetch, result)
 
@@ -281,7 +235,7 @@ class Handler:
                 raise
             await self._stand_in(visit, stored, fault.code)
             return
-        head = self._received(response)
+        head = received(self._shared, response)
         failed = head.status in reuse.ERROR_STATUSES
         if failed and stored is not None and reuse.may_hide_error(stored, request, shared.wall()):
             response.close()
@@ -291,11 +245,11 @@ class Handler:
             if validation.matches_head(stored, response.head.fields):
                 epoch = shared.invalidations.epoch
                 question = Question(request, found.uri, found.key, visit.rule, stored, epoch, shared.targets)
-                self._keep(validation.freshen(stored, head, question, began, shared.wall()), tenure)
+                self.fetches.keep(validation.freshen(stored, head, question, began, shared.wall()), tenure)
             else:
                 shared.store.remove(stored)
                 shared.tell_others((), [found.uri])
-        await self._hand_on(visit, response, head)
+        await hand_on(self._shared, visit, response, head)
 
     async def _stand_in(self, visit: Visit, stored: StoredResponse, code: str) -> None:
         """Answer a HEAD from a stale response because the origin failed (RFC 5861 4)."""
@@ -319,55 +273,20 @@ class Handler:
 
     # -- steps 4 to 7: look up, decide
 
-    def _look_up(self, visit: Visit) -> Lookup | None:
-        shared, request = self._shared, visit.exchange.head
-        key = cache_key.cache_key(request, visit.rule, visit.content, shared.digest)
-        if key is None:
-            return None
-        found = Lookup(key, cache_key.target_uri(request))
-        if not shared.flags.query_cache:
-            return found
-        self._select(found, request, shared.store.get(key))
-        return found
-
-    def _select(self, found: Lookup, request: RequestHead, variants: tuple[StoredResponse, ...]) -> None:
-        """What of the responses stored under the key the request may be answered with."""
-        if not variants:
-            return
-        found.known, found.other_variant, found.candidates = True, False, ()
-        found.stored = found.part = None
-        found.secondary_names = tuple(name for name, _ in variants[-1].secondary_key)
-        stored = reuse.select(variants, request.fields)
-        if stored is None:
-            found.other_variant = True
-            found.candidates = validation.candidates([one for one in variants if self._validity(one) is Validity.VALID])
-            return
-        validity = self._validity(stored)
-        if validity is Validity.GONE:
-            self._shared.store.remove(stored)
-        elif stored.part is not None:
-            found.part = stored if validity is Validity.VALID else None
-        else:
-            found.stored = stored
-            found.soft = validity is Validity.STALE
-
-    def _validity(self, stored: StoredResponse) -> Validity:
-        return self._shared.invalidations.state(stored.uri, stored.tags, stored.epoch)
-
     async def _from_cache(self, visit: Visit) -> None:
         shared, request, observation = self._shared, visit.exchange.head, visit.observation
-        found = self._look_up(visit)
+        found = look_up(self._shared, visit)
         if found is None:
             await self._pass(visit, Forward.REQUEST)
             return
         if shared.show_keys:
             visit.shown_key = found.key
         now = shared.wall()
-        decision = self._decide(visit, found, now)
+        decision = decide(visit, found, now)
         if shared.remote is not None and decision not in ANSWERING:
             await self._look_elsewhere(shared.remote, visit, found, decision)
             now = shared.wall()
-            decision = self._decide(visit, found, now)
+            decision = decide(visit, found, now)
         stored = found.stored
         if stored is not None and decision is not None:
             observation.reuse = decision
@@ -390,13 +309,6 @@ class Handler:
         else:
             await self._fetch(visit, found)
 
-    @staticmethod
-    def _decide(visit: Visit, found: Lookup, now: float) -> Reuse | None:
-        stored = found.stored
-        if stored is None:
-            return None
-        return reuse.decide(stored, visit.exchange.head, now, found.soft, visit.rule)
-
     # -- what other replicas have
 
     async def _look_elsewhere(self, remote: SharedStore, visit: Visit, found: Lookup, decision: Reuse | None) -> None:
@@ -404,14 +316,14 @@ class Handler:
         shared, request = self._shared, visit.exchange.head
         if not self._sharing.allows(visit) or decision is Reuse.VALIDATE_BY_REQUEST or reuse.wants_origin(request):
             return
-        key = self._collapse_key(visit, found)
+        key = collapse_key(shared, visit, found)
         validating = decision is Reuse.STALE_WHILE_REVALIDATE and shared.collapse.joinable(key) is not None
         if validating or not shared.collapse.worth_waiting(key, shared.clock()):
             return
         found.seen = await remote.find(found.key)
         if found.seen is not None and found.seen.responses:
             before = found.stored
-            self._select(found, request, self._sharing.take_over(found.key, found.seen.responses))
+            select(shared, found, request, self._sharing.take_over(found.key, found.seen.responses))
             found.elsewhere = found.stored is not None and found.stored is not before
 
     async def _answer_found(self, visit: Visit, stored: StoredResponse) -> None:
@@ -428,7 +340,7 @@ class Handler:
             return False
         piece = preconditions.from_part(request, part.head, part.part, len(part.content))
         if piece is None:
-            found.lacking = part.part.first == 0 and not self._on_its_own(visit, found)
+            found.lacking = part.part.first == 0 and not on_its_own(visit, found)
             return False
         observation.outcome, observation.reuse = Outcome.HIT, Reuse.FRESH
         observation.origin_seconds_saved = part.origin_seconds
@@ -446,7 +358,7 @@ class Handler:
             observation.outcome = Outcome.STALE
             observation.detail = decision.value
         if decision is Reuse.STALE_WHILE_REVALIDATE:
-            self._validate_behind(visit, found)
+            self.fetches.validate_behind(visit, found)
         generation = self._shared.fast.generation
         await answer.from_store(self._shared, visit, stored, now=now)
         if decision is Reuse.FRESH and not found.elsewhere:
@@ -464,150 +376,21 @@ class Handler:
             # law 6: it has been answered
             log.exception("an answer could not be prepared for the next time")
 
-    def _on_its_own(self, visit: Visit, found: Lookup) -> bool:
-        """Whether the client's own condition or range goes to the origin, and not a request in the cache's name.
-
-        With nothing stored, the origin's 304 or 206 spares more than a full answer kept here would.
-        """
-        fields = visit.exchange.head.fields
-        if found.stored is not None:
-            return False
-        if "range" in fields:
-            return True
-        if visit.rule is not None or (found.known and found.part is None):
-            return False
-        return any(name in fields for name in validation.PRECONDITIONS)
-
     # -- steps 8 to 12: lead or join, ask, judge
-
-    def _collapse_key(self, visit: Visit, found: Lookup) -> str:
-        """The cache key, with the credential and the selecting fields as far as they are known."""
-        fields = visit.exchange.head.fields
-        parts = [found.key]
-        authorization = fields.get("authorization")
-        if authorization is not None and (visit.rule is None or not visit.rule.private):
-            parts.append(self._shared.digest(authorization.encode("latin-1")))
-        parts.extend(f"{name}={value}" for name, value in cache_key.secondary_key(found.secondary_names, fields))
-        return "\n".join(parts)
-
-    def _new_fetch(
-        self, visit: Visit, found: Lookup, key: str | None, *, own: bool = False, behind: bool = False
-    ) -> Fetch:
-        """Begin a fetch that others may join by `key`.
-
-        own -- the client's conditions and range go with it. behind -- no client waits for it.
-        """
-        shared, request = self._shared, visit.exchange.head
-        stored = found.stored
-        whole = validation.without_preconditions(request)
-        question = Question(
-            request, found.uri, found.key, visit.rule, stored, shared.invalidations.epoch, shared.targets
-        )
-        if own:
-            asked = request
-        elif stored is not None:
-            asked = validation.conditional(request, stored)
-        elif found.lacking and found.part is not None:
-            question = replace(question, part=found.part)
-            asked = validation.rest(request, found.part)
-        else:
-            question = replace(question, candidates=found.candidates)
-            asked = validation.which(request, found.candidates)
-        on_interim = None if behind else visit.exchange.interim
-        tenure = self._sharing.tenure(visit, found.key, key, found.seen)
-        fetch = Fetch(
-            question,
-            ask=lambda: ask(shared, visit, asked, visit.content, on_interim=on_interim),
-            again=lambda: ask(shared, visit, whole, visit.content, on_interim=on_interim),
-            keep=lambda stored: self._keep(stored, tenure),
-            finish=self._finish,
-            limit=shared.limits.max_object_bytes,
-            copies=shared.copies,
-            wall=shared.wall,
-            worth_finishing=behind or visit.rule is not None or stored is not None,
-            elsewhere=tenure.elsewhere if tenure is not None and key is not None else None,
-        )
-        if tenure is not None:
-            tenure.follow(fetch)
-        if key is not None:
-            shared.collapse.lead(key, fetch)
-        self._background.add(fetch)
-        fetch.task.add_done_callback(lambda _: self._background.discard(fetch))
-        return fetch
-
-    def _keep(self, stored: StoredResponse, tenure: Tenure | None = None) -> Verdict:
-        shared = self._shared
-        if not shared.flags.query_cache or shared.flags.bypass:
-            return Verdict.CACHE_OFF
-        if self._validity(stored) is not Validity.VALID:
-            return Verdict.INVALIDATED
-        if stored.part is not None:
-            for other in shared.store.get(stored.key):
-                if other.secondary_key == stored.secondary_key and self._validity(other) is Validity.VALID:
-                    if other.part is None:
-                        return Verdict.PARTIAL
-                    stored = policy.with_neighbour(stored, other)
-        if tenure is not None:
-            tenure.keep(stored)
-        return Verdict.STORE if shared.store.put(stored) else Verdict.TOO_LARGE
-
-    async def _finish(
-        self, question: Question, judged: Judgement, content: bytes, times: tuple[float, float]
-    ) -> StoredResponse:
-        stored = policy.to_store(question, judged, content, times)
-        if (
-            self._shared.flags.etag
-            and stored.part is None
-            and answer.lacks_validator(question.request.method, stored.head)
-        ):
-            if len(content) > answer.ETAG_OFF_LOOP_BYTES:
-                tag = await asyncio.to_thread(answer.make_etag, content)
-            else:
-                tag = answer.make_etag(content)
-            head = stored.head
-            stored.head = ResponseHead(head.status, head.reason, head.fields.adding(("ETag", tag)))
-            stored.made_etag = True
-        return stored
-
-    def _validate_behind(self, visit: Visit, found: Lookup) -> None:
-        """Validate in the background, once at a time for each key, whatever becomes of this client."""
-        key = self._collapse_key(visit, found)
-        if self._shared.collapse.joinable(key) is not None:
-            return
-        fetch = self._new_fetch(visit, found, key, behind=True)
-        route = visit.observation.route
-
-        def tell(_: object) -> None:
-            if not isinstance(fetch.result, Found):
-                self._shared.observe_origin(_seen_behind(fetch, route))
-
-        fetch.task.add_done_callback(tell)
-
-    def _joinable(self, visit: Visit, key: str) -> Fetch | None:
-        """A fetch under way, unless what it will bring was invalidated after it had asked."""
-        shared = self._shared
-        fetch = shared.collapse.joinable(key)
-        if fetch is None:
-            return None
-        question = fetch.question
-        tags = (policy.route_tag(visit.rule.name), *visit.rule.tags) if visit.rule is not None else ()
-        if shared.invalidations.state(question.uri, tags, question.epoch) is not Validity.VALID:
-            return None
-        return fetch
 
     async def _fetch(self, visit: Visit, found: Lookup) -> None:
         shared, observation = self._shared, visit.observation
-        key = self._collapse_key(visit, found)
+        key = collapse_key(shared, visit, found)
         by_request = observation.reuse is Reuse.VALIDATE_BY_REQUEST or reuse.wants_origin(visit.exchange.head)
-        own = self._on_its_own(visit, found)
+        own = on_its_own(visit, found)
         collapsing = (
             not own and shared.flags.dedup and not by_request and shared.collapse.worth_waiting(key, shared.clock())
         )
-        if collapsing and (fetch := self._joinable(visit, key)) is not None:
+        if collapsing and (fetch := self.fetches.joinable(visit, key)) is not None:
             if await self._follow(visit, fetch):
                 return
             collapsing = False
-        fetch = self._new_fetch(visit, found, key if collapsing else None, own=own)
+        fetch = self.fetches.begin(visit, found, key if collapsing else None, own=own)
         result = await fetch.wait(shared.limits.upstream_seconds * 2)
         if isinstance(result, Found):
             await self._answer_found(visit, result.stored)
@@ -703,7 +486,7 @@ class Handler:
         answer.note_forward(observation, forward)
         response = await ask_for_one(self._shared, visit)
         self._invalidate(visit, response.head)
-        await self._hand_on(visit, response, self._received(response))
+        await hand_on(self._shared, visit, response, received(self._shared, response))
 
     async def _answer_alone(self, visit: Visit, response: OriginResponse, judged: Judgement) -> None:
         observation = visit.observation
@@ -711,63 +494,4 @@ class Handler:
         observation.origin_status = response.head.status
         if visit.rule is not None:
             self._invalidate(visit, response.head)
-        await self._hand_on(visit, response, judged.head)
-
-    async def _hand_on(self, visit: Visit, response: OriginResponse, head: ResponseHead) -> None:
-        """Answer one client: whole and with a validator when that costs no wait, otherwise as it arrives."""
-        shared, request = self._shared, visit.exchange.head
-        made = shared.flags.etag and request.method == "GET" and answer.lacks_validator("GET", head)
-        coded = encoding.may_be_coded(request, head, response.length, shared.flags.compression)
-        content = None
-        if (made or coded) and request.method != "HEAD":
-            known = response.length is not None
-            content = await response.settle(SMALL_BYTES, SMALL_SECONDS if known else 0.0)
-        if content is None:
-            await self._relay(visit, response, head)
-        else:
-            response.close()
-            self._note_total(visit)
-            if made:
-                head = ResponseHead(head.status, head.reason, head.fields.adding(("ETag", answer.make_etag(content))))
-            await answer.whole(shared, visit, answer.Whole(head, content, None, evaluate=made))
-        self._learn(visit, content)
-
-    def _learn(self, visit: Visit, content: bytes | None) -> None:
-        """Of a request that the express way had begun. content -- the origin's, where it was at hand."""
-        if visit.exchange.passing is not None and visit.sent is not None:
-            visit.exchange.passing.learn(visit.sent, content, visit.observation)
-
-    async def _relay(self, visit: Visit, response: OriginResponse, head: ResponseHead) -> None:
-        try:
-            await answer.stream(self._shared, visit, head, response.length, response.read)
-            self._note_total(visit)
-        finally:
-            response.close()
-
-    def _note_total(self, visit: Visit) -> None:
-        if visit.asked_at is not None:
-            visit.observation.origin_total = self._shared.clock() - visit.asked_at
-
-    # -- the end
-
-    async def finish_background(self, seconds: float) -> None:
-        """Let fetches that nobody waits for end within `seconds`, then end them."""
-        tasks = [fetch.task for fetch in self._background]
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=seconds)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
-
-
-def _seen_behind(fetch: Fetch, route: str) -> OriginObservation:
-    """What is told of a validation that no client waited for."""
-    seen = OriginObservation(route=route, forward=Forward.STALE, seconds=fetch.origin_seconds)
-    match fetch.result:
-        case Ready(status=status, hidden=hidden):
-            seen.status, seen.error = status, hidden
-        case Streaming(judgement=judged) | Alone(judgement=judged):
-            seen.status = judged.head.status
-        case Failed(fault=errors.OriginError() as fault):
-            seen.error = fault.code
-    return seen
+        await hand_on(self._shared, visit, response, judged.head)

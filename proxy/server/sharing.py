@@ -102,7 +102,7 @@ class Sharing:
         return (*store.get(key), *beside)
 
     def _is_valid(self, stored: StoredResponse) -> bool:
-        return self._shared.invalidations.state(stored.uri, stored.tags, stored.epoch) is Validity.VALID
+        return self._shared.validity(stored) is Validity.VALID
 
     def tenure(self, visit: Visit, key: str, request: str | None, seen: Seen | None) -> Tenure | None:
         """The standing of a fetch; None where it has none. For the parameters see Tenure."""

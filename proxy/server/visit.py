@@ -14,11 +14,11 @@ from proxy.observe.events import Observation, OriginObservation
 from proxy.origin.client import OriginClient
 from proxy.origin.collapse import Collapse
 from proxy.origin.fetch import Copies
-from proxy.policy.messages import ResponseHead
+from proxy.policy.messages import ResponseHead, StoredResponse
 from proxy.server.exchange import Exchange
 from proxy.server.fast_path import Index
 from proxy.store.base import Store
-from proxy.store.invalidations import Invalidations
+from proxy.store.invalidations import Invalidations, Validity
 from proxy.store.shared import SharedStore
 
 if TYPE_CHECKING:
@@ -65,6 +65,10 @@ class Shared:
     fast: Index
     remote: SharedStore | None = None
     traces: Traces | None = None
+
+    def validity(self, stored: StoredResponse) -> Validity:
+        """Whether a stored response may still be used, as far as it was invalidated or not."""
+        return self.invalidations.state(stored.uri, stored.tags, stored.epoch)
 
     def invalidate(self, tags: Sequence[str], uris: Sequence[str]) -> None:
         """What carries one of the tags or is of one of the URIs is never used again, here or elsewhere."""

@@ -53,7 +53,7 @@ class Side:
         if answer is None or answer.get("connection") == "close" or answer.start.startswith("HTTP/1.0"):
             client.close()
             self._client = None
-        await until(lambda: not self.proxy.worker.handler._background)
+        await until(lambda: not self.proxy.worker.handler.fetches.running)
         await until(lambda: self.proxy.worker.handler.in_flight == 0)
         return answer, [told(request) for request in self._origin.requests[before:]]
 

@@ -241,7 +241,7 @@ async def test_a_slow_reader_of_a_response_too_large_to_keep_bounds_the_memory(o
         client = await proxy.connect()
         await client.send("GET /a HTTP/1.1\r\nHost: app.example\r\n\r\n")
         head = await client.head()
-        (fetch,) = proxy.worker.handler._background
+        (fetch,) = proxy.worker.handler.fetches.running
         last = -1
         while last != sent:
             last = sent

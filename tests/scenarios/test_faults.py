@@ -215,7 +215,7 @@ async def test_a_client_that_reads_slowly_but_reads_is_served(origin: Origin, mo
     loop = asyncio.get_running_loop()
     async with running_proxy(origin.url) as proxy:
         await proxy.get("/a")
-        await until(lambda: not proxy.worker.handler._background)
+        await until(lambda: not proxy.worker.handler.fetches.running)
         monkeypatch.setattr("proxy.server.exchange.SEND_SECONDS", 1.5)  # more than two of TCP's own timeouts
         with socket.socket() as client:
             client.setblocking(False)
@@ -280,7 +280,7 @@ async def test_answers_on_their_way_do_not_fill_the_memory(origin: Origin) -> No
         most = 0
 
         def held() -> int:
-            return sum(map(len, (piece for fetch in proxy.worker.handler._background for piece in fetch._pieces)))
+            return sum(map(len, (piece for fetch in proxy.worker.handler.fetches.running for piece in fetch._pieces)))
 
         for client in clients:
             await client.head()
@@ -290,7 +290,7 @@ async def test_answers_on_their_way_do_not_fill_the_memory(origin: Origin) -> No
                 content = b"".join([chunk async for chunk in read_chunked(client.reader)])
             most = max(most, held())
             assert len(content) == size
-        await until(lambda: not proxy.worker.handler._background)
+        await until(lambda: not proxy.worker.handler.fetches.running)
         assert proxy.worker.handler._shared.copies.held == 0
     assert most < copies + 20 * 700_000
 
@@ -375,7 +375,7 @@ async def test_a_request_right_after_the_last_client_left_is_not_failed(origin: 
         first = await proxy.connect()
         await first.send("GET /a HTTP/1.1\r\nHost: app.example\r\n\r\n")
         await until(lambda: len(origin.requests) == 1)
-        (fetch,) = proxy.worker.handler._background
+        (fetch,) = proxy.worker.handler.fetches.running
         first.writer.transport.abort()
         await until(lambda: proxy.worker.handler.in_flight == 0)
         await until(lambda: not fetch.open)

@@ -1,0 +1,161 @@
+"""Requests to the origin that may serve many clients: begun, joined, kept, and ended with the process."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from proxy import errors
+from proxy.observe.events import OriginObservation
+from proxy.origin.fetch import Alone, Failed, Fetch, Found, Ready, Streaming
+from proxy.policy import judgement as policy
+from proxy.policy import validation
+from proxy.policy.decisions import Forward, Verdict
+from proxy.policy.judgement import Judgement
+from proxy.policy.messages import Question, ResponseHead, StoredResponse
+from proxy.server import answer
+from proxy.server.forwarder import ask
+from proxy.server.lookup import Lookup, collapse_key
+from proxy.server.sharing import Sharing, Tenure
+from proxy.server.visit import Shared, Visit
+from proxy.store.invalidations import Validity
+
+
+class Fetches:
+    """Those of this process. running -- until they end."""
+
+    def __init__(self, shared: Shared, sharing: Sharing) -> None:
+        self._shared = shared
+        self._sharing = sharing
+        self.running: set[Fetch] = set()
+
+    def begin(self, visit: Visit, found: Lookup, key: str | None, *, own: bool = False, behind: bool = False) -> Fetch:
+        """Begin a fetch that others may join by `key`.
+
+        own -- the client's conditions and range go with it. behind -- no client waits for it.
+        """
+        shared, request = self._shared, visit.exchange.head
+        stored = found.stored
+        whole = validation.without_preconditions(request)
+        question = Question(
+            request, found.uri, found.key, visit.rule, stored, shared.invalidations.epoch, shared.targets
+        )
+        if own:
+            asked = request
+        elif stored is not None:
+            asked = validation.conditional(request, stored)
+        elif found.lacking and found.part is not None:
+            question = replace(question, part=found.part)
+            asked = validation.rest(request, found.part)
+        else:
+            question = replace(question, candidates=found.candidates)
+            asked = validation.which(request, found.candidates)
+        on_interim = None if behind else visit.exchange.interim
+        tenure = self._sharing.tenure(visit, found.key, key, found.seen)
+        fetch = Fetch(
+            question,
+            ask=lambda: ask(shared, visit, asked, visit.content, on_interim=on_interim),
+            again=lambda: ask(shared, visit, whole, visit.content, on_interim=on_interim),
+            keep=lambda stored: self.keep(stored, tenure),
+            finish=self.finish,
+            limit=shared.limits.max_object_bytes,
+            copies=shared.copies,
+            wall=shared.wall,
+            worth_finishing=behind or visit.rule is not None or stored is not None,
+            elsewhere=tenure.elsewhere if tenure is not None and key is not None else None,
+        )
+        if tenure is not None:
+            tenure.follow(fetch)
+        if key is not None:
+            shared.collapse.lead(key, fetch)
+        self.watch(fetch)
+        return fetch
+
+    def watch(self, fetch: Fetch) -> None:
+        """Know of it until it ends."""
+        self.running.add(fetch)
+        fetch.task.add_done_callback(lambda _: self.running.discard(fetch))
+
+    def keep(self, stored: StoredResponse, tenure: Tenure | None = None) -> Verdict:
+        """Put it into the store, and say whether it is there. tenure -- of the fetch, where other replicas wait."""
+        shared = self._shared
+        if not shared.flags.query_cache or shared.flags.bypass:
+            return Verdict.CACHE_OFF
+        if shared.validity(stored) is not Validity.VALID:
+            return Verdict.INVALIDATED
+        if stored.part is not None:
+            for other in shared.store.get(stored.key):
+                if other.secondary_key == stored.secondary_key and shared.validity(other) is Validity.VALID:
+                    if other.part is None:
+                        return Verdict.PARTIAL
+                    stored = policy.with_neighbour(stored, other)
+        if tenure is not None:
+            tenure.keep(stored)
+        return Verdict.STORE if shared.store.put(stored) else Verdict.TOO_LARGE
+
+    async def finish(
+        self, question: Question, judged: Judgement, content: bytes, times: tuple[float, float]
+    ) -> StoredResponse:
+        """The stored response that complete content makes, with a validator where none came."""
+        stored = policy.to_store(question, judged, content, times)
+        if (
+            self._shared.flags.etag
+            and stored.part is None
+            and answer.lacks_validator(question.request.method, stored.head)
+        ):
+            if len(content) > answer.ETAG_OFF_LOOP_BYTES:
+                tag = await asyncio.to_thread(answer.make_etag, content)
+            else:
+                tag = answer.make_etag(content)
+            head = stored.head
+            stored.head = ResponseHead(head.status, head.reason, head.fields.adding(("ETag", tag)))
+            stored.made_etag = True
+        return stored
+
+    def validate_behind(self, visit: Visit, found: Lookup) -> None:
+        """Validate in the background, once at a time for each key, whatever becomes of this client."""
+        key = collapse_key(self._shared, visit, found)
+        if self._shared.collapse.joinable(key) is not None:
+            return
+        fetch = self.begin(visit, found, key, behind=True)
+        route = visit.observation.route
+
+        def tell(_: object) -> None:
+            if not isinstance(fetch.result, Found):
+                self._shared.observe_origin(_seen_behind(fetch, route))
+
+        fetch.task.add_done_callback(tell)
+
+    def joinable(self, visit: Visit, key: str) -> Fetch | None:
+        """A fetch under way, unless what it will bring was invalidated after it had asked."""
+        shared = self._shared
+        fetch = shared.collapse.joinable(key)
+        if fetch is None:
+            return None
+        question = fetch.question
+        tags = (policy.route_tag(visit.rule.name), *visit.rule.tags) if visit.rule is not None else ()
+        if shared.invalidations.state(question.uri, tags, question.epoch) is not Validity.VALID:
+            return None
+        return fetch
+
+    async def end(self, seconds: float) -> None:
+        """Let fetches that nobody waits for end within `seconds`, then end them."""
+        tasks = [fetch.task for fetch in self.running]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=seconds)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+
+def _seen_behind(fetch: Fetch, route: str) -> OriginObservation:
+    """What is told of a validation that no client waited for."""
+    seen = OriginObservation(route=route, forward=Forward.STALE, seconds=fetch.origin_seconds)
+    match fetch.result:
+        case Ready(status=status, hidden=hidden):
+            seen.status, seen.error = status, hidden
+        case Streaming(judgement=judged) | Alone(judgement=judged):
+            seen.status = judged.head.status
+        case Failed(fault=errors.OriginError() as fault):
+            seen.error = fault.code
+    return seen
