@@ -175,6 +175,6 @@ ROWS: Mapping[str, Rows] = {
     "workers": _workers,
     "download": _download,
     "memory": lambda field: memory_rows(field.stage),
-    "many": lambda field: many_rows(field.stage),
+    "many": lambda field: many_rows(field.stage, field.nginx),
 }
 """By the name that `--only` takes."""
