@@ -190,7 +190,8 @@ class Tracing:
         """Whether a client's request has to have a span, and the id for it where it begins a trace (otherwise 0).
 
         It need not where the sampler drops it and the client does not say that its trace is seen; what is no
-        traceparent has to be replaced, which takes a span.
+        traceparent has to be replaced, which takes a span. The sampler is asked before there are attributes, and again
+        by `begin`: those that the SDK has decide by trace and parent alone.
         """
         context, parent = _NOTHING, parse_traceparent(traceparent)
         if parent is None:
@@ -229,14 +230,17 @@ class Tracing:
                 trace_state=api.TraceState.from_header([tracestate]) if tracestate else None,
             )
             context = api.set_span_in_context(api.NonRecordingSpan(remote), context)
-        span = self._tracer.start_span(
-            name,
-            context,
-            api.SpanKind.SERVER,
-            _told(attributes),
-            start_time=time.monotonic_ns() + offset - round(seconds * 1e9),
-            record_exception=False,
-        )
+        try:
+            span = self._tracer.start_span(
+                name,
+                context,
+                api.SpanKind.SERVER,
+                _told(attributes),
+                start_time=time.monotonic_ns() + offset - round(seconds * 1e9),
+                record_exception=False,
+            )
+        finally:
+            self._ids.drawn = 0
         return Trace(self._tracer, span, offset, continued=parent is not None)
 
     async def close(self, seconds: float) -> None:

@@ -79,12 +79,13 @@ def compile_into(folder: Path, python: str = sys.executable, modules: Sequence[s
         # what was compiled of another source would go before this one
         for old in folder.glob("proxy/**/*.so"):
             old.unlink()
+        # first what the others cannot be imported without
+        for shared in work.glob("*.so"):
+            shutil.copy2(shared, folder)
         for package in PACKAGES:
             shutil.copytree(
                 work / package, folder / package, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__")
             )
-        for shared in work.glob("*.so"):
-            shutil.copy2(shared, folder)
 
 
 def is_current(folder: Path, modules: Sequence[str] = MODULES) -> bool:

@@ -1,6 +1,7 @@
 """`python -m tests.compiled FOLDER`: compile a copy there, and hold it to the tests of what every request runs through.
 
-FOLDER is made anew. The exit status is 0 only if all that is meant to be compiled is, and passes.
+FOLDER is made anew: it must not be there, or be an earlier copy. The exit status is 0 only if all that is meant to be
+compiled is, and passes.
 """
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 from deploy.compile import MODULES, ROOT, CompileError, compile_into
@@ -38,8 +41,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.compiled", description=__doc__)
     parser.add_argument("folder", metavar="FOLDER", type=Path)
     parser.add_argument("--effort", type=int, choices=range(4), default=3, help="the C compiler's")
+    parser.add_argument("--while-open", action="store_true", help="until standard input ends: with whoever holds it")
     given = parser.parse_args()
     folder = given.folder.resolve()
+    if folder.exists() and not list(folder.glob("*__mypyc*.so")):
+        parser.error(f"{given.folder} is there, and no compiled copy")
+    if given.while_open:
+        threading.Thread(target=_end_with_input, daemon=True).start()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
@@ -49,12 +57,19 @@ def main() -> int:
         return 1
     shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__", "node_modules"))
     shutil.copy(ROOT / "pyproject.toml", folder)
-    looked = subprocess.run([sys.executable, "-c", LOOK, str(folder), *MODULES], cwd=folder, check=False)
+    look = [sys.executable, "-c", LOOK, str(folder), *MODULES]
+    looked = subprocess.run(look, cwd=folder, stdin=subprocess.DEVNULL, check=False)
     if looked.returncode:
         return looked.returncode
     options = ["-q", "-p", "no:cacheprovider", *(f"--deselect=tests/{name}" for name in NOT)]
-    os.chdir(folder)
-    os.execv(sys.executable, [sys.executable, "-m", "pytest", *options, *(f"tests/{name}" for name in TESTS)])  # noqa: S606
+    command = [sys.executable, "-m", "pytest", *options, *(f"tests/{name}" for name in TESTS)]
+    return subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, check=False).returncode
+
+
+def _end_with_input() -> None:
+    """The whole group of processes: compiler and tests are not to outlive whoever waits for them."""
+    sys.stdin.buffer.read()
+    os.killpg(0, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -201,7 +201,7 @@ def briefs_as_json(briefs: list[Brief]) -> bytes:
             more = f',"traceparent":{_quoted(brief.traceparent)}'
         if unchanged:
             if brief.whole != whole:
-                whole, saved = brief.whole, f',"bytes_saved_not_modified":{brief.whole}'
+                whole, saved = brief.whole, f',"bytes_saved_not_modified":{brief.whole}' if brief.whole else ""
             more += saved
         elif coded and brief.whole > brief.sent > 0:
             more += f',"bytes_saved_coding":{brief.whole - brief.sent}'

@@ -48,7 +48,7 @@ class Observation:
     request_bytes, response_bytes -- content received and sent.
     bytes_saved_304, bytes_saved_coding -- content not sent, for want of a change and by coding.
     error -- code of the fault that the client was told of, or that a stale response hid.
-    trace -- its span, where traces are on.
+    trace -- its span, where traces are on. spanless -- it was drawn that it gets none, should they be on.
     """
 
     method: str = ""
@@ -80,6 +80,7 @@ class Observation:
     error: str | None = None
     detail: str | None = None
     trace: Trace | None = None
+    spanless: bool = False
 
 
 @dataclass(frozen=True, slots=True)

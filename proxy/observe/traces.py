@@ -45,6 +45,9 @@ class Traces:
 
     def needs_span(self, request: Plain) -> bool:
         """Whether a request has to have a span; what was drawn for it stays with it."""
+        if not request.traceparent and request.speaks_of_traces():
+            # what there is must not reach the origin (W3C Trace Context 3.3)
+            return True
         request.drawn, needed = self._tracing.draw(_name(request.start.method), request.traceparent)
         return needed
 
@@ -80,6 +83,8 @@ class Traces:
         """A request is over. One that no span was begun for gets it now."""
         enter(None)
         trace = seen.trace
+        if seen.spanless:
+            return
         if trace is None:
             attributes: Attributes = {**_method(seen.method), "url.path": seen.path.partition("?")[0] or None}
             trace = self._tracing.begin(

@@ -296,35 +296,38 @@ class Fetch:
                 Ready(question.stored, Outcome.STALE_IF_ERROR, judged, False, judged.verdict, None, fault.code)
             )
             return
-        response_time = self._wall()
-        judged = policy.judge(question, response.head, request_time, response_time)
-        if judged.ruling is Ruling.REPEAT:
-            response.close()
-            question = self.question = replace(question, stored=None, candidates=(), part=None)
-            request_time = self._wall()
-            response = await self._again()
+        try:
             response_time = self._wall()
             judged = policy.judge(question, response.head, request_time, response_time)
-        self.origin_seconds = response_time - request_time
-        if judged.stored is not None:
-            response.close()
-            freshened = judged.ruling is Ruling.FRESHENED
-            verdict = self._keep(judged.stored) if freshened else judged.verdict
-            outcome = Outcome.VALIDATED if freshened else Outcome.STALE_IF_ERROR
-            hidden = None if freshened else ORIGIN_SAID_ERROR
-            kept = verdict is Verdict.STORE
-            self._settle(Ready(judged.stored, outcome, judged, kept, verdict, response.head.status, hidden))
-            return
-        if judged.ruling is Ruling.SHARED and not judged.before and (response.length or 0) > self._limit:
-            judged = replace(judged, ruling=Ruling.ALONE, verdict=Verdict.TOO_LARGE)
-        if judged.ruling is Ruling.ALONE:
-            self._close()
-            self._settle(Alone(response, judged))
-            return
-        try:
+            if judged.ruling is Ruling.REPEAT:
+                response.close()
+                question = self.question = replace(question, stored=None, candidates=(), part=None)
+                request_time = self._wall()
+                response = await self._again()
+                response_time = self._wall()
+                judged = policy.judge(question, response.head, request_time, response_time)
+            self.origin_seconds = response_time - request_time
+            if judged.stored is not None:
+                response.close()
+                freshened = judged.ruling is Ruling.FRESHENED
+                verdict = self._keep(judged.stored) if freshened else judged.verdict
+                outcome = Outcome.VALIDATED if freshened else Outcome.STALE_IF_ERROR
+                hidden = None if freshened else ORIGIN_SAID_ERROR
+                kept = verdict is Verdict.STORE
+                self._settle(Ready(judged.stored, outcome, judged, kept, verdict, response.head.status, hidden))
+                return
+            if judged.ruling is Ruling.SHARED and not judged.before and (response.length or 0) > self._limit:
+                judged = replace(judged, ruling=Ruling.ALONE, verdict=Verdict.TOO_LARGE)
+            if judged.ruling is Ruling.ALONE:
+                self._close()
+                self._settle(Alone(response, judged))
+                return
             await self._receive(response, judged, (request_time, response_time))
-        finally:
             response.close()
+        except BaseException:
+            # a connection that is never given back is lost to all that come after
+            response.close()
+            raise
 
     async def _receive(self, response: OriginResponse, judged: Judgement, times: tuple[float, float]) -> None:
         patience = SMALL_SECONDS if response.length is not None else 0.0

@@ -159,6 +159,7 @@ class Reply:
             before, after = passed.made
             return b"%b%b%b%bContent-Length: %d\r\n" % (self._begin, before, etag.encode(), after, length)
         if length == self.length:
+            # nothing is coded
             return self._answer
         return b"%b%bContent-Length: %d\r\n" % (self._begin, passed.added, length)
 

@@ -78,6 +78,7 @@ class Heading:
 
     pieces -- octets before, between and behind the holes, from the end of the request line to the empty line that ends
     the head, with it. lines -- None where there is a hole. spot -- for who makes cache keys to note what `place` means.
+    traces -- as `Plain.speaks_of_traces` has it.
     """
 
     __slots__ = (
@@ -92,6 +93,7 @@ class Heading:
         "place",
         "shape",
         "spot",
+        "traces",
     )
 
     def __init__(self, pieces: list[bytes], lines: list[Known | None], holes: list[Hole], plain: Plain) -> None:
@@ -105,6 +107,7 @@ class Heading:
         self.credentials = plain.credentials
         self.demanding = plain.demanding
         self.onward: Onward | None = None
+        self.traces = _speak_of_traces(plain.lines())
         self._asked = self._question = ""
 
     def question(self, method: str) -> str:
@@ -113,6 +116,11 @@ class Heading:
             shape = self.shape if method == "GET" else method + self.shape
             self._asked, self._question = method, _question(method, self.credentials, shape)
         return self._question
+
+
+def _speak_of_traces(lines: list[Known]) -> bool:
+    names = {line.lower for line in lines}
+    return b"traceparent" in names or b"tracestate" in names
 
 
 def _question(method: str, credentials: str, shape: str) -> str:
@@ -185,6 +193,10 @@ class Plain:
             return [line.line[1] for line in self.lines() if line.lower == b"authorization"]
         holes = enumerate(self.heading.holes)
         return [_text(self.values[number]) for number, hole in holes if hole.lower == b"authorization"]
+
+    def speaks_of_traces(self) -> bool:
+        """Whether there is a line of W3C Trace Context, be it empty."""
+        return _speak_of_traces(self.lines()) if self.heading is None else self.heading.traces
 
     def fields(self) -> Fields:
         """Every field, as received."""

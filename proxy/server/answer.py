@@ -127,7 +127,7 @@ async def whole(shared: Shared, visit: Visit, response: Whole, *, ttl: float | N
             coded = await _coded_content(shared, response, plan)
             observation.coding = plan
             if request.method != "HEAD":
-                observation.bytes_saved_coding = len(content) - len(coded)
+                observation.bytes_saved_coding = max(0, len(content) - len(coded))
             content = coded
     elif encoding.varies(plan):
         head = encoding.uncoded(head)
@@ -198,6 +198,7 @@ async def stream(shared: Shared, visit: Visit, head: ResponseHead, length: int |
             await exchange.write(coded)
         if coder is not None:
             await exchange.write(coder.finish())
+            observation.bytes_saved_coding = max(0, observation.bytes_saved_coding)
     except BaseException:
         # the head has promised more than the client has: cut it, never end it properly
         exchange.abort()

@@ -315,6 +315,11 @@ class Passing:
 
     # -- for the handler, where it goes on
 
+    @property
+    def told(self) -> tuple[str, str]:
+        """Request id and traceparent, as the origin has them."""
+        return self._request_id, self._traceparent
+
     def stands_for(self, request: RequestHead, whole: RequestHead) -> bool:
         """Whether the origin has been asked what the handler is about to ask; `whole` is the client's own request.
 
@@ -340,7 +345,9 @@ class Passing:
         Unless it had reasons of its own, or other flags.
         """
         usual = seen.forward is self.forward and seen.detail is None and not seen.collapsed
-        if self._seen is None or not usual or (sent[1] is not content and seen.coding is None):
+        # what was sent is the origin's content, or that in a coding: not a piece of it, nor what was not whole here
+        as_it_was = sent[1] is content or seen.coding is not None
+        if self._seen is None or not usual or not as_it_was:
             return
         if self._generation == self._express.fast.generation:
             try:
@@ -367,7 +374,8 @@ class Passing:
         seen = Observation(request.start.method, request.start.path)
         seen.route = self._express.fast.route(request.start)[0]
         seen.client, seen.started = self._seat.address, self._began
-        seen.request_id, seen.traceparent = self._request_id, self._traceparent
+        seen.request_id, seen.traceparent = self.told
+        seen.spanless = True
         seen.outcome, seen.forward = Outcome.CLIENT_GONE, self.forward
         seen.duration = seen.origin_seconds = self._express.clock() - self._asked
         seen.request_bytes = len(self.content)

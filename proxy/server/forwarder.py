@@ -74,8 +74,8 @@ async def ask_for_one(shared: Shared, visit: Visit, *, upgrade: bool = False) ->
     clock, observation = shared.clock, visit.observation
     visit.asked_at = asked = clock()
     try:
-        response = await ask(
-            shared, visit, exchange.head, content, length, upgrade=upgrade, on_interim=exchange.interim
+        response = visit.take(
+            await ask(shared, visit, exchange.head, content, length, upgrade=upgrade, on_interim=exchange.interim)
         )
     finally:
         observation.origin_seconds = clock() - asked

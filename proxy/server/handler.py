@@ -78,6 +78,7 @@ class Handler:
             exchange.abort()
         finally:
             self.requests.leave()
+            visit.close()
             if exchange.passing is not None:
                 exchange.passing.give_up()
             observation.duration = shared.clock() - began
@@ -217,6 +218,7 @@ class Handler:
         if isinstance(result, Alone):
             taken = fetch.take()
             assert taken is not None
+            visit.take(taken)
             observation.verdict = result.judgement.verdict
             await hand_on(self._shared, visit, taken, result.judgement.head)
         else:
@@ -399,6 +401,7 @@ class Handler:
         if isinstance(result, Alone):
             response = fetch.take()
             assert response is not None
+            visit.take(response)
             if not own:
                 shared.collapse.remember_unshareable(key, shared.clock())
             await self._answer_alone(visit, response, result.judgement)

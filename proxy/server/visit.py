@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from config.flags import Flags
 from config.rules import RouteTable, Rule
+from config.tracing import enter
 from proxy import errors
 from proxy.observe.events import Observation, OriginObservation
-from proxy.origin.client import OriginClient
+from proxy.origin.client import OriginClient, OriginResponse
 from proxy.origin.collapse import Collapse
 from proxy.origin.fetch import Copies
 from proxy.policy.messages import ResponseHead, StoredResponse
@@ -91,6 +92,7 @@ class Visit:
     content -- the request's content when it had to be read whole (to be keyed); None while unread.
     asked_at -- when the origin was asked for this client alone, on the monotonic clock.
     shown_key -- the cache key, where CACHE_STATUS_KEY lets it be told.
+    response -- of the origin, for this client alone; it is closed at the latest when the request is over.
     sent -- head and content of the answer, unless it was coded here as it went;
     None in place of content that was passed on as it came.
     """
@@ -104,6 +106,18 @@ class Visit:
     asked_at: float | None = None
     shown_key: str | None = None
     sent: tuple[ResponseHead, bytes | None] | None = None
+    response: OriginResponse | None = None
+
+    def take(self, response: OriginResponse) -> OriginResponse:
+        """It is this client's from now on; an earlier one is given up."""
+        self.close()
+        self.response = response
+        return response
+
+    def close(self) -> None:
+        """Give up what the origin still has to say. Idempotent."""
+        if self.response is not None:
+            self.response.close()
 
     def pieces(self, limit: int) -> AsyncIterator[bytes]:
         """The request's content as it arrives. Raises ContentTooLarge beyond `limit` octets."""
@@ -121,6 +135,12 @@ def new_visit(exchange: Exchange, wall: float, traces: Traces | None = None) -> 
     """Start following a request; identifiers the client did not bring are made."""
     fields = exchange.head.fields
     observation = Observation(method=exchange.head.method, path=exchange.head.path, client=exchange.peer, started=wall)
+    if exchange.passing is not None:
+        # the origin has been told, and it was drawn that there is no span
+        observation.request_id, observation.traceparent = exchange.passing.told
+        observation.spanless = True
+        enter(None)
+        return Visit(exchange, observation, observation.request_id, observation.traceparent)
     observation.request_id = fields.get("x-request-id") or f"{random.getrandbits(128):032x}"
     if traces is not None:
         observation.trace = traces.begin(exchange.head, exchange.plain.drawn if exchange.plain is not None else 0)

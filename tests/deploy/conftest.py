@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ from tests.deploy.processes import ROOT, environment
 
 RUNNING = pytest.StashKey[tuple[Path, subprocess.Popen[bytes]]]()
 SECONDS = 600
+"""The longest wait for it."""
 
 
 def _wanted(item: pytest.Item) -> bool:
@@ -33,10 +35,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     folder = Path(tempfile.mkdtemp(prefix="siding-compiled-"))
     with (folder / "output").open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.compiled", str(folder / "copy"), "--effort", "0"],
+            [sys.executable, "-m", "tests.compiled", str(folder / "copy"), "--effort", "0", "--while-open"],
             cwd=ROOT,
             env=environment(TMPDIR=str(folder)),
-            stdin=subprocess.DEVNULL,
+            # it ends with this process, however that ends
+            stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
             process_group=0,
@@ -48,9 +51,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if RUNNING in session.config.stash:
         folder, process = session.config.stash[RUNNING]
         if process.poll() is None:
-            # the C compiler with it
+            # all that it has started with it
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        assert process.stdin is not None
+        process.stdin.close()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -58,7 +63,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def compiled_copy(request: pytest.FixtureRequest) -> str:
     """What was said of the tests of a compiled copy, once all of them have passed."""
     folder, process = request.config.stash[RUNNING]
-    status = process.wait(SECONDS)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(SECONDS)
     said = (folder / "output").read_text(encoding="utf-8", errors="replace")
-    assert status == 0, said[-8000:]
+    assert process.returncode == 0, said[-8000:]
     return said

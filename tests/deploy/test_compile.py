@@ -11,7 +11,7 @@ from deploy import compile as tool
 from tests.deploy.conftest import SECONDS
 
 
-@pytest.mark.timeout(SECONDS)
+@pytest.mark.timeout(SECONDS + 30)
 def test_what_is_compiled_passes_the_tests(compiled_copy: str) -> None:
     passed = re.search(r"^(\d+) passed", compiled_copy, re.MULTILINE)
     assert passed is not None

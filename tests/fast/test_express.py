@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from proxy.policy.passing import Replies
 from proxy.server.exchange import Exchange
 from proxy.server.express import Passing
 from proxy.server.protocol import EARLY_BYTES, ClientConnection
-from tests.fast.sides import Side, both, seen, server_of
+from tests.fast.sides import Side, both, seen, server_of, slowed
 from tests.scenarios.test_coding import DECODERS
 from tests.support import PATIENCE, Client, Origin, Proxy, Turn, running_proxy, until
 
@@ -294,6 +295,65 @@ async def test_a_client_that_leaves_in_the_moment_its_request_is_handed_over(ori
         assert connection._task is not None
         connection._task.cancel()
         await nothing_left(proxy)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("ways", ["short", "ordinary"])
+async def test_a_client_that_leaves_while_the_content_comes(
+    origin: Origin, monkeypatch: pytest.MonkeyPatch, method: str, ways: str
+) -> None:
+    """It is waited for, to be coded whole: the connection to the origin is let go of with the client."""
+    monkeypatch.setattr("proxy.server.handing_on.SMALL_SECONDS", PATIENCE)
+    monkeypatch.setattr("proxy.origin.fetch.SMALL_SECONDS", PATIENCE)
+    monkeypatch.setattr("proxy.server.express.SMALL_SECONDS", 0.001)
+
+    async def script(turn: Turn) -> None:
+        head = reply(DATE, JSON, "Cache-Control: private", LONG, content=TEXT[:500])[0]
+        await turn.send(head)
+        if turn.request.target == "/a":
+            await turn.send(TEXT[500:])
+        else:
+            await turn.reader.read(1)
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy, asyncio.timeout(PATIENCE):
+        if ways == "ordinary":
+            slowed(proxy)
+        client = await proxy.connect()
+        asked = b"%b %b HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\n\r\n"
+        for number in range(4):
+            if number < 2:
+                await client.send(asked % (method.encode(), b"/a"))
+                await client.response()
+            await client.send(asked % (method.encode(), b"/a?%d" % number))
+            handling = proxy.worker.handler.requests
+            await until(lambda: len(origin.requests) > 0 and origin.requests[-1].target.startswith("/a?"))
+            await until(lambda: waits_for_content(proxy))
+            client.close()
+            client = await proxy.connect()
+            await nothing_left(proxy)
+            assert handling.count == 0
+
+
+def waits_for_content(proxy: Proxy) -> bool:
+    """Whether the first octets of an answer are there, and the handler has them."""
+    return any(connection.head is not None for connection in proxy.worker._origin._busy)
+
+
+async def test_whoever_goes_on_says_what_the_origin_was_told(origin: Origin, capfd: pytest.CaptureFixture[str]) -> None:
+    async def script(turn: Turn) -> None:
+        await turn.send(ANSWERS["chunked"][0])
+
+    origin.script = script
+    async with running_proxy(origin.url, log_level="info", log_format="json") as proxy, asyncio.timeout(PATIENCE):
+        client = await proxy.connect()
+        for _ in range(4):
+            await client.request("POST", "/a", content=b"x")
+        await nothing_left(proxy)
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    told = [(request.get("x-request-id"), request.get("traceparent")) for request in origin.requests]
+    assert [(line["request_id"], line["traceparent"]) for line in lines] == told
+    assert len(set(told)) == 4
 
 
 # -- the connection

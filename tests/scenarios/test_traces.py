@@ -231,6 +231,46 @@ async def test_what_nobody_sees_goes_the_short_ways(
             collector.spans.clear()
 
 
+async def test_a_request_that_was_dropped_gets_no_span_when_its_client_leaves(
+    origin: Origin, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def script(turn: Turn) -> None:
+        if turn.request.target == "/slow":
+            await turn.reader.read(1)
+        else:
+            await turn.answer("hello", DATE, PRIVATE)
+
+    origin.script = script
+    tracing = tracing_to(collector.url, monkeypatch, OTEL_TRACES_SAMPLER="traceidratio", OTEL_TRACES_SAMPLER_ARG="0.5")
+    async with running_proxy(origin.url, tracing=tracing) as proxy:
+        ordinary = handled(proxy)
+        for number in range(60):
+            client = await proxy.connect()
+            await client.request("POST", "/a")
+            before = len(origin.requests)
+            await client.send("POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx")
+            await until(lambda number=before: len(origin.requests) > number)  # type: ignore[misc]
+            client.close()
+            await until(lambda: proxy.worker.handler.in_flight == 0)
+    spans = collector.all(SERVER, url_path="/slow")
+    assert {span.parent for span in spans} == {""}
+    assert len(spans) == len([one for one in ordinary if one.head.target == "/slow" and one.passing is None])
+
+
+@pytest.mark.parametrize("fields", [("traceparent:",), ("tracestate: a=b",), ("tracestate: a=b", "traceparent:")])
+async def test_what_is_half_a_context_does_not_reach_the_origin(
+    fields: tuple[str, ...], origin: Origin, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin.respond("hello", DATE, PRIVATE)
+    tracing = tracing_to(collector.url, monkeypatch, OTEL_TRACES_SAMPLER="parentbased_always_off")
+    async with running_proxy(origin.url, tracing=tracing) as proxy:
+        client = await proxy.connect()
+        for _ in range(4):
+            await client.request("POST", "/a", *fields)
+            assert told(origin)[2] == "00"
+            assert origin.requests[-1].all("tracestate") == []
+
+
 @pytest.mark.parametrize(("method", "target"), [("GET", "/hit"), ("POST", "/post")])
 async def test_each_request_is_drawn_for_once(
     origin: Origin, collector: Collector, monkeypatch: pytest.MonkeyPatch, method: str, target: str
