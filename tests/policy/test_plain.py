@@ -365,6 +365,15 @@ def test_credentials_are_in_no_heading() -> None:
         assert not any(line is not None and "secret" in line.line[1] for line in heading.lines)
 
 
+@pytest.mark.parametrize("name", ["Traceparent", "tracestate", "X-Request-Id", "X-Trace"])
+def test_whether_it_speaks_of_traces(name: str) -> None:
+    lexicon = used(HOST, changing=name)
+    for line in (f"{name}: x", f"{name}:"):
+        found = taken(HOST, line, lexicon=lexicon)
+        assert found.heading is not None
+        assert found.speaks_of_traces() is taken(HOST, line).speaks_of_traces() is ("X-" not in name)
+
+
 @pytest.mark.parametrize("value", ["\x00", "a\rb", "a\nX: y", "\x7f"])
 def test_what_stands_in_a_hole_is_a_value(value: str) -> None:
     lexicon = used(HOST, AGENT)
