@@ -44,7 +44,7 @@ def main() -> int:
     parser.add_argument("--while-open", action="store_true", help="until standard input ends: with whoever holds it")
     given = parser.parse_args()
     folder = given.folder.resolve()
-    if folder.exists() and not list(folder.glob("*__mypyc*.so")):
+    if folder.exists() and any(folder.iterdir()) and not list(folder.glob("*__mypyc*.so")):
         parser.error(f"{given.folder} is there, and no compiled copy")
     if given.while_open:
         threading.Thread(target=_end_with_input, daemon=True).start()
