@@ -213,6 +213,7 @@ class Handler:
             worth_finishing=True,
         )
         self.fetches.watch(fetch)
+        visit.leave()
         result = await fetch.wait(shared.limits.upstream_seconds * 2)
         assert not isinstance(result, Found), "nobody else was asked"
         if isinstance(result, Alone):

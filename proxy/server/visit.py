@@ -110,9 +110,14 @@ class Visit:
 
     def take(self, response: OriginResponse) -> OriginResponse:
         """It is this client's from now on; an earlier one is given up."""
-        self.close()
+        if self.response is not response:
+            self.close()
         self.response = response
         return response
+
+    def leave(self) -> None:
+        """What the origin says is for others as well from now on."""
+        self.response = None
 
     def close(self) -> None:
         """Give up what the origin still has to say. Idempotent."""

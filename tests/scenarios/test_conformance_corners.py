@@ -228,6 +228,28 @@ async def test_a_post_whose_answer_is_that_of_a_get(origin: Origin, fields: list
     assert len(origin.requests) == (1 if hit else 2)
 
 
+async def test_such_a_post_is_kept_though_its_client_leaves(origin: Origin) -> None:
+    go = asyncio.Event()
+
+    async def script(turn: Turn) -> None:
+        head = ["HTTP/1.1 200 OK", FRESH, "Content-Location: /a", "Content-Length: 4"]
+        await turn.send("\r\n".join([*head, "", "ma"]))
+        await go.wait()
+        await turn.send("de")
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy:
+        client = await proxy.connect()
+        await client.send("POST /a HTTP/1.1\r\nHost: app.example\r\nContent-Length: 1\r\n\r\nx")
+        await until(lambda: len(origin.requests) == 1)
+        client.close()
+        await until(lambda: proxy.worker.handler.in_flight == 0)
+        go.set()
+        await until(lambda: not proxy.worker.handler.fetches.running)
+        got = await proxy.get("/a")
+    assert (got.content, len(origin.requests)) == (b"made", 1)
+
+
 # -- rules that leave the lifetime to the origin, or allow cookies
 
 COOKIES = """

@@ -300,3 +300,30 @@ async def test_connections_to_a_tier_that_comes_back_are_few(origin: Origin, tmp
         # a call that is given up spoils its connection: on a machine that is busy elsewhere, calls take too long
         assert relay.connections - before <= 2 * (32 + 4) + failures(proxies) - failed
         await ready(*proxies)
+
+
+def established(port: int) -> int:
+    """Connections of this machine to a port of its own, as whoever opened them sees them."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(there.endswith(f":{port:04X}") and state == "01" for _, _, there, state, *_ in lines)
+
+
+async def test_connections_to_a_tier_that_is_frozen_are_few(origin: Origin, tmp_path: Path) -> None:
+    """Each try that is given up leaves none behind."""
+    origin.script = tells_its_path
+    async with running_redis(tmp_path) as server, two(origin, server.url) as proxies:
+        load = Load([f"http://127.0.0.1:{proxy.port}" for proxy in proxies], clients=40, paths=PATHS)
+        load.start()
+        async with asyncio.timeout(6 * PATIENCE):
+            await load.asked(300)
+            os.kill(server.process.pid, signal.SIGSTOP)
+            failed, counts = failures(proxies), []
+            for tries in (6, 8, 10):
+                while failures(proxies) - failed < tries:
+                    await load.asked(10)
+                counts.append(established(server.port))
+            await load.stop()
+            os.kill(server.process.pid, signal.SIGCONT)
+        assert max(counts) <= 2 * (32 + 4)
+        assert counts[-1] <= counts[0]
+        await ready(*proxies)
