@@ -7,11 +7,11 @@ import contextlib
 import gc
 import os
 import signal
-import warnings
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import redis.asyncio
 
 from deploy.postgres import free_port
@@ -19,6 +19,9 @@ from tests.programs import redis_program
 from tests.support import PATIENCE
 
 SLOTS = 16_384
+CLUSTERS_FORGET = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning", "ignore:loop is closed:ResourceWarning")
+"""For modules with clusters: redis-py's client forgets connections when it learns anew what nodes there are. They are
+found when the loop of their test is gone, in the test after it."""
 
 
 @dataclass
@@ -141,12 +144,6 @@ def _low_port() -> int:
 
 
 async def collect_connections() -> None:
-    """What a test left open is found in its own event loop, and not in the middle of another test.
-
-    redis-py forgets a connection whose call is cancelled twice, by its time and by the end of the process, so that now
-    and then there is one: that is no fault. That there are few while a process goes on has tests of its own.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
+    """What a test left open is found in its own event loop, and not in the middle of another test."""
+    gc.collect()
     await asyncio.sleep(0)

@@ -14,6 +14,7 @@ import redis.asyncio
 from config.tier import CALL_SECONDS, FAILURES, Result, Script, SharedTier, State
 from tests.programs import redis_program
 from tests.redis_servers import (
+    CLUSTERS_FORGET,
     Cluster,
     Redis,
     Watched,
@@ -23,6 +24,8 @@ from tests.redis_servers import (
     running_sentinel,
 )
 from tests.support import PATIENCE
+
+pytestmark = CLUSTERS_FORGET
 
 UNHURRIED = 2.0
 """Seconds for a call where it is not its time that is tested: the machine may be busy elsewhere."""

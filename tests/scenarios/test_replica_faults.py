@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.redis_servers import (
+    CLUSTERS_FORGET,
     Redis,
     collect_connections,
     running_cluster,
@@ -25,6 +26,8 @@ from tests.relay import Relay, relayed
 from tests.replica_load import Load
 from tests.scenarios.test_replicas import FRESH, SECRET, admin, client_of, heard, ready, settled, status_of
 from tests.support import PATIENCE, Origin, Proxy, Turn, running_proxy
+
+pytestmark = CLUSTERS_FORGET
 
 PATHS = 200
 SHORT = "Cache-Control: max-age=1"
