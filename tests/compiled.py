@@ -68,7 +68,9 @@ def main() -> int:
 
 def _end_with_input() -> None:
     """The whole group of processes: compiler and tests are not to outlive whoever waits for them."""
-    sys.stdin.buffer.read()
+    # not through `sys.stdin`, whose lock a thread that waits would hold at the end
+    while os.read(0, 1024):
+        pass
     os.killpg(0, signal.SIGKILL)
 
 
