@@ -5,7 +5,7 @@
                    -> abandoned        the client left
 
 Only what the policy would send to the origin whatever is stored is taken: methods that are written through, GETs whose
-last answer could not be shared (see `origin.collapse`), and under BYPASS everything. Declining is always right.
+last answer could not be shared (see `origin.collapse`), and under BYPASS all but HEAD. Declining is always right.
 """
 
 from __future__ import annotations
@@ -316,7 +316,7 @@ class Passing:
     # -- for the handler, where it goes on
 
     @property
-    def told(self) -> tuple[str, str]:
+    def identifiers(self) -> tuple[str, str]:
         """Request id and traceparent, as the origin has them."""
         return self._request_id, self._traceparent
 
@@ -374,7 +374,7 @@ class Passing:
         seen = Observation(request.start.method, request.start.path)
         seen.route = self._express.fast.route(request.start)[0]
         seen.client, seen.started = self._seat.address, self._began
-        seen.request_id, seen.traceparent = self.told
+        seen.request_id, seen.traceparent = self.identifiers
         seen.spanless = True
         seen.outcome, seen.forward = Outcome.CLIENT_GONE, self.forward
         seen.duration = seen.origin_seconds = self._express.clock() - self._asked

@@ -142,7 +142,7 @@ def new_visit(exchange: Exchange, wall: float, traces: Traces | None = None) -> 
     observation = Observation(method=exchange.head.method, path=exchange.head.path, client=exchange.peer, started=wall)
     if exchange.passing is not None:
         # the origin has been told, and it was drawn that there is no span
-        observation.request_id, observation.traceparent = exchange.passing.told
+        observation.request_id, observation.traceparent = exchange.passing.identifiers
         observation.spanless = True
         enter(None)
         return Visit(exchange, observation, observation.request_id, observation.traceparent)
