@@ -105,6 +105,7 @@ class Bulletin:
         self.told = self.heard = self.whispered = 0
         self._last_whisper = "0-0"
         self._heard_at = -DEAF_SECONDS
+        self._deaf = False
         self._pending: list[bytes] = []
         self._keeping: dict[str, bytes] = {}
         self._sending: asyncio.Task[None] | None = None
@@ -212,10 +213,17 @@ class Bulletin:
                             looked = time.monotonic()
                             await self._tier.look(client)
             except FAULTS as fault:
-                log.debug("the log of the replicas cannot be read: %s", fault)
+                self._lost(fault)
             except Exception:
                 log.exception("reading the log of the replicas failed")
             await asyncio.sleep(RETRY_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - it spreads load
+
+    def _lost(self, fault: BaseException) -> None:
+        """Say once why nothing is heard; that a connection was lost and made again is not worth a word."""
+        if not self._deaf and not self.hears:
+            self._deaf = True
+            reason = str(fault) or type(fault).__name__
+            log.warning("the shared tier cannot be used, for the log of the replicas cannot be read: %s", reason)
 
     async def _greet(self, client: Any) -> None:
         """Find the place in the log."""
@@ -239,6 +247,9 @@ class Bulletin:
         elif last > self.position and (not first or _number(first) > self.position + 1):
             await self._skip(client)
         self._heard_at = time.monotonic()
+        if self._deaf:
+            self._deaf = False
+            log.info("the log of the replicas can be read now")
 
     async def _skip(self, client: Any) -> None:
         """Go on where the log begins, or where the next entry is, when those before are no more there."""

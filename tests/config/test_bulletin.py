@@ -249,6 +249,21 @@ async def test_who_hears_nothing_knows_it(server: Redis, monkeypatch: pytest.Mon
         await holds(lambda: one.hears)
 
 
+async def test_why_nothing_is_heard_is_said_once(server: Redis, caplog: pytest.LogCaptureFixture) -> None:
+    async with redis.asyncio.Redis(port=server.port) as client:
+        await client.config_set("requirepass", "secret")
+        with caplog.at_level("INFO", "siding.bulletin"):
+            async with reading(server.url) as (one, _), asyncio.timeout(PATIENCE):
+                before = (await client.info("stats"))["total_connections_received"]
+                while (await client.info("stats"))["total_connections_received"] < before + 3:
+                    await asyncio.sleep(0.01)
+                await client.config_set("requirepass", "")
+                await holds(lambda: one.hears)
+    said = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert [level for level, _ in said] == ["WARNING", "INFO"]
+    assert "Authentication required" in said[0][1]
+
+
 async def test_a_cluster(tmp_path: Path) -> None:
     async with (
         running_cluster(tmp_path) as cluster,
