@@ -168,6 +168,8 @@ class Monitor:
     def _heard(self, listening: bool) -> None:
         if listening:
             self.cache.trust()
+            # what has changed meanwhile nobody has told
+            self._tags.purge({tag for query in self._queries.values() for tag in query.tags})
         else:
             self.cache.distrust()
 
@@ -177,7 +179,10 @@ class Monitor:
         self._tags.purge(tags)
 
     def _reads(self, query: Query, table: str) -> bool:
+        """Whether it may; what a query reads is found out after the start."""
         found = self.parts.runner.tables.get(query.name, ()) if self.parts.runner is not None else ()
+        if not (query.tables or found) and self._finder is not None and not self._finder.done():
+            return True
         return table in (*query.tables, *found) or table.rpartition(".")[2] in query.tables
 
     async def _find_tables(self, pool: Pool, runner: Runner) -> None:

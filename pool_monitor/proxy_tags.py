@@ -1,4 +1,8 @@
-"""Telling the proxy that what it stored is out of date: its tags are purged when a table changes."""
+"""Telling the proxy that what it stored is out of date: its tags are purged when a table changes.
+
+A proxy that is away, restarted for a moment, is asked until it answers: what is not purged would be served for as long
+as its route allows.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,8 @@ from pydantic import SecretStr
 log = logging.getLogger("siding.proxy_tags")
 
 SECONDS = 2.0
-ATTEMPTS = 3
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
+"""From one try to the next, twice as long each time."""
 
 
 class ProxyTags:
@@ -37,23 +42,23 @@ class ProxyTags:
 
     async def _purge_all(self, url: str) -> None:
         timeout = aiohttp.ClientTimeout(total=SECONDS)
+        pause = FIRST_PAUSE_SECONDS
         async with aiohttp.ClientSession(url, headers=self._fields, timeout=timeout) as session:
             while self._wanted:
                 tag = next(iter(self._wanted))
+                # who wants it purged from now on wants it purged again
                 del self._wanted[tag]
-                await self._purge_one(session, tag)
-
-    async def _purge_one(self, session: aiohttp.ClientSession, tag: str) -> None:
-        why = ""
-        for _ in range(ATTEMPTS):
-            try:
-                async with session.post("/api/purge", json={"tag": tag}) as answer:
-                    if answer.ok:
-                        return
-                    why = f"it answered {answer.status}"
-            except (aiohttp.ClientError, TimeoutError, OSError) as fault:
-                why = str(fault) or type(fault).__name__
-        log.error("tag %r could not be purged at the proxy: %s", tag, why)
+                away = await _purge_one(session, tag)
+                if away is None:
+                    if pause > FIRST_PAUSE_SECONDS:
+                        log.info("the proxy purges tags again")
+                    pause = FIRST_PAUSE_SECONDS
+                    continue
+                if pause == FIRST_PAUSE_SECONDS:
+                    log.warning("tags cannot be purged at the proxy, which is asked until it answers: %s", away)
+                self._wanted[tag] = None
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     async def close(self) -> None:
         """Stop; what is wanted purged still goes out, within a bound."""
@@ -61,3 +66,16 @@ class ProxyTags:
             await asyncio.wait([self._task], timeout=SECONDS)
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+
+async def _purge_one(session: aiohttp.ClientSession, tag: str) -> str | None:
+    """Why the proxy has to be asked again; None once it has answered."""
+    try:
+        async with session.post("/api/purge", json={"tag": tag}) as answer:
+            if answer.status >= 500:
+                return f"it answered {answer.status}"
+            if not answer.ok:
+                log.error("tag %r is not purged: PROXY_ADMIN_URL answered %d", tag, answer.status)
+    except (aiohttp.ClientError, TimeoutError, OSError) as fault:
+        return str(fault) or type(fault).__name__
+    return None

@@ -255,7 +255,7 @@ async def test_why_nothing_is_heard_is_said_once(server: Redis, caplog: pytest.L
         with caplog.at_level("INFO", "siding.bulletin"):
             async with reading(server.url) as (one, _), asyncio.timeout(PATIENCE):
                 before = (await client.info("stats"))["total_connections_received"]
-                while (await client.info("stats"))["total_connections_received"] < before + 3:
+                while (await client.info("stats"))["total_connections_received"] < before + 3:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
                 await client.config_set("requirepass", "")
                 await holds(lambda: one.hears)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+from aiohttp import web
 
 from config.listen import open_socket
 from config.load import load
@@ -77,3 +79,32 @@ async def running_monitor(
             yield Client(session, monitor)
     finally:
         await monitor.close()
+
+
+@dataclass
+class Proxy:
+    """The admin listener of a proxy, as far as purges go. asked -- content and credential of each. answers -- with."""
+
+    url: str = ""
+    asked: asyncio.Queue[tuple[object, str | None]] = field(default_factory=asyncio.Queue)
+    answers: int = 200
+
+    async def purge(self, request: web.Request) -> web.Response:
+        self.asked.put_nowait((await request.json(), request.headers.get("Authorization")))
+        return web.json_response({}, status=self.answers)
+
+
+@contextlib.asynccontextmanager
+async def purged_proxy(port: int = 0) -> AsyncIterator[Proxy]:
+    """One that listens."""
+    proxy = Proxy()
+    app = web.Application()
+    app.router.add_post("/api/purge", proxy.purge)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        proxy.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        yield proxy
+    finally:
+        await runner.cleanup()

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from aiohttp import web
 
 from deploy.postgres import Postgres, running
 from pool_monitor import changes
-from tests.pool_monitor.support import Client, Served, running_monitor
+from tests.pool_monitor.support import Client, Served, purged_proxy, running_monitor
 from tests.support import PATIENCE
 
 QUERIES = """
@@ -299,36 +298,33 @@ async def test_without_ears_nothing_is_kept(reports: str, tmp_path: Path) -> Non
 
 
 async def test_the_proxy_is_told(reports: str, tmp_path: Path) -> None:
-    purged: asyncio.Queue[tuple[object, str | None]] = asyncio.Queue()
-
-    async def purge(request: web.Request) -> web.Response:
-        purged.put_nowait((await request.json(), request.headers.get("Authorization")))
-        return web.json_response({})
-
-    app = web.Application()
-    app.router.add_post("/api/purge", purge)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port = runner.addresses[0][1]
-    await execute(reports, "SELECT 1")
     connection = await asyncpg.connect(reports)
     await changes.install(connection, ["reports"])
-    try:
-        async with running_monitor(
-            reports, QUERIES, tmp_path, proxy_admin_url=f"http://127.0.0.1:{port}", proxy_admin_token="door"
-        ) as client:
-            await listening(client)
-            await until_true(
-                lambda: client.monitor.parts.runner is not None and "reports" in client.monitor.parts.runner.tables
-            )
-            await connection.execute("UPDATE reports SET title = 'new'")
-            async with asyncio.timeout(PATIENCE):
-                assert await purged.get() == ({"tag": "reports"}, "Bearer door")
-    finally:
-        await connection.close()
-        await runner.cleanup()
+    async with (
+        purged_proxy() as proxy,
+        running_monitor(reports, QUERIES, tmp_path, proxy_admin_url=proxy.url, proxy_admin_token="door") as client,
+        asyncio.timeout(PATIENCE),
+    ):
+        # what changed while there was no monitor nobody knows
+        assert await proxy.asked.get() == ({"tag": "reports"}, "Bearer door")
+        await connection.execute("UPDATE reports SET title = 'new'")
+        assert await proxy.asked.get() == ({"tag": "reports"}, "Bearer door")
+        await tables_known(client)
+        await connection.execute("UPDATE reports SET title = 'newer'")
+        assert await proxy.asked.get() == ({"tag": "reports"}, "Bearer door")
+    await connection.close()
+
+
+async def test_what_changed_while_nothing_was_heard_is_purged(reports: str, tmp_path: Path) -> None:
+    async with (
+        purged_proxy() as proxy,
+        running_monitor(reports, QUERIES, tmp_path, proxy_admin_url=proxy.url),
+        asyncio.timeout(PATIENCE),
+    ):
+        await proxy.asked.get()
+        cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'siding-monitor changes'"
+        await execute(reports, cut)
+        assert await proxy.asked.get() == ({"tag": "reports"}, None)
 
 
 async def test_triggers_are_all_or_none(reports: str) -> None:

@@ -1,0 +1,77 @@
+"""Tags purged at the proxy, whatever the proxy is at."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from pydantic import SecretStr
+
+from deploy.postgres import free_port
+from pool_monitor import proxy_tags as module
+from pool_monitor.proxy_tags import ProxyTags
+from tests.pool_monitor.support import purged_proxy
+from tests.support import PATIENCE
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(module, "LONGEST_PAUSE_SECONDS", 0.02)
+
+
+def levels(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.levelname for record in caplog.records if record.name == "siding.proxy_tags"]
+
+
+async def test_a_proxy_that_is_away_is_asked_until_it_is_there(caplog: pytest.LogCaptureFixture) -> None:
+    port = free_port()
+    tags = ProxyTags(f"http://127.0.0.1:{port}", SecretStr("door"))
+    with caplog.at_level("INFO", "siding.proxy_tags"):
+        tags.purge(["reports", "homework"])
+        async with asyncio.timeout(PATIENCE):
+            while not levels(caplog):  # noqa: ASYNC110 - a log has no event to wait for
+                await asyncio.sleep(0.01)
+            async with purged_proxy(port) as proxy:
+                purged = [await proxy.asked.get(), await proxy.asked.get()]
+                await tags.close()
+    assert sorted(purged, key=str) == [({"tag": "homework"}, "Bearer door"), ({"tag": "reports"}, "Bearer door")]
+    assert levels(caplog) == ["WARNING", "INFO"]
+
+
+async def test_one_that_fails_is_asked_again_and_one_that_refuses_is_not(caplog: pytest.LogCaptureFixture) -> None:
+    async with purged_proxy() as proxy, asyncio.timeout(PATIENCE):
+        tags = ProxyTags(proxy.url, None)
+        proxy.answers = 503
+        tags.purge(["reports"])
+        await proxy.asked.get()
+        await proxy.asked.get()
+        proxy.answers = 401
+        await tags.close()
+        assert tags._task is not None
+        assert not tags._task.cancelled()
+        proxy.answers = 200
+        while not proxy.asked.empty():
+            proxy.asked.get_nowait()
+        tags.purge(["homework"])
+        assert await proxy.asked.get() == ({"tag": "homework"}, None)
+        await tags.close()
+        assert proxy.asked.empty()
+    assert "PROXY_ADMIN_URL answered 401" in caplog.text
+
+
+async def test_closing_does_not_wait_for_a_proxy_that_stays_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SECONDS", 0.05)
+    tags = ProxyTags(f"http://127.0.0.1:{free_port()}", None)
+    tags.purge(["reports"])
+    async with asyncio.timeout(PATIENCE):
+        await tags.close()
+    assert tags._task is not None
+    assert tags._task.cancelled()
+
+
+async def test_without_a_proxy_nothing_is_done() -> None:
+    tags = ProxyTags(None, None)
+    tags.purge(["reports"])
+    assert tags._task is None
+    await tags.close()
