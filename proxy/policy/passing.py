@@ -2,9 +2,9 @@
 
     response = "HTTP/1.1" SP status SP reason CRLF 1*( token ":" OWS [ value ] OWS CRLF ) CRLF content
 
-One Content-Length and nothing else about framing, or a status that goes without content and nothing about framing; and
-a Date; the connection stays open. What the policy made of such a response once (`learn`), it makes of the next whose
-judged fields are the same octets: which ones those are is written below.
+One Content-Length, or chunks that have come whole, and nothing else about framing; or a status that goes without
+content and nothing about framing; and a Date; the connection stays open. What the policy made of such a response once
+(`learn`), it makes of the next whose judged fields are the same octets: which ones those are is written below.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ MAX_LEARNT_BYTES = 2048
 _QUIET: Final = 0
 _JUDGED: Final = 1
 _GONE: Final = 2
-_LENGTH: Final = 3
+_FRAMING: Final = 3
 _DATE: Final = 4
 """What a field has to do with the ruling: nothing; it is judged; it is for one hop; framing; the time."""
+_CHUNKS: Final = -1
+"""In place of a length."""
 
 _JUDGED_NAMES = frozenset(
     {
@@ -65,17 +67,19 @@ _NEVER = frozenset(
         b"content-location",
         b"location",
         b"trailer",
-        b"transfer-encoding",
         b"upgrade",
         b"via",
     }
 )
 """Fields that have to do with framing, or whose value means something that has to be done."""
 
+_FRAMING_NAMES = frozenset({b"content-length", b"transfer-encoding"})
 _HOPS = frozenset(name.encode() for name in HOP_BY_HOP)
 # status-line (RFC 9112 4) with a final status
 _STATUS_LINE = re.compile(rb"HTTP/1\.1 ([2-5][0-9]{2}) ([\t\x20-\x7e\x80-\xff]*)")
 _NOT_PLAIN = frozenset({205, 206})
+_MOST_SIZE: Final = 8
+"""Digits of a chunk's size."""
 
 TIMELESS = frozenset(
     {
@@ -92,7 +96,7 @@ TIMELESS = frozenset(
 
 
 class _Known:
-    """A field line. length -- what Content-Length says. fixed -- it is judged octet for octet."""
+    """A field line. length -- of the content, or `_CHUNKS`, if it frames it. fixed -- it is judged octet for octet."""
 
     __slots__ = ("fixed", "kind", "length", "mark", "wire")
 
@@ -117,10 +121,10 @@ class _Status:
 
 
 class Reply:
-    """A plain response's head. size -- its octets. length -- of its content.
+    """A plain response's head. size -- its octets. length -- of its content; -1 where that comes in chunks.
 
-    mark -- what of it is judged, and whether it is long enough to be coded. kept -- status line and fields, as they go
-    on. fixed -- those of them that are judged octet for octet. tag_at -- where the one ETag is among them, or -1.
+    mark -- what of it is judged. kept -- status line and fields, as they go on. fixed -- those of them that are judged
+    octet for octet. tag_at -- where the one ETag is among them, or -1.
     """
 
     __slots__ = ("_answer", "_begin", "_of", "fixed", "kept", "length", "mark", "size", "status", "tag_at", "wire")
@@ -138,13 +142,17 @@ class Reply:
         self.status = status
         self.size = size
         self.length = length
-        self.mark = mark + b"\nlong" if length >= MIN_LENGTH else mark
+        self.mark = mark
         self.kept = kept
         self.fixed = fixed
         self.tag_at = tag_at
         self.wire = b"".join(kept)
         self._of: Passed | None = None
         self._begin = self._answer = b""
+
+    def judged(self, length: int) -> bytes:
+        """What of it is judged with content of that length: whether it is long enough to be coded as well."""
+        return self.mark + b"\nlong" if length >= MIN_LENGTH else self.mark
 
     def answer(self, passed: Passed, etag: str | None, length: int) -> bytes:
         """The head of the answer, without the line that ends it.
@@ -153,15 +161,19 @@ class Reply:
         """
         if self._of is not passed:
             self._of, self._begin = passed, self._edited(passed)
-            framing = b"" if self.status.bodiless else b"Content-Length: %d\r\n" % self.length
-            self._answer = b"%b%b%b" % (self._begin, passed.added, framing)
+            self._answer = b"%b%b%b" % (self._begin, passed.added, self._framing(passed))
         if passed.made is not None and etag is not None:
             before, after = passed.made
             return b"%b%b%b%bContent-Length: %d\r\n" % (self._begin, before, etag.encode(), after, length)
-        if length == self.length:
+        if length == self.length or passed.in_chunks:
             # nothing is coded
             return self._answer
         return b"%b%bContent-Length: %d\r\n" % (self._begin, passed.added, length)
+
+    def _framing(self, passed: Passed) -> bytes:
+        if passed.in_chunks:
+            return b"Transfer-Encoding: chunked\r\n"
+        return b"" if self.status.bodiless else b"Content-Length: %d\r\n" % self.length
 
     def _edited(self, passed: Passed) -> bytes:
         if not passed.edits and not passed.weakens:
@@ -183,11 +195,11 @@ class Passed:
 
     coding -- the content coding applied. made -- what stands before and after a validator made of the content; None
     where none is made. edits -- what became of lines that are judged octet for octet; empty octets where they went.
-    weakens -- the origin's strong ETag became weak.
+    weakens -- the origin's strong ETag became weak. in_chunks -- as it came.
     told -- for who tells of it to note what is alike for all under a route's label.
     """
 
-    __slots__ = ("added", "coding", "edits", "made", "told", "verdict", "weakens")
+    __slots__ = ("added", "coding", "edits", "in_chunks", "made", "told", "verdict", "weakens")
 
     def __init__(
         self,
@@ -198,6 +210,7 @@ class Passed:
         edits: dict[bytes, bytes],
         *,
         weakens: bool,
+        in_chunks: bool,
     ) -> None:
         self.verdict = verdict
         self.coding = coding
@@ -205,6 +218,7 @@ class Passed:
         self.made = made
         self.edits = edits
         self.weakens = weakens
+        self.in_chunks = in_chunks
         self.told: dict[str, object] = {}
 
 
@@ -250,7 +264,8 @@ class Replies:
             status = self._status(first)
         if status is None or len(raw) > MAX_LINES:
             return None
-        length, dated, mark, kept = -1, False, first, [status.wire]
+        framing: _Known | None = None
+        dated, mark, kept = False, first, [status.wire]
         fixed: list[bytes] = []
         tags: list[int] = []
         for text in raw:
@@ -259,10 +274,11 @@ class Replies:
                 line = self._line(text)
                 if line is None:
                     return None
-            if line.kind == _LENGTH:
-                if length >= 0:
+            if line.kind == _FRAMING:
+                if framing is not None:
                     return None
-                length = line.length
+                framing = line
+                mark += line.mark
             elif line.kind != _GONE:
                 if line.fixed:
                     fixed.append(line.wire)
@@ -271,10 +287,10 @@ class Replies:
                 kept.append(line.wire)
                 mark += line.mark
                 dated = dated or line.kind == _DATE
-        if (length < 0) is not status.bodiless or not dated:
+        if (framing is None) is not status.bodiless or not dated:
             # one that is not dated is dated here (RFC 9110 6.6.1)
             return None
-        length = max(length, 0)
+        length = framing.length if framing is not None else 0
         tag_at = tags[0] if len(tags) == 1 else -1
         return Reply(status, len(head) + 4, length, mark, kept, frozenset(fixed), tag_at)
 
@@ -296,11 +312,11 @@ class Replies:
         kind, mark, length, fixed = _QUIET, b"", 0, False
         if lower in _NEVER or (lower == b"connection" and value != "keep-alive"):
             return None
-        if lower == b"content-length":
-            if not (value.isascii() and value.isdecimal() and len(value) < 16):
-                return None
-            kind, length = _LENGTH, int(value)
-        elif lower == b"keep-alive" and not _lasts(value):
+        if lower == b"transfer-encoding" and value == "chunked":
+            kind, length, mark = _FRAMING, _CHUNKS, b"\nchunked"
+        elif lower == b"content-length" and value.isascii() and value.isdecimal() and len(value) < 16:
+            kind, length = _FRAMING, int(value)
+        elif lower in _FRAMING_NAMES or (lower == b"keep-alive" and not _lasts(value)):
             return None
         elif lower in _HOPS:
             kind = _GONE
@@ -320,17 +336,26 @@ class Replies:
             self._known[raw] = found
         return found
 
-    def known(self, question: str, reply: Reply) -> Passed | None:
-        """What the policy made of such a response to such a question."""
-        return self._learnt.get((question, reply.mark))
+    def known(self, question: str, reply: Reply, length: int) -> Passed | None:
+        """What the policy made of such a response, with content of that length, to such a question."""
+        return self._learnt.get((question, reply.judged(length)))
 
     def learn(
-        self, question: str, reply: Reply, sent: ResponseHead, verdict: Verdict | None, coding: str | None = None
+        self,
+        question: str,
+        reply: Reply,
+        length: int,
+        sent: ResponseHead,
+        verdict: Verdict | None,
+        coding: str | None = None,
+        *,
+        in_chunks: bool = False,
     ) -> None:
-        """Remember what the policy made of `reply`, if that was to pass it on, in `coding`, with lines changed that are
-        judged or added behind its own."""
+        """Remember what the policy made of `reply`, with content of that length, if that was to pass it on, in
+        `coding`, with lines changed that are judged or added behind its own. in_chunks -- it was not sent whole."""
         wires = [f"{name}: {value}\r\n".encode("latin-1") for name, value in sent.fields.lines]
-        if status_line(sent) != reply.status.wire or len(question) + len(reply.mark) > MAX_LEARNT_BYTES:
+        mark = reply.judged(length)
+        if status_line(sent) != reply.status.wire or len(question) + len(mark) > MAX_LEARNT_BYTES:
             return
         if verdict is not None and verdict not in TIMELESS and not self._never_fresh(reply, verdict):
             return
@@ -348,7 +373,9 @@ class Replies:
             made = b"".join([*added[:at], name]), b"".join([b"\r\n", *added[at + 1 :]])
         if len(self._learnt) >= MAX_LEARNT:
             self._learnt.clear()
-        self._learnt[question, reply.mark] = Passed(verdict, coding, b"".join(added), made, edits, weakens=weakens)
+        self._learnt[question, mark] = Passed(
+            verdict, coding, b"".join(added), made, edits, weakens=weakens, in_chunks=in_chunks
+        )
 
     def _never_fresh(self, reply: Reply, verdict: Verdict) -> bool:
         """Whether it is for want of any word on its lifetime, and not for its age, that it is not kept."""
@@ -403,3 +430,27 @@ def _lasts(keep_alive: str) -> bool:
     """Whether `Keep-Alive` allows an idle connection the time that is given to it anyway."""
     found = re.fullmatch(r"timeout=([0-9]{1,9})(?:,.*)?", keep_alive)
     return found is not None and int(found[1]) >= 5
+
+
+def unchunked(data: bytes, at: int) -> bytes | None:
+    """The content of chunks (RFC 9112 7.1) that begin at `at` and end with `data`.
+
+    None where they are not whole, more follows, or there are extensions or trailers.
+    """
+    pieces: list[bytes] = []
+    while True:
+        end = data.find(b"\r\n", at, at + _MOST_SIZE + 2)
+        if end < 0 or not _is_size(data[at:end]):
+            return None
+        length = int(data[at:end], 16)
+        begin = end + 2
+        at = begin + length + 2
+        if at > len(data) or data[at - 2 : at] != b"\r\n":
+            return None
+        if length == 0:
+            return b"".join(pieces) if at == len(data) else None
+        pieces.append(data[begin : at - 2])
+
+
+def _is_size(digits: bytes) -> bool:
+    return len(digits) > 0 and not digits.translate(None, b"0123456789abcdefABCDEF")

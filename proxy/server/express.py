@@ -25,7 +25,7 @@ from proxy.policy import cache_key, invalidation, plain
 from proxy.policy.decisions import Forward, Outcome
 from proxy.policy.judgement import route_tag
 from proxy.policy.messages import RequestHead, ResponseHead
-from proxy.policy.passing import Passed, Replies, Reply
+from proxy.policy.passing import Passed, Replies, Reply, unchunked
 from proxy.policy.plain import Plain
 from proxy.server.answer import make_etag
 from proxy.server.coding import OFF_LOOP_BYTES, encode
@@ -194,7 +194,7 @@ class Passing:
         self.content = content
         self.forward = forward
         self._connection: OriginConnection | None = None
-        self._seen: Reply | None = None
+        self._seen: tuple[Reply, int] | None = None
         self._late: asyncio.TimerHandle | None = None
         self._generation = express.fast.generation
         self._began, self._asked = express.wall(), now
@@ -253,19 +253,29 @@ class Passing:
     def _pass_on(self, data: bytes) -> bool | None:
         express = self._express
         reply = express.replies.read(data)
-        if reply is None or reply.size + reply.length > SMALL_BYTES or reply.size + reply.length < len(data):
+        if reply is None:
             return False
-        if reply.size + reply.length > len(data):
-            return None
-        self._seen = reply
-        passed = express.replies.known(self.plain.question(), reply)
+        if reply.length < 0:
+            # what is not whole yet may be a stream, which waits for nothing
+            whole = unchunked(data, reply.size) if len(data) <= SMALL_BYTES else None
+            if whole is None:
+                return False
+            content = whole
+        else:
+            if reply.size + reply.length > SMALL_BYTES or reply.size + reply.length < len(data):
+                return False
+            if reply.size + reply.length > len(data):
+                return None
+            content = data[reply.size :]
+        length = len(content)
+        self._seen = reply, length
+        passed = express.replies.known(self.plain.question(), reply, length)
         connection = self._connection
         if passed is None or connection is None or self._generation != express.fast.generation:
             return False
-        content = data[reply.size :]
         etag = make_etag(content) if passed.made is not None else None
         if passed.coding is not None:
-            if reply.length > OFF_LOOP_BYTES:
+            if length > OFF_LOOP_BYTES:
                 return False
             content = encode(content, passed.coding)
         head = reply.answer(passed, etag, len(content))
@@ -277,13 +287,17 @@ class Passing:
         self._connection = None
         express.in_flight.leave()
         seat, client = self._seat, self._client
+        sent = len(content)
+        if passed.in_chunks:
+            content = b"%x\r\n%b\r\n0\r\n\r\n" % (sent, content) if content else b"0\r\n\r\n"
         seat.write(b"%b%b%b" % (head, b"Connection: close\r\n\r\n" if client.closing else b"\r\n", content))
         ended = seat.ended = express.clock()
         client.answered()
-        self._tell(reply, passed, len(content), arrived, ended)
+        self._tell(reply, passed, (length, sent), arrived, ended)
         return True
 
-    def _tell(self, reply: Reply, passed: Passed, sent: int, arrived: float, ended: float) -> None:
+    def _tell(self, reply: Reply, passed: Passed, lengths: tuple[int, int], arrived: float, ended: float) -> None:
+        """lengths -- of the origin's content, and of what was sent."""
         express, start = self._express, self.plain.start
         route = express.fast.route(start)[0]
         kind = passed.told.get(route)
@@ -305,8 +319,8 @@ class Passing:
                 self._request_id,
                 self._traceparent,
                 len(self.content),
-                sent,
-                reply.length,
+                lengths[1],
+                lengths[0],
                 arrived - self._asked,
                 self._began,
                 ended - self._asked,
@@ -351,7 +365,16 @@ class Passing:
             return
         if self._generation == self._express.fast.generation:
             try:
-                self._express.replies.learn(self.plain.question(), self._seen, sent[0], seen.verdict, seen.coding)
+                reply, length = self._seen
+                self._express.replies.learn(
+                    self.plain.question(),
+                    reply,
+                    length,
+                    sent[0],
+                    seen.verdict,
+                    seen.coding,
+                    in_chunks=reply.length < 0 and content is None,
+                )
             except Exception:
                 # law 6: it has been answered
                 log.exception("what became of a response could not be learnt")

@@ -13,8 +13,8 @@ import pytest
 from proxy.observe.events import PurgeKind
 from proxy.server import coding, fast_path, protocol
 from proxy.server.admin import PurgeOrder
+from tests.fast.passing import DATE, JSON, TEXT, connection_of, nothing_left
 from tests.fast.sides import Side, both, seen
-from tests.fast.test_express import DATE, JSON, TEXT, connection_of, nothing_left
 from tests.support import PATIENCE, Client, Message, Origin, Proxy, Turn, running_proxy, until
 
 FRESH = "Cache-Control: max-age=60"

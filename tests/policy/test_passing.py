@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import httptools
 import pytest
 from hypothesis import event, example, given
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from proxy.policy.decisions import Verdict
 from proxy.policy.encoding import MIN_LENGTH
 from proxy.policy.lines import MAX_KNOWN, MAX_KNOWN_BYTES
 from proxy.policy.messages import Fields, ResponseHead
-from proxy.policy.passing import MAX_LEARNT, Replies, Reply
+from proxy.policy.passing import MAX_LEARNT, Passed, Replies, Reply, unchunked
 from proxy.policy.plain import MAX_LINES, Lexicon, parse
 from proxy.policy.prepared import wire_head
 
@@ -39,6 +40,11 @@ def sent_of(reply: Reply, *added: tuple[str, str]) -> ResponseHead:
     """What the policy makes of it: the lines that go on, and others behind them."""
     lines = [tuple(wire.decode("latin-1")[:-2].split(": ", 1)) for wire in reply.kept[1:]]
     return ResponseHead(reply.status.status, reply.status.reason, Fields([*lines, *added]))  # type: ignore[list-item]
+
+
+def known(replies: Replies, reply: Reply, question: str = QUESTION, length: int = 5) -> Passed | None:
+    """What was made of its like, be its content as long as it says or so long."""
+    return replies.known(question, reply, length if reply.length < 0 else reply.length)
 
 
 # -- reading
@@ -90,6 +96,7 @@ def test_what_goes_without_content(start: str) -> None:
         "Keep-Alive: timeout=4",
         "Keep-Alive: max=5",
         "Transfer-Encoding: chunked",
+        "Transfer-Encoding: gzip, chunked",
         "Trailer: x",
         "Upgrade: x",
         "Via: 1.1 other",
@@ -112,6 +119,23 @@ def test_other_fields(line: str) -> None:
     replies = Replies(TARGETS)
     for _ in range(2):
         assert read(line, replies=replies) is None
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("Transfer-Encoding: gzip, chunked",),
+        ("Transfer-Encoding: identity",),
+        ("Transfer-Encoding:",),
+        ("Transfer-Encoding: chunked", "Transfer-Encoding: chunked"),
+        ("Transfer-Encoding: chunked", LENGTH),
+        (LENGTH, "Transfer-Encoding: chunked"),
+        (LENGTH, LENGTH),
+    ],
+)
+def test_framing_is_said_once_and_plainly(lines: tuple[str, ...]) -> None:
+    assert read(DATE, *lines, bare=True) is None
+    assert read(DATE, "Transfer-Encoding: chunked", start="HTTP/1.1 204 No Content", bare=True) is None
 
 
 def test_what_is_not_dated_or_not_measured_or_too_long() -> None:
@@ -145,8 +169,8 @@ def learnt(
 ) -> bytes | None:
     """What the head of the next answer to the same is, if it is known."""
     replies = replies or Replies(TARGETS)
-    replies.learn(question, reply, sent_of(reply, *added), verdict)
-    passed = replies.known(question, reply)
+    replies.learn(question, reply, max(reply.length, 0), sent_of(reply, *added), verdict)
+    passed = known(replies, reply, question)
     return reply.answer(passed, '"made"', reply.length) if passed is not None else None
 
 
@@ -161,7 +185,7 @@ def test_one_reply_is_answered_as_each_question_has_it() -> None:
     for number in (1, 1, 2, 1):
         head = learnt(reply, ("X-Made", str(number)), question=f"GET\n\n{number}", replies=replies)
         assert head == reply.wire + f"X-Made: {number}\r\nContent-Length: 5\r\n".encode()
-        passed = replies.known(f"GET\n\n{number}", reply)
+        passed = known(replies, reply, f"GET\n\n{number}")
         assert passed is not None
         assert reply.answer(passed, None, reply.length) == head
 
@@ -184,8 +208,8 @@ def test_what_the_policy_changed_for_another_reason_is_not_learnt() -> None:
         ResponseHead(201, "OK", sent_of(reply).fields),
         ResponseHead(200, "Ok", sent_of(reply).fields),
     ):
-        replies.learn(QUESTION, reply, changed, None)
-        assert replies.known(QUESTION, reply) is None
+        replies.learn(QUESTION, reply, reply.length, changed, None)
+        assert known(replies, reply) is None
 
 
 def coded(head: ResponseHead) -> ResponseHead:
@@ -213,8 +237,8 @@ def test_what_is_made_of_the_next_is_what_the_policy_would(lines: list[str]) -> 
     replies = Replies(TARGETS)
     one, other = (taken(*[line.replace("%d", str(number)) for line in lines], replies=replies) for number in (1, 2))
     assert one.mark == other.mark
-    replies.learn(QUESTION, one, coded(sent_of(one)), None, "gzip")
-    passed = replies.known(QUESTION, other)
+    replies.learn(QUESTION, one, one.length, coded(sent_of(one)), None, "gzip")
+    passed = known(replies, other)
     event("known" if passed is not None else "not known")
     if passed is not None:
         expected = coded(sent_of(other))
@@ -237,8 +261,8 @@ def test_what_is_made_of_the_next_is_what_the_policy_would(lines: list[str]) -> 
 def test_what_is_usual_is_learnt(lines: list[str]) -> None:
     replies = Replies(TARGETS)
     one = taken(*[line.replace("%d", "1") for line in lines], replies=replies)
-    replies.learn(QUESTION, one, coded(sent_of(one)), None, "gzip")
-    assert replies.known(QUESTION, one) is not None
+    replies.learn(QUESTION, one, one.length, coded(sent_of(one)), None, "gzip")
+    assert known(replies, one) is not None
 
 
 @pytest.mark.parametrize(
@@ -268,8 +292,8 @@ def test_what_is_judged_tells_replies_apart(name: str) -> None:
     replies = Replies(TARGETS)
     one, other, without = (taken(*lines, replies=replies) for lines in ((f"{name}: 1",), (f"{name}: 2",), ()))
     assert learnt(one, replies=replies) is not None
-    assert replies.known(QUESTION, other) is None
-    assert replies.known(QUESTION, without) is None
+    assert known(replies, other) is None
+    assert known(replies, without) is None
 
 
 @pytest.mark.parametrize("line", ['ETag: "%d"', 'ETag: W/"%d"', "ETag: %d", "Set-Cookie: %d"])
@@ -277,23 +301,20 @@ def test_what_is_judged_by_its_presence(line: str) -> None:
     replies = Replies(TARGETS)
     one, other = (taken(line.replace("%d", digit), replies=replies) for digit in "12")
     assert learnt(one, replies=replies) is not None
-    assert replies.known(QUESTION, other) is not None
-    assert replies.known(QUESTION, taken(replies=replies)) is None
+    assert known(replies, other) is not None
+    assert known(replies, taken(replies=replies)) is None
 
 
 def test_length_and_status_and_question_tell_apart() -> None:
     replies = Replies(TARGETS)
     reply = taken(replies=replies)
     learnt(reply, replies=replies)
-    assert replies.known(QUESTION + "x", reply) is None
-    assert replies.known(QUESTION, taken(start="HTTP/1.1 200 Ok", replies=replies)) is None
-    assert replies.known(QUESTION, taken(DATE, f"Content-Length: {MIN_LENGTH}", bare=True, replies=replies)) is None
-    assert (
-        replies.known(QUESTION, taken(DATE, f"Content-Length: {MIN_LENGTH - 1}", bare=True, replies=replies))
-        is not None
-    )
+    assert known(replies, reply, QUESTION + "x") is None
+    assert known(replies, taken(start="HTTP/1.1 200 Ok", replies=replies)) is None
+    assert known(replies, taken(DATE, f"Content-Length: {MIN_LENGTH}", bare=True, replies=replies)) is None
+    assert known(replies, taken(DATE, f"Content-Length: {MIN_LENGTH - 1}", bare=True, replies=replies)) is not None
     replies.forget()
-    assert replies.known(QUESTION, reply) is None
+    assert known(replies, reply) is None
 
 
 def test_what_is_learnt_is_bounded() -> None:
@@ -345,3 +366,71 @@ def test_of_two_heads_in_turn_each_is_known() -> None:
     longer = replies.read(wires[1].replace(b"\r\n\r\n", b"\r\nX-More: y\r\n\r\n"))
     assert longer is not None
     assert b"X-More: y\r\n" in longer.wire
+
+
+# -- chunks
+
+
+def test_what_came_in_chunks_goes_on_as_the_policy_had_it() -> None:
+    replies = Replies(TARGETS)
+    reply = taken(DATE, "transfer-encoding: Chunked", bare=True, replies=replies)
+    assert reply.length < 0
+    assert reply.mark != taken(replies=replies).mark
+    replies.learn(QUESTION, reply, 5, sent_of(reply, *ADDED), None, in_chunks=True)
+    replies.learn(QUESTION, reply, MIN_LENGTH, coded(sent_of(reply)), None, "gzip")
+    short, long = known(replies, reply), known(replies, reply, length=MIN_LENGTH)
+    assert short is not None
+    assert long is not None
+    added = "".join(f"{name}: {value}\r\n" for name, value in ADDED).encode()
+    for _ in range(2):
+        assert reply.answer(short, None, 7) == reply.wire + added + b"Transfer-Encoding: chunked\r\n"
+        assert reply.answer(long, '"made"', 77) == wire_head(coded(sent_of(reply)), 77)
+    replies.learn(QUESTION, reply, 5, sent_of(reply, *ADDED), None)
+    whole = known(replies, reply)
+    assert whole is not None
+    assert reply.answer(whole, None, 0) == reply.wire + added + b"Content-Length: 0\r\n"
+
+
+def in_chunks(pieces: list[bytes], form: str = "%x") -> bytes:
+    return b"".join([f"{form}\r\n".encode() % len(piece) + piece + b"\r\n" for piece in pieces]) + b"0\r\n\r\n"
+
+
+@given(st.lists(st.binary(min_size=1, max_size=40)), st.binary(max_size=5), st.sampled_from(["%x", "%X", "%08x"]))
+def test_chunks_are_read_if_they_are_whole(pieces: list[bytes], before: bytes, form: str) -> None:
+    data = before + in_chunks(pieces, form)
+    assert unchunked(data, len(before)) == b"".join(pieces)
+    assert not any(unchunked(data[:end], len(before)) is not None for end in range(len(before), len(data)))
+    assert unchunked(data + b"H", len(before)) is None
+
+
+class _Heard:
+    """What llhttp makes of a response."""
+
+    def __init__(self) -> None:
+        self.content, self.complete = b"", False
+
+    def on_body(self, piece: bytes) -> None:
+        self.content += piece
+
+    def on_message_complete(self) -> None:
+        self.complete = True
+
+
+CHUNKS = ["", "0", "5", "1", "A", "00", "+5", "-1", " 5", "5 ", "5;a=b", "0x5", "_", "1_0", "\r\n", "\n", "hello", "h"]
+
+
+@given(st.lists(st.sampled_from(CHUNKS), max_size=12).map("".join))
+@example("5\r\nhello\r\n0\r\n\r\n")
+@example("5;a=b\r\nhello\r\n0\r\n\r\n")
+@example("5\r\nhello\r\n0\r\nX: y\r\n\r\n")
+@example("5\r\nhello0\r\n\r\n")
+@example("000000005\r\nhello\r\n0\r\n\r\n")
+def test_what_is_read_as_chunks_the_parser_reads_so_as_well(text: str) -> None:
+    content = unchunked(text.encode(), 0)
+    event("read" if content is not None else "not read")
+    if content is not None:
+        heard = _Heard()
+        httptools.HttpResponseParser(heard).feed_data(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + text.encode()
+        )
+        assert (heard.complete, heard.content) == (True, content)
