@@ -232,6 +232,7 @@ class Replies:
         self._known: dict[bytes, _Known] = {}
         self._statuses: dict[bytes, _Status] = {}
         self._learnt: dict[tuple[str, bytes], Passed] = {}
+        self._streams: set[tuple[str, bytes]] = set()
         self._replies: dict[bytes, Reply] = {}
         self._last: Reply | None = None
         self._last_head = b""
@@ -388,6 +389,20 @@ class Replies:
                 b"\n" + name + b":" in said for name in (b"cache-control", b"expires", b"last-modified", *self._targets)
             )
         )
+
+    def is_stream(self, question: str, reply: Reply) -> bool:
+        """Whether the last response like it came piece by piece."""
+        return (question, reply.mark) in self._streams
+
+    def came(self, question: str, reply: Reply, *, whole: bool) -> None:
+        """Note for `is_stream` how chunks came: whole within a moment, or not."""
+        if whole:
+            if self._streams:
+                self._streams.discard((question, reply.mark))
+        elif len(question) + len(reply.mark) <= MAX_LEARNT_BYTES:
+            if len(self._streams) >= MAX_LEARNT:
+                self._streams.clear()
+            self._streams.add((question, reply.mark))
 
     def forget(self) -> None:
         """Another policy holds from now on."""

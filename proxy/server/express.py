@@ -36,6 +36,8 @@ from proxy.server.visit import Shared
 log = logging.getLogger("siding.express")
 
 DIGITS: Final = 4096
+CHUNKS_SECONDS = 0.002
+"""How long the end of chunks is waited for: most origins send it by itself, and at once."""
 
 
 class Client(Protocol):
@@ -163,6 +165,7 @@ class Passing:
         "_asked",
         "_began",
         "_client",
+        "_coming",
         "_connection",
         "_express",
         "_generation",
@@ -195,6 +198,7 @@ class Passing:
         self.forward = forward
         self._connection: OriginConnection | None = None
         self._seen: tuple[Reply, int] | None = None
+        self._coming: Reply | None = None
         self._late: asyncio.TimerHandle | None = None
         self._generation = express.fast.generation
         self._began, self._asked = express.wall(), now
@@ -230,7 +234,8 @@ class Passing:
         if done is False and self._connection is not None:
             self._serve_ordinarily(self._connection)
         elif done is None and self._late is None:
-            self._late = asyncio.get_running_loop().call_later(SMALL_SECONDS, self._wait_no_longer)
+            seconds = SMALL_SECONDS if self._coming is None else CHUNKS_SECONDS
+            self._late = asyncio.get_running_loop().call_later(seconds, self._wait_no_longer)
         return done
 
     def _serve_ordinarily(self, connection: OriginConnection) -> None:
@@ -242,6 +247,8 @@ class Passing:
     def _wait_no_longer(self) -> None:
         """Content that comes slowly goes on as it comes."""
         if self._connection is not None:
+            if self._coming is not None:
+                self._express.replies.came(self.plain.question(), self._coming, whole=False)
             self._serve_ordinarily(self._connection)
             self._connection.go_on()
 
@@ -250,23 +257,29 @@ class Passing:
             self._late.cancel()
             self._late = None
 
+    def _content(self, reply: Reply, data: bytes) -> bytes | bool:
+        """The content of `reply`, whole; True while it is waited for; False where it is not for here."""
+        if reply.length < 0:
+            if len(data) > SMALL_BYTES:
+                return False
+            replies, question = self._express.replies, self.plain.question()
+            content = unchunked(data, reply.size)
+            if content is None:
+                self._coming = reply
+                return not replies.is_stream(question, reply)
+            replies.came(question, reply, whole=True)
+            return content
+        size = reply.size + reply.length
+        if size > SMALL_BYTES or size < len(data):
+            return False
+        return True if size > len(data) else data[reply.size :]
+
     def _pass_on(self, data: bytes) -> bool | None:
         express = self._express
         reply = express.replies.read(data)
-        if reply is None:
-            return False
-        if reply.length < 0:
-            # what is not whole yet may be a stream, which waits for nothing
-            whole = unchunked(data, reply.size) if len(data) <= SMALL_BYTES else None
-            if whole is None:
-                return False
-            content = whole
-        else:
-            if reply.size + reply.length > SMALL_BYTES or reply.size + reply.length < len(data):
-                return False
-            if reply.size + reply.length > len(data):
-                return None
-            content = data[reply.size :]
+        content = self._content(reply, data) if reply is not None else False
+        if reply is None or isinstance(content, bool):
+            return None if content else False
         length = len(content)
         self._seen = reply, length
         passed = express.replies.known(self.plain.question(), reply, length)

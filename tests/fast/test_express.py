@@ -106,6 +106,47 @@ async def test_content_that_comes_slowly_goes_on_as_it_comes(origin: Origin) -> 
         assert origin.connections == 1
 
 
+async def test_a_stream_of_chunks_is_not_held_up_twice(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end is waited for as long as answers like it come whole."""
+    go = asyncio.Event()
+
+    async def script(turn: Turn) -> None:
+        head = f"HTTP/1.1 200 OK\r\n{DATE}\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n"
+        if turn.request.target != "/whole":
+            await turn.send(head)
+            await go.wait()
+            go.clear()
+            head = ""
+        await turn.send(head + "5\r\nlater\r\n0\r\n\r\n")
+
+    async def is_waited_for() -> None:
+        await client.send(POST)
+        await until(lambda: connection_of(proxy)._passing is not None and taken(proxy)._late is not None)
+        go.set()
+        assert (await client.response()).content == b"firstlater"
+
+    async def comes_piece_by_piece() -> None:
+        await client.send(POST)
+        await client.reader.readuntil(b"first\r\n")
+        go.set()
+        await client.reader.readuntil(b"later\r\n0\r\n\r\n")
+
+    origin.script = script
+    monkeypatch.setattr("proxy.server.express.CHUNKS_SECONDS", PATIENCE)
+    async with running_proxy(origin.url) as proxy, asyncio.timeout(PATIENCE):
+        client = await proxy.connect()
+        for _ in range(2):
+            assert (await client.request("POST", "/whole", content=b"body")).content == b"firstlater"
+        await is_waited_for()
+        monkeypatch.setattr("proxy.server.express.CHUNKS_SECONDS", 0.001)
+        await comes_piece_by_piece()
+        monkeypatch.setattr("proxy.server.express.CHUNKS_SECONDS", PATIENCE)
+        await comes_piece_by_piece()
+        assert (await client.request("POST", "/whole", host="a", content=b"body")).content == b"firstlater"
+        await is_waited_for()
+        await nothing_left(proxy)
+
+
 # -- clients that leave
 
 

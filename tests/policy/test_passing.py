@@ -391,6 +391,26 @@ def test_what_came_in_chunks_goes_on_as_the_policy_had_it() -> None:
     assert reply.answer(whole, None, 0) == reply.wire + added + b"Content-Length: 0\r\n"
 
 
+def test_what_came_in_pieces_is_remembered_until_it_comes_whole() -> None:
+    replies = Replies(TARGETS)
+    reply, other = (taken(DATE, "Transfer-Encoding: chunked", *more, bare=True) for more in ((), ("Vary: a",)))
+    replies.came(QUESTION, reply, whole=True)
+    assert not replies.is_stream(QUESTION, reply)
+    replies.came(QUESTION, reply, whole=False)
+    assert replies.is_stream(QUESTION, reply)
+    assert not replies.is_stream(QUESTION, other)
+    assert not replies.is_stream(QUESTION + "x", reply)
+    replies.came(QUESTION, other, whole=True)
+    assert replies.is_stream(QUESTION, reply)
+    replies.came(QUESTION, reply, whole=True)
+    assert not replies.is_stream(QUESTION, reply)
+    for number in range(MAX_LEARNT + 10):
+        replies.came(f"{QUESTION}{number}", reply, whole=False)
+    replies.came("a" * passing.MAX_LEARNT_BYTES, reply, whole=False)
+    assert len(replies._streams) <= MAX_LEARNT
+    assert not replies.is_stream("a" * passing.MAX_LEARNT_BYTES, reply)
+
+
 def in_chunks(pieces: list[bytes], form: str = "%x") -> bytes:
     return b"".join([f"{form}\r\n".encode() % len(piece) + piece + b"\r\n" for piece in pieces]) + b"0\r\n\r\n"
 
