@@ -12,7 +12,8 @@ from typing import Any
 import asyncpg
 import orjson
 
-from pool_monitor.pool import APPLICATION, describe
+from pool_monitor.following import Following
+from pool_monitor.pool import APPLICATION
 
 log = logging.getLogger("siding.changes")
 
@@ -130,7 +131,7 @@ async def _comes(event: asyncio.Event) -> bool:
     return True
 
 
-class Listener:
+class Listener(Following):
     """Listens on a connection apart, and says when it cannot.
 
     changed -- called with each table that has changed, as schema.name. heard -- called with True once it listens,
@@ -138,32 +139,13 @@ class Listener:
     """
 
     def __init__(self, url: str, changed: Callable[[str], None], heard: Callable[[bool], None]) -> None:
+        super().__init__("news of changed tables (the query cache is off without)", RETRY_SECONDS)
         self._url = url
         self._changed = changed
         self._heard = heard
-        self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Begin."""
-        self._task = asyncio.create_task(self._run())
-
-    async def close(self) -> None:
-        """Stop."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _run(self) -> None:
-        told = ""
-        while True:
-            try:
-                await self._listen()
-            except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
-                if told != (told := describe(fault)):
-                    log.warning("changes of tables are not heard of; the query cache is off until they are: %s", told)
-            await asyncio.sleep(RETRY_SECONDS)
-
-    async def _listen(self) -> None:
+    async def follow(self) -> None:
+        """See `Following`."""
         connection = await asyncpg.connect(
             self._url,
             timeout=ANSWER_SECONDS,
@@ -189,6 +171,7 @@ class Listener:
                     "changes of tables cannot be heard of here (through a PgBouncer in transaction mode nothing can); "
                     "kept answers live for their ttl, whatever changes"
                 )
+            self.works()
             self._heard(True)
             while not lost.is_set():
                 try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from psycopg.rows import dict_row
 
-log = logging.getLogger("siding.pgbouncer")
+from pool_monitor.following import Following
 
 EVERY_SECONDS = 5.0
 CONNECT_SECONDS = 3
@@ -105,38 +104,24 @@ async def connect(url: str) -> psycopg.AsyncConnection[dict[str, Any]]:
     )
 
 
-class Bouncer:
+class Bouncer(Following):
     """Looks every `EVERY_SECONDS`; `latest` is None while the console cannot be read."""
 
     def __init__(self, url: str) -> None:
+        super().__init__("PgBouncer's console", EVERY_SECONDS, (psycopg.Error, OSError, TimeoutError))
         self._url = url
-        self._task: asyncio.Task[None] | None = None
         self.latest: BouncerSample | None = None
 
-    def start(self) -> None:
-        """Begin."""
-        self._task = asyncio.create_task(self._run())
-
-    async def close(self) -> None:
-        """Stop."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _run(self) -> None:
-        told = ""
-        while True:
+    async def follow(self) -> None:
+        """See `Following`."""
+        async with await connect(self._url) as connection:
             try:
-                connection = await connect(self._url)
-                async with connection:
-                    while True:
-                        self.latest = await look(connection)
-                        await asyncio.sleep(EVERY_SECONDS)
-            except (psycopg.Error, OSError, TimeoutError) as fault:
+                while True:
+                    self.latest = await look(connection)
+                    self.works()
+                    await asyncio.sleep(EVERY_SECONDS)
+            finally:
                 self.latest = None
-                if told != (told := (str(fault).splitlines() or [type(fault).__name__])[0]):
-                    log.warning("PgBouncer's console cannot be read: %s", told)
-            await asyncio.sleep(EVERY_SECONDS)
 
     def document(self) -> list[dict[str, object]] | None:
         """Its pools, each as the five keys; None while they are not known."""

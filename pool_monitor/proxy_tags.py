@@ -42,23 +42,28 @@ class ProxyTags:
 
     async def _purge_all(self, url: str) -> None:
         timeout = aiohttp.ClientTimeout(total=SECONDS)
+        # what is wanted while the session closes is wanted from the next
+        while self._wanted:
+            async with aiohttp.ClientSession(url, headers=self._fields, timeout=timeout) as session:
+                await self._purge_wanted(session)
+
+    async def _purge_wanted(self, session: aiohttp.ClientSession) -> None:
         pause = FIRST_PAUSE_SECONDS
-        async with aiohttp.ClientSession(url, headers=self._fields, timeout=timeout) as session:
-            while self._wanted:
-                tag = next(iter(self._wanted))
-                # who wants it purged from now on wants it purged again
-                del self._wanted[tag]
-                away = await _purge_one(session, tag)
-                if away is None:
-                    if pause > FIRST_PAUSE_SECONDS:
-                        log.info("the proxy purges tags again")
-                    pause = FIRST_PAUSE_SECONDS
-                    continue
-                if pause == FIRST_PAUSE_SECONDS:
-                    log.warning("tags cannot be purged at the proxy, which is asked until it answers: %s", away)
-                self._wanted[tag] = None
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        while self._wanted:
+            tag = next(iter(self._wanted))
+            # who wants it purged from now on wants it purged again
+            del self._wanted[tag]
+            away = await _purge_one(session, tag)
+            if away is None:
+                if pause > FIRST_PAUSE_SECONDS:
+                    log.info("the proxy purges tags again")
+                pause = FIRST_PAUSE_SECONDS
+                continue
+            if pause == FIRST_PAUSE_SECONDS:
+                log.warning("tags cannot be purged at the proxy, which is asked until it answers: %s", away)
+            self._wanted[tag] = None
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     async def close(self) -> None:
         """Stop; what is wanted purged still goes out, within a bound."""

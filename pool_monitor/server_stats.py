@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,9 +13,8 @@ import asyncpg
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from pool_monitor.pool import APPLICATION, describe
-
-log = logging.getLogger("siding.server")
+from pool_monitor.following import Following
+from pool_monitor.pool import APPLICATION
 
 EVERY_SECONDS = 15.0
 QUERY_SECONDS = 3.0
@@ -73,36 +71,16 @@ async def look(connection: Any) -> Sample:
     )
 
 
-class Sampler:
+class Sampler(Following):
     """Looks every `EVERY_SECONDS`; `latest` is None until it could, and again once it could not."""
 
     def __init__(self, url: str) -> None:
+        super().__init__("the server's statistics", EVERY_SECONDS)
         self._url = url
-        self._task: asyncio.Task[None] | None = None
         self.latest: Sample | None = None
 
-    def start(self) -> None:
-        """Begin."""
-        self._task = asyncio.create_task(self._run())
-
-    async def close(self) -> None:
-        """Stop."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _run(self) -> None:
-        told = ""
-        while True:
-            try:
-                await self._follow()
-            except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
-                self.latest = None
-                if told != (told := describe(fault)):
-                    log.warning("the server's statistics cannot be read: %s", told)
-            await asyncio.sleep(EVERY_SECONDS)
-
-    async def _follow(self) -> None:
+    async def follow(self) -> None:
+        """See `Following`."""
         connection = await asyncpg.connect(
             self._url,
             timeout=QUERY_SECONDS,
@@ -112,8 +90,10 @@ class Sampler:
         try:
             while True:
                 self.latest = await look(connection)
+                self.works()
                 await asyncio.sleep(EVERY_SECONDS)
         finally:
+            self.latest = None
             connection.terminate()
 
     def levels(self) -> Iterable[Metric]:

@@ -60,6 +60,18 @@ async def test_one_that_fails_is_asked_again_and_one_that_refuses_is_not(caplog:
     assert "PROXY_ADMIN_URL answered 401" in caplog.text
 
 
+async def test_what_is_wanted_in_any_moment_is_purged() -> None:
+    async with purged_proxy() as proxy, asyncio.timeout(PATIENCE):
+        tags = ProxyTags(proxy.url, None)
+        for number in range(50):
+            tags.purge([f"tag-{number}"])
+            assert await proxy.asked.get() == ({"tag": f"tag-{number}"}, None)
+            # a step further each time, until the last is done with
+            for _ in range(number):
+                await asyncio.sleep(0)
+        await tags.close()
+
+
 async def test_closing_does_not_wait_for_a_proxy_that_stays_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SECONDS", 0.05)
     tags = ProxyTags(f"http://127.0.0.1:{free_port()}", None)

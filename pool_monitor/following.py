@@ -1,0 +1,60 @@
+"""What is followed over a connection of its own, made again whenever it breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+
+import asyncpg
+
+from pool_monitor.pool import describe
+
+log = logging.getLogger("siding.following")
+
+FAULTS: tuple[type[Exception], ...] = (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+
+
+class Following(ABC):
+    """Follows from `start` to `close`, and says in the log when it cannot, and when it can again.
+
+    what -- as the log names it. seconds -- until it is tried again. faults -- what `follow` may raise.
+    """
+
+    def __init__(self, what: str, seconds: float, faults: tuple[type[Exception], ...] = FAULTS) -> None:
+        self._what = what
+        self._seconds = seconds
+        self._faults = faults
+        self._told = ""
+        self._task: asyncio.Task[None] | None = None
+
+    @abstractmethod
+    async def follow(self) -> None:
+        """Follow it as long as the connection lasts, and call `works` whenever it does."""
+
+    def works(self) -> None:
+        """It is followed; the next fault is told, be it the same as the last."""
+        if self._told:
+            log.info("%s can be read again", self._what)
+        self._told = ""
+
+    def start(self) -> None:
+        """Begin."""
+        self._task = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        """Stop."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self.follow()
+            except self._faults as fault:
+                told = describe(fault)
+                if told != self._told:
+                    log.warning("%s cannot be read: %s", self._what, told)
+                self._told = told
+            await asyncio.sleep(self._seconds)
