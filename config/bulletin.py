@@ -207,8 +207,10 @@ class Bulletin:
             try:
                 async with self._tier.listening(READ_SECONDS) as client:
                     await self._greet(client)
+                    # what there is, and whether it may be read at all
+                    await self._read(client, None)
                     while not self._closing:
-                        await self._read(client)
+                        await self._read(client, WAIT_SECONDS)
                         if time.monotonic() - looked >= LOOK_SECONDS:
                             looked = time.monotonic()
                             await self._tier.look(client)
@@ -246,10 +248,6 @@ class Bulletin:
             )
         elif last > self.position and (not first or _number(first) > self.position + 1):
             await self._skip(client)
-        self._heard_at = time.monotonic()
-        if self._deaf:
-            self._deaf = False
-            log.info("the log of the replicas can be read now")
 
     async def _skip(self, client: Any) -> None:
         """Go on where the log begins, or where the next entry is, when those before are no more there."""
@@ -263,14 +261,18 @@ class Bulletin:
         self.position = following - 1 if following is not None else int(state or 0)
         self._reader.began(self.position)
 
-    async def _read(self, client: Any) -> None:
+    async def _read(self, client: Any, wait: float | None) -> None:
+        """Hear what is new. wait -- for so many seconds where there is nothing; None does not."""
         places = {self._entries: f"{self.position}-0", self._whispers: self._last_whisper}
-        found = await client.xread(places, count=MOST_AT_ONCE, block=round(1000 * WAIT_SECONDS))
-        if not found:
+        block = None if wait is None else round(1000 * wait)
+        found = await client.xread(places, count=MOST_AT_ONCE, block=block)
+        if not found and wait is not None:
             await self._greet(client)
-            return
         self._heard_at = time.monotonic()
-        for stream, entries in found:
+        if self._deaf:
+            self._deaf = False
+            log.info("the log of the replicas can be read now")
+        for stream, entries in found or ():
             for identity, fields in entries:
                 if stream.decode() == self._whispers:
                     self._last_whisper = identity.decode()

@@ -22,7 +22,7 @@ from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
 from config.redis_place import Mode, Place, read_place
 from config.tasks import end
@@ -39,8 +39,9 @@ REST_SECONDS = 1.0
 MAX_CALLS = 32
 """Calls, and so connections to each server; further ones wait within their time: a burst is no storm of connects."""
 
-FAULTS = (TimeoutError, OSError, RedisError, ValueError, AttributeError)
-"""What a call may raise where the tier cannot be had: redis-py looks for connections that it has closed meanwhile."""
+FAULTS = (TimeoutError, OSError, RedisError, RedisClusterException, ValueError, AttributeError)
+"""What a call may raise where the tier cannot be had: redis-py looks for connections that it has closed meanwhile, and
+that a cluster is away is no `RedisError`."""
 
 _Answer = TypeVar("_Answer")
 Observe = Callable[["Result", float], None]

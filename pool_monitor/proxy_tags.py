@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 
 import aiohttp
 from pydantic import SecretStr
+
+from config.tasks import end
 
 log = logging.getLogger("siding.proxy_tags")
 
@@ -53,7 +56,11 @@ class ProxyTags:
             tag = next(iter(self._wanted))
             # who wants it purged from now on wants it purged again
             del self._wanted[tag]
-            away = await _purge_one(session, tag)
+            try:
+                away = await _purge_one(session, tag)
+            except asyncio.CancelledError:
+                self._wanted[tag] = None
+                raise
             if away is None:
                 if pause > FIRST_PAUSE_SECONDS:
                     log.info("the proxy purges tags again")
@@ -67,10 +74,13 @@ class ProxyTags:
 
     async def close(self) -> None:
         """Stop; what is wanted purged still goes out, within a bound."""
-        if self._task is not None:
-            await asyncio.wait([self._task], timeout=SECONDS)
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await end([self._task])
+        if self._url is not None and self._wanted:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SECONDS):
+                    await self._purge_all(self._url)
+        if self._wanted:
+            log.error("tags stay unpurged at the proxy, which did not answer: %s", ", ".join(self._wanted))
 
 
 async def _purge_one(session: aiohttp.ClientSession, tag: str) -> str | None:

@@ -78,6 +78,8 @@ _HOPS = frozenset(name.encode() for name in HOP_BY_HOP)
 # status-line (RFC 9112 4) with a final status
 _STATUS_LINE = re.compile(rb"HTTP/1\.1 ([2-5][0-9]{2}) ([\t\x20-\x7e\x80-\xff]*)")
 _NOT_PLAIN = frozenset({205, 206})
+FIRST_SPAN, MAX_SPAN = 8, 1024
+"""Responses that are taken for streams after one that was."""
 _MOST_SIZE: Final = 8
 """Digits of a chunk's size."""
 
@@ -232,7 +234,7 @@ class Replies:
         self._known: dict[bytes, _Known] = {}
         self._statuses: dict[bytes, _Status] = {}
         self._learnt: dict[tuple[str, bytes], Passed] = {}
-        self._streams: set[tuple[str, bytes]] = set()
+        self._streams: dict[tuple[str, bytes], tuple[int, int]] = {}
         self._replies: dict[bytes, Reply] = {}
         self._last: Reply | None = None
         self._last_head = b""
@@ -391,18 +393,27 @@ class Replies:
         )
 
     def is_stream(self, question: str, reply: Reply) -> bool:
-        """Whether the last response like it came piece by piece."""
-        return (question, reply.mark) in self._streams
+        """Whether the end of its chunks is not to be waited for: the last time it did not come within a moment.
+
+        After some responses it is tried again: after twice as many each time that it was in vain.
+        """
+        key = question, reply.mark
+        left, span = self._streams.get(key, (0, 0))
+        if left:
+            self._streams[key] = left - 1, span
+        return left > 0
 
     def came(self, question: str, reply: Reply, *, whole: bool) -> None:
-        """Note for `is_stream` how chunks came: whole within a moment, or not."""
+        """Note for `is_stream` how chunks came that were looked at: whole, within a moment, or not."""
+        key = question, reply.mark
         if whole:
             if self._streams:
-                self._streams.discard((question, reply.mark))
+                self._streams.pop(key, None)
         elif len(question) + len(reply.mark) <= MAX_LEARNT_BYTES:
+            span = min(2 * self._streams.get(key, (0, 0))[1], MAX_SPAN) or FIRST_SPAN
             if len(self._streams) >= MAX_LEARNT:
                 self._streams.clear()
-            self._streams.add((question, reply.mark))
+            self._streams[key] = span, span
 
     def forget(self) -> None:
         """Another policy holds from now on."""

@@ -37,7 +37,7 @@ log = logging.getLogger("siding.express")
 
 DIGITS: Final = 4096
 CHUNKS_SECONDS = 0.002
-"""How long the end of chunks is waited for: most origins send it by itself, and at once."""
+"""How long the end of chunks is waited for: most origins send it by itself, and soon."""
 
 
 class Client(Protocol):

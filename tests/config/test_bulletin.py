@@ -16,6 +16,7 @@ import redis.asyncio
 from config import bulletin as module
 from config.bulletin import Bulletin, Entry
 from config.tier import SharedTier
+from deploy.postgres import free_port
 from tests.redis_servers import Redis, running_cluster, running_redis, running_sentinel
 from tests.relay import relayed
 from tests.support import PATIENCE
@@ -68,6 +69,20 @@ async def reading(url: str) -> AsyncIterator[tuple[Bulletin, Listener]]:
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "RETRY_SECONDS", 0.02)
     monkeypatch.setattr("config.tier.REST_SECONDS", 0.05)
+
+
+@pytest.fixture
+def lost(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
+    """Why there were no news, each time that they were tried for."""
+    found: list[BaseException] = []
+    lose = Bulletin._lost
+
+    def noted(bulletin: Bulletin, fault: BaseException) -> None:
+        found.append(fault)
+        lose(bulletin, fault)
+
+    monkeypatch.setattr(Bulletin, "_lost", noted)
+    return found
 
 
 @pytest.fixture
@@ -249,19 +264,46 @@ async def test_who_hears_nothing_knows_it(server: Redis, monkeypatch: pytest.Mon
         await holds(lambda: one.hears)
 
 
-async def test_why_nothing_is_heard_is_said_once(server: Redis, caplog: pytest.LogCaptureFixture) -> None:
+async def test_why_nothing_is_heard_is_said_once(
+    server: Redis, caplog: pytest.LogCaptureFixture, lost: list[BaseException]
+) -> None:
     async with redis.asyncio.Redis(port=server.port) as client:
         await client.config_set("requirepass", "secret")
         with caplog.at_level("INFO", "siding.bulletin"):
-            async with reading(server.url) as (one, _), asyncio.timeout(PATIENCE):
-                before = (await client.info("stats"))["total_connections_received"]
-                while (await client.info("stats"))["total_connections_received"] < before + 3:  # noqa: ASYNC110
-                    await asyncio.sleep(0.01)
+            async with reading(server.url) as (one, _):
+                await holds(lambda: len(lost) > 2)
+                assert not one.hears
                 await client.config_set("requirepass", "")
                 await holds(lambda: one.hears)
     said = [(record.levelname, record.getMessage()) for record in caplog.records]
     assert [level for level, _ in said] == ["WARNING", "INFO"]
     assert "Authentication required" in said[0][1]
+
+
+async def test_who_may_not_read_hears_nothing(
+    server: Redis, caplog: pytest.LogCaptureFixture, lost: list[BaseException]
+) -> None:
+    async with redis.asyncio.Redis(port=server.port) as client:
+        rights = "ACL SETUSER replica on >secret ~* +@all"
+        await client.execute_command(*rights.split(), "-xread")  # type: ignore[no-untyped-call]
+        async with reading(server.url.replace("//", "//replica:secret@")) as (one, _):
+            await holds(lambda: len(lost) > 2)
+            assert not one.hears
+            assert caplog.text.count("cannot be read: this user has no permissions") == 1
+            await client.execute_command(*rights.split(), "+xread")  # type: ignore[no-untyped-call]
+            await holds(lambda: one.hears)
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize("there", [True, False])
+async def test_a_cluster_that_is_none(
+    server: Redis, caplog: pytest.LogCaptureFixture, lost: list[BaseException], there: bool
+) -> None:
+    port = server.port if there else free_port()
+    async with reading(f"redis+cluster://127.0.0.1:{port}") as (one, _):
+        await holds(lambda: len(lost) > 2)
+        assert not one.hears
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
 async def test_a_cluster(tmp_path: Path) -> None:

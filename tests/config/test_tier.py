@@ -148,6 +148,18 @@ async def test_what_does_not_answer_is_left_alone_and_tried_in_the_background(
     await tier.close()
 
 
+async def test_a_cluster_that_is_away_is_left_alone(cluster: Cluster) -> None:
+    tier = SharedTier(cluster.url)
+    await until_it_answers(tier)
+    for node in cluster.nodes:
+        node.process.kill()
+        await node.process.wait()
+    async with asyncio.timeout(PATIENCE):
+        while tier.state is State.CLOSED:
+            assert not await tier.write("key", b"value", 60)
+    await tier.close()
+
+
 async def test_what_is_frozen_among_many_calls_holds_none_up_for_long(server: Redis) -> None:
     tier = SharedTier(server.url)
     await until_it_answers(tier)

@@ -396,11 +396,16 @@ def test_what_came_in_pieces_is_remembered_until_it_comes_whole() -> None:
     reply, other = (taken(DATE, "Transfer-Encoding: chunked", *more, bare=True) for more in ((), ("Vary: a",)))
     replies.came(QUESTION, reply, whole=True)
     assert not replies.is_stream(QUESTION, reply)
+    spans = []
+    for _ in range(10):
+        replies.came(QUESTION, reply, whole=False)
+        assert not replies.is_stream(QUESTION, other)
+        assert not replies.is_stream(QUESTION + "x", reply)
+        replies.came(QUESTION, other, whole=True)
+        spans.append(next(number for number in range(10_000) if not replies.is_stream(QUESTION, reply)))
+    assert spans == [8, 16, 32, 64, 128, 256, 512, 1024, 1024, 1024]
+    assert not replies.is_stream(QUESTION, reply)
     replies.came(QUESTION, reply, whole=False)
-    assert replies.is_stream(QUESTION, reply)
-    assert not replies.is_stream(QUESTION, other)
-    assert not replies.is_stream(QUESTION + "x", reply)
-    replies.came(QUESTION, other, whole=True)
     assert replies.is_stream(QUESTION, reply)
     replies.came(QUESTION, reply, whole=True)
     assert not replies.is_stream(QUESTION, reply)

@@ -83,14 +83,19 @@ async def running_monitor(
 
 @dataclass
 class Proxy:
-    """The admin listener of a proxy, as far as purges go. asked -- content and credential of each. answers -- with."""
+    """The admin listener of a proxy, as far as purges go.
+
+    asked -- content and credential of each. answers -- status of the answers. go -- they wait for it.
+    """
 
     url: str = ""
     asked: asyncio.Queue[tuple[object, str | None]] = field(default_factory=asyncio.Queue)
     answers: int = 200
+    go: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def purge(self, request: web.Request) -> web.Response:
         self.asked.put_nowait((await request.json(), request.headers.get("Authorization")))
+        await self.go.wait()
         return web.json_response({}, status=self.answers)
 
 
@@ -98,6 +103,7 @@ class Proxy:
 async def purged_proxy(port: int = 0) -> AsyncIterator[Proxy]:
     """One that listens."""
     proxy = Proxy()
+    proxy.go.set()
     app = web.Application()
     app.router.add_post("/api/purge", proxy.purge)
     runner = web.AppRunner(app)

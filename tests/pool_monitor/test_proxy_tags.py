@@ -11,7 +11,7 @@ from deploy.postgres import free_port
 from pool_monitor import proxy_tags as module
 from pool_monitor.proxy_tags import ProxyTags
 from tests.pool_monitor.support import purged_proxy
-from tests.support import PATIENCE
+from tests.support import PATIENCE, until
 
 
 @pytest.fixture(autouse=True)
@@ -47,17 +47,25 @@ async def test_one_that_fails_is_asked_again_and_one_that_refuses_is_not(caplog:
         await proxy.asked.get()
         await proxy.asked.get()
         proxy.answers = 401
-        await tags.close()
         assert tags._task is not None
-        assert not tags._task.cancelled()
-        proxy.answers = 200
-        while not proxy.asked.empty():
-            proxy.asked.get_nowait()
-        tags.purge(["homework"])
-        assert await proxy.asked.get() == ({"tag": "homework"}, None)
+        await tags._task
+        assert caplog.text.count("PROXY_ADMIN_URL answered 401") == 1
         await tags.close()
-        assert proxy.asked.empty()
-    assert "PROXY_ADMIN_URL answered 401" in caplog.text
+    assert levels(caplog) == ["WARNING", "ERROR"]
+
+
+async def test_what_changes_while_it_is_being_purged_is_purged_again() -> None:
+    async with purged_proxy() as proxy, asyncio.timeout(PATIENCE):
+        tags = ProxyTags(proxy.url, None)
+        proxy.go.clear()
+        tags.purge(["reports"])
+        await proxy.asked.get()
+        tags.purge(["reports"])
+        proxy.go.set()
+        assert tags._task is not None
+        await tags._task
+        assert proxy.asked.qsize() == 1
+        await tags.close()
 
 
 async def test_what_is_wanted_in_any_moment_is_purged() -> None:
@@ -72,14 +80,34 @@ async def test_what_is_wanted_in_any_moment_is_purged() -> None:
         await tags.close()
 
 
-async def test_closing_does_not_wait_for_a_proxy_that_stays_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SECONDS", 0.05)
-    tags = ProxyTags(f"http://127.0.0.1:{free_port()}", None)
-    tags.purge(["reports"])
-    async with asyncio.timeout(PATIENCE):
+async def test_closing_tries_once_more_however_long_the_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", PATIENCE * 10)
+    async with purged_proxy() as proxy, asyncio.timeout(PATIENCE):
+        tags = ProxyTags(proxy.url, None)
+        proxy.answers = 503
+        tags.purge(["reports"])
+        await proxy.asked.get()
+        await until(lambda: bool(tags._wanted))
+        proxy.answers = 200
         await tags.close()
-    assert tags._task is not None
-    assert tags._task.cancelled()
+        assert proxy.asked.get_nowait() == ({"tag": "reports"}, None)
+        assert not tags._wanted
+
+
+@pytest.mark.parametrize("mute", [True, False])
+async def test_closing_does_not_wait_for_a_proxy_that_stays_away(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, mute: bool
+) -> None:
+    monkeypatch.setattr(module, "SECONDS", 0.05)
+    async with purged_proxy() as proxy, asyncio.timeout(PATIENCE):
+        proxy.go.clear()
+        tags = ProxyTags(proxy.url if mute else f"http://127.0.0.1:{free_port()}", None)
+        tags.purge(["reports", "homework"])
+        await tags.close()
+        proxy.go.set()
+    assert "reports" in caplog.messages[-1]
+    assert "homework" in caplog.messages[-1]
+    assert levels(caplog)[-1] == "ERROR"
 
 
 async def test_without_a_proxy_nothing_is_done() -> None:
