@@ -146,6 +146,7 @@ class Pool:
         self._waits: deque[float] = deque(maxlen=WAITS_KEPT)
         self._leases: dict[int, _Lease] = {}
         self._failure: str | None = None
+        self._doubted_at = 0.0
         self._connecting = 0
         self._counts = {"acquired": 0, "timeouts": 0, "cancelled": 0, "connects": 0, "connect_failures": 0}
         self._errors: dict[str, int] = {}
@@ -248,9 +249,10 @@ class Pool:
             self._connecting -= 1
         now = self._clock()
         life = self.tuning.max_age * random.uniform(1 - AGE_JITTER, 1 + AGE_JITTER)  # noqa: S311 - a spread
-        cast("Tracked", connection).record = Record(now, now + life, now)
+        record = cast("Tracked", connection).record = Record(now, now + life, now)
         _keep_alive(connection)
-        connection.add_termination_listener(_closed)
+        # what is closed is not the connection any more that it was
+        connection.add_termination_listener(lambda _: _closed(record))
         self._failure = None
         self._counts["connects"] += 1
         self._observer.connected(now - began, ok=True)
@@ -365,7 +367,8 @@ class Pool:
                 self._count_error(fault)
                 raise PoolUnreachable(describe(fault)) from fault
             now, record = self._clock(), cast("Record", connection.record)
-            if now < record.ends and (now - record.idle_since < PING_AFTER_SECONDS or await _lives(connection)):
+            trusted = record.idle_since > max(now - PING_AFTER_SECONDS, self._doubted_at)
+            if now < record.ends and (trusted or await _lives(connection)):
                 return connection
             connection.terminate()
             await self._inner.release(connection)
@@ -387,6 +390,10 @@ class Pool:
             # asyncpg's InterfaceError is about how it was called
             return
         self._count_error(fault)
+        if isinstance(fault, TimeoutError) and fault.errno is None:
+            # a bound of ours ran out: it was slow, or the network is gone, and then the others are of no use either
+            self._doubted_at = self._clock()
+            return
         state = sqlstate(fault)
         if state == READ_ONLY or state.startswith(_GONE):
             log.error("connection error %s: every connection is replaced: %s", state, describe(fault))
@@ -426,8 +433,8 @@ class Pool:
         )
 
 
-def _closed(connection: Connection) -> None:
-    log.info("connection closed (%.0f s old)", time.monotonic() - connection.record.born)
+def _closed(record: Record) -> None:
+    log.info("connection closed (%.0f s old)", time.monotonic() - record.born)
 
 
 async def _lives(connection: Connection) -> bool:

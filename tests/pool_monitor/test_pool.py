@@ -125,6 +125,20 @@ async def test_and_by_the_client(database: str) -> None:
         assert pool.numbers().errors == {"timeout": 1}
 
 
+async def test_one_that_takes_too_long_is_no_reason_to_replace_the_others(
+    database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with pool_of(database, query=0.05, most=3) as pool:
+        before = await asyncio.gather(*(one(pool, "SELECT pg_backend_pid() FROM pg_sleep(0.02)") for _ in range(3)))
+        for _ in range(2):
+            with pytest.raises(TimeoutError):
+                await one(pool, "SELECT pg_sleep(5)")
+        after = await asyncio.gather(*(one(pool, "SELECT pg_backend_pid() FROM pg_sleep(0.02)") for _ in range(3)))
+        assert sorted(map(str, after)) == sorted(map(str, before))
+        assert pool.numbers().connects == 3
+    assert "every connection is replaced" not in caplog.text
+
+
 # -- first come, first served
 
 
@@ -278,7 +292,7 @@ async def test_a_frozen_server_holds_nobody_longer_than_agreed() -> None:
         await eventually(pool)
 
 
-async def test_an_old_primary_is_let_go_of(database: str) -> None:
+async def test_an_old_primary_is_let_go_of(database: str, caplog: pytest.LogCaptureFixture) -> None:
     admin = await asyncpg.connect(database)
     await admin.execute("CREATE TABLE t (i int)")
     async with pool_of(database, most=2) as pool:
@@ -289,6 +303,7 @@ async def test_an_old_primary_is_let_go_of(database: str) -> None:
         assert after != before
         assert pool.numbers().errors == {"25": 1}
     await admin.close()
+    assert "Exception in callback" not in caplog.text
 
 
 class Relay:
@@ -367,6 +382,23 @@ async def test_a_connection_that_was_idle_for_long_is_asked_first(
         first = await one(pool, "SELECT pg_backend_pid()")
         relay.mute_open()
         assert await one(pool, "SELECT pg_backend_pid()") != first
+
+
+async def test_when_one_gets_no_answer_the_others_are_asked_first(
+    server: Postgres, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pool_monitor.pool.PING_SECONDS", 0.1)
+    async with (
+        Relay(server.port) as relay,
+        pool_of(database.replace(str(server.port), str(relay.port)), acquire=5, query=0.5) as pool,
+    ):
+        await asyncio.gather(*(one(pool, "SELECT pg_sleep(0.1)") for _ in range(4)))
+        assert pool.numbers().total == 4
+        relay.mute_open()
+        with pytest.raises(TimeoutError):
+            await one(pool)
+        for _ in range(4):
+            assert await one(pool) == 1
 
 
 async def test_keep_alives_are_on(database: str) -> None:
