@@ -22,7 +22,7 @@ from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
 
 from config.redis_place import Mode, Place, read_place
 from config.tasks import end
@@ -34,6 +34,8 @@ CALL_SECONDS = 0.05
 CONNECT_SECONDS = 0.5
 FAILURES = 3
 """Failures in a row after which the tier is left alone."""
+QUIET_SECONDS = 60.0
+"""From one word on what is refused to the next."""
 REST_SECONDS = 1.0
 """From one try to the next, give or take a fifth, so that replicas do not all come back at once."""
 MAX_CALLS = 32
@@ -94,6 +96,7 @@ class SharedTier:
         self._whereabouts = _whereabouts(self._place)
         self._trying: asyncio.Task[None] | None = None
         self._failures = 0
+        self._quiet_until = 0.0
         self.failed = 0
         self.evictions = 0
         self.state = State.CLOSED
@@ -157,6 +160,8 @@ class SharedTier:
         except FAULTS as fault:
             timed_out = isinstance(fault, TimeoutError | redis.exceptions.TimeoutError)
             self._called(Result.TIMED_OUT if timed_out else Result.FAILED, time.monotonic() - began, command)
+            if isinstance(fault, ResponseError):
+                self._refused(command, str(fault))
             self._fail(fault)
             return None
         self._called(Result.OK, time.monotonic() - began, command)
@@ -170,6 +175,13 @@ class SharedTier:
             # keys and values stay untold: they speak of who asks for what
             about = {"db.system.name": "redis", "db.operation.name": command, **self._whereabouts}
             trace.past(command, seconds, about, error=None if result is Result.OK else result.value)
+
+    def _refused(self, command: str, why: str) -> None:
+        """Say now and then that it answers, but refuses: for want of memory, or of rights for this command alone."""
+        now = time.monotonic()
+        if now >= self._quiet_until:
+            self._quiet_until = now + QUIET_SECONDS
+            log.warning("the shared tier refuses %s: %s", command, why)
 
     def _fail(self, fault: BaseException) -> None:
         self.failed += 1

@@ -208,6 +208,20 @@ async def test_a_server_that_refuses(server: Redis, setting: str) -> None:
     await tier.close()
 
 
+async def test_what_is_refused_among_what_is_not_is_told(server: Redis, caplog: pytest.LogCaptureFixture) -> None:
+    async with redis.asyncio.Redis(port=server.port) as client:
+        await client.config_set("maxmemory", "1")
+        await client.config_set("maxmemory-policy", "noeviction")
+    tier = SharedTier(server.url, seconds=UNHURRIED)
+    for _ in range(5):
+        assert await tier.read("key", ()) is not None
+        assert not await tier.write("key", b"secret" * 1000, 60)
+    await tier.close()
+    assert [record.getMessage() for record in caplog.records] == [
+        "the shared tier refuses SET: command not allowed when used memory > 'maxmemory'."
+    ]
+
+
 async def test_a_cancelled_call_does_not_give_its_answer_to_another(server: Redis) -> None:
     tier = SharedTier(server.url, seconds=UNHURRIED)
     for number in range(50):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -98,6 +99,28 @@ def leases(*proxies: Proxy) -> dict[LeaseOutcome, int]:
 
 
 # -- two tiers
+
+
+async def test_the_rights_that_the_readme_names_are_enough(
+    origin: Origin, shared: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    found = re.search(r"an ACL needs\s+`([^`]+)`", readme)
+    assert found is not None
+    async with client_of(shared) as client:
+        await client.execute_command("ACL", "SETUSER", "siding", "on", ">secret", *found[1].split())
+    async with several(origin, shared.url.replace("//", "//siding:secret@")) as (one, other):
+        origin.respond(b"old", FRESH)
+        await one.get("/a")
+        await settled(one)
+        assert status_of(await other.get("/a")).startswith("siding; hit")
+        origin.respond(b"new", FRESH)
+        await admin(one, "POST", "/api/purge", b'{"url": "/a"}')
+        await heard(one, other)
+        assert (await other.get("/a")).content == b"new"
+        await settled(one, other)
+        await replicas_of(one).tier.run(replicas_of(one).tier.look)
+    assert not [record for record in caplog.records if record.name in {"siding.tier", "siding.bulletin"}]
 
 
 async def test_what_one_has_stored_the_other_answers_with(origin: Origin, pair: list[Proxy]) -> None:
