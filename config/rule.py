@@ -16,6 +16,12 @@ from config.words import did_you_mean, quoted
 
 METHODS = ("GET", "HEAD", "POST")
 SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+UNSAFE = frozenset(
+    "POST PUT PATCH DELETE ACL BASELINE-CONTROL BIND CHECKIN CHECKOUT CONNECT COPY LABEL LINK LOCK MERGE MKACTIVITY "
+    "MKCALENDAR MKCOL MKREDIRECTREF MKWORKSPACE MOVE ORDERPATCH PROPPATCH REBIND UNBIND UNCHECKOUT UNLINK UNLOCK UPDATE "
+    "UPDATEREDIRECTREF VERSION-CONTROL".split()
+)
+"""The registered methods that may change something (IANA, Hypertext Transfer Protocol Method Registry)."""
 """Methods that change nothing (RFC 9110 9.2.1), so their success invalidates nothing."""
 PARTS = ("query", "query:NAME", "body", "body:JSON_FIELD", "authorization", "header:NAME", "cookie:NAME")
 CREDENTIAL_FIELDS = frozenset(
@@ -279,6 +285,9 @@ class _Reader:
                 self._fault("invalidated_by", f"{quoted(text)}: {method.upper()} changes nothing")
             elif method != method.upper():
                 self._fault("invalidated_by", f"{quoted(text)}: methods are upper case; did you mean {method.upper()}?")
+            elif method not in UNSAFE:
+                hint = did_you_mean(method, sorted(UNSAFE))
+                self._fault("invalidated_by", f"{quoted(text)}: {method} is no registered method{hint}")
             else:
                 self._pattern("invalidated_by", path)
                 pairs.append((method, path))

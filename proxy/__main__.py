@@ -64,6 +64,9 @@ def check_parsers() -> None:
 
 def _open(settings: ProxySettings) -> tuple[socket.socket, socket.socket]:
     shared = settings.workers > 1
+    if shared:
+        # workers share a port with each other, and with nobody else
+        open_socket(settings.host, settings.port, listen=False).close()
     public = open_socket(settings.host, settings.port, share=shared, listen=not shared)
     try:
         return public, open_socket(settings.admin_host, settings.admin_port)

@@ -172,6 +172,10 @@ def test_bounds_of_seconds(file: Path, ttl: str) -> None:
         (route(invalidated_by='["POST a"]'), "invalidated_by: 'a' is no pattern: it does not begin with a slash"),
         (route(invalidated_by='["POST  /a"]'), "invalidated_by: ' /a' is no pattern"),
         (route(invalidated_by='["post /a"]'), "methods are upper case; did you mean POST?"),
+        (
+            route(invalidated_by='["PSOT /a"]'),
+            "invalidated_by: 'PSOT /a': PSOT is no registered method; did you mean POST?",
+        ),
         (route(invalidated_by='["GET /a"]'), "invalidated_by: 'GET /a': GET changes nothing"),
         (route(invalidated_by='["P(ST /a"]'), "invalidated_by: 'P(ST /a' is not a method"),
         (route(public='"yes"'), "public: 'yes' is neither true nor false"),

@@ -35,11 +35,16 @@ async def test_a_bad_rules_file_ends_with_status_2(origin: Origin, tmp_path: Pat
     assert "Traceback" not in child.output
 
 
-async def test_a_taken_port_is_said_plainly(origin: Origin) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_taken_port_is_said_plainly(origin: Origin, workers: str) -> None:
+    """Also one that whoever has it would share, as the workers of another proxy do."""
     with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        environ = environment(UPSTREAM_URL=origin.url, HOST="127.0.0.1", PORT=str(taken.getsockname()[1]))
+        environ = environment(
+            UPSTREAM_URL=origin.url, HOST="127.0.0.1", PORT=str(taken.getsockname()[1]), WORKERS=workers
+        )
         async with python("-m", "proxy", environ=environ) as child:
             assert await child.end() == 1
     assert "another process has it" in child.output
