@@ -16,13 +16,16 @@ from config.words import did_you_mean, quoted
 
 METHODS = ("GET", "HEAD", "POST")
 SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-UNSAFE = frozenset(
-    "POST PUT PATCH DELETE ACL BASELINE-CONTROL BIND CHECKIN CHECKOUT CONNECT COPY LABEL LINK LOCK MERGE MKACTIVITY "
-    "MKCALENDAR MKCOL MKREDIRECTREF MKWORKSPACE MOVE ORDERPATCH PROPPATCH REBIND UNBIND UNCHECKOUT UNLINK UNLOCK UPDATE "
-    "UPDATEREDIRECTREF VERSION-CONTROL".split()
-)
-"""The registered methods that may change something (IANA, Hypertext Transfer Protocol Method Registry)."""
 """Methods that change nothing (RFC 9110 9.2.1), so their success invalidates nothing."""
+# fmt: off
+UNSAFE = frozenset({
+    "POST", "PUT", "PATCH", "DELETE", "ACL", "BASELINE-CONTROL", "BIND", "CHECKIN", "CHECKOUT", "CONNECT", "COPY",
+    "LABEL", "LINK", "LOCK", "MERGE", "MKACTIVITY", "MKCALENDAR", "MKCOL", "MKREDIRECTREF", "MKWORKSPACE", "MOVE",
+    "ORDERPATCH", "PROPPATCH", "REBIND", "UNBIND", "UNCHECKOUT", "UNLINK", "UNLOCK", "UPDATE",
+    "UPDATEREDIRECTREF", "VERSION-CONTROL"
+})
+# fmt: on
+"""The registered methods that may change something (IANA, Hypertext Transfer Protocol Method Registry)."""
 PARTS = ("query", "query:NAME", "body", "body:JSON_FIELD", "authorization", "header:NAME", "cookie:NAME")
 CREDENTIAL_FIELDS = frozenset(
     {

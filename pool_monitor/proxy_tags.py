@@ -12,13 +12,16 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 import aiohttp
+import orjson
 from pydantic import SecretStr
 
+from config.flags import FlagName
 from config.tasks import end
 
 log = logging.getLogger("siding.proxy_tags")
 
 SECONDS = 2.0
+MAX_FLAGS_BYTES = 16 * 1024
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
 """From one try to the next, twice as long each time."""
 
@@ -34,6 +37,7 @@ class ProxyTags:
         self._fields = {} if token is None else {"Authorization": f"Bearer {token.get_secret_value()}"}
         self._wanted: dict[str, None] = {}
         self._task: asyncio.Task[None] | None = None
+        self._is_admin = False
 
     def purge(self, tags: Iterable[str]) -> None:
         """Purge `tags` soon; returns at once."""
@@ -47,7 +51,7 @@ class ProxyTags:
         timeout = aiohttp.ClientTimeout(total=SECONDS)
         # what is wanted while the session closes is wanted from the next
         while self._wanted:
-            async with aiohttp.ClientSession(url, headers=self._fields, timeout=timeout) as session:
+            async with aiohttp.ClientSession(url, timeout=timeout) as session:
                 await self._purge_wanted(session)
 
     async def _purge_wanted(self, session: aiohttp.ClientSession) -> None:
@@ -57,7 +61,7 @@ class ProxyTags:
             # who wants it purged from now on wants it purged again
             del self._wanted[tag]
             try:
-                away = await _purge_one(session, tag)
+                away = await self._purge_one(session, tag)
             except asyncio.CancelledError:
                 self._wanted[tag] = None
                 raise
@@ -82,15 +86,35 @@ class ProxyTags:
         if self._wanted:
             log.error("tags stay unpurged at the proxy, which did not answer: %s", ", ".join(self._wanted))
 
+    async def _purge_one(self, session: aiohttp.ClientSession, tag: str) -> str | None:
+        """Why the proxy has to be asked again; None once it has answered."""
+        try:
+            if not self._is_admin:
+                # another's answers are to purges what it likes, and the token is none of its business
+                async with session.get("/api/flags", allow_redirects=False) as answer:
+                    if answer.status >= 500:
+                        return f"it answered {answer.status}"
+                    self._is_admin = _has_flags(await answer.content.read(MAX_FLAGS_BYTES))
+            if not self._is_admin:
+                log.error("tag %r is not purged: what PROXY_ADMIN_URL names is no admin listener of a proxy", tag)
+                return None
+            order = {"tag": tag}
+            async with session.post("/api/purge", json=order, headers=self._fields, allow_redirects=False) as answer:
+                if answer.status >= 500:
+                    return f"it answered {answer.status}"
+                if not answer.ok:
+                    hint = "; is PROXY_ADMIN_TOKEN its ADMIN_TOKEN?" if answer.status in {401, 403} else ""
+                    log.error("tag %r is not purged: the proxy answered %d%s", tag, answer.status, hint)
+        except TimeoutError:
+            return f"no answer within {SECONDS:g} s"
+        except (aiohttp.ClientError, OSError) as fault:
+            return str(fault) or type(fault).__name__
+        return None
 
-async def _purge_one(session: aiohttp.ClientSession, tag: str) -> str | None:
-    """Why the proxy has to be asked again; None once it has answered."""
+
+def _has_flags(content: bytes) -> bool:
     try:
-        async with session.post("/api/purge", json={"tag": tag}) as answer:
-            if answer.status >= 500:
-                return f"it answered {answer.status}"
-            if not answer.ok:
-                log.error("tag %r is not purged: PROXY_ADMIN_URL answered %d", tag, answer.status)
-    except (aiohttp.ClientError, TimeoutError, OSError) as fault:
-        return str(fault) or type(fault).__name__
-    return None
+        found = orjson.loads(content)
+    except ValueError:
+        return False
+    return isinstance(found, dict) and FlagName.BYPASS in found

@@ -85,13 +85,17 @@ async def running_monitor(
 class Proxy:
     """The admin listener of a proxy, as far as purges go.
 
-    asked -- content and credential of each. answers -- status of the answers. go -- they wait for it.
+    asked -- content and credential of each. answers -- status of the answers. go -- they wait for it. flags -- its own.
     """
 
     url: str = ""
     asked: asyncio.Queue[tuple[object, str | None]] = field(default_factory=asyncio.Queue)
     answers: int = 200
     go: asyncio.Event = field(default_factory=asyncio.Event)
+    flags: object = field(default_factory=lambda: {"BYPASS": False})
+
+    async def told(self, _: web.Request) -> web.Response:
+        return web.json_response(self.flags)
 
     async def purge(self, request: web.Request) -> web.Response:
         self.asked.put_nowait((await request.json(), request.headers.get("Authorization")))
@@ -105,6 +109,7 @@ async def purged_proxy(port: int = 0) -> AsyncIterator[Proxy]:
     proxy = Proxy()
     proxy.go.set()
     app = web.Application()
+    app.router.add_get("/api/flags", proxy.told)
     app.router.add_post("/api/purge", proxy.purge)
     runner = web.AppRunner(app)
     await runner.setup()

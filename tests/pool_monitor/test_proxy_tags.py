@@ -49,9 +49,23 @@ async def test_one_that_fails_is_asked_again_and_one_that_refuses_is_not(caplog:
         proxy.answers = 401
         assert tags._task is not None
         await tags._task
-        assert caplog.text.count("PROXY_ADMIN_URL answered 401") == 1
+        assert caplog.text.count("the proxy answered 401; is PROXY_ADMIN_TOKEN its ADMIN_TOKEN?") == 1
         await tags.close()
     assert levels(caplog) == ["WARNING", "ERROR"]
+
+
+@pytest.mark.parametrize("flags", ["an application", {"ok": True}, []])
+async def test_the_token_is_for_an_admin_listener_alone(flags: object, caplog: pytest.LogCaptureFixture) -> None:
+    async with purged_proxy() as other, asyncio.timeout(PATIENCE):
+        other.flags = flags
+        tags = ProxyTags(other.url, SecretStr("door"))
+        for _ in range(2):
+            tags.purge(["reports"])
+            assert tags._task is not None
+            await tags._task
+        assert other.asked.empty()
+        await tags.close()
+    assert caplog.text.count("'reports' is not purged: what PROXY_ADMIN_URL names is no admin listener") == 2
 
 
 async def test_what_changes_while_it_is_being_purged_is_purged_again() -> None:
