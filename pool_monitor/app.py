@@ -20,8 +20,8 @@ from config.settings import MonitorSettings
 from config.tier import SharedTier
 from config.tier_metrics import TierMetrics, tier_levels
 from config.tracing import set_up
+from pool_monitor import changes
 from pool_monitor.advisor.advise import from_server
-from pool_monitor.changes import Listener, tables_of
 from pool_monitor.endpoints import Parts, monitor_app
 from pool_monitor.grading.models import Models, load_models
 from pool_monitor.grading.part import GradingPart
@@ -82,7 +82,7 @@ class Monitor:
         self._pool: Pool | None = None
         self.sampler: Sampler | None = None
         self.bouncer: Bouncer | None = None
-        self._listener: Listener | None = None
+        self._listener: changes.Listener | None = None
         self._finder: asyncio.Task[None] | None = None
         self._tags = ProxyTags(settings.proxy_admin_url, settings.proxy_admin_token)
         self._flags = Flags.from_settings(settings)
@@ -135,7 +135,7 @@ class Monitor:
             self.sampler.start()
             if self._queries:
                 self.cache.distrust()
-                self._listener = Listener(url, self._changed, self._heard)
+                self._listener = changes.Listener(url, self._changed, self._heard)
                 self._listener.start()
                 self._finder = asyncio.create_task(self._find_tables(self._pool, self.parts.runner))
         else:
@@ -191,7 +191,7 @@ class Monitor:
             while not query.tables and not query.write:
                 try:
                     async with pool.acquire("finding tables", READ_TABLES_SECONDS) as connection:
-                        runner.tables[query.name] = await tables_of(
+                        runner.tables[query.name] = await changes.tables_of(
                             connection, query.statement(), len(query.parameters)
                         )
                     break
@@ -205,6 +205,26 @@ class Monitor:
                         describe(fault),
                     )
                     break
+        await self._tell_unheard(pool, runner)
+
+    async def _tell_unheard(self, pool: Pool, runner: Runner) -> None:
+        """Say what is kept whatever changes."""
+        kept = [query for query in self._queries.values() if query.ttl and not query.write]
+        read = {query.name: query.tables or runner.tables.get(query.name, ()) for query in kept}
+        try:
+            async with pool.acquire("finding triggers", READ_TABLES_SECONDS) as connection:
+                installed = await changes.installed(connection)
+        except (PoolError, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
+            log.warning("whether tables tell of their changes cannot be seen: %s", describe(fault))
+            return
+        for table, names in changes.unheard(read, installed).items():
+            log.warning(
+                "table %s does not tell of its changes, so answers of %s live for their ttl whatever changes; "
+                "`siding-monitor triggers install %s` has it tell",
+                table,
+                ", ".join(names),
+                table,
+            )
 
     async def close(self) -> None:
         """Stop serving and close every connection."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import asyncpg
@@ -85,6 +85,20 @@ async def remove(connection: Any) -> list[str]:
 async def installed(connection: Any) -> list[str]:
     """The tables that notify of their changes."""
     return [row["name"] for row in await connection.fetch(_INSTALLED, TRIGGER)]
+
+
+def unheard(read: Mapping[str, Iterable[str]], installed: Sequence[str]) -> dict[str, list[str]]:
+    """The tables that do not notify of their changes, each with the queries that read it.
+
+    read -- what each query reads, with or without the schema. installed -- as `installed` has them.
+    """
+    heard = {*installed, *(name.rpartition(".")[2] for name in installed)}
+    found: dict[str, list[str]] = {}
+    for query, tables in read.items():
+        for table in tables:
+            if table not in heard:
+                found.setdefault(table, []).append(query)
+    return found
 
 
 async def tables_of(connection: Any, sql: str, parameters: int) -> tuple[str, ...]:

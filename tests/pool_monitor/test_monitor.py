@@ -285,6 +285,32 @@ async def test_a_change_makes_answers_fresh(reports: str, tmp_path: Path) -> Non
     await connection.close()
 
 
+async def test_tables_that_do_not_tell_of_changes_are_told_of(
+    reports: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await execute(reports, "CREATE TABLE homework (id int); CREATE TABLE grades (id int)")
+    more = [
+        f'[[query]]\nname = "{name}"\nsql = "{sql}"\nttl = {ttl}\n{declared}\n'
+        for name, sql, ttl, declared in (
+            ("all-homework", "SELECT id FROM homework", 9, ""),
+            ("misspelt", "SELECT id FROM homework", 9, 'tables = ["homewrok"]'),
+            ("told", "SELECT id FROM reports", 9, 'tables = ["reports"]'),
+            ("anew", "SELECT id FROM grades", 0, ""),
+        )
+    ]
+    connection = await asyncpg.connect(reports)
+    await changes.install(connection, ["reports"])
+    await connection.close()
+    async with running_monitor(reports, QUERIES + "\n".join(more), tmp_path) as client:
+        finder = client.monitor._finder
+        assert finder is not None
+        await asyncio.wait([finder], timeout=PATIENCE)
+    told = [record.getMessage() for record in caplog.records if "does not tell of its changes" in record.getMessage()]
+    assert [message.split()[1] for message in told] == ["public.homework", "homewrok"]
+    assert "answers of all-homework live for their ttl" in told[0]
+    assert "siding-monitor triggers install public.homework" in told[0]
+
+
 async def test_without_ears_nothing_is_kept(reports: str, tmp_path: Path) -> None:
     async with running_monitor(reports, QUERIES, tmp_path) as client:
         await listening(client)
