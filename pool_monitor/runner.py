@@ -49,6 +49,7 @@ class Runner:
         self._flags = flags
         self._observe = observe
         self.tables: dict[str, tuple[str, ...]] = {}
+        self._failing: dict[str, str] = {}
 
     async def answer(self, query: Query, values: Sequence[object]) -> tuple[bytes, Found]:
         """The whole answer as JSON. Raises QueryError."""
@@ -57,9 +58,10 @@ class Runner:
         try:
             content, found = await self._answer(query, values)
             outcome = found.value
+            self._failing.pop(query.name, None)
             return content, found
         except Exception as fault:
-            raise _told(query, fault) from fault
+            raise self._fails(query, fault) from fault
         finally:
             self._observe(query.name, outcome, time.monotonic() - began)
 
@@ -98,15 +100,25 @@ class Runner:
                     yield b"".join(piece)
                     piece, size = [], 0
             outcome = Found.BYPASS.value
+            self._failing.pop(query.name, None)
             yield b"".join(piece)
         except Exception as fault:
-            raise _told(query, fault) from fault
+            raise self._fails(query, fault) from fault
         finally:
             self._observe(query.name, outcome, time.monotonic() - began)
 
+    def _fails(self, query: Query, fault: Exception) -> QueryError:
+        """What is told to who asks; and to the operator, once until it works, where it is not the asker's doing."""
+        told = _told(query, fault)
+        if told.status >= 500 and self._failing.get(query.name) != str(told):
+            self._failing[query.name] = str(told)
+            log.warning("query %s fails: %s", query.name, told)
+        return told
+
     async def _records(self, query: Query, values: Sequence[object]) -> AsyncIterator[Any]:
         count = 0
-        async with self._pool.acquire(query.name) as connection, _bounded(query.timeout or self._pool.tuning.query):
+        bounded = _bounded(query.timeout or self._pool.tuning.query)
+        async with self._pool.acquire(query.name) as connection, _read_only(query), bounded:
             await results.prepare_once(connection)
             async with connection.transaction(readonly=not query.write):
                 limit = query.timeout or (self._pool.tuning.statement if self._pool.through_pgbouncer else None)
@@ -127,6 +139,18 @@ class Runner:
 async def _bounded(seconds: float) -> AsyncIterator[None]:
     async with asyncio.timeout(seconds):
         yield
+
+
+@contextlib.asynccontextmanager
+async def _read_only(query: Query) -> AsyncIterator[None]:
+    """That it may not write is no sign of a fail-over, for which the pool would take it."""
+    try:
+        yield
+    except asyncpg.ReadOnlySQLTransactionError as fault:
+        if query.write:
+            raise
+        hint = f"{describe(fault)}; `write = true` lets it write"
+        raise QueryError(500, "query-failed", hint, sqlstate=fault.sqlstate) from fault
 
 
 def _told(query: Query, fault: Exception) -> QueryError:

@@ -220,6 +220,16 @@ async def test_queries_that_fail(
         assert (await client.query("has-report", userId="ann")).status == 200
 
 
+async def test_one_that_may_not_write_is_no_fail_over(
+    reports: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running_monitor(reports, QUERIES, tmp_path) as client:
+        for _ in range(3):
+            answer = await client.query("sneaky")
+            assert "`write = true` lets it write" in answer.document["error"]["message"]
+    assert "every connection is replaced" not in caplog.text
+
+
 async def test_a_query_that_writes(reports: str, tmp_path: Path) -> None:
     async with running_monitor(reports, QUERIES, tmp_path) as client:
         assert (await client.query("add", userId="bob", title="x")).document == {"rows": [{"id": 3}], "rowCount": 1}
@@ -235,6 +245,21 @@ async def test_tokens(reports: str, tmp_path: Path) -> None:
         assert (await client.ask("PATCH", "/api/flags", {"BYPASS": True})).status == 401
         flags = await client.ask("PATCH", "/api/flags", {"BYPASS": True}, Authorization="Bearer door")
         assert flags.document["BYPASS"] is True
+
+
+async def test_a_query_that_fails_is_told_of_once_until_it_works(
+    reports: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running_monitor(reports, QUERIES, tmp_path) as client:
+        for _ in range(2):
+            await execute(reports, "ALTER TABLE reports RENAME TO gone")
+            for _ in range(3):
+                assert (await client.query("has-report", userId="ann")).status == 500
+            await execute(reports, "ALTER TABLE gone RENAME TO reports")
+            assert (await client.query("has-report", userId="ann")).status == 200
+        await client.query("divide", by=0)
+    told = [record.getMessage() for record in caplog.records if record.name == "siding.queries"]
+    assert told == ['query has-report fails: relation "reports" does not exist (42P01)'] * 2
 
 
 # -- the query cache
