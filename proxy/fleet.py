@@ -36,6 +36,8 @@ from proxy.server.live import LiveSettings
 
 log = logging.getLogger("siding.fleet")
 
+READY_SECONDS = 1.0
+"""A worker that does not answer its parent for so long does not serve."""
 RESTART_SECONDS = 1.0
 """A worker that died is replaced after this long, so that one that cannot start does not spin."""
 STOP_GRACE_SECONDS = 5.0
@@ -245,10 +247,10 @@ class Fleet:
     # -- server.admin.Control
 
     async def ready(self) -> tuple[bool, str]:
-        """Ready once every worker serves."""
+        """Ready once every worker serves, and while all of them answer."""
         if self._draining:
             return False, "draining: no new connections are accepted"
-        serving = sum(member.serving for member in self._members)
+        serving = sum(await asyncio.gather(*map(_answers, self._members)))
         return serving == len(self._members), f"{serving} of {len(self._members)} workers serve"
 
     async def metrics(self, accept: str) -> tuple[bytes, str]:
@@ -305,6 +307,18 @@ class Fleet:
     async def routes(self) -> list[dict[str, object]]:
         """The route rules in force."""
         return self._routes.describe()
+
+
+async def _answers(member: Member) -> bool:
+    """Whether it serves, as far as can be seen."""
+    if not member.serving or member.channel is None:
+        return False
+    try:
+        async with asyncio.timeout(READY_SECONDS):
+            await member.channel.call("ready")
+    except (ChannelError, TimeoutError):
+        return False
+    return True
 
 
 class _Merged(Collector):

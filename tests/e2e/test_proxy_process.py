@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 from pathlib import Path
@@ -138,3 +139,23 @@ async def test_a_worker_that_dies_is_replaced(origin: Origin) -> None:
         async with session.get(f"{proxy.admin}/metrics") as answer:
             text = await answer.text()
         assert [f'siding_flag{{flag="BYPASS",worker="{number}"}} 1.0' in text for number in (0, 1)] == [True, True]
+
+
+async def test_a_worker_that_hangs_does_not_count_as_serving(origin: Origin) -> None:
+    async with proxy_process(origin.url, workers="2") as proxy, aiohttp.ClientSession() as session:
+        found = await asyncio.create_subprocess_exec(
+            "pgrep", "-n", "-P", str(proxy.child.process.pid), stdout=asyncio.subprocess.PIPE
+        )
+        worker = int((await found.communicate())[0])
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            async with session.get(f"{proxy.admin}/readyz") as answer:
+                assert answer.status == 503
+                assert (await answer.json())["reason"] == "1 of 2 workers serve"
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                async with session.get(f"{proxy.admin}/readyz") as answer:
+                    if answer.status == 200:
+                        break
