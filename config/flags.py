@@ -88,6 +88,14 @@ class Flags:
         """Every flag by name."""
         return {name.value: self.on(name) for name in FlagName}
 
+    def unusual(self) -> str:
+        """For a log: those that do not stand as they do by default, and how they stand."""
+        usual = Flags().as_dict()
+        switched = [
+            f"{name} is {'on' if on else 'off'}" for name, on in self.as_dict().items() if on is not usual[name]
+        ]
+        return ", ".join(switched) or "all flags at their defaults"
+
     def update(self, changes: Mapping[str, object]) -> dict[str, bool]:
         """Change flags, all or none, and return every flag.
 

@@ -15,10 +15,12 @@ from typing import Any, cast
 
 import asyncpg
 
+from config.flags import Flags
 from config.listen import ListenError, address_of, open_socket
 from config.load import load
 from config.logs import configure_logging
 from config.settings import MonitorSettings
+from config.words import counted
 from pool_monitor import app, changes, doctor
 from pool_monitor.advisor import advise, sources
 from pool_monitor.grading import evaluate
@@ -166,6 +168,8 @@ def main(argv: list[str] | None = None) -> int:
     # a line for each call to the grading upstream would be too much
     logging.getLogger("httpx2").setLevel(max(logging.WARNING, logging.getLogger().level))
     log.info("pool monitor: http://%s, %d named queries", address_of(sock), len(queries))
+    tier = "no shared tier" if settings.redis_url is None else "a shared tier"
+    log.info("%s, %s, %s", counted(len(templates), "grading template"), tier, Flags.from_settings(settings).unusual())
     asyncio.run(app.serve(settings, queries, sock, _until_stopped, templates, models))
     log.info("stopped")
     return 0

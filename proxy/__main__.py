@@ -12,11 +12,13 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from config.flags import Flags
 from config.listen import ListenError, address_of, open_socket
 from config.load import load
 from config.logs import configure_logging
 from config.rules import RouteTable, RulesError
 from config.settings import ProxySettings
+from config.words import counted
 from proxy import app, fleet
 
 log = logging.getLogger("siding")
@@ -97,6 +99,9 @@ def main(argv: list[str] | None = None) -> int:
         address_of(admin),
         settings.workers,
     )
+    tier = "no shared tier" if settings.redis_url is None else "a shared tier"
+    rules, flags = counted(len(routes.rules), "route rule"), Flags.from_settings(settings)
+    log.info("%s, %s, %s", rules, tier, flags.unusual())
     if settings.workers == 1:
         run(app.serve(settings, routes, public, admin, _until_stopped))
     else:

@@ -106,3 +106,10 @@ def test_lower_case_names_are_not_taken_but_guessed() -> None:
 def test_representation_lists_what_is_on() -> None:
     assert "ENABLE_ETAG" in repr(Flags())
     assert "BYPASS" not in repr(Flags())
+
+
+def test_what_is_not_as_usual_is_named() -> None:
+    flags = Flags()
+    assert flags.unusual() == "all flags at their defaults"
+    flags.update({"BYPASS": True, "ENABLE_ETAG": False, "ENABLE_DEDUP": True})
+    assert flags.unusual() == "ENABLE_ETAG is off, BYPASS is on"

@@ -27,6 +27,13 @@ async def test_a_bad_setting_ends_with_status_2_and_says_everything() -> None:
     assert "Traceback" not in child.output
 
 
+async def test_the_start_says_what_is_in_force(origin: Origin, tmp_path: Path) -> None:
+    path = tmp_path / "rules.toml"
+    path.write_text('[[route]]\nmatch = "/a"\nttl = 9\n')
+    async with proxy_process(origin.url, rules_file=str(path), bypass="true", enable_etag="false") as proxy:
+        await proxy.child.line("1 route rule, no shared tier, ENABLE_ETAG is off, BYPASS is on")
+
+
 async def test_a_bad_rules_file_ends_with_status_2(origin: Origin, tmp_path: Path) -> None:
     path = tmp_path / "rules.toml"
     path.write_text('[[route]]\nmatch = "/a"\nmethods = ["POST"]\nkey = ["body"]\n[[route]]\nmatch = "b"\n')
