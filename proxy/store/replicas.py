@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from config.flags import Flags
+from config.tasks import end
 from config.tier import SharedTier
+from config.tracing import apart
 from proxy.store.invalidations import Invalidations
 from proxy.store.notices import Notice, Notices
 from proxy.store.shared import SharedStore
+
+log = logging.getLogger("siding.replicas")
+
+COMPARE_SECONDS = 1.0
+"""From one try to compare secrets to the next, while the tier is away."""
 
 
 class Replicas:
@@ -45,6 +55,9 @@ class Replicas:
             limit=limit,
             wall=wall,
         )
+        self._whose = f"siding:{name}:whose"
+        self._mark = hashlib.blake2b(b"which", key=secret[:64], digest_size=8).hexdigest().encode()
+        self._comparing: asyncio.Task[None] | None = None
 
     def tell(self, notices: Sequence[Notice]) -> None:
         """Let the others know what was invalidated here."""
@@ -53,9 +66,25 @@ class Replicas:
     def start(self) -> None:
         """Begin to listen."""
         self.notices.bulletin.start()
+        self._comparing = apart(self._compare())
+
+    async def _compare(self) -> None:
+        """Say so where whoever came before has another secret: the two share nothing, and nothing else tells."""
+
+        async def swap(client: Any) -> bytes:
+            before: bytes | None = await client.set(self._whose, self._mark, get=True)
+            return self._mark if before is None else before
+
+        while (before := await self.tier.run(swap, "SET")) is None:  # noqa: ASYNC110 - the tier is another process
+            await asyncio.sleep(COMPARE_SECONDS)
+        if before != self._mark:
+            log.warning(
+                "another replica has, or had, another CACHE_SECRET: with different ones nothing stored is shared"
+            )
 
     async def close(self) -> None:
         """Tell what is to be told, bounded in time, and stop."""
+        await end([self._comparing])
         await self.store.close()
         await self.notices.bulletin.close()
         await self.tier.close()

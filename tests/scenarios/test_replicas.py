@@ -101,6 +101,18 @@ def leases(*proxies: Proxy) -> dict[LeaseOutcome, int]:
 # -- two tiers
 
 
+async def test_another_secret_is_told_of(origin: Origin, shared: Redis, caplog: pytest.LogCaptureFixture) -> None:
+    def told() -> int:
+        return caplog.text.count("another replica has, or had, another CACHE_SECRET")
+
+    async with several(origin, shared.url) as pair:
+        await holds(lambda: all(replicas_of(one)._comparing.done() for one in pair))  # type: ignore[union-attr]
+        assert told() == 0
+        async with several(origin, shared.url, 1, cache_secret=SECRET[::-1]):
+            await holds(lambda: told() == 1)
+    assert SECRET not in caplog.text
+
+
 async def test_the_rights_that_the_readme_names_are_enough(
     origin: Origin, shared: Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
