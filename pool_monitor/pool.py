@@ -468,5 +468,6 @@ def _kind_of(fault: Exception) -> str:
 
 def describe(fault: BaseException) -> str:
     """One line for a person, without what was sent to the server."""
-    text = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
+    silent = "no answer in time" if isinstance(fault, TimeoutError) else type(fault).__name__
+    text = str(fault).splitlines()[0] if str(fault) else silent
     return f"{text} ({fault.sqlstate})" if isinstance(fault, asyncpg.PostgresError) and fault.sqlstate else text

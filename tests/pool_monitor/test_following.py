@@ -38,7 +38,7 @@ async def test_each_fault_is_told_once_and_again_after_it_was_over(caplog: pytes
         await followed.close()
     assert [record.getMessage() for record in caplog.records] == [
         "the weather cannot be read: refused",
-        "the weather cannot be read: TimeoutError",
+        "the weather cannot be read: no answer in time",
         "the weather can be read again",
         "the weather cannot be read: refused",
         "the weather can be read again",
