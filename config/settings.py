@@ -228,7 +228,11 @@ class MonitorSettings(FlagSettings):
         default=None, description="used only when the caller sends no `Authorization` of its own"
     )
     grading_timeout_ms: Milliseconds = Field(
-        default=600_000, ge=1, le=DAY_MS, description="longest time for one answer of the grading upstream, retries too"
+        default=600_000,
+        ge=1,
+        le=DAY_MS,
+        description="longest time for one answer of the grading upstream, retries too; of what is forwarded as it "
+        "came, the longest silence: before the answer, and between bytes",
     )
     grading_connect_timeout_ms: Milliseconds = Field(
         default=5000, ge=1, le=DAY_MS, description="longest wait for a connection to the grading upstream"

@@ -53,12 +53,14 @@ class GradingPart:
         self._flags = flags
         self._metrics = GradingMetrics(registry)
         key, secret = settings.grading_api_key, settings.cache_secret
+        seconds = settings.grading_timeout_ms / 1000
         key_secret = secret.get_secret_value().encode() if secret is not None else secrets.token_bytes(32)
         self.upstream = Upstream(
             settings.grading_upstream_url,
             key.get_secret_value() if key is not None else None,
             capacity=settings.grading_concurrency,
-            connect_seconds=settings.grading_connect_timeout_ms / 1000,
+            connect_seconds=min(settings.grading_connect_timeout_ms / 1000, seconds),
+            silence_seconds=seconds,
             clock=time.monotonic,
             observe=self._metrics,
         )
@@ -82,7 +84,7 @@ class GradingPart:
             clock=time.monotonic,
             wall=time.time,
             chance=random.Random(),  # noqa: S311 - it draws samples
-            seconds=settings.grading_timeout_ms / 1000,
+            seconds=seconds,
         )
         self.grading = Grading(
             flags=flags,
@@ -95,7 +97,7 @@ class GradingPart:
             offer=self._original_answered if settings.shadow_sample_rate > 0 else None,
             clock=time.monotonic,
             secret=key_secret,
-            seconds=settings.grading_timeout_ms / 1000,
+            seconds=seconds,
             max_content_bytes=settings.grading_max_request_bytes,
             detail=settings.grading_image_detail,
         )
@@ -105,7 +107,7 @@ class GradingPart:
             clock=time.monotonic,
             wall=time.time,
             secret=key_secret,
-            item_seconds=settings.grading_timeout_ms / 1000,
+            item_seconds=seconds,
         )
 
         def equal_once() -> bool:

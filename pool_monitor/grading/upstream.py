@@ -33,8 +33,6 @@ from pool_monitor.grading.wire import Failure, as_text, end_to_end, failure_of
 
 __all__ = ["Forwarded", "Observe", "Outcome", "Retried", "Streamed", "Upstream"]
 
-SILENCE_SECONDS = 600.0
-"""The longest silence of the upstream while something is forwarded; as long as the vendor's SDKs wait."""
 KEEP_ALIVE_SECONDS = 15.0
 CALLER_PATIENCE = 8.0
 """Seconds for which who waits in person is kept waiting before another attempt; its own SDK decides beyond that."""
@@ -77,7 +75,8 @@ class Upstream:
 
     url -- the API's base, as `https://api.openai.com/v1`. api_key -- for callers without an Authorization field.
     capacity -- calls at once; more wait for their turn, most_waiting of them. connect_seconds -- for a connection.
-    silence_seconds -- the longest silence while something is forwarded. clock -- monotonic; wall -- since 1970.
+    silence_seconds -- the longest while something is forwarded; a call has its deadline.
+    clock -- monotonic; wall -- since 1970.
     """
 
     def __init__(
@@ -89,7 +88,7 @@ class Upstream:
         connect_seconds: float,
         clock: Callable[[], float],
         observe: Observe,
-        silence_seconds: float = SILENCE_SECONDS,
+        silence_seconds: float,
         most_waiting: int = MOST_WAITING,
         wall: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,

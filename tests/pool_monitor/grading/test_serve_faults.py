@@ -233,6 +233,28 @@ async def test_who_comes_late_has_time_of_his_own() -> None:
         assert (await late).startswith(b"HTTP/1.1 200")
 
 
+@pytest.mark.parametrize("forwarded", [{"model": "m", "messages": []}, PLAIN])
+async def test_what_is_forwarded_ends_when_the_upstream_is_silent_for_longer_than_it_may(forwarded: Any) -> None:
+    async def silent(asked: Asked, request: web.Request) -> web.StreamResponse:
+        return await asyncio.Event().wait()  # type: ignore[return-value]
+
+    async def silent_within(asked: Asked, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"begin")
+        return await asyncio.Event().wait()  # type: ignore[return-value]
+
+    async with wrapping(grading_timeout_ms=200) as wrapped:
+        wrapped.upstream.answering = silent
+        got = await sent(wrapped.url, request(forwarded))
+        assert got.startswith(b"HTTP/1.1 504")
+        assert b"upstream_timeout" in got
+        wrapped.upstream.answering = silent_within
+        got = await sent(wrapped.url, request(forwarded))
+        assert b"begin" in got
+        assert not got.endswith(b"0\r\n\r\n")
+
+
 # -- streams that end oddly
 
 

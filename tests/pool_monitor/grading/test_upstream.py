@@ -96,7 +96,8 @@ async def running(
     origin: Origin, url: str | None = None, api_key: str | None = None, **more: Any
 ) -> AsyncIterator[Bench]:
     seen, clock = Seen(), Clock()
-    settings: dict[str, Any] = {"capacity": 8, "connect_seconds": 5.0, "jitter": lambda: 0.0, "sleep": clock.sleep}
+    settings: dict[str, Any] = {"capacity": 8, "connect_seconds": 5.0, "silence_seconds": 600.0}
+    settings |= {"jitter": lambda: 0.0, "sleep": clock.sleep}
     upstream = Upstream(url or f"{origin.url}/v1", api_key, clock=clock, observe=seen, **(settings | more))
     await upstream.start()
     try:
