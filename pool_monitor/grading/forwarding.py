@@ -49,8 +49,8 @@ class Forwarding:
     """Forwards by a session of ours. All times in seconds.
 
     base -- of the API's URL. connect_seconds -- for a connection, and for making it again. silence -- the longest.
-    heard -- told of every answer, and why there was none. pause -- how long to wait before a connection that was
-    refused is tried again: given how often it was, and the seconds left.
+    heard -- told of every answer (None), and of what came instead of one. pause -- how long to wait before a connection
+    that was refused is tried again: given how often it was, and the seconds left.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Forwarding:
         silence: float,
         clock: Callable[[], float],
         observe: Observe,
-        heard: Callable[[Failure | None], None],
+        heard: Callable[[BaseException | None], None],
         pause: Callable[[int, float], float | None],
         sleep: Callable[[float], Awaitable[object]],
     ) -> None:
@@ -146,8 +146,7 @@ class Forwarding:
         except (aiohttp.ClientError, TimeoutError) as fault:
             if upload is not None and upload.fault is not None:
                 raise upload.fault from None
-            failure = failure_of(fault)
-            self._heard(failure)
-            return failure
+            self._heard(fault)
+            return failure_of(fault)
         self._heard(None)
         return response

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import random
 import secrets
 import ssl
@@ -20,18 +21,22 @@ from typing import Any
 import aiohttp
 import httpx2
 import orjson
+from yarl import URL
 
 from pool_monitor.grading import care
 from pool_monitor.grading.asking import Observe, Outcome, Retried, outcome_of
 from pool_monitor.grading.calls import Answer, Call, Fields, Lane, UpstreamFault
 from pool_monitor.grading.care import Breaker, BreakerState, RateLimits
 from pool_monitor.grading.forwarding import Content, Forwarded, Forwarding
+from pool_monitor.grading.told import Told
 from pool_monitor.grading.traces import Asking, asking_of, forwarding_of
 from pool_monitor.grading.turns import MOST_WAITING, Turns
 from pool_monitor.grading.vendor import FAULTS, Vendor
-from pool_monitor.grading.wire import Failure, as_text, end_to_end, failure_of
+from pool_monitor.grading.wire import Failure, as_text, end_to_end, failure_of, reason_of
 
 __all__ = ["Forwarded", "Observe", "Outcome", "Retried", "Streamed", "Upstream"]
+
+log = logging.getLogger("siding.grading")
 
 KEEP_ALIVE_SECONDS = 15.0
 CALLER_PATIENCE = 8.0
@@ -109,6 +114,8 @@ class Upstream:
         self._turns = Turns(capacity, clock, observe, most_waiting)
         self._breaker = Breaker()
         self._told_state = BreakerState.CLOSED
+        self._host = URL(self.url).host_port_subcomponent
+        self._told_faults, self._told_refusals = Told(), Told()
         self._limits = RateLimits()
         self._vendor: Vendor
         self._forwarding: Forwarding
@@ -254,10 +261,11 @@ class Upstream:
             async with asyncio.timeout(call.deadline - self._clock()):
                 response = await self._vendor.post(self._with_key(call.fields), call.body, stream=stream)
         except FAULTS as fault:
-            failure = failure_of(fault)
-            self._heard(failure)
-            return failure
+            self._heard(fault)
+            return failure_of(fault)
         self._heard(None)
+        if self._lacks_key(call.fields):
+            self._key_was_sent(response.status_code)
         self._limits.observe(model, as_text(response.headers.raw), response.status_code, self._clock(), self._wall())
         return response
 
@@ -295,16 +303,15 @@ class Upstream:
         asking = forwarding_of(self.url, method, path, content)
         if asking is not None:
             return self._traced(asking, method, path, fields, content)
-        return self._forwarding.forward(method, path, self._with_key(fields), content)
+        return self._forwarded(method, path, tuple(fields), content)
 
     @asynccontextmanager
     async def _traced(
         self, asking: Asking, method: str, path: str, fields: Iterable[tuple[str, str]], content: Content
     ) -> AsyncIterator[Forwarded]:
         outcome = Outcome.LEFT
-        carried = asking.carried(self._with_key(fields))
         try:
-            async with self._forwarding.forward(method, path, carried, content) as answer:
+            async with self._forwarded(method, path, asking.carried(tuple(fields)), content) as answer:
                 asking.begins(answer.status, answer.fields)
                 answer.heard = asking.hears
                 yield answer
@@ -315,31 +322,67 @@ class Upstream:
         finally:
             asking.end(_failed(outcome))
 
+    def _forwarded(
+        self, method: str, path: str, fields: Fields, content: Content
+    ) -> AbstractAsyncContextManager[Forwarded]:
+        forwarding = self._forwarding.forward(method, path, self._with_key(fields), content)
+        return self._by_our_key(forwarding) if self._lacks_key(fields) else forwarding
+
+    @asynccontextmanager
+    async def _by_our_key(self, forwarding: AbstractAsyncContextManager[Forwarded]) -> AsyncIterator[Forwarded]:
+        async with forwarding as answer:
+            self._key_was_sent(answer.status)
+            yield answer
+
     # -- both
 
-    def _with_key(self, fields: Iterable[tuple[str, str]]) -> Fields:
-        given = tuple(fields)
-        if self._api_key is None or care.value_of(given, "authorization") is not None:
-            return given
-        return (*given, ("Authorization", f"Bearer {self._api_key}"))
+    def _lacks_key(self, fields: Fields) -> bool:
+        """Whether our key goes with these fields."""
+        return self._api_key is not None and care.value_of(fields, "authorization") is None
+
+    def _with_key(self, fields: Fields) -> Fields:
+        return (*fields, ("Authorization", f"Bearer {self._api_key}")) if self._lacks_key(fields) else fields
+
+    def _key_was_sent(self, status: int) -> None:
+        """Say once that our key is refused. status -- of the answer."""
+        if status == 401 and self._told_refusals.news("401"):
+            log.warning(
+                "the grading upstream %s refuses GRADING_API_KEY (401): whoever sends no key of his own is told so",
+                self._host,
+            )
+        elif status < 400:
+            self._told_refusals.works()
 
     def _keyed(self, text: str) -> str:
         """The same for the same credential, which it does not give away."""
         return hmac.new(self._secret, text.encode("utf-8", "surrogateescape"), "sha256").hexdigest()
 
-    def _heard(self, failure: Failure | None) -> None:
-        """Tell the breaker of an answer, or of one that did not come."""
-        if failure is None:
+    def _heard(self, fault: BaseException | None) -> None:
+        """Tell the breaker of an answer, or of one that did not come, and the log why."""
+        if fault is None:
             self._breaker.succeeded()
-        elif failure is not Failure.CUT:
-            self._breaker.failed(self._clock())
+            self._told_faults.works()
+        else:
+            if failure_of(fault) is not Failure.CUT:
+                self._breaker.failed(self._clock())
+            reason = reason_of(fault, self._connect_seconds, self._silence)
+            if self._told_faults.news(reason):
+                log.warning("the grading upstream %s gives no answer: %s", self._host, reason)
         self._tell_breaker()
 
     def _tell_breaker(self) -> None:
-        state = self.breaker_state
-        if state is not self._told_state:
-            self._told_state = state
-            self._observe.breaker(state)
+        state, before = self.breaker_state, self._told_state
+        if state is before:
+            return
+        self._told_state = state
+        self._observe.breaker(state)
+        if before is BreakerState.CLOSED:
+            log.warning(
+                "the grading upstream %s did not answer several times in a row: known prompts get a 503 until it does",
+                self._host,
+            )
+        elif state is BreakerState.CLOSED:
+            log.info("the grading upstream %s answers again", self._host)
 
 
 def _failed(outcome: Outcome) -> str | None:

@@ -101,27 +101,53 @@ class Failure(StrEnum):
 
 
 def failure_of(fault: BaseException) -> Failure:
-    """What a client library's exception means, by the exception of aiohttp that is its cause.
+    """What a client library's exception means."""
+    match _cause_of(fault):
+        case aiohttp.ConnectionTimeoutError():
+            return Failure.NO_CONNECTION_IN_TIME
+        case TimeoutError():
+            return Failure.SILENT
+        case (
+            aiohttp.ClientConnectorError()
+            | aiohttp.ClientConnectorCertificateError()
+            | aiohttp.ServerFingerprintMismatch()
+        ):
+            return Failure.REFUSED
+    return Failure.CUT
 
-    By the cause, as the SDK's transport calls an end of the connection a time-out of connecting.
+
+def reason_of(fault: BaseException, connect_seconds: float, answer_seconds: float) -> str:
+    """The same for who runs Siding, with what the system says; without path, fields, or anything asked or answered."""
+    match _cause_of(fault):
+        case aiohttp.ConnectionTimeoutError():
+            return f"no connection within {connect_seconds:g} s"
+        case TimeoutError():
+            return f"no answer within {answer_seconds:g} s"
+        case aiohttp.ClientConnectorCertificateError() as cause:
+            return str(cause.certificate_error)
+        case aiohttp.ClientConnectorError() as cause:
+            return str(cause.os_error)
+        case OSError() as cause:
+            return f"[Errno {cause.errno}] {cause.strerror}" if cause.errno else "the connection broke off"
+        case aiohttp.ServerDisconnectedError():
+            return "the connection was closed without an answer"
+        case aiohttp.ClientPayloadError():
+            return "the answer broke off"
+        case aiohttp.ClientResponseError():
+            return "what came is no HTTP"
+        case cause:
+            return type(cause).__name__
+
+
+def _cause_of(fault: BaseException) -> BaseException:
+    """The exception of aiohttp that a client library's comes from.
+
+    The SDK's transport itself calls an end of the connection a time-out of connecting.
     """
     cause: BaseException | None = fault
-    while cause is not None:
-        match cause:
-            case aiohttp.ConnectionTimeoutError():
-                return Failure.NO_CONNECTION_IN_TIME
-            case TimeoutError():
-                return Failure.SILENT
-            case (
-                aiohttp.ClientConnectorError()
-                | aiohttp.ClientConnectorCertificateError()
-                | aiohttp.ServerFingerprintMismatch()
-            ):
-                return Failure.REFUSED
-            case aiohttp.ClientError():
-                return Failure.CUT
+    while cause is not None and not isinstance(cause, TimeoutError | aiohttp.ClientError):
         cause = cause.__cause__
-    return Failure.CUT
+    return fault if cause is None else cause
 
 
 # -- content
