@@ -24,6 +24,7 @@ from config.words import counted
 from pool_monitor import app, changes, doctor
 from pool_monitor.advisor import advise, sources
 from pool_monitor.grading import evaluate
+from pool_monitor.grading.batch_files import FolderError
 from pool_monitor.grading.models import ModelsError, load_models
 from pool_monitor.grading.template_files import TemplatesError, load_templates
 from pool_monitor.pool import APPLICATION, describe
@@ -139,7 +140,7 @@ def see_the_doctor(argv: list[str]) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit status: 0 stopped as asked, 1 cannot listen, 2 a bad setting."""
+    """Returns the exit status: 0 stopped as asked, 1 cannot listen or write temporary files, 2 a bad setting."""
     given = sys.argv[1:] if argv is None else argv
     if given[:1] == ["advise"]:
         return give_advice(given[1:])
@@ -170,7 +171,12 @@ def main(argv: list[str] | None = None) -> int:
     log.info("pool monitor: http://%s, %d named queries", address_of(sock), len(queries))
     tier = "no shared tier" if settings.redis_url is None else "a shared tier"
     log.info("%s, %s, %s", counted(len(templates), "grading template"), tier, Flags.from_settings(settings).unusual())
-    asyncio.run(app.serve(settings, queries, sock, _until_stopped, templates, models))
+    try:
+        with sock:
+            asyncio.run(app.serve(settings, queries, sock, _until_stopped, templates, models))
+    except FolderError as fault:
+        print(fault.strerror, file=sys.stderr)
+        return FAILED
     log.info("stopped")
     return 0
 

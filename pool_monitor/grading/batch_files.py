@@ -23,6 +23,10 @@ PIECE_BYTES = 256 * 1024
 MOST_FILES = 10_000
 
 
+class FolderError(OSError):
+    """There is no place for files of batches; `strerror` says why, and what to do about it."""
+
+
 def new_id(prefix: str) -> str:
     """Unguessable."""
     return prefix + secrets.token_hex(16)
@@ -167,8 +171,13 @@ class Files:
         return len(self._files)
 
     async def start(self) -> None:
-        """Make the folder. Raises OSError."""
-        self.folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="siding-batches-", dir=self._parent))
+        """Make the folder. Raises FolderError."""
+        try:
+            self.folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="siding-batches-", dir=self._parent))
+        except OSError as fault:
+            advice = "free some space, or set TMPDIR to a folder that can be written"
+            why = f"no folder for files of batches can be made: {fault.strerror}; {advice}"
+            raise FolderError(fault.errno, why) from fault
         self._sweeper = asyncio.create_task(self._sweep_on())
 
     async def close(self) -> None:

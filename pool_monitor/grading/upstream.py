@@ -117,7 +117,7 @@ class Upstream:
         self._host = URL(self.url).host_port_subcomponent
         self._told_faults, self._told_refusals = Told(), Told()
         self._limits = RateLimits()
-        self._vendor: Vendor
+        self._vendor: Vendor | None = None
         self._forwarding: Forwarding
 
     async def start(self) -> None:
@@ -143,8 +143,9 @@ class Upstream:
         )
 
     async def close(self) -> None:
-        """Close every connection."""
-        await self._vendor.close()
+        """Close every connection, if it was ever started."""
+        if self._vendor is not None:
+            await self._vendor.close()
 
     @property
     def waiting(self) -> dict[Lane, int]:
@@ -257,6 +258,7 @@ class Upstream:
             )
 
     async def _attempt(self, call: Call, model: str, stream: bool) -> httpx2.Response | Failure:
+        assert self._vendor is not None
         try:
             async with asyncio.timeout(call.deadline - self._clock()):
                 response = await self._vendor.post(self._with_key(call.fields), call.body, stream=stream)

@@ -33,6 +33,17 @@ async def test_a_bad_queries_file_ends_with_status_2(tmp_path: Path) -> None:
     assert "Traceback" not in child.output
 
 
+async def test_without_a_place_for_temporary_files_it_ends_with_status_1_and_one_line() -> None:
+    # a limit of 0 octets for files is what a full disk is
+    limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); "
+    limited += "from pool_monitor.__main__ import main; sys.exit(main([]))"
+    async with python("-c", limited, environ=environment(HOST="127.0.0.1", PORT="0", LOG_LEVEL="error")) as child:
+        assert await child.end() == 1
+    [line] = child.lines
+    assert line.startswith("no folder for files of batches can be made: No usable temporary directory")
+    assert "TMPDIR" in line
+
+
 async def test_it_serves_until_sigterm(database: str) -> None:
     environ = environment(DATABASE_URL=database, HOST="127.0.0.1", PORT="0", LOG_FORMAT="text")
     async with python(*MONITOR, environ=environ) as child:

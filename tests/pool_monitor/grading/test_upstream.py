@@ -866,6 +866,11 @@ async def stands_still(count: Callable[[], int]) -> None:
             await asyncio.sleep(0.001)
 
 
+async def test_one_that_was_never_started_can_be_closed() -> None:
+    bounds: dict[str, Any] = {"capacity": 1, "connect_seconds": 1.0, "silence_seconds": 1.0}
+    await Upstream("http://127.0.0.1/v1", None, clock=Clock(), observe=Seen(), **bounds).close()
+
+
 # -- what the log tells
 
 
