@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from pool_monitor.grading.calls import Expansion
 from pool_monitor.grading.models import Models
 from pool_monitor.grading.outcomes import Outcome
 from pool_monitor.grading.templates import Template
+from pool_monitor.grading.told import Told
 from pool_monitor.grading.wire import without_coding
 
 log = logging.getLogger("siding.grading")
@@ -69,6 +71,7 @@ class Bookkeeping:
         self._waiting: asyncio.Queue[tuple[str, Callable[[], tuple[str, Tally]]]] = asyncio.Queue(MOST_WAITING)
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = False
+        self._told = Told()
 
     # -- what is told
 
@@ -108,9 +111,13 @@ class Bookkeeping:
     # -- the work
 
     async def start(self) -> None:
-        """Take the saved books over, and begin to count."""
+        """Take the saved books over, see whether they can be saved, and begin to count."""
         if self._file is not None:
             await asyncio.to_thread(self._restore, self._file)
+            try:
+                await asyncio.to_thread(_try, self._file.parent)
+            except OSError as fault:
+                self._not_saved(self._file, fault)
             self._tasks.append(asyncio.create_task(self._save_now_and_then(self._file)))
         self._tasks.append(asyncio.create_task(self._count()))
 
@@ -155,9 +162,17 @@ class Bookkeeping:
         self._changed = False
         try:
             await asyncio.to_thread(_write, file, orjson.dumps(self.accounts.as_saved()))
+            self._told.works()
         except OSError as fault:
             self._changed = True
-            log.warning("the books of grading cannot be saved: %s", fault)
+            self._not_saved(file, fault)
+
+    def _not_saved(self, file: Path, fault: OSError) -> None:
+        reason = fault.strerror or str(fault)
+        if self._told.news(reason):
+            log.warning(
+                "the books of grading cannot be saved in %s, so they end with this process: %s", file.parent, reason
+            )
 
     async def close(self) -> None:
         """Count what waits, for a moment, and save."""
@@ -170,6 +185,13 @@ class Bookkeeping:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._file is not None:
             await self._save(self._file)
+
+
+def _try(folder: Path) -> None:
+    """Write there what leaves nothing behind. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"books")
 
 
 def _write(file: Path, content: bytes) -> None:

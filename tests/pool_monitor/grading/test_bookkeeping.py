@@ -138,10 +138,29 @@ async def test_broken_books_begin_anew(tmp_path: Path, content: bytes, caplog: p
 
 async def test_a_folder_that_cannot_be_written_is_no_obstacle(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("")
-    async with wrapping(grading_data_dir=tmp_path / "file" / "below") as wrapped:
+    folder = tmp_path / "file" / "below"
+    async with wrapping(grading_data_dir=folder) as wrapped:
+        refused = f"the books of grading cannot be saved in {folder}, so they end with this process: Not a directory"
+        assert refused in caplog.messages
         wrapped.upstream.answering = says(SAID)
         assert await graded(wrapped.sdk())
-    assert "cannot be saved" in caplog.text
+        books = wrapped.monitor.monitor.grading.books
+        await books.counted()
+        for _ in range(2):
+            await books._save(folder / FILE)
+        assert [line for line in caplog.messages if "cannot be saved" in line] == [refused]
+        (tmp_path / "file").unlink()
+        await books._save(folder / FILE)
+        assert (folder / FILE).exists()
+        assert list(folder.iterdir()) == [folder / FILE]
+
+
+async def test_seeing_whether_books_can_be_saved_leaves_nothing_behind(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with wrapping(grading_data_dir=tmp_path / "new"):
+        assert list((tmp_path / "new").iterdir()) == []
+    assert "cannot be saved" not in caplog.text
 
 
 @pytest.mark.parametrize(
