@@ -12,12 +12,13 @@ import contextlib
 import errno
 import importlib.util
 import os
+import re
 import secrets
 import shlex
 import shutil
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -31,7 +32,7 @@ from config.load import load
 from config.settings import ProxySettings, Settings
 from config.words import masked
 from deploy.postgres import USER
-from deploy.stack import FAILED, PROBE_SECONDS, STOP_GRACE_SECONDS, Part, Stack, answers, listens
+from deploy.stack import FAILED, PROBE_SECONDS, STOP_GRACE_SECONDS, Part, Ready, Stack, answers, listens, text_of
 from pool_monitor import changes
 
 EXAMPLE_RULES = Path(__file__).parent / "example_rules.toml"
@@ -143,7 +144,7 @@ def _origin_socket(port: int) -> socket.socket:
         return open_socket("127.0.0.1", 0)
 
 
-def has_table(url: str, table: str) -> Callable[[], Awaitable[bool]]:
+def has_table(url: str, table: str) -> Ready:
     """A ready check: the database has notified triggers on `table`, the last thing that is made."""
 
     async def ready() -> bool:
@@ -155,6 +156,27 @@ def has_table(url: str, table: str) -> Callable[[], Awaitable[bool]]:
                 await connection.close()
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
             return False
+
+    return ready
+
+
+def was_purged(admin: str) -> Ready:
+    """A ready check: something has been purged at the proxy whose admin listener is at HOST:PORT."""
+
+    async def ready() -> bool:
+        return (
+            re.search(r"^siding_purges_total\S* [1-9]", await text_of(f"http://{admin}/metrics") or "", re.M)
+            is not None
+        )
+
+    return ready
+
+
+def every(checks: Sequence[Ready]) -> Ready:
+    """A ready check: all of these are."""
+
+    async def ready() -> bool:
+        return all([await check() for check in checks])
 
     return ready
 
@@ -194,16 +216,27 @@ def redis_plan(address: str, environ: Mapping[str, str]) -> tuple[list[Part], di
     return [part], using
 
 
-def plan(settings: LocalSettings, addresses: Addresses, argv: Sequence[str], environ: Mapping[str, str]) -> list[Part]:
-    """The parts in the order they are started. `argv` and `environ` are the user's, and go to the proxy."""
+def plan(
+    settings: LocalSettings,
+    addresses: Addresses,
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    *,
+    awaits_purge: bool = False,
+) -> list[Part]:
+    """The parts in the order they are started. `argv` and `environ` are the user's, and go to the proxy.
+
+    awaits_purge -- the monitor purges tags at the proxy once both are there; only then it is tried out.
+    """
+    ready = [answers(f"http://{addresses.admin}/readyz"), *([was_purged(addresses.admin)] if awaits_purge else [])]
     if addresses.origin is None:
-        return [_proxy_part(settings, addresses, argv, dict(environ))]
+        return [_proxy_part(settings, addresses, argv, dict(environ), ready)]
     example = {"UPSTREAM_URL": f"http://{addresses.origin}"}
     if settings.rules_file is None:
         example["RULES_FILE"] = str(EXAMPLE_RULES)
     return [
         _origin_part(addresses.origin, environ),
-        _proxy_part(settings, addresses, argv, {**environ, **example}),
+        _proxy_part(settings, addresses, argv, {**environ, **example}, ready),
     ]
 
 
@@ -271,7 +304,9 @@ def _origin_part(address: str, environ: Mapping[str, str]) -> Part:
     )
 
 
-def _proxy_part(settings: LocalSettings, addresses: Addresses, argv: Sequence[str], environ: dict[str, str]) -> Part:
+def _proxy_part(
+    settings: LocalSettings, addresses: Addresses, argv: Sequence[str], environ: dict[str, str], ready: Sequence[Ready]
+) -> Part:
     if "log_format" not in settings.model_fields_set:
         environ["LOG_FORMAT"] = "text"
     # the last of an option counts, and a port left open is chosen by now
@@ -280,7 +315,7 @@ def _proxy_part(settings: LocalSettings, addresses: Addresses, argv: Sequence[st
         name="the proxy",
         command=(sys.executable, "-m", "proxy", *argv, *ports),
         environ=environ,
-        ready=answers(f"http://{addresses.admin}/readyz"),
+        ready=every(ready),
         stop_seconds=settings.drain_seconds + STOP_GRACE_SECONDS,
     )
 
@@ -361,7 +396,9 @@ def prepare(given: Sequence[str], environ: Mapping[str, str], prog: str) -> Prep
     if redis is not None:
         parts, environ = redis_plan(redis, environ)
     parts += monitor_plan(options, monitor, addresses.admin, environ)
-    parts += plan(settings, addresses, given, {**environ, **seen_by_proxy(settings, monitor)})
+    tags = monitor.postgres is not None and not environ.keys() & {"QUERIES_FILE", "PROXY_ADMIN_URL"}
+    seen = seen_by_proxy(settings, monitor)
+    parts += plan(settings, addresses, given, {**environ, **seen}, awaits_purge=tags)
     urls = {
         "UPSTREAM_URL": settings.upstream_url,
         "DATABASE_URL": options.database_url,

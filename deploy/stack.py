@@ -14,6 +14,9 @@ from typing import Any
 
 import aiohttp
 
+Ready = Callable[[], Awaitable[bool]]
+"""Whether something serves by now; asked until it does."""
+
 FAILED = 1
 POLL_SECONDS = 0.05
 PROBE_SECONDS = 2.0
@@ -42,26 +45,31 @@ class Part:
     name: str
     command: tuple[str, ...]
     environ: Mapping[str, str]
-    ready: Callable[[], Awaitable[bool]]
+    ready: Ready
     ready_seconds: float = 30.0
     stop_seconds: float = STOP_GRACE_SECONDS
 
 
-def answers(url: str) -> Callable[[], Awaitable[bool]]:
+async def text_of(url: str) -> str | None:
+    """What a GET gives; None where that is no 200."""
+    timeout = aiohttp.ClientTimeout(total=PROBE_SECONDS)
+    try:
+        async with aiohttp.ClientSession(timeout=timeout) as client, client.get(url) as answer:
+            return await answer.text() if answer.status == 200 else None
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
+        return None
+
+
+def answers(url: str) -> Ready:
     """A ready check: GET `url` gives 200."""
 
     async def ready() -> bool:
-        timeout = aiohttp.ClientTimeout(total=PROBE_SECONDS)
-        try:
-            async with aiohttp.ClientSession(timeout=timeout) as client, client.get(url) as answer:
-                return answer.status == 200
-        except (aiohttp.ClientError, OSError, TimeoutError):
-            return False
+        return await text_of(url) is not None
 
     return ready
 
 
-def listens(address: str) -> Callable[[], Awaitable[bool]]:
+def listens(address: str) -> Ready:
     """A ready check: HOST:PORT accepts connections, as Redis does once it serves."""
     host, _, port = address.rpartition(":")
 

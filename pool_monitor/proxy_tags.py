@@ -22,7 +22,7 @@ log = logging.getLogger("siding.proxy_tags")
 
 SECONDS = 2.0
 MAX_FLAGS_BYTES = 16 * 1024
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 2.0
 """From one try to the next, twice as long each time."""
 
 

@@ -22,7 +22,7 @@ from deploy.check.monitor import HOMEWORK
 from deploy.local import SIMULATOR, Prepared, prepare
 from deploy.rollback.act import flip
 from deploy.rollback.switches import PROBES, SAFE
-from deploy.stack import Part, Stack
+from deploy.stack import Part, Stack, answers
 from pool_monitor.grading.template_files import load_templates
 
 CLIENTS = 8
@@ -282,7 +282,9 @@ class Drill:
                     await self._flags(prepared, traffic)
                     await self._step("around: clients go to the origin", traffic, _moved(traffic, past), None)
                     self.tell("the proxy stops, and another starts")
-                async with _started([proxy]):
+                # the monitor has nothing to purge at this one
+                again = replace(proxy, ready=answers(f"http://{prepared.addresses.admin}/readyz"))
+                async with _started([again]):
                     await self._step("undo: clients go through Siding", traffic, _moved(traffic, through), None)
                     await _moved(traffic, past)
             finally:
