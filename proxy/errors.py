@@ -105,10 +105,14 @@ class NotCached(ClientError):
 
 
 class OriginError(SidingError):
-    """The origin gave no answer that could be passed on."""
+    """The origin gave no answer that could be passed on. detail -- the same for the log: it may name hosts."""
 
     status = 502
     code = "origin-error"
+
+    def __init__(self, message: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.detail = detail or message
 
 
 class OriginRefused(OriginError):

@@ -30,6 +30,12 @@ UNREPEATABLE_IDLE_SECONDS = 1.0
 SWEEP_SECONDS = 1.0
 NEXT_ADDRESS_SECONDS = 0.25
 """Head start of one address over the next (RFC 8305 5)."""
+AGAIN_SECONDS = 5.0
+"""How long the log is not told once more why there is no connection: every request finds it out anew."""
+LOOK_UP: Final = "look up"
+CONNECT: Final = "connect"
+AGREE_ON_TLS: Final = "agree on TLS"
+"""What making a connection consists of."""
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "PROPFIND", "REPORT", "SEARCH"})
 """Methods that may be sent again (RFC 9110 9.2.2)."""
 
@@ -69,6 +75,7 @@ class OriginClient:
         self._sweeper: asyncio.TimerHandle | None = None
         self._spare: asyncio.Task[None] | None = None
         self._no_spare_until = 0.0
+        self._told_until: dict[str, float] = {}
         self._closed = False
         self.in_use = 0
 
@@ -230,12 +237,15 @@ class OriginClient:
         if len(self._resting) + len(self._busy) >= self._max and self._resting:
             self._resting.pop(0).abort()
         loop = asyncio.get_running_loop()
+        step = LOOK_UP
         try:
             async with asyncio.timeout(self._connect_timeout):
                 found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+                step = CONNECT
                 sock = await aiohappyeyeballs.start_connection(
                     found, happy_eyeballs_delay=NEXT_ADDRESS_SECONDS, loop=loop
                 )
+                step = CONNECT if self._ssl is None else AGREE_ON_TLS
                 try:
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -248,19 +258,42 @@ class OriginClient:
                 except BaseException:
                     sock.close()
                     raise
-        except TimeoutError:
-            raise errors.OriginTimeout(
-                f"the origin accepted no connection within {self._connect_timeout:g} s"
-            ) from None
         except OSError as fault:
-            log.warning("cannot connect to the origin: %s", fault)
-            what = (
-                "TLS with the origin failed" if isinstance(fault, ssl.SSLError) else "the origin refused the connection"
-            )
-            raise errors.OriginRefused(what) from fault
+            raise self._unconnected(step, fault) from fault
         connection = cast("OriginConnection", protocol)
         connection.on_idle_lost = self._idle_lost
         return connection
+
+    def _unconnected(self, step: str, fault: OSError) -> errors.OriginError:
+        """The error that says what has failed; the log is told, with host and port."""
+        late = isinstance(fault, TimeoutError)
+        within = f"within {self._connect_timeout:g} s"
+        if step == LOOK_UP:
+            message = (
+                f"the origin's host name was not resolved {within}"
+                if late
+                else "the origin's host name cannot be resolved"
+            )
+        elif step == AGREE_ON_TLS:
+            message = f"the origin did not agree on TLS {within}" if late else "TLS with the origin failed"
+        elif late:
+            message = f"the origin accepted no connection {within}"
+        elif isinstance(fault, ConnectionRefusedError):
+            message = "the origin refused the connection"
+        else:
+            message = "the origin cannot be reached"
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        detail = f"cannot connect to the origin at {host}:{self._port}: {str(fault) or message}"
+        self._tell(detail)
+        return errors.OriginTimeout(message, detail) if late else errors.OriginRefused(message, detail)
+
+    def _tell(self, detail: str) -> None:
+        """Log it, unless that was done less than AGAIN_SECONDS ago."""
+        now = time.monotonic()
+        self._told_until = {told: until for told, until in self._told_until.items() if until > now}
+        if detail not in self._told_until:
+            self._told_until[detail] = now + AGAIN_SECONDS
+            log.warning("%s", detail)
 
     def _add_spare(self) -> None:
         """Have one connection more, for who comes next; when it can be had."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
@@ -478,10 +479,43 @@ async def test_nobody_listening() -> None:
         assert at_rest(client)
 
 
-async def test_a_name_that_does_not_exist() -> None:
+async def test_a_name_that_does_not_exist(caplog: pytest.LogCaptureFixture) -> None:
     async with client_of("http://nowhere.invalid:80") as client:
-        with pytest.raises(errors.OriginRefused):
+        with pytest.raises(errors.OriginRefused, match="host name cannot be resolved"):
             await ask(client)
+    (told,) = caplog.messages
+    assert told.startswith("cannot connect to the origin at nowhere.invalid:80: ")
+
+
+async def test_an_origin_that_accepts_no_connection(caplog: pytest.LogCaptureFixture) -> None:
+    with contextlib.ExitStack() as held:
+        full = held.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        address: tuple[str, int] = full.getsockname()
+        for _ in range(4):
+            # whom it has no room for hears nothing
+            waiting = held.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(address)
+        async with client_of(f"http://127.0.0.1:{address[1]}", connect_timeout=0.1) as client:
+            with pytest.raises(errors.OriginTimeout, match=r"accepted no connection within 0\.1 s"):
+                await ask(client)
+    (told,) = caplog.messages
+    assert told.startswith(f"cannot connect to the origin at 127.0.0.1:{address[1]}: ")
+    assert told.endswith("accepted no connection within 0.1 s")
+
+
+@pytest.mark.parametrize(("again", "times"), [(60.0, 1), (0.0, 3)])
+async def test_how_often_the_log_is_told_of_a_lasting_fault(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, again: float, times: int
+) -> None:
+    monkeypatch.setattr(module, "AGAIN_SECONDS", again)
+    server = await Origin().start()
+    await server.stop()
+    async with client_of(server.url) as client:
+        for _ in range(3):
+            with pytest.raises(errors.OriginRefused):
+                await ask(client)
+    assert len(caplog.messages) == times
 
 
 # -- content of requests
@@ -601,6 +635,16 @@ async def test_a_certificate_for_another_name() -> None:
     ):
         with pytest.raises(errors.OriginRefused, match="TLS"):
             await ask(client)
+
+
+async def test_a_port_that_accepts_and_says_nothing_of_tls(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        async with client_of(f"https://127.0.0.1:{port}", connect_timeout=0.2) as client:
+            with pytest.raises(errors.OriginTimeout, match=r"did not agree on TLS within 0\.2 s"):
+                await ask(client)
+            assert at_rest(client)
+    assert [f"127.0.0.1:{port}" in told for told in caplog.messages] == [True]
 
 
 # -- the end
