@@ -46,7 +46,8 @@ class OriginClient:
     url -- `http(s)://host:port`; the certificate of an https origin is verified.
     connect_timeout -- bound on waiting for a free connection, and on making one.
     idle_timeout -- the longest silence of the origin. max_connections -- in use at once; more requests wait in turn,
-    up to max_waiting of them.
+    up to max_waiting of them. name -- what it is called in words, where that is not the origin.
+    logs -- why there is no connection; without it that is left to whoever asks.
     in_use, idle, waiting -- connections, and requests that wait for one.
     """
 
@@ -59,6 +60,8 @@ class OriginClient:
         max_connections: int = 1024,
         max_waiting: int = 10_000,
         ssl_context: ssl.SSLContext | None = None,
+        name: str = "the origin",
+        logs: bool = True,
     ) -> None:
         parts = urlsplit(url)
         secure = parts.scheme == "https"
@@ -75,6 +78,8 @@ class OriginClient:
         self._sweeper: asyncio.TimerHandle | None = None
         self._spare: asyncio.Task[None] | None = None
         self._no_spare_until = 0.0
+        self._name = name
+        self._logs = logs
         self._told_until: dict[str, float] = {}
         self._closed = False
         self.in_use = 0
@@ -185,7 +190,9 @@ class OriginClient:
             self.in_use += 1
             return
         if len(self._queue) >= self._max_waiting:
-            raise errors.OriginOverloaded(f"{self._max_waiting} requests wait for the origin already; try again later")
+            raise errors.OriginOverloaded(
+                f"{self._max_waiting} requests wait for {self._name} already; try again later"
+            )
         turn = asyncio.get_running_loop().create_future()
         self._queue.append(turn)
         try:
@@ -199,7 +206,7 @@ class OriginClient:
                 self._queue.remove(turn)
             if isinstance(fault, TimeoutError):
                 raise errors.OriginOverloaded(
-                    f"all {self._max} connections to the origin stayed in use for {self._connect_timeout:g} s"
+                    f"all {self._max} connections to {self._name} stayed in use for {self._connect_timeout:g} s"
                 ) from None
             raise
 
@@ -231,7 +238,7 @@ class OriginClient:
         return None
 
     def _new_connection(self) -> asyncio.Protocol:
-        return cast("asyncio.Protocol", OriginConnection(self._idle_timeout))
+        return cast("asyncio.Protocol", OriginConnection(self._idle_timeout, self._name))
 
     async def _connect(self) -> OriginConnection:
         if len(self._resting) + len(self._busy) >= self._max and self._resting:
@@ -266,25 +273,22 @@ class OriginClient:
 
     def _unconnected(self, step: str, fault: OSError) -> errors.OriginError:
         """The error that says what has failed; the log is told, with host and port."""
-        late = isinstance(fault, TimeoutError)
+        name, late = self._name, isinstance(fault, TimeoutError)
         within = f"within {self._connect_timeout:g} s"
         if step == LOOK_UP:
-            message = (
-                f"the origin's host name was not resolved {within}"
-                if late
-                else "the origin's host name cannot be resolved"
-            )
+            message = f"{name}'s host name " + (f"was not resolved {within}" if late else "cannot be resolved")
         elif step == AGREE_ON_TLS:
-            message = f"the origin did not agree on TLS {within}" if late else "TLS with the origin failed"
+            message = f"{name} did not agree on TLS {within}" if late else f"TLS with {name} failed"
         elif late:
-            message = f"the origin accepted no connection {within}"
+            message = f"{name} accepted no connection {within}"
         elif isinstance(fault, ConnectionRefusedError):
-            message = "the origin refused the connection"
+            message = f"{name} refused the connection"
         else:
-            message = "the origin cannot be reached"
+            message = f"{name} cannot be reached"
         host = f"[{self._host}]" if ":" in self._host else self._host
-        detail = f"cannot connect to the origin at {host}:{self._port}: {str(fault) or message}"
-        self._tell(detail)
+        detail = f"cannot connect to {name} at {host}:{self._port}: {str(fault) or message}"
+        if self._logs:
+            self._tell(detail)
         return errors.OriginTimeout(message, detail) if late else errors.OriginRefused(message, detail)
 
     def _tell(self, detail: str) -> None:

@@ -43,14 +43,17 @@ _NO_HEAD: Final = ResponseHead(200, "", Fields())
 
 
 class OriginConnection:
-    """A connection, for one exchange at a time. idle_timeout -- seconds of the origin's silence that are borne.
+    """A connection, for one exchange at a time.
+
+    idle_timeout -- seconds of the origin's silence that are borne. name -- what it is called in words.
 
     An `asyncio.Protocol` in all but its parent, with which it could not be compiled.
     """
 
-    def __init__(self, idle_timeout: float) -> None:
+    def __init__(self, idle_timeout: float, name: str) -> None:
         self._loop = asyncio.get_running_loop()
         self._idle_timeout = idle_timeout
+        self._name = name
         self._transport: asyncio.Transport | None = None
         self._lost = False
         self._writing: asyncio.Future[None] | None = None
@@ -101,7 +104,7 @@ class OriginConnection:
         if self._timer is None:
             self._timer = self._loop.call_later(self._idle_timeout, self._check_silence)
         if self._transport is None or self._lost:
-            self._fail(errors.OriginReset("the origin closed the connection"))
+            self._fail(errors.OriginReset(f"{self._name} closed the connection"))
             return
         self._transport.write(wire)
         self._sent = True
@@ -135,7 +138,7 @@ class OriginConnection:
     async def write(self, data: bytes) -> None:
         """Send octets, waiting while the origin is slow to read. Raises OriginReset."""
         if self._transport is None or self._lost:
-            raise errors.OriginReset("the origin closed the connection")
+            raise errors.OriginReset(f"{self._name} closed the connection")
         self._transport.write(data)
         self._last = self._loop.time()
         if self._writing is not None:
@@ -268,7 +271,7 @@ class OriginConnection:
         if left > 0:
             self._timer = self._loop.call_later(left, self._check_silence)
             return
-        self._fail(errors.OriginTimeout(f"the origin sent nothing for {self._idle_timeout:g} s"))
+        self._fail(errors.OriginTimeout(f"{self._name} sent nothing for {self._idle_timeout:g} s"))
         self.abort()
 
     def _waiting_for_client(self) -> bool:
@@ -286,7 +289,7 @@ class OriginConnection:
             self._timer.cancel()
             self._timer = None
         if self._writing is not None and not self._writing.done():
-            self._writing.set_exception(errors.OriginReset("the origin closed the connection"))
+            self._writing.set_exception(errors.OriginReset(f"{self._name} closed the connection"))
             self._writing.exception()
         if self.on_idle_lost is not None and not self._asked:
             self.on_idle_lost(self)
@@ -295,7 +298,7 @@ class OriginConnection:
             self._wake()
         elif not self.complete:
             when = "before it answered" if self.head is None else "before its answer was complete"
-            self._fail(errors.OriginReset(f"the origin closed the connection {when}"))
+            self._fail(errors.OriginReset(f"{self._name} closed the connection {when}"))
 
     def eof_received(self) -> None:
         """Nothing more comes: the transport closes, and says so."""
@@ -352,10 +355,13 @@ class OriginConnection:
         if isinstance(context, errors.OriginError):
             self._fail(context)
         elif fault is None:
-            self._fail(_too_large())
+            self._fail(self._too_large())
         else:
-            self._fail(errors.OriginMalformed("the origin's answer is not HTTP/1.1"))
+            self._fail(errors.OriginMalformed(f"{self._name}'s answer is not HTTP/1.1"))
         self.abort()
+
+    def _too_large(self) -> errors.OriginMalformed:
+        return errors.OriginMalformed(f"the head of {self._name}'s answer is larger than {MAX_HEAD_BYTES} bytes")
 
     def _become_tunnel(self, rest: bytes) -> None:
         self._tunnel = True
@@ -377,7 +383,7 @@ class OriginConnection:
         if self.head is not None or self.complete:
             # a second answer to one question
             self._keep = False
-            raise errors.OriginMalformed("the origin answered twice")
+            raise errors.OriginMalformed(f"{self._name} answered twice")
         self._lines = []
         self._reason = b""
 
@@ -390,12 +396,12 @@ class OriginConnection:
 
     def on_headers_complete(self) -> None:
         if sum(len(name) + len(value) for name, value in self._lines) > MAX_HEAD_BYTES:
-            raise _too_large()
+            raise self._too_large()
         status = self._parser.get_status_code()
         head = ResponseHead(status, self._reason.decode("latin-1"), Fields(self._lines))
         if status == 101:
             if not self._upgrading or "upgrade" not in head.fields:
-                raise errors.OriginMalformed("the origin switched protocols without being asked to")
+                raise errors.OriginMalformed(f"{self._name} switched protocols without being asked to")
             self.head = head
             self._wake()
             return
@@ -412,7 +418,7 @@ class OriginConnection:
         fields, status = head.fields, head.status
         codings = [coding.lower() for coding in split_list(fields.get("transfer-encoding") or "")]
         if not _COMPRESSING.isdisjoint(codings):
-            raise errors.OriginMalformed("the origin's answer is in a transfer coding that would be lost here")
+            raise errors.OriginMalformed(f"{self._name}'s answer is in a transfer coding that would be lost here")
         declared = fields.all("content-length")
         without = self._method == "HEAD" or status in _WITHOUT_CONTENT
         if declared and not codings:
@@ -439,10 +445,6 @@ class OriginConnection:
         if self.head is not None and not self._tunnel and self.head.status != 101:
             self.complete = True
             self._wake()
-
-
-def _too_large() -> errors.OriginMalformed:
-    return errors.OriginMalformed(f"the head of the origin's answer is larger than {MAX_HEAD_BYTES} bytes")
 
 
 def _keeps_alive(version: str, fields: Fields) -> bool:

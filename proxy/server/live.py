@@ -148,16 +148,21 @@ class MonitorReader:
         except Exception as fault:
             match fault:
                 case MonitorError():
-                    reason = str(fault)
+                    self._away(self._monitor, fault)
                 case orjson.JSONDecodeError():
-                    reason = "the pool monitor's answer is not JSON"
+                    message = "the pool monitor's answer is not JSON"
+                    self._away(self._monitor, MonitorError("pool-monitor-failed", message))
                 case _:
-                    log.exception("the pool monitor could not be read")
-                    reason = "the pool monitor could not be read"
-            # nothing old is shown as if it were of now
-            self.seen = {"url": self._monitor.url, "state": "away", "reason": reason, "at": self._wall()}
+                    message = "the pool monitor could not be read"
+                    self._away(self._monitor, MonitorError("pool-monitor-failed", message), traced=fault)
             return
+        self._monitor.works()
         self.seen = {"url": self._monitor.url, "state": "here", "at": self._wall(), **documents}
+
+    def _away(self, monitor: Monitor, fault: MonitorError, *, traced: Exception | None = None) -> None:
+        monitor.complain(fault, traced=traced)
+        # nothing old is shown as if it were of now
+        self.seen = {"url": monitor.url, "state": "away", "reason": str(fault), "at": self._wall()}
 
     async def keep_reading(self) -> None:
         """Until cancelled."""

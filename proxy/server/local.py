@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 
 import orjson
@@ -10,8 +9,6 @@ import orjson
 from config.settings import ProxySettings
 from proxy.policy.messages import Fields, RequestHead, ResponseHead
 from proxy.server.monitor import Monitor, MonitorError
-
-log = logging.getLogger("siding.local")
 
 REPORT_CACHE = "/api/metrics/report-cache"
 DATABASE_POOL = "/api/metrics/database-pool"
@@ -44,10 +41,12 @@ class LocalMetrics:
         if self._monitor is None:
             return _error(503, "no-pool-monitor", "POOL_MONITOR_URL is not set: the pool is not known here")
         try:
-            return _json(200, _five(await self._monitor.get(DATABASE_POOL)))
+            told = _five(await self._monitor.get(DATABASE_POOL))
         except MonitorError as fault:
-            log.warning("%s: %s", fault, fault.__cause__ or fault.code)
+            self._monitor.complain(fault)
             return _error(502, fault.code, str(fault))
+        self._monitor.works()
+        return _json(200, told)
 
     async def close(self) -> None:
         """Close the connections to the monitor."""

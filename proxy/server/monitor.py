@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from proxy import errors
 from proxy.origin.client import OriginClient
 from proxy.policy.messages import Fields
+
+log = logging.getLogger("siding.monitor")
 
 MAX_BYTES = 1024 * 1024
 CONNECT_SECONDS = 2.0
@@ -15,19 +18,27 @@ SECONDS = 5.0
 
 
 class MonitorError(Exception):
-    """The monitor is away, or answers otherwise. `code` is for machines, the text for a person."""
+    """The monitor is away, or answers otherwise. `code` is for machines, the text for a person.
 
-    def __init__(self, code: str, message: str) -> None:
+    detail -- the same for the log: it may name hosts.
+    """
+
+    def __init__(self, code: str, message: str, detail: str = "") -> None:
         super().__init__(message)
         self.code = code
+        self.detail = detail or message
 
 
 class Monitor:
-    """The monitor at POOL_MONITOR_URL."""
+    """The monitor at POOL_MONITOR_URL. Whoever asks says what came of it: the log is told of each fault once."""
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._client = OriginClient(url, connect_timeout=CONNECT_SECONDS, idle_timeout=SECONDS)
+        self._told: set[str] = set()
+        # of two bounds on silence that end together one would speak today and the other tomorrow: SECONDS goes first
+        self._client = OriginClient(
+            url, connect_timeout=CONNECT_SECONDS, idle_timeout=2 * SECONDS, name="the pool monitor", logs=False
+        )
 
     async def get(self, path: str) -> bytes:
         """A document's content. Raises MonitorError."""
@@ -40,13 +51,25 @@ class Monitor:
                 finally:
                     response.close()
         except TimeoutError as fault:
-            told = f"the pool monitor did not answer within {SECONDS:.0f} s"
+            told = f"the pool monitor did not answer within {SECONDS:g} s"
             raise MonitorError("pool-monitor-unreachable", told) from fault
         except errors.OriginError as fault:
-            raise MonitorError("pool-monitor-unreachable", "the pool monitor did not answer") from fault
+            raise MonitorError("pool-monitor-unreachable", "the pool monitor did not answer", fault.detail) from fault
         if content is None or response.head.status != 200:
             raise MonitorError("pool-monitor-failed", f"the pool monitor answered {response.head.status}")
         return content
+
+    def complain(self, fault: MonitorError, *, traced: Exception | None = None) -> None:
+        """Tell the log, unless it has been told since the monitor worked. traced -- what to show in full."""
+        if fault.detail not in self._told:
+            self._told.add(fault.detail)
+            log.warning("%s (POOL_MONITOR_URL is %s)", fault.detail, self.url, exc_info=traced)
+
+    def works(self) -> None:
+        """It has answered as it should."""
+        if self._told:
+            self._told.clear()
+            log.info("the pool monitor answers again")
 
     async def close(self) -> None:
         """Close the connections to it."""

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import logging
 import re
 import socket
 from collections.abc import AsyncIterator, Mapping
@@ -25,7 +26,7 @@ from proxy.app import AdminListener
 from proxy.observe.live import Numbers, added_up
 from proxy.server import monitor
 from proxy.server.admin import admin_app
-from proxy.server.live import MAX_HOLDERS, LiveSettings, refusal_to_read, trimmed
+from proxy.server.live import MAX_HOLDERS, LiveSettings, MonitorReader, refusal_to_read, trimmed
 from proxy.server.monitor import MonitorError
 from proxy.server.page import CONTENT
 from tests.server.test_admin import Scripted
@@ -357,6 +358,25 @@ async def test_the_monitor_comes_and_goes() -> None:
                 await runner.cleanup()
                 await until("away", "did not answer")
     finally:
+        await runner.cleanup()
+
+
+async def test_each_fault_of_the_monitor_is_logged_once_until_it_works_again(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "siding.monitor")
+    runner, url = await monitor_at({})
+    reader = MonitorReader(url, 0.01)
+    try:
+        for _ in range(3):
+            await reader.read()
+        assert caplog.messages == [f"the pool monitor answered 404 (POOL_MONITOR_URL is {url})"]
+        await runner.cleanup()
+        for _ in range(3):
+            await reader.read()
+        assert len(caplog.messages) == 2
+        assert caplog.messages[1].startswith("cannot connect to the pool monitor at 127.0.0.1:")
+        assert "origin" not in caplog.text
+    finally:
+        await reader.close()
         await runner.cleanup()
 
 
