@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import asyncpg
 
+from config.descriptors import raise_limit
 from config.flags import Flags
 from config.listen import ListenError, address_of, open_socket
 from config.load import load
@@ -32,6 +33,8 @@ from pool_monitor.queries import QueriesError, Query, load_queries
 
 log = logging.getLogger("siding")
 
+DESCRIPTORS = 512
+"""What may be needed beside the pool: callers, and what is asked for them at the grading upstream."""
 BAD_SETTINGS = 2
 FAILED = 1
 PROG = "siding-monitor"
@@ -161,6 +164,7 @@ def main(argv: list[str] | None = None) -> int:
         print(fault, file=sys.stderr)
         return BAD_SETTINGS
     configure_logging(settings.log_level, settings.log_format)
+    raise_limit(settings.db_pool_max + DESCRIPTORS, "the connections of the pool, callers, and the grading upstream")
     try:
         sock = open_socket(settings.host, settings.port)
     except ListenError as fault:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from config.descriptors import raise_limit
 from config.flags import Flags
 from config.listen import ListenError, address_of, open_socket
 from config.load import load
@@ -20,11 +21,14 @@ from config.rules import RouteTable, RulesError
 from config.settings import ProxySettings
 from config.words import counted
 from proxy import app, fleet
+from proxy.origin.client import MAX_CONNECTIONS
 
 log = logging.getLogger("siding")
 
 GARBAGE_EVERY = 20_000
 """Objects made and not yet dropped before the youngest are looked through for cycles."""
+DESCRIPTORS = 2 * MAX_CONNECTIONS + 100
+"""What a process may need: a client for each connection to the origin, and files, Redis and listeners."""
 BAD_SETTINGS = 2
 CANNOT_LISTEN = 1
 
@@ -87,6 +91,7 @@ def main(argv: list[str] | None = None) -> int:
         return BAD_SETTINGS
     configure_logging(settings.log_level, settings.log_format)
     check_parsers()
+    raise_limit(DESCRIPTORS, f"{MAX_CONNECTIONS:,} connections to the origin, and as many clients")
     try:
         public, admin = _open(settings)
     except ListenError as fault:

@@ -28,6 +28,7 @@ IDLE_SECONDS = 4.0
 UNREPEATABLE_IDLE_SECONDS = 1.0
 """A request that cannot be sent twice uses only a connection that was idle for less."""
 SWEEP_SECONDS = 1.0
+MAX_CONNECTIONS: Final = 1024
 NEXT_ADDRESS_SECONDS = 0.25
 """Head start of one address over the next (RFC 8305 5)."""
 AGAIN_SECONDS = 5.0
@@ -57,7 +58,7 @@ class OriginClient:
         *,
         connect_timeout: float,
         idle_timeout: float,
-        max_connections: int = 1024,
+        max_connections: int = MAX_CONNECTIONS,
         max_waiting: int = 10_000,
         ssl_context: ssl.SSLContext | None = None,
         name: str = "the origin",

@@ -87,6 +87,12 @@ async def python(*arguments: str, environ: Mapping[str, str] | None = None) -> A
                 await process.wait()
 
 
+def with_few_descriptors(module: str) -> tuple[str, str]:
+    """Arguments that start `module` where 100 file descriptors are allowed, and 200 to whoever asks for more."""
+    limit = "import resource, runpy; resource.setrlimit(resource.RLIMIT_NOFILE, (100, 200))"
+    return "-c", f"{limit}; runpy.run_module({module!r}, run_name='__main__')"
+
+
 def refused(main: Callable[[list[str], Mapping[str, str]], int], *options: str, **environ: str) -> int:
     """The exit status of a command that is not to get far, in this process."""
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.deploy.processes import environment, python
+from tests.deploy.processes import environment, python, with_few_descriptors
 from tests.e2e.proxies import proxy_process
 from tests.support import PATIENCE, Origin, Turn
 
@@ -57,6 +57,13 @@ async def test_a_taken_port_is_said_plainly(origin: Origin, workers: str) -> Non
             assert await child.end() == 1
     assert "another process has it" in child.output
     assert "Traceback" not in child.output
+
+
+async def test_it_takes_the_file_descriptors_that_it_may_have(origin: Origin) -> None:
+    environ = environment(UPSTREAM_URL=origin.url, PORT="0", ADMIN_PORT="0")
+    async with python(*with_few_descriptors("proxy"), environ=environ) as child:
+        assert "200 file descriptors are allowed, and 2148 may be needed" in await child.line("file descriptors")
+        await child.line("in front of")
 
 
 async def test_sigterm_lets_requests_finish(origin: Origin) -> None:

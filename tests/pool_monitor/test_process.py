@@ -9,7 +9,7 @@ from pathlib import Path
 import aiohttp
 import asyncpg
 
-from tests.deploy.processes import environment, python
+from tests.deploy.processes import environment, python, with_few_descriptors
 
 MONITOR = ("-m", "pool_monitor")
 
@@ -54,6 +54,12 @@ async def test_it_serves_until_sigterm(database: str) -> None:
         child.send(signal.SIGTERM)
         assert await child.end() == 0
     assert "Traceback" not in child.output
+
+
+async def test_it_takes_the_file_descriptors_that_it_may_have() -> None:
+    async with python(*with_few_descriptors("pool_monitor"), environ=environment(PORT="0", DB_POOL_MAX="30")) as child:
+        assert "200 file descriptors are allowed, and 542 may be needed" in await child.line("file descriptors")
+        await child.line("pool monitor: ")
 
 
 async def test_triggers(database: str) -> None:
