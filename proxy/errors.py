@@ -101,18 +101,32 @@ class NotCached(ClientError):
     code = "not-cached"
 
 
-# -- the origin's fault
+# -- there is no answer of the origin
 
 
-class OriginError(SidingError):
-    """The origin gave no answer that could be passed on. detail -- the same for the log: it may name hosts."""
-
-    status = 502
-    code = "origin-error"
+class NoAnswer(SidingError):
+    """There is none that could be passed on, whoever's fault it is. detail -- the same for the log: may name hosts."""
 
     def __init__(self, message: str, detail: str = "") -> None:
         super().__init__(message)
         self.detail = detail or message
+
+
+class OutOfDescriptors(NoAnswer):
+    """Siding's own fault: this process, or its machine, has no file descriptor left for one more connection."""
+
+    status = 503
+    code = "out-of-descriptors"
+
+
+# -- the origin's fault
+
+
+class OriginError(NoAnswer):
+    """The origin gave no answer that could be passed on."""
+
+    status = 502
+    code = "origin-error"
 
 
 class OriginRefused(OriginError):

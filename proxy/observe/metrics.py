@@ -26,6 +26,7 @@ from prometheus_client.registry import Collector
 from config.lag import LoopLag
 from config.tier_metrics import TierMetrics, tier_levels
 from config.version import VERSION
+from proxy import errors
 from proxy.observe import live
 from proxy.observe.events import OTHER, Brief, BriefKind, Observation, OriginObservation, PurgeKind, Tier
 from proxy.observe.tallies import Counts, Spread, Spreads, added_up
@@ -56,6 +57,8 @@ MISSES = frozenset({Outcome.MISS})
 """Answers the cache could have given and had to get from the origin. What was never the cache's to answer (PASS,
 BYPASS, TUNNEL, LOCAL) and what failed is neither a hit nor a miss."""
 HIDDEN_OR_TOLD = frozenset({Outcome.ORIGIN_ERROR, Outcome.STALE_IF_ERROR})
+NOT_THE_ORIGINS = errors.OutOfDescriptors.code
+"""A stale response may hide that as well."""
 
 
 class FlagSource(Protocol):
@@ -281,14 +284,17 @@ class Metrics:
                 self._verdicts.add((seen.verdict.value,))
             if seen.origin_seconds is not None:
                 self._asked(route, seen.forward, seen.origin_status, seen.origin_seconds)
-        if seen.error is not None and seen.outcome in HIDDEN_OR_TOLD:
-            self._origin_errors.add((seen.error,))
+        if seen.outcome in HIDDEN_OR_TOLD:
+            self._count_error(seen.error)
 
     def observe_origin(self, seen: OriginObservation) -> None:
         """Count a request to the origin that no client waited for."""
         self._asked(self._closed_route(seen.route), seen.forward, seen.status, seen.seconds)
-        if seen.error is not None:
-            self._origin_errors.add((seen.error,))
+        self._count_error(seen.error)
+
+    def _count_error(self, code: str | None) -> None:
+        if code is not None and code != NOT_THE_ORIGINS:
+            self._origin_errors.add((code,))
 
     def _asked(self, route: str, forward: Forward | None, status: int | None, seconds: float) -> None:
         reason = NONE if forward is None else forward.value

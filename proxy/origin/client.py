@@ -6,6 +6,7 @@ Octets pass as they are: no field is added but the framing, no target is quoted 
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 import ssl
@@ -114,7 +115,7 @@ class OriginClient:
         """Send a request and wait for the head of its final response.
 
         fields -- without framing. content -- octets, or pieces of `length` octets altogether (None: chunked).
-        on_interim -- is given each 1xx. Raises OriginError, and whatever `content` raises.
+        on_interim -- is given each 1xx. Raises NoAnswer, and whatever `content` raises.
         """
         wire = _wire(method, target, fields, content, length)
         repeatable = method in IDEMPOTENT and not isinstance(content, AsyncIterator)
@@ -272,8 +273,16 @@ class OriginClient:
         connection.on_idle_lost = self._idle_lost
         return connection
 
-    def _unconnected(self, step: str, fault: OSError) -> errors.OriginError:
+    def _unconnected(self, step: str, fault: OSError) -> errors.NoAnswer:
         """The error that says what has failed; the log is told, with host and port."""
+        if _out_of_descriptors(fault):
+            full = errors.OutOfDescriptors(
+                "Siding is out of file descriptors; try again later",
+                f"Siding is out of file descriptors and cannot connect to {self._name}: raise their limit",
+            )
+            if self._logs:
+                self._tell(full.detail, logging.ERROR)
+            return full
         name, late = self._name, isinstance(fault, TimeoutError)
         within = f"within {self._connect_timeout:g} s"
         if step == LOOK_UP:
@@ -292,13 +301,13 @@ class OriginClient:
             self._tell(detail)
         return errors.OriginTimeout(message, detail) if late else errors.OriginRefused(message, detail)
 
-    def _tell(self, detail: str) -> None:
+    def _tell(self, detail: str, level: int = logging.WARNING) -> None:
         """Log it, unless that was done less than AGAIN_SECONDS ago."""
         now = time.monotonic()
         self._told_until = {told: until for told, until in self._told_until.items() if until > now}
         if detail not in self._told_until:
             self._told_until[detail] = now + AGAIN_SECONDS
-            log.warning("%s", detail)
+            log.log(level, "%s", detail)
 
     def _add_spare(self) -> None:
         """Have one connection more, for who comes next; when it can be had."""
@@ -309,7 +318,7 @@ class OriginClient:
     async def _connect_spare(self) -> None:
         try:
             self._rest(await self._connect(), time.monotonic())
-        except errors.OriginError:
+        except errors.NoAnswer:
             # who needs one finds out why by themselves
             self._no_spare_until = time.monotonic() + SWEEP_SECONDS
         finally:
@@ -458,6 +467,18 @@ def _wire(method: str, target: str, fields: Fields, content: Content, length: in
     elif content is not None:
         framing = "Transfer-Encoding: chunked\r\n" if length is None else f"Content-Length: {length}\r\n"
     return f"{method} {target} HTTP/1.1\r\n".encode("latin-1") + fields.wire() + f"{framing}\r\n".encode() + body
+
+
+def _out_of_descriptors(fault: OSError) -> bool:
+    """Whether that is why there is no connection."""
+    number = fault.errno
+    if isinstance(fault, socket.gaierror):
+        # looking up a name takes descriptors as well, but does not say what it has failed of
+        try:
+            socket.socket().close()
+        except OSError as other:
+            number = other.errno
+    return number in {errno.EMFILE, errno.ENFILE}
 
 
 def _verified() -> ssl.SSLContext:

@@ -285,12 +285,12 @@ class Fetch:
         request_time = self._wall()
         try:
             response = await self._ask()
-        except errors.OriginError as fault:
+        except errors.NoAnswer as fault:
             now = self._wall()
             self.origin_seconds = now - request_time
             if question.stored is None or not reuse.may_hide_error(question.stored, question.request, now):
                 raise
-            log.warning("the origin failed (%s); a stale response stands in", fault.code)
+            log.warning("no answer of the origin (%s); a stale response stands in", fault.code)
             judged = policy.hide(question.stored)
             self._settle(
                 Ready(question.stored, Outcome.STALE_IF_ERROR, judged, False, judged.verdict, None, fault.code)

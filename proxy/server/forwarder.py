@@ -27,7 +27,7 @@ async def ask(
     upgrade: bool = False,
     on_interim: OnInterim | None = None,
 ) -> OriginResponse:
-    """Send `request` to the origin as this hop must (RFC 9110 7.6), if that is not done already. Raises OriginError."""
+    """Send `request` to the origin as this hop must (RFC 9110 7.6), if that is not done already. Raises NoAnswer."""
     exchange = visit.exchange
     if exchange.passing is not None and exchange.passing.stands_for(request, exchange.head):
         exchange.content_received = len(exchange.passing.content)

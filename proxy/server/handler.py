@@ -69,8 +69,7 @@ class Handler:
             if isinstance(left, asyncio.CancelledError):
                 raise
         except errors.SidingError as fault:
-            refused = isinstance(fault, errors.ClientError)
-            observation.outcome = Outcome.REFUSED if refused else Outcome.ORIGIN_ERROR
+            observation.outcome = _outcome_of(fault)
             await self._refuse(visit, fault)
         except Exception:
             log.exception("a request failed inside Siding")
@@ -233,7 +232,7 @@ class Handler:
         tenure = self._sharing.tenure(visit, found.key, None, found.seen)
         try:
             response = await ask_for_one(shared, visit)
-        except errors.OriginError as fault:
+        except errors.NoAnswer as fault:
             if stored is None or not reuse.may_hide_error(stored, request, shared.wall()):
                 raise
             await self._stand_in(visit, stored, fault.code)
@@ -431,7 +430,7 @@ class Handler:
             await self._answer_found(visit, result.stored)
             return True
         if isinstance(result, Failed):
-            if not isinstance(result.fault, errors.OriginError):
+            if not isinstance(result.fault, errors.NoAnswer):
                 return False
             observation.collapsed = True
             raise result.fault
@@ -499,3 +498,13 @@ class Handler:
         if visit.rule is not None:
             self._invalidate(visit, response.head)
         await hand_on(self._shared, visit, response, judged.head)
+
+
+def _outcome_of(fault: errors.SidingError) -> Outcome:
+    """Whose fault it is."""
+    match fault:
+        case errors.ClientError():
+            return Outcome.REFUSED
+        case errors.OriginError():
+            return Outcome.ORIGIN_ERROR
+    return Outcome.INTERNAL_ERROR

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 import orjson
 
 from config.settings import ProxySettings
+from proxy import errors
 from proxy.policy.messages import Fields, RequestHead, ResponseHead
 from proxy.server.monitor import Monitor, MonitorError
 
@@ -44,7 +45,8 @@ class LocalMetrics:
             told = _five(await self._monitor.get(DATABASE_POOL))
         except MonitorError as fault:
             self._monitor.complain(fault)
-            return _error(502, fault.code, str(fault))
+            status = errors.OutOfDescriptors.status if fault.code == errors.OutOfDescriptors.code else 502
+            return _error(status, fault.code, str(fault))
         self._monitor.works()
         return _json(200, told)
 

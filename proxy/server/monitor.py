@@ -53,7 +53,9 @@ class Monitor:
         except TimeoutError as fault:
             told = f"the pool monitor did not answer within {SECONDS:g} s"
             raise MonitorError("pool-monitor-unreachable", told) from fault
-        except errors.OriginError as fault:
+        except errors.OutOfDescriptors as fault:
+            raise MonitorError(fault.code, str(fault), fault.detail) from fault
+        except errors.NoAnswer as fault:
             raise MonitorError("pool-monitor-unreachable", "the pool monitor did not answer", fault.detail) from fault
         if content is None or response.head.status != 200:
             raise MonitorError("pool-monitor-failed", f"the pool monitor answered {response.head.status}")

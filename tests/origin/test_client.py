@@ -16,7 +16,7 @@ from proxy import errors
 from proxy.origin import client as module
 from proxy.origin.client import OriginClient, OriginResponse
 from proxy.policy.messages import Fields, ResponseHead
-from tests.support import PATIENCE, Origin, Turn, until
+from tests.support import PATIENCE, Origin, Turn, no_descriptor_left, until
 
 FIELDS = Fields([("Host", "app.example")])
 
@@ -502,6 +502,20 @@ async def test_an_origin_that_accepts_no_connection(caplog: pytest.LogCaptureFix
     (told,) = caplog.messages
     assert told.startswith(f"cannot connect to the origin at 127.0.0.1:{address[1]}: ")
     assert told.endswith("accepted no connection within 0.1 s")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_without_a_descriptor_it_is_not_the_origin_that_refuses(
+    origin: Origin, caplog: pytest.LogCaptureFixture, host: str
+) -> None:
+    async with client_of(f"http://{host}:{origin.port}") as client:
+        with no_descriptor_left():
+            for _ in range(2):
+                with pytest.raises(errors.OutOfDescriptors):
+                    await ask(client)
+        assert at_rest(client)
+        assert await read_all(await ask(client)) == b"hello"
+    assert caplog.messages == ["Siding is out of file descriptors and cannot connect to the origin: raise their limit"]
 
 
 @pytest.mark.parametrize(("again", "times"), [(60.0, 1), (0.0, 3)])

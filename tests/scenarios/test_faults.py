@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import socket
 
+import aiohappyeyeballs
 import pytest
 
 from proxy.origin.client import OriginClient
 from proxy.policy.messages import Fields
 from proxy.server.exchange import untaken
 from proxy.store.memory import MemoryStore
-from tests.support import PATIENCE, Message, Origin, Turn, gather, read_chunked, running_proxy, until
+from tests.support import (
+    PATIENCE,
+    Message,
+    Origin,
+    Turn,
+    gather,
+    no_descriptor_left,
+    read_chunked,
+    running_proxy,
+    until,
+)
 
 FRESH = "Cache-Control: max-age=60"
 
@@ -42,6 +54,40 @@ async def test_an_origin_that_is_not_there_is_a_502() -> None:
         answer = await proxy.get("/a")
     assert (answer.status, code_of(answer)) == (502, "origin-refused")
     assert answer.get("cache-status") == "siding; fwd=uri-miss"
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_without_a_descriptor_it_is_a_503_and_no_error_of_the_origin(origin: Origin, method: str) -> None:
+    async with running_proxy(origin.url, public_metrics=True) as proxy:
+        client = await proxy.connect()
+        assert (await client.request("GET", "/api/metrics/report-cache")).status == 200
+        with no_descriptor_left():
+            answer = await client.request(method, "/a")
+        metrics = (await proxy.worker.metrics(""))[0].decode()
+        assert (await client.request(method, "/a")).content == b"hello"
+    assert (answer.status, code_of(answer)) == (503, "out-of-descriptors")
+    assert f'{{method="{method}",outcome="internal-error",route="other",status="5xx"}} 1.0' in metrics
+    assert "siding_origin_errors_total{" not in metrics
+    assert 'outcome="origin-error"' not in metrics
+
+
+async def test_without_a_descriptor_a_stale_response_stands_in(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def full(*_: object, **__: object) -> socket.socket:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    origin.respond("one", "Cache-Control: max-age=1, stale-if-error=60", "Connection: close")
+    async with running_proxy(origin.url) as proxy:
+        client = await proxy.connect()
+        assert (await client.request("GET", "/a")).content == b"one"
+        proxy.clock.now += 5
+        monkeypatch.setattr(aiohappyeyeballs, "start_connection", full)
+        answers = [await client.request(method, "/a") for method in ("GET", "HEAD")]
+        metrics = (await proxy.worker.metrics(""))[0].decode()
+    assert [(one.status, one.get("cache-status")) for one in answers] == [
+        (200, "siding; fwd=stale; detail=stale-if-error")
+    ] * 2
+    assert 'outcome="stale-if-error"' in metrics
+    assert "siding_origin_errors_total{" not in metrics
 
 
 @pytest.mark.parametrize(

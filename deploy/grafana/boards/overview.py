@@ -62,7 +62,7 @@ OVERVIEW = Board(
                 "reqps",
                 {"{{outcome}}": rate("siding_requests_total", PROXY, "outcome")},
                 "hit, stale and collapsed spare the origin. Much 'pass': the responses may not be stored; see 'Verdicts on "
-                "storing'. 'bypass': the master switch is on. 'internal-error' is never right: take the log to us.",
+                "storing'. 'bypass': the master switch is on. 'internal-error' is never right: the log says why.",
             ),
             Panel(
                 "Errors by route",
