@@ -5,8 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from urllib.parse import urlsplit
+
+from config.access import is_loopback
 
 BACKLOG = 2048
+EVERYWHERE = ("::", "0.0.0.0")  # noqa: S104 - named, not bound
 
 
 class ListenError(OSError):
@@ -72,6 +76,24 @@ def _advice(fault: OSError, host: str, port: int) -> str:
 def address_of(sock: socket.socket) -> str:
     """What a person would put behind `http://` to reach `sock` from this machine."""
     host, port = sock.getsockname()[:2]
-    if host in {"::", "0.0.0.0"}:  # noqa: S104 - compared, not bound
+    if host in EVERYWHERE:
         host = "localhost"
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_at(url: str, host: str, port: int) -> bool:
+    """Whether who connects to `url` comes to what listens on `host` and `port`, as far as can be seen without asking.
+
+    Other names of this machine are not known here.
+    """
+    parts = urlsplit(url)
+    name = parts.hostname or ""
+    if (parts.port or {"http": 80, "https": 443}.get(parts.scheme)) != port:
+        return False
+    if name == host:
+        return True
+    # to connect to all addresses is to connect to this machine
+    here = name == "localhost" or name in EVERYWHERE
+    if host in EVERYWHERE:
+        return here or (is_loopback(name) and (host == "::" or ":" not in name))
+    return (here and is_loopback(host)) or (host == "localhost" and (here or is_loopback(name)))

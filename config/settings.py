@@ -37,6 +37,7 @@ from config.kinds import (
     Whole,
     show_size,
 )
+from config.listen import is_at
 
 DAY_MS = 86_400_000
 YEAR_SECONDS = 31_536_000
@@ -86,7 +87,13 @@ class ProxySettings(FlagSettings):
     host: Host = Field(
         default="::", description="address of the public listener; :: is dual stack, and 0.0.0.0 where there is no IPv6"
     )
-    port: Whole = Field(default=8080, ge=0, le=65_535, description="port of the public listener; 0 takes a free one")
+    port: Whole = Field(
+        default=8080,
+        ge=0,
+        le=65_535,
+        validate_default=True,
+        description="port of the public listener; 0 takes a free one",
+    )
     admin_host: Host = Field(default="127.0.0.1", description="address of the admin and metrics listener")
     admin_port: Whole = Field(
         default=9090,
@@ -159,6 +166,14 @@ class ProxySettings(FlagSettings):
     )
     log_level: LogLevel = Field(default="info", description="least level that is logged")
     log_format: LogFormat = Field(default="json", description="form of log lines")
+
+    @field_validator("port")
+    @classmethod
+    def _not_the_origins(cls, port: int, others: ValidationInfo) -> int:
+        origin, host = others.data.get("upstream_url"), others.data.get("host")
+        if port and origin is not None and host is not None and is_at(origin, host, port):
+            raise ValueError(f"UPSTREAM_URL, which is {origin}, leads there: each request would come back for ever")
+        return port
 
     @field_validator("admin_port")
     @classmethod

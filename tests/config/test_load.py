@@ -362,3 +362,40 @@ def test_a_bad_setting_ends_a_process_with_status_2_and_no_traceback() -> None:
     assert "Traceback" not in ended.stderr
     assert "PORT is '99999' (environment)" in ended.stderr
     assert "UPSTREAM_URL is 'nonsense' (environment)" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("origin", "host"),
+    [
+        ("http://localhost:8080", "::"),
+        ("http://127.0.0.1:8080", "::"),
+        ("http://127.0.0.2:8080", "0.0.0.0"),  # noqa: S104 - not bound
+        ("http://[::1]:8080", "::"),
+        ("http://0.0.0.0:8080", "127.0.0.1"),
+        ("http://localhost:8080", "127.0.0.1"),
+        ("http://127.0.0.1:8080", "localhost"),
+        ("https://LOCALHOST:8080", "localhost"),
+        ("http://siding.internal:8080", "siding.internal"),
+    ],
+)
+def test_the_origin_is_not_siding_itself(origin: str, host: str) -> None:
+    (fault,) = faults(UPSTREAM_URL=origin, HOST=host)
+    assert fault.startswith("PORT is '8080' (default); UPSTREAM_URL, which is ")
+    assert "leads there: each request would come back for ever" in fault
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "port"),
+    [
+        ("http://localhost:8081", "::", "8080"),
+        ("http://localhost", "::", "8080"),
+        ("http://[::1]:8080", "0.0.0.0", "8080"),  # noqa: S104 - not bound
+        ("http://127.0.0.1:8080", "10.0.0.5", "8080"),
+        ("http://10.0.0.5:8080", "127.0.0.1", "8080"),
+        ("http://127.0.0.2:8080", "127.0.0.1", "8080"),
+        ("http://app:8080", "::", "8080"),
+        ("http://localhost:8080", "::", "0"),
+    ],
+)
+def test_what_may_be_another_place_may_be_the_origin(origin: str, host: str, port: str) -> None:
+    assert settings(UPSTREAM_URL=origin, HOST=host, PORT=port).upstream_url == origin
