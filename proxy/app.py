@@ -229,6 +229,7 @@ class Worker:
         deadline = time.monotonic() + self.settings.drain_seconds
         if not await self.handler.requests.ended(self.settings.drain_seconds):
             log.warning("%d requests did not finish within DRAIN_SECONDS and are cut", self.handler.in_flight)
+            self.handler.requests.cut()
         await self._server.shutdown(0.5)
         await self.handler.fetches.end(max(0.0, deadline - time.monotonic()))
 

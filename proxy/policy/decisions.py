@@ -34,6 +34,8 @@ class Outcome(StrEnum):
     """the origin failed and nothing stored could hide it"""
     CLIENT_GONE = "client-gone"
     """the client left before its answer was complete"""
+    CUT = "cut"
+    """Siding stopped, and DRAIN_SECONDS were over before its answer was complete"""
     INTERNAL_ERROR = "internal-error"
     """a fault of Siding's own, after which not even a plain forward was possible"""
 

@@ -401,7 +401,7 @@ class Passing:
             self._express.origin.drop(connection)
 
     def abandon(self) -> None:
-        """The client left."""
+        """The client left, or was cut."""
         if self._connection is None:
             return
         self._express.in_flight.leave()
@@ -412,7 +412,7 @@ class Passing:
         seen.client, seen.started = self._seat.address, self._began
         seen.request_id, seen.traceparent = self.identifiers
         seen.spanless = True
-        seen.outcome, seen.forward = Outcome.CLIENT_GONE, self.forward
+        seen.outcome, seen.forward = self._express.in_flight.unfinished, self.forward
         seen.duration = seen.origin_seconds = self._express.clock() - self._asked
         seen.request_bytes = len(self.content)
         shared.observe(seen)

@@ -64,7 +64,7 @@ class Handler:
         try:
             await self._answer_openly(visit)
         except (ClientGone, asyncio.CancelledError) as left:
-            observation.outcome = Outcome.CLIENT_GONE
+            observation.outcome = self.requests.unfinished
             exchange.abort()
             if isinstance(left, asyncio.CancelledError):
                 raise
@@ -96,7 +96,7 @@ class Handler:
         try:
             await answer.refuse(visit, fault)
         except ClientGone:
-            visit.observation.outcome = Outcome.CLIENT_GONE
+            visit.observation.outcome = self.requests.unfinished
 
     async def _answer_openly(self, visit: Visit) -> None:
         """Law 6: a fault of the cache's own means a plain forward, as if Siding were not there."""

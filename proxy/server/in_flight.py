@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+from proxy.policy.decisions import Outcome
+
 
 class InFlight:
-    """Counts them. For the event loop's thread."""
+    """Counts them. For the event loop's thread.
+
+    unfinished -- what became of one that ends without its answer.
+    """
 
     def __init__(self) -> None:
         self.count = 0
+        self.unfinished = Outcome.CLIENT_GONE
         self._none: asyncio.Event | None = None
 
     def enter(self) -> None:
@@ -22,6 +28,10 @@ class InFlight:
         self.count -= 1
         if self._none is not None and not self.count:
             self._none.set()
+
+    def cut(self) -> None:
+        """Those that are left are ended here: it is not their clients who leave."""
+        self.unfinished = Outcome.CUT
 
     async def ended(self, seconds: float) -> bool:
         """Wait until none is on its way; False when some still were after `seconds`."""

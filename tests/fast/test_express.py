@@ -332,6 +332,8 @@ async def test_a_drain_that_waited_long_enough_cuts_it(origin: Origin) -> None:
         await proxy.worker.drain()
         assert await client.at_end()
         await nothing_left(proxy)
+        metrics = (await proxy.worker.metrics(""))[0].decode()
+        assert 'siding_requests_total{method="POST",outcome="cut",route="other",status="none"} 1.0' in metrics
 
 
 # -- faults of its own, and switches

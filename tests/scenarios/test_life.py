@@ -43,7 +43,9 @@ async def test_a_drain_lets_requests_finish_and_takes_no_new_ones(origin: Origin
         await draining
 
 
-async def test_a_drain_is_bounded(origin: Origin) -> None:
+async def test_a_drain_is_bounded_and_what_it_cuts_is_not_said_to_have_left(
+    origin: Origin, capfd: pytest.CaptureFixture[str]
+) -> None:
     async def script(turn: Turn) -> None:
         await turn.reader.read(1)
 
@@ -54,6 +56,26 @@ async def test_a_drain_is_bounded(origin: Origin) -> None:
         await until(lambda: len(origin.requests) == 1)
         await proxy.worker.drain()
         assert await client.at_end()
+        metrics = (await proxy.worker.metrics(""))[0].decode()
+    assert 'siding_requests_total{method="GET",outcome="cut",route="other",status="none"} 1.0' in metrics
+    assert '"outcome":"cut"' in capfd.readouterr().out
+
+
+async def test_who_leaves_while_it_drains_has_left(origin: Origin) -> None:
+    async def script(turn: Turn) -> None:
+        await turn.reader.read(1)
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy, asyncio.timeout(PATIENCE):
+        client = await proxy.connect()
+        await client.send("GET /a HTTP/1.1\r\nHost: a\r\nCache-Control: no-store\r\n\r\n")
+        await until(lambda: len(origin.requests) == 1)
+        draining = asyncio.create_task(proxy.worker.drain())
+        await until(lambda: proxy.worker._draining)
+        client.close()
+        await draining
+        metrics = (await proxy.worker.metrics(""))[0].decode()
+    assert 'siding_requests_total{method="GET",outcome="client-gone",route="other",status="none"} 1.0' in metrics
 
 
 async def test_a_fill_that_nobody_waits_for_is_finished_before_the_end(origin: Origin) -> None:

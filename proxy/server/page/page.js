@@ -14,6 +14,7 @@ const MEANINGS = {
   "refused": "the client's fault",
   "origin-error": "the origin failed",
   "client-gone": "the client left",
+  "cut": "Siding stopped before it was answered",
   "internal-error": "a fault of Siding's own",
 };
 const SILENT_SECONDS = 5;
