@@ -27,6 +27,7 @@ from deploy.local import (
     plan,
     seen_by_proxy,
 )
+from deploy.postgres import free_port
 from tests.deploy.processes import PATIENCE, Child, environment, listens, python, reserved_ports
 
 LOCAL = ("-m", "deploy.local")
@@ -229,6 +230,13 @@ def test_the_command_to_try_is_one_line() -> None:
         line = shlex.join(curl(addresses))
         assert "\n" not in line
         assert shlex.split(line) == curl(addresses)
+
+
+async def test_a_purge_that_never_comes_holds_nothing_up_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    nobody = f"127.0.0.1:{free_port()}"
+    assert not await local.was_purged(nobody)()
+    monkeypatch.setattr(local, "PURGE_SECONDS", -1.0)
+    assert await local.was_purged(nobody)()
 
 
 async def test_with_the_example_origin_the_second_report_comes_from_the_cache() -> None:
