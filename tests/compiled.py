@@ -56,7 +56,8 @@ def main() -> int:
         print(f"it could not be compiled:\n{fault}", file=sys.stderr)
         return 1
     shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__", "node_modules"))
-    shutil.copy(ROOT / "pyproject.toml", folder)
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, folder)
     look = [sys.executable, "-c", LOOK, str(folder), *MODULES]
     looked = subprocess.run(look, cwd=folder, stdin=subprocess.DEVNULL, check=False)
     if looked.returncode:
