@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
-from contextlib import suppress
 
 import aiohttp
 import orjson
@@ -80,9 +79,10 @@ class ProxyTags:
         """Stop; what is wanted purged still goes out, within a bound."""
         await end([self._task])
         if self._url is not None and self._wanted:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(SECONDS):
-                    await self._purge_all(self._url)
+            # not by a time-out, whose cancellation is lost where it meets one of aiohttp's own
+            last = asyncio.create_task(self._purge_all(self._url))
+            await asyncio.wait([last], timeout=SECONDS)
+            await end([last])
         if self._wanted:
             log.error("tags stay unpurged at the proxy, which did not answer: %s", ", ".join(self._wanted))
 
