@@ -94,7 +94,10 @@ class ProxyTags:
                 async with session.get("/api/flags", allow_redirects=False) as answer:
                     if answer.status >= 500:
                         return f"it answered {answer.status}"
-                    self._is_admin = _has_flags(await answer.content.read(MAX_FLAGS_BYTES))
+                    content = b""
+                    while len(content) < MAX_FLAGS_BYTES and (piece := await answer.content.read(MAX_FLAGS_BYTES)):
+                        content += piece
+                    self._is_admin = _has_flags(content)
             if not self._is_admin:
                 log.error("tag %r is not purged: what PROXY_ADMIN_URL names is no admin listener of a proxy", tag)
                 return None

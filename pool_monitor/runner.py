@@ -110,8 +110,10 @@ class Runner:
     def _fails(self, query: Query, fault: Exception) -> QueryError:
         """What is told to who asks; and to the operator, once until it works, where it is not the asker's doing."""
         told = _told(query, fault)
-        if told.status >= 500 and self._failing.get(query.name) != str(told):
-            self._failing[query.name] = str(told)
+        # its text may have numbers that are others each time
+        kind = f"{told.code} {told.more.get('sqlstate', '')}"
+        if told.status >= 500 and self._failing.get(query.name) != kind:
+            self._failing[query.name] = kind
             log.warning("query %s fails: %s", query.name, told)
         return told
 

@@ -410,7 +410,11 @@ class Replies:
             if self._streams:
                 self._streams.pop(key, None)
         elif len(question) + len(reply.mark) <= MAX_LEARNT_BYTES:
-            span = min(2 * self._streams.get(key, (0, 0))[1], MAX_SPAN) or FIRST_SPAN
+            left, span = self._streams.get(key, (0, 0))
+            if left:
+                # one that was looked at together with one that is noted already
+                return
+            span = min(2 * span, MAX_SPAN) or FIRST_SPAN
             if len(self._streams) >= MAX_LEARNT:
                 self._streams.clear()
             self._streams[key] = span, span

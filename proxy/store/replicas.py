@@ -8,6 +8,8 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from redis.exceptions import ResponseError
+
 from config.flags import Flags
 from config.tasks import end
 from config.tier import SharedTier
@@ -72,7 +74,11 @@ class Replicas:
         """Say so where whoever came before has another secret: the two share nothing, and nothing else tells."""
 
         async def swap(client: Any) -> bytes:
-            before: bytes | None = await client.set(self._whose, self._mark, get=True)
+            try:
+                before: bytes | None = await client.set(self._whose, self._mark, get=True)
+            except ResponseError:
+                # it reads and does not write, which is no reason to leave it alone
+                return self._mark
             return self._mark if before is None else before
 
         while (before := await self.tier.run(swap, "SET")) is None:  # noqa: ASYNC110 - the tier is another process

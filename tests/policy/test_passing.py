@@ -397,8 +397,9 @@ def test_what_came_in_pieces_is_remembered_until_it_comes_whole() -> None:
     replies.came(QUESTION, reply, whole=True)
     assert not replies.is_stream(QUESTION, reply)
     spans = []
-    for _ in range(10):
-        replies.came(QUESTION, reply, whole=False)
+    for together in range(10):
+        for _ in range(together + 1):
+            replies.came(QUESTION, reply, whole=False)
         assert not replies.is_stream(QUESTION, other)
         assert not replies.is_stream(QUESTION + "x", reply)
         replies.came(QUESTION, other, whole=True)

@@ -101,6 +101,20 @@ def leases(*proxies: Proxy) -> dict[LeaseOutcome, int]:
 # -- two tiers
 
 
+async def test_a_tier_that_does_not_write_is_not_left_alone(
+    origin: Origin, shared: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with several(origin, shared.url, 1):
+        pass
+    async with client_of(shared) as client:
+        await client.config_set("maxmemory", "1")
+        await client.config_set("maxmemory-policy", "noeviction")
+    async with running_proxy(origin.url, redis_url=shared.url, cache_secret=SECRET, wall=time.time) as one:
+        await holds(replicas_of(one)._comparing.done)  # type: ignore[union-attr]
+        assert replicas_of(one).tier.failed == 0
+    assert "CACHE_SECRET" not in caplog.text
+
+
 async def test_another_secret_is_told_of(origin: Origin, shared: Redis, caplog: pytest.LogCaptureFixture) -> None:
     def told() -> int:
         return caplog.text.count("another replica has, or had, another CACHE_SECRET")
