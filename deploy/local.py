@@ -25,7 +25,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import asyncpg
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from config.kinds import Host, OptionalApiUrl, OptionalDatabaseUrl, OptionalHttpUrl, Whole
 from config.listen import ListenError, address_of, open_socket
@@ -252,16 +252,23 @@ def plan(
 
 
 def monitor_plan(
-    options: MonitorOptions, addresses: MonitorAddresses, admin: str, environ: Mapping[str, str]
+    options: MonitorOptions,
+    addresses: MonitorAddresses,
+    admin: str,
+    environ: Mapping[str, str],
+    token: SecretStr | None = None,
 ) -> list[Part]:
-    """The monitor, after a PostgreSQL where none is given. admin -- HOST:PORT of the proxy's admin listener."""
+    """The monitor, after a PostgreSQL where none is given.
+
+    admin -- HOST:PORT of the proxy's admin listener. token -- the proxy's ADMIN_TOKEN, wherever it was set.
+    """
     apart = {"PORT", "HOST", "ADMIN_PORT", "ADMIN_HOST", "SIDING_CONFIG"}
     own = {name: value for name, value in environ.items() if name not in apart}
     own |= {"PORT": Addresses.port_of(addresses.monitor), "HOST": options.monitor_host}
     own.setdefault("LOG_FORMAT", "text")
     own.setdefault("PROXY_ADMIN_URL", f"http://{admin}")
-    if "ADMIN_TOKEN" in own:
-        own.setdefault("PROXY_ADMIN_TOKEN", own["ADMIN_TOKEN"])
+    if token is not None:
+        own.setdefault("PROXY_ADMIN_TOKEN", token.get_secret_value())
     parts = []
     if addresses.postgres is not None:
         own["DATABASE_URL"] = f"postgresql://{USER}@{addresses.postgres}/postgres"
@@ -406,7 +413,7 @@ def prepare(given: Sequence[str], environ: Mapping[str, str], prog: str) -> Prep
     redis = redis_address(settings)
     if redis is not None:
         parts, environ = redis_plan(redis, environ)
-    parts += monitor_plan(options, monitor, addresses.admin, environ)
+    parts += monitor_plan(options, monitor, addresses.admin, environ, settings.admin_token)
     tags = monitor.postgres is not None and not environ.keys() & {"QUERIES_FILE", "PROXY_ADMIN_URL"}
     seen = seen_by_proxy(settings, monitor)
     parts += plan(settings, addresses, given, {**environ, **seen}, awaits_purge=tags)

@@ -16,13 +16,13 @@ from typing import Any
 
 import orjson
 
+from config.told import Told
 from pool_monitor.grading import tokens
 from pool_monitor.grading.accounting import NO_TEMPLATE, Accounts, Tally, Usage, asked, passed, spared
 from pool_monitor.grading.calls import Expansion
 from pool_monitor.grading.models import Models
 from pool_monitor.grading.outcomes import Outcome
 from pool_monitor.grading.templates import Template
-from pool_monitor.grading.told import Told
 from pool_monitor.grading.wire import without_coding
 
 log = logging.getLogger("siding.grading")

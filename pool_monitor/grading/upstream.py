@@ -23,12 +23,12 @@ import httpx2
 import orjson
 from yarl import URL
 
+from config.told import Told
 from pool_monitor.grading import care
 from pool_monitor.grading.asking import Observe, Outcome, Retried, outcome_of
 from pool_monitor.grading.calls import Answer, Call, Fields, Lane, UpstreamFault
 from pool_monitor.grading.care import Breaker, BreakerState, RateLimits
 from pool_monitor.grading.forwarding import Content, Forwarded, Forwarding
-from pool_monitor.grading.told import Told
 from pool_monitor.grading.traces import Asking, asking_of, forwarding_of
 from pool_monitor.grading.turns import MOST_WAITING, Turns
 from pool_monitor.grading.vendor import FAULTS, Vendor

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from config.told import Told
 from proxy import errors
 from proxy.origin.client import OriginClient
 from proxy.policy.messages import Fields
@@ -34,7 +35,7 @@ class Monitor:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._told: set[str] = set()
+        self._told = Told()
         # of two bounds on silence that end together one would speak today and the other tomorrow: SECONDS goes first
         self._client = OriginClient(
             url, connect_timeout=CONNECT_SECONDS, idle_timeout=2 * SECONDS, name="the pool monitor", logs=False
@@ -63,14 +64,12 @@ class Monitor:
 
     def complain(self, fault: MonitorError, *, traced: Exception | None = None) -> None:
         """Tell the log, unless it has been told since the monitor worked. traced -- what to show in full."""
-        if fault.detail not in self._told:
-            self._told.add(fault.detail)
+        if self._told.news(fault.detail):
             log.warning("%s (POOL_MONITOR_URL is %s)", fault.detail, self.url, exc_info=traced)
 
     def works(self) -> None:
         """It has answered as it should."""
-        if self._told:
-            self._told.clear()
+        if self._told.works():
             log.info("the pool monitor answers again")
 
     async def close(self) -> None:

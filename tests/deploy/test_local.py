@@ -95,6 +95,15 @@ def test_every_part_has_the_users_other_variables() -> None:
         assert given.items() - ANYWHERE.items() <= part.environ.items(), part.name
 
 
+@pytest.mark.parametrize("option", [True, False])
+def test_the_monitor_has_the_proxys_token_wherever_that_is_set(option: bool) -> None:
+    given, environ = (["--admin-token", "door"], {}) if option else ([], {"ADMIN_TOKEN": "door"})
+    (monitor,) = [
+        part for part in local.prepare(given, ANYWHERE | environ, "test").parts if "pool_monitor" in part.command
+    ]
+    assert ("PROXY_ADMIN_TOKEN", "door") in monitor.environ.items()
+
+
 def test_in_front_of_a_given_origin_there_is_only_the_proxy_and_no_rules_but_the_users(tmp_path: Path) -> None:
     rules = tmp_path / "rules.toml"
     rules.touch()

@@ -19,10 +19,10 @@ import openai
 import pytest
 import trustme
 
+from config.told import MOST_REASONS
 from pool_monitor.grading import upstream
 from pool_monitor.grading.calls import Answer, Call, Fields, Lane, UpstreamFault
 from pool_monitor.grading.care import BreakerState
-from pool_monitor.grading.told import MOST_REASONS
 from pool_monitor.grading.upstream import Outcome, Retried, Upstream
 from tests.support import Origin, Script, Turn, read_chunked, until
 

@@ -19,6 +19,8 @@ class Told:
         self._reasons.add(reason)
         return True
 
-    def works(self) -> None:
-        """The next fault is said, be it the same as the last."""
+    def works(self) -> bool:
+        """The next fault is said, be it the same as the last. Whether something was said since it last worked."""
+        said = bool(self._reasons)
         self._reasons.clear()
+        return said
