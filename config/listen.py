@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
+import random
 import socket
 from urllib.parse import urlsplit
 
@@ -11,6 +13,10 @@ from config.access import is_loopback
 
 BACKLOG = 2048
 EVERYWHERE = ("::", "0.0.0.0")  # noqa: S104 - named, not bound
+SPARE = range(20_000, 32_000)
+"""Below the ports that connections going out are given (Linux: from 32,768 on, net.ipv4.ip_local_port_range; elsewhere
+from 49,152 on, RFC 6335 section 6): a port of these is nobody's by accident before its owner listens on it."""
+_spare = itertools.cycle(random.sample(SPARE, len(SPARE)))
 
 
 class ListenError(OSError):
@@ -44,6 +50,23 @@ def open_socket(host: str, port: int, *, share: bool = False, listen: bool = Tru
         sock.close()
         raise ListenError(fault.errno, _advice(fault, host, port)) from fault
     return sock
+
+
+def open_spare(host: str) -> socket.socket:
+    """As `open_socket`, on a free port for a process started later: none is chosen twice. Raises ListenError."""
+    for port in itertools.islice(_spare, len(SPARE)):
+        try:
+            return open_socket(host, port)
+        except ListenError as fault:
+            if fault.errno != errno.EADDRINUSE:
+                break
+    return open_socket(host, 0)
+
+
+def spare_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on now, nor is given unless it asks for it by number."""
+    with open_spare("127.0.0.1") as sock:
+        return int(sock.getsockname()[1])
 
 
 def _family_of(host: str) -> socket.AddressFamily:

@@ -28,7 +28,7 @@ import asyncpg
 from pydantic import Field, SecretStr
 
 from config.kinds import Host, OptionalApiUrl, OptionalDatabaseUrl, OptionalHttpUrl, Whole
-from config.listen import ListenError, address_of, open_socket
+from config.listen import ListenError, address_of, open_socket, open_spare
 from config.load import load
 from config.settings import ProxySettings, Settings
 from config.words import masked
@@ -120,8 +120,8 @@ def free_monitor_addresses(options: MonitorOptions) -> MonitorAddresses:
         monitor = held.enter_context(
             _reserved("MONITOR_HOST", options.monitor_host, "MONITOR_PORT", options.monitor_port)
         )
-        postgres = held.enter_context(open_socket("127.0.0.1", 0)) if options.database_url is None else None
-        simulator = held.enter_context(open_socket("127.0.0.1", 0)) if options.grading_upstream_url is None else None
+        postgres = held.enter_context(open_spare("127.0.0.1")) if options.database_url is None else None
+        simulator = held.enter_context(open_spare("127.0.0.1")) if options.grading_upstream_url is None else None
         return MonitorAddresses(
             address_of(monitor),
             address_of(postgres) if postgres is not None else None,
@@ -131,7 +131,7 @@ def free_monitor_addresses(options: MonitorOptions) -> MonitorAddresses:
 
 def _reserved(host_variable: str, host: str, port_variable: str, port: int) -> socket.socket:
     try:
-        return open_socket(host, port)
+        return open_socket(host, port) if port else open_spare(host)
     except ListenError as fault:
         if fault.errno == errno.EADDRINUSE:
             advice = f"set {port_variable} to a free one, or to 0 for any: make run {port_variable}=0"
@@ -142,9 +142,9 @@ def _reserved(host_variable: str, host: str, port_variable: str, port: int) -> s
 def _origin_socket(port: int) -> socket.socket:
     """port -- the proxy's: whoever leaves that open may run several stacks, which must not fight for ORIGIN_PORT."""
     try:
-        return open_socket("127.0.0.1", ORIGIN_PORT if port else 0)
+        return open_socket("127.0.0.1", ORIGIN_PORT) if port else open_spare("127.0.0.1")
     except ListenError:
-        return open_socket("127.0.0.1", 0)
+        return open_spare("127.0.0.1")
 
 
 def has_table(url: str, table: str) -> Ready:

@@ -13,7 +13,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import stat
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import asyncpg
 
+from config.listen import spare_port
 from deploy.stack import say
 from pool_monitor import changes
 
@@ -182,19 +182,12 @@ def _usable_binaries(user: str | None) -> Path:
     return copied / package.name / "pginstall" / "bin"
 
 
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextlib.asynccontextmanager
 async def running(settings: Mapping[str, str] | None = None, port: int = 0) -> AsyncIterator[Postgres]:
     """A new server in a folder of its own, stopped and removed afterwards."""
     with tempfile.TemporaryDirectory(prefix="siding-pg-", ignore_cleanup_errors=True) as folder:
         os.chmod(folder, 0o755)  # noqa: S103 - the server's own folder within it is closed
-        server = Postgres(Path(folder) / "server", port or free_port(), settings)
+        server = Postgres(Path(folder) / "server", port or spare_port(), settings)
         await server.create()
         await server.start()
         try:

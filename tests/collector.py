@@ -14,9 +14,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as Wire
 
+from config.listen import spare_port
 from config.otel import Tracing
 from config.tracing import set_up
-from deploy.postgres import free_port
 from tests.support import PATIENCE
 
 SERVER, CLIENT, INTERNAL = Wire.SPAN_KIND_SERVER, Wire.SPAN_KIND_CLIENT, Wire.SPAN_KIND_INTERNAL
@@ -132,7 +132,7 @@ def _value(value: AnyValue) -> object:
 @contextlib.asynccontextmanager
 async def running_collector(*, answering: bool = True) -> AsyncIterator[Collector]:
     """A collector on a free port. answering -- False: it takes requests and is silent until told otherwise."""
-    collector = Collector(free_port())
+    collector = Collector(spare_port())
     if answering:
         collector.answering.set()
     app = web.Application(client_max_size=2**26)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import redis.asyncio
 
-from deploy.postgres import free_port
+from config.listen import SPARE, spare_port
 from tests.programs import redis_program
 from tests.support import PATIENCE
 
@@ -37,7 +37,7 @@ class Redis:
 @contextlib.asynccontextmanager
 async def _server(directory: Path, *arguments: str, port: int | None = None) -> AsyncIterator[Redis]:
     """A server that can be stopped, frozen and killed, and is gone afterwards."""
-    port = port or free_port()
+    port = port or spare_port()
     program = redis_program()
     process = await asyncio.create_subprocess_exec(
         program.path,
@@ -117,7 +117,7 @@ class Cluster:
 
 @contextlib.asynccontextmanager
 async def running_cluster(directory: Path) -> AsyncIterator[Cluster]:
-    """The nodes' own ports are 10,000 above, so theirs are low ones."""
+    """The ports by which the nodes find each other are 10,000 above: they too shall be nobody's by accident."""
     async with contextlib.AsyncExitStack() as stack:
         nodes = []
         for number in range(3):
@@ -138,7 +138,7 @@ async def running_cluster(directory: Path) -> AsyncIterator[Cluster]:
 
 
 def _low_port() -> int:
-    while (port := free_port()) > 55_000:
+    while (port := spare_port()) + 10_000 > SPARE.stop:
         pass
     return port
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import orjson
 
+from config.listen import spare_port
 from tests.bench.processes import pinned
 from tests.bench.works import REPORT
 from tests.programs import Unavailable, program, redis_program
@@ -106,13 +107,6 @@ class Peer:
     admin: int = 0
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Peers:
     """Starts servers, and stops what it started.
 
@@ -152,7 +146,7 @@ class Peers:
         raise Unavailable(f"{name} {why}: {log.read_text(errors='replace')[-600:].strip()}")
 
     def _nginx(self, name: str, template: str, cores: frozenset[int] | None, **values: object) -> Peer:
-        folder, port = self._folder / name, free_port()
+        folder, port = self._folder / name, spare_port()
         folder.mkdir()
         found = program("nginx")
         config = nginx_config(template, folder, port, **values)
@@ -174,7 +168,7 @@ class Peers:
 
     def varnish(self, origin: Peer) -> Peer:
         """Varnish, its thread pools as they come. It needs a C compiler. Raises Unavailable."""
-        port, found = free_port(), program("varnishd")
+        port, found = spare_port(), program("varnishd")
         vcl = self._folder / "default.vcl"
         vcl.write_text(VARNISH.format(origin=origin.port))
         work = self._folder / "varnish"
@@ -190,7 +184,7 @@ class Peers:
         settings: Mapping[str, str] = {},
     ) -> Peer:
         """Siding with everything on that is on by default, whatever this process's environment says."""
-        port, admin = free_port(), free_port()
+        port, admin = spare_port(), spare_port()
         rules = self._folder / "rules.toml"
         rules.write_text(RULES)
         environ = {
@@ -209,7 +203,7 @@ class Peers:
 
     def redis(self, cores: frozenset[int] | None) -> Peer:
         """A Redis which forgets."""
-        port = free_port()
+        port = spare_port()
         server = redis_program()
         command = [server.path, "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
         return self._start("redis", [*command, "--dir", str(self._folder)], port, server.environ, cores)

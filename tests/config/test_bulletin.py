@@ -15,8 +15,8 @@ import redis.asyncio
 
 from config import bulletin as module
 from config.bulletin import Bulletin, Entry
+from config.listen import spare_port
 from config.tier import SharedTier
-from deploy.postgres import free_port
 from tests.redis_servers import Redis, running_cluster, running_redis, running_sentinel
 from tests.relay import relayed
 from tests.support import PATIENCE
@@ -299,7 +299,7 @@ async def test_who_may_not_read_hears_nothing(
 async def test_a_cluster_that_is_none(
     server: Redis, caplog: pytest.LogCaptureFixture, lost: list[BaseException], there: bool
 ) -> None:
-    port = server.port if there else free_port()
+    port = server.port if there else spare_port()
     async with reading(f"redis+cluster://127.0.0.1:{port}") as (one, _):
         await holds(lambda: len(lost) > 2)
         assert not one.hears

@@ -15,12 +15,12 @@ import pytest
 import yaml
 from aiohttp import ClientError, ClientSession
 
+from config.listen import spare_port
 from deploy.asking import ways
 from deploy.check.monitor import grade
 from deploy.grafana import build
 from deploy.grafana.boards import BOARDS
 from deploy.grafana.panels import Board, Panel
-from deploy.postgres import free_port
 from proxy.observe.metrics import HITS, MISSES
 from tests.deploy.processes import PATIENCE, ROOT
 from tests.deploy.stacks import Up, running_stack
@@ -209,7 +209,7 @@ async def running_prometheus(folder: Path, up: Up, client: ClientSession) -> Asy
     (folder / "recording.yml").write_text(yaml.safe_dump(recording))
     config["rule_files"][0] = str(folder / "recording.yml")
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    port, found = free_port(), program("prometheus")
+    port, found = spare_port(), program("prometheus")
     process = await asyncio.create_subprocess_exec(
         *(found.path, f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"),
         f"--web.listen-address=127.0.0.1:{port}",

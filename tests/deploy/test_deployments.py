@@ -17,8 +17,9 @@ import aiohttp
 import asyncpg
 import pytest
 
+from config.listen import spare_port
 from deploy.docker import healthy
-from deploy.postgres import UNPRIVILEGED, Postgres, free_port, running
+from deploy.postgres import UNPRIVILEGED, Postgres, running
 from tests.deploy.deployment import DEPLOY, compose, on_railway
 from tests.deploy.processes import ROOT, Child, environment, python
 from tests.e2e.proxies import Running, proxy_process
@@ -57,7 +58,7 @@ def over_ipv6(url: str) -> str:
 
 @pytest.mark.parametrize("bypass", ["false", "true"])
 async def test_a_deployment_is_healthy_though_its_origin_is_away(bypass: str) -> None:
-    nobody = f"http://127.0.0.1:{free_port()}"
+    nobody = f"http://127.0.0.1:{spare_port()}"
     async with proxy_on_railway(nobody, bypass=bypass) as proxy, aiohttp.ClientSession() as session:
         async with session.get(f"{proxy.url}/api/metrics/report-cache", headers=HEALTH_CHECK) as answer:
             assert answer.status == 200
@@ -131,7 +132,7 @@ async def test_the_health_check_of_the_proxy(origin: Origin, monkeypatch: pytest
     async with proxy_process(origin.url) as proxy:
         port = proxy.admin.rpartition(":")[2]
         assert await asked(proxy.child, monkeypatch, ADMIN_PORT=port, HTTP_PROXY="http://127.0.0.1:1") == 0
-        assert await asked(proxy.child, monkeypatch, ADMIN_PORT=str(free_port())) == 1
+        assert await asked(proxy.child, monkeypatch, ADMIN_PORT=str(spare_port())) == 1
 
 
 async def test_the_health_check_of_the_monitor(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +140,7 @@ async def test_the_health_check_of_the_monitor(monkeypatch: pytest.MonkeyPatch) 
     async with python("-m", "pool_monitor", environ=environ) as child:
         port = (await child.line("pool monitor: ")).split("http://")[1].split(",")[0].rpartition(":")[2]
         assert await asked(child, monkeypatch, PORT=port) == 0
-        assert await asked(child, monkeypatch, PORT=str(free_port())) == 1
+        assert await asked(child, monkeypatch, PORT=str(spare_port())) == 1
 
 
 # -- PgBouncer
@@ -149,7 +150,7 @@ async def test_the_health_check_of_the_monitor(monkeypatch: pytest.MonkeyPatch) 
 async def bouncer(server: Postgres, place: str, secret: str, folder: Path) -> AsyncIterator[int]:
     """The committed siding.ini, at `place`, of which addresses and folders are other ones. Gives the port."""
     bin_ = program("pgbouncer")
-    port = free_port()
+    port = spare_port()
     committed = DEPLOY / "pgbouncer"
     moved = {
         r"/etc/(pgbouncer|siding)/": f"{folder}/",

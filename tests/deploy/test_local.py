@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession, ClientTimeout
 
+from config.listen import spare_port
 from config.load import load
 from config.rules import load_rules
 from deploy import local
@@ -27,7 +28,6 @@ from deploy.local import (
     plan,
     seen_by_proxy,
 )
-from deploy.postgres import free_port
 from tests.deploy.processes import PATIENCE, Child, environment, listens, python, reserved_ports
 
 LOCAL = ("-m", "deploy.local")
@@ -242,7 +242,7 @@ def test_the_command_to_try_is_one_line() -> None:
 
 
 async def test_a_purge_that_never_comes_holds_nothing_up_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    nobody = f"127.0.0.1:{free_port()}"
+    nobody = f"127.0.0.1:{spare_port()}"
     assert not await local.was_purged(nobody)()
     monkeypatch.setattr(local, "PURGE_SECONDS", -1.0)
     assert await local.was_purged(nobody)()

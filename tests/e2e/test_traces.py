@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 
-from deploy.postgres import free_port
+from config.listen import spare_port
 from tests.collector import CLIENT, SERVER, Collector, environ, running_collector
 from tests.deploy.processes import Child, environment, python
 from tests.e2e.proxies import proxy_process
@@ -55,7 +55,7 @@ async def test_workers_deliver_each_for_itself(origin: Origin, collector: Collec
 @pytest.mark.parametrize("silent", [True, False])
 async def test_a_collector_that_fails_costs_nothing(silent: bool, origin: Origin) -> None:
     async with running_collector(answering=False) as collector:
-        url = collector.url if silent else f"http://127.0.0.1:{free_port()}"
+        url = collector.url if silent else f"http://127.0.0.1:{spare_port()}"
         bounds = {
             "OTEL_EXPORTER_OTLP_TIMEOUT": "10",
             "OTEL_BSP_MAX_QUEUE_SIZE": "8",

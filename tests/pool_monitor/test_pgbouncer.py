@@ -13,7 +13,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from deploy.postgres import Postgres, free_port
+from config.listen import spare_port
+from deploy.postgres import Postgres
 from pool_monitor.doctor import Budget, Grade, bouncer_checks, budget_check
 from pool_monitor.pgbouncer import BouncerSample
 from tests.deploy.processes import environment, python
@@ -47,7 +48,7 @@ async def pgbouncer_for(server: Postgres, folder: Path) -> AsyncIterator[Running
     version = tuple(map(int, told.stdout.split()[1].split(".")))
     # known from 1.21 on, and 200 when not said from 1.24 on
     none_kept = "max_prepared_statements = 0\n" if version >= (1, 21) else ""
-    port = free_port()
+    port = spare_port()
     ini = folder / "pgbouncer.ini"
     ini.write_text(
         f"[databases]\n* = host=127.0.0.1 port={server.port} user=siding\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"

@@ -13,7 +13,8 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
-from deploy.postgres import Postgres, free_port, running
+from config.listen import spare_port
+from deploy.postgres import Postgres, running
 from pool_monitor.admission import Granted
 from pool_monitor.pool import APPLICATION, Pool, PoolTimeout, PoolUnreachable, Tuning
 from tests.support import PATIENCE, until
@@ -311,7 +312,7 @@ class Relay:
 
     def __init__(self, port: int) -> None:
         self._target = port
-        self.port = free_port()
+        self.port = spare_port()
         self.silent = False
         self.muted = 0
         self._opened = 0

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from pydantic import SecretStr
 
-from deploy.postgres import free_port
+from config.listen import spare_port
 from pool_monitor import proxy_tags as module
 from pool_monitor.proxy_tags import ProxyTags
 from tests.pool_monitor.support import purged_proxy
@@ -25,7 +25,7 @@ def levels(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 async def test_a_proxy_that_is_away_is_asked_until_it_is_there(caplog: pytest.LogCaptureFixture) -> None:
-    port = free_port()
+    port = spare_port()
     tags = ProxyTags(f"http://127.0.0.1:{port}", SecretStr("door"))
     with caplog.at_level("INFO", "siding.proxy_tags"):
         tags.purge(["reports", "homework"])
@@ -115,7 +115,7 @@ async def test_closing_does_not_wait_for_a_proxy_that_stays_away(
     monkeypatch.setattr(module, "SECONDS", 0.05)
     async with purged_proxy() as proxy, asyncio.timeout(PATIENCE):
         proxy.go.clear()
-        tags = ProxyTags(proxy.url if mute else f"http://127.0.0.1:{free_port()}", None)
+        tags = ProxyTags(proxy.url if mute else f"http://127.0.0.1:{spare_port()}", None)
         tags.purge(["reports", "homework"])
         await tags.close()
         proxy.go.set()

@@ -12,8 +12,8 @@ import asyncpg
 import pytest
 import redis.asyncio
 
+from config.listen import spare_port
 from config.tier import SharedTier
-from deploy.postgres import free_port
 from pool_monitor import changes
 from tests.pool_monitor.support import Client, running_monitor
 from tests.pool_monitor.test_monitor import QUERIES, TABLE, execute, found, listening, tables_known
@@ -112,7 +112,7 @@ async def test_broken_values_are_misses(pair: tuple[Client, Client], shared: Red
 
 
 async def test_a_tier_that_is_not_there_is_left_alone() -> None:
-    tier = SharedTier(f"redis://127.0.0.1:{free_port()}/0")
+    tier = SharedTier(f"redis://127.0.0.1:{spare_port()}/0")
     for _ in range(3):
         assert await tier.read("a", ["b"]) is None
     assert (tier.failed, tier.available) == (3, False)

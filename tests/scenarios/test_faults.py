@@ -10,6 +10,7 @@ import socket
 import aiohappyeyeballs
 import pytest
 
+from config.listen import spare_port
 from proxy.origin.client import OriginClient
 from proxy.policy.messages import Fields
 from proxy.server.exchange import untaken
@@ -39,18 +40,11 @@ def code_of(answer: Message) -> str:
     return str(document["error"]["code"])
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 # -- the origin
 
 
 async def test_an_origin_that_is_not_there_is_a_502() -> None:
-    async with running_proxy(f"http://127.0.0.1:{free_port()}") as proxy:
+    async with running_proxy(f"http://127.0.0.1:{spare_port()}") as proxy:
         answer = await proxy.get("/a")
     assert (answer.status, code_of(answer)) == (502, "origin-refused")
     assert answer.get("cache-status") == "siding; fwd=uri-miss"

@@ -19,6 +19,7 @@ import openai
 import pytest
 import trustme
 
+from config.listen import spare_port
 from config.told import MOST_REASONS
 from pool_monitor.grading import upstream
 from pool_monitor.grading.calls import Answer, Call, Fields, Lane, UpstreamFault
@@ -139,12 +140,6 @@ async def cut(turn: Turn) -> None:
     turn.writer.close()
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 class Held:
     """A script that answers nothing, or a beginning, and tells when its connection ends."""
 
@@ -201,7 +196,7 @@ async def test_nothing_of_the_environment_is_sent(origin: Origin, monkeypatch: p
     for name in ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
         monkeypatch.setenv(name, "from-the-environment")
     monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Own: from-the-environment")
-    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{spare_port()}")
     completion(origin)
     async with running(origin) as bench:
         assert (await bench.upstream.complete(bench.call())).ok
@@ -368,7 +363,7 @@ async def test_a_stream_ends_with_its_deadline(bench: Bench) -> None:
 
 
 async def test_a_refused_connection_is_tried_again_and_then_told(origin: Origin) -> None:
-    async with running(origin, f"http://127.0.0.1:{free_port()}/v1") as bench:
+    async with running(origin, f"http://127.0.0.1:{spare_port()}/v1") as bench:
         with pytest.raises(UpstreamFault) as fault:
             await bench.upstream.complete(bench.call())
         assert (fault.value.status, fault.value.code) == (502, "upstream_unreachable")

@@ -1,0 +1,46 @@
+"""Ports for processes that are started later."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+from pathlib import Path
+
+import pytest
+
+from config import listen
+from config.listen import SPARE, ListenError, open_spare, spare_port
+
+GOING_OUT = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+
+def test_spare_ports_differ_and_are_none_that_a_connection_going_out_is_given() -> None:
+    ports = [spare_port() for _ in range(100)]
+    assert len(set(ports)) == 100
+    first = int(GOING_OUT.read_text().split()[0]) if GOING_OUT.exists() else 49_152
+    assert max(ports) < first
+
+
+def test_a_port_that_somebody_has_is_not_spare(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_spare("127.0.0.1") as held:
+        taken = held.getsockname()[1]
+        free = spare_port()
+        monkeypatch.setattr(listen, "_spare", itertools.cycle([taken, free]))
+        assert spare_port() == free
+
+
+def test_with_none_left_it_is_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_spare("127.0.0.1") as held:
+        monkeypatch.setattr(listen, "_spare", itertools.cycle([held.getsockname()[1]]))
+        monkeypatch.setattr(listen, "SPARE", range(1))
+        assert spare_port() not in SPARE
+
+
+def test_an_address_of_another_machine_is_refused_with_what_was_asked_for() -> None:
+    with pytest.raises(ListenError, match=r"cannot listen on 192\.0\.2\.1 port 0:"):
+        open_spare("192.0.2.1")
+
+
+def test_a_spare_port_can_be_listened_on_at_once() -> None:
+    with socket.create_server(("127.0.0.1", spare_port())) as server:
+        assert server.getsockname()[1] in SPARE
