@@ -8,7 +8,8 @@ import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 import asyncpg
 from aiohttp import web
@@ -20,7 +21,7 @@ from config.settings import MonitorSettings
 from config.tier import SharedTier
 from config.tier_metrics import TierMetrics, tier_levels
 from config.tracing import set_up
-from pool_monitor import changes
+from pool_monitor import changes, tables
 from pool_monitor.advisor.advise import from_server
 from pool_monitor.endpoints import Parts, monitor_app
 from pool_monitor.grading.models import Models, load_models
@@ -29,7 +30,7 @@ from pool_monitor.grading.template_files import load_templates
 from pool_monitor.grading.templates import Template
 from pool_monitor.observe import Metrics, pool_levels
 from pool_monitor.pgbouncer import Bouncer
-from pool_monitor.pool import Pool, PoolError, Tuning, describe
+from pool_monitor.pool import Connection, Pool, PoolError, Tuning, describe, is_gone
 from pool_monitor.proxy_tags import ProxyTags
 from pool_monitor.queries import Query
 from pool_monitor.query_cache import QueryCache
@@ -43,7 +44,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("siding.monitor")
 
+T = TypeVar("T")
+
 READ_TABLES_SECONDS = 5.0
+ASK_AGAIN_SECONDS = 1.0
 FLUSH_SECONDS = 2.0
 """How long the last spans may take to be delivered, once all else has ended."""
 
@@ -62,6 +66,20 @@ def tuning_of(settings: MonitorSettings) -> Tuning:
         query=settings.db_query_timeout_ms / 1000,
         pgbouncer={"auto": None, "yes": True, "no": False}[settings.db_pgbouncer],
     )
+
+
+async def _asked(pool: Pool, asking: Callable[[Connection], Awaitable[T]]) -> T:
+    """What the database says, however long it takes to be there. Raises asyncpg's errors of what is asked itself."""
+    while True:
+        try:
+            async with pool.acquire("finding tables", READ_TABLES_SECONDS) as connection:
+                return await asking(connection)
+        except (PoolError, OSError, TimeoutError):
+            pass
+        except asyncpg.PostgresError as fault:
+            if not is_gone(fault):
+                raise
+        await asyncio.sleep(ASK_AGAIN_SECONDS)
 
 
 class Monitor:
@@ -186,45 +204,30 @@ class Monitor:
         return table in (*query.tables, *found) or table.rpartition(".")[2] in query.tables
 
     async def _find_tables(self, pool: Pool, runner: Runner) -> None:
-        """What each query reads, where the operator did not say."""
+        """What each query reads, where the operator did not say, and what is kept whatever changes."""
         for query in self._queries.values():
-            while not query.tables and not query.write:
-                try:
-                    async with pool.acquire("finding tables", READ_TABLES_SECONDS) as connection:
-                        runner.tables[query.name] = await changes.tables_of(
-                            connection, query.statement(), len(query.parameters)
-                        )
-                    break
-                except (PoolError, OSError, TimeoutError):
-                    await asyncio.sleep(1.0)
-                except (asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
-                    log.warning(
-                        "the tables that query %s reads cannot be found, so its answers live for their ttl whatever "
-                        "changes; declare `tables`: %s",
-                        query.name,
-                        describe(fault),
-                    )
-                    break
-        await self._tell_unheard(pool, runner)
-
-    async def _tell_unheard(self, pool: Pool, runner: Runner) -> None:
-        """Say what is kept whatever changes."""
+            if query.tables or query.write:
+                continue
+            try:
+                runner.tables[query.name] = await _asked(
+                    pool, partial(tables.read_by, sql=query.statement(), parameters=len(query.parameters))
+                )
+            except (asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
+                log.warning(
+                    "the tables that query %s reads cannot be found, so its answers live for their ttl whatever "
+                    "changes; declare `tables`: %s",
+                    query.name,
+                    describe(fault),
+                )
         kept = [query for query in self._queries.values() if query.ttl and not query.write]
         read = {query.name: query.tables or runner.tables.get(query.name, ()) for query in kept}
         try:
-            async with pool.acquire("finding triggers", READ_TABLES_SECONDS) as connection:
-                installed = await changes.installed(connection)
-        except (PoolError, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
+            found = await _asked(pool, partial(tables.look_at, names=set().union(*read.values())))
+        except (asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
             log.warning("whether tables tell of their changes cannot be seen: %s", describe(fault))
             return
-        for table, names in changes.unheard(read, installed).items():
-            log.warning(
-                "table %s does not tell of its changes, so answers of %s live for their ttl whatever changes; "
-                "`siding-monitor triggers install %s` has it tell",
-                table,
-                ", ".join(names),
-                table,
-            )
+        for untold in tables.untold(read, found):
+            log.warning("%s", untold)
 
     async def close(self) -> None:
         """Stop serving and close every connection."""

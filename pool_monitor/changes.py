@@ -1,16 +1,16 @@
-"""Hearing of changed tables from the database itself: statement-level triggers notify, one connection listens."""
+"""Hearing of changed tables from the database itself: statement-level triggers notify, one connection listens.
+
+A partition's changes are told of as those of the partitioned table that it belongs to, at the top.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import asyncpg
-import orjson
 
 from pool_monitor.following import Following
 from pool_monitor.pool import APPLICATION
@@ -26,15 +26,24 @@ RETRY_SECONDS = 1.0
 
 _FUNCTION_SQL = f"""
 CREATE OR REPLACE FUNCTION {FUNCTION}() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE root regclass := pg_partition_root(TG_RELID);
 BEGIN
-    PERFORM pg_notify('{CHANNEL}', TG_TABLE_SCHEMA || '.' || TG_TABLE_NAME);
+    PERFORM pg_notify('{CHANNEL}', n.nspname || '.' || c.relname)
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = coalesce(root, TG_RELID);
     RETURN NULL;
 END $$
 """
+_TREE = """
+SELECT n.nspname AS schema, c.relname AS name, c.oid = root.oid AS is_root
+FROM (SELECT coalesce(pg_partition_root(to_regclass($1)), to_regclass($1)) AS oid) root
+JOIN pg_class c ON c.oid = root.oid OR c.oid IN (SELECT relid FROM pg_partition_tree(root.oid))
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p') ORDER BY is_root DESC, 1, 2
+"""
 _INSTALLED = """
-SELECT n.nspname || '.' || c.relname AS name
+SELECT n.nspname AS schema, c.relname AS name, NOT c.relispartition AS is_root
 FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE t.tgname = $1 ORDER BY 1
+WHERE t.tgname = $1 ORDER BY 1, 2
 """
 
 
@@ -42,98 +51,51 @@ class TableError(Exception):
     """A table that does not exist or is not one; the text names it."""
 
 
-async def _resolve(connection: Any, table: str) -> tuple[str, str]:
-    row = await connection.fetchrow(
-        "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
-        "WHERE c.oid = to_regclass($1) AND c.relkind IN ('r', 'p')",
-        table,
-    )
-    if row is None:
-        raise TableError(f"there is no table {table!r} in this database")
-    return row["nspname"], row["relname"]
+def _quoted(row: Any) -> str:
+    return ".".join('"' + part.replace('"', '""') + '"' for part in (row["schema"], row["name"]))
 
 
-def _quoted(schema: str, name: str) -> str:
-    return ".".join('"' + part.replace('"', '""') + '"' for part in (schema, name))
+def _roots(rows: Iterable[Any]) -> list[str]:
+    return [f"{row['schema']}.{row['name']}" for row in rows if row["is_root"]]
 
 
 async def install(connection: Any, tables: Sequence[str]) -> list[str]:
-    """Let `tables` notify of their changes; all or none. Raises TableError."""
+    """Let `tables` notify of their changes; all or none. Raises TableError.
+
+    A partition stands for its partitioned table, which notifies with all the partitions that it has now: a statement
+    fires the triggers of the table that it names, and not those of others that it reaches through that one.
+    """
+    found: list[Any] = []
     async with connection.transaction():
-        names = [await _resolve(connection, table) for table in tables]
+        for table in tables:
+            tree = await connection.fetch(_TREE, table)
+            if not tree:
+                raise TableError(f"there is no table {table!r} in this database")
+            found += tree
         await connection.execute(_FUNCTION_SQL)
-        for schema, name in names:
-            where = _quoted(schema, name)
+        for row in found:
+            where = _quoted(row)
             await connection.execute(f"DROP TRIGGER IF EXISTS {TRIGGER} ON {where}")
             await connection.execute(
                 f"CREATE TRIGGER {TRIGGER} AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON {where} "
                 f"FOR EACH STATEMENT EXECUTE FUNCTION {FUNCTION}()"
             )
-    return [f"{schema}.{name}" for schema, name in names]
+    return list(dict.fromkeys(_roots(found)))
 
 
 async def remove(connection: Any) -> list[str]:
     """Take every trigger and the function away again."""
     async with connection.transaction():
-        names = await installed(connection)
-        for name in names:
-            await connection.execute(f"DROP TRIGGER {TRIGGER} ON {_quoted(*name.split('.', 1))}")
+        rows = await connection.fetch(_INSTALLED, TRIGGER)
+        for row in rows:
+            await connection.execute(f"DROP TRIGGER {TRIGGER} ON {_quoted(row)}")
         await connection.execute(f"DROP FUNCTION IF EXISTS {FUNCTION}()")
-    return names
+    return _roots(rows)
 
 
 async def installed(connection: Any) -> list[str]:
-    """The tables that notify of their changes."""
-    return [row["name"] for row in await connection.fetch(_INSTALLED, TRIGGER)]
-
-
-def unheard(read: Mapping[str, Iterable[str]], installed: Sequence[str]) -> dict[str, list[str]]:
-    """The tables that do not notify of their changes, each with the queries that read it.
-
-    read -- what each query reads, with or without the schema. installed -- as `installed` has them.
-    """
-    heard = {*installed, *(name.rpartition(".")[2] for name in installed)}
-    found: dict[str, list[str]] = {}
-    for query, tables in read.items():
-        for table in tables:
-            if table not in heard:
-                found.setdefault(table, []).append(query)
-    return found
-
-
-async def tables_of(connection: Any, sql: str, parameters: int) -> tuple[str, ...]:
-    """The tables that a statement with so many parameters reads, from its generic plan. Raises asyncpg's errors.
-
-    A plan for given values would leave out what those values make unnecessary.
-    """
-    name = f"siding_plan_{secrets.token_hex(4)}"
-    arguments = f"({', '.join(['NULL'] * parameters)})" if parameters else ""
-    try:
-        # in one transaction, so that a PgBouncer does it all on one connection
-        async with connection.transaction(readonly=True):
-            await connection.execute("SET LOCAL plan_cache_mode = force_generic_plan")
-            await connection.execute(f"PREPARE {name} AS {sql}")
-            plan = await connection.fetchval(f"EXPLAIN (VERBOSE, FORMAT JSON) EXECUTE {name}{arguments}")
-            await connection.execute(f"DEALLOCATE {name}")
-    except asyncpg.PostgresError:
-        with contextlib.suppress(asyncpg.PostgresError):
-            await connection.execute(f"DEALLOCATE {name}")
-        raise
-    found: dict[str, None] = {}
-    # a connection that queries have used gives JSON as it came
-    _walk(orjson.loads(plan.contents if isinstance(plan, orjson.Fragment) else plan), found)
-    return tuple(found)
-
-
-def _walk(node: Any, found: dict[str, None]) -> None:
-    if isinstance(node, dict):
-        if "Relation Name" in node:
-            found[f"{node.get('Schema', 'public')}.{node['Relation Name']}"] = None
-        for value in node.values():
-            _walk(value, found)
-    elif isinstance(node, list):
-        for value in node:
-            _walk(value, found)
+    """The tables that notify of their changes; a partitioned one stands for its partitions."""
+    return _roots(await connection.fetch(_INSTALLED, TRIGGER))
 
 
 async def _comes(event: asyncio.Event) -> bool:

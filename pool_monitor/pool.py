@@ -395,7 +395,7 @@ class Pool:
             self._doubted_at = self._clock()
             return
         state = sqlstate(fault)
-        if state == READ_ONLY or state.startswith(_GONE):
+        if state == READ_ONLY or is_gone(fault):
             log.error("connection error %s: every connection is replaced: %s", state, describe(fault))
             assert self._inner is not None
             await self._inner.expire_connections()
@@ -459,6 +459,11 @@ def _keep_alive(connection: Any) -> None:
 def sqlstate(fault: BaseException) -> str:
     """The SQLSTATE of a fault; `08000` for those of the connection that the server could not tell."""
     return str(getattr(fault, "sqlstate", None) or "08000")
+
+
+def is_gone(fault: BaseException) -> bool:
+    """Whether the server, or the connection to it, has gone, rather than refused something."""
+    return sqlstate(fault).startswith(_GONE)
 
 
 def _kind_of(fault: Exception) -> str:

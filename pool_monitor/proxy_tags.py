@@ -1,7 +1,7 @@
 """Telling the proxy that what it stored is out of date: its tags are purged when a table changes.
 
-A proxy that is away, restarted for a moment, is asked until it answers: what is not purged would be served for as long
-as its route allows.
+A proxy that is away, restarted for a moment, is asked until it answers, and so is whoever answers in its place: what is
+not purged would be served for as long as its route allows.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from config.flags import FlagName
 from config.tasks import end
+from config.told import Told
 
 log = logging.getLogger("siding.proxy_tags")
 
@@ -23,6 +24,11 @@ SECONDS = 2.0
 MAX_FLAGS_BYTES = 16 * 1024
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 2.0
 """From one try to the next, twice as long each time."""
+TELL_SECONDS = 5.0
+"""A proxy that is away for less was restarted, and nothing needs to be done."""
+OK = 200
+REFUSALS = {400: "", 401: "; is PROXY_ADMIN_TOKEN its ADMIN_TOKEN?", 403: "; is PROXY_ADMIN_TOKEN its ADMIN_TOKEN?"}
+"""Statuses with which a proxy refuses, and would again; with what is to be done."""
 
 
 class ProxyTags:
@@ -37,6 +43,7 @@ class ProxyTags:
         self._wanted: dict[str, None] = {}
         self._task: asyncio.Task[None] | None = None
         self._is_admin = False
+        self._told = Told()
 
     def purge(self, tags: Iterable[str]) -> None:
         """Purge `tags` soon; returns at once."""
@@ -55,6 +62,8 @@ class ProxyTags:
 
     async def _purge_wanted(self, session: aiohttp.ClientSession) -> None:
         pause = FIRST_PAUSE_SECONDS
+        clock = asyncio.get_running_loop().time
+        since = clock()
         while self._wanted:
             tag = next(iter(self._wanted))
             # who wants it purged from now on wants it purged again
@@ -65,11 +74,9 @@ class ProxyTags:
                 self._wanted[tag] = None
                 raise
             if away is None:
-                if pause > FIRST_PAUSE_SECONDS:
-                    log.info("the proxy purges tags again")
-                pause = FIRST_PAUSE_SECONDS
+                pause, since = FIRST_PAUSE_SECONDS, clock()
                 continue
-            if pause == FIRST_PAUSE_SECONDS:
+            if clock() - since >= TELL_SECONDS and self._told.news(away):
                 log.warning("tags cannot be purged at the proxy, which is asked until it answers: %s", away)
             self._wanted[tag] = None
             await asyncio.sleep(pause)
@@ -89,29 +96,41 @@ class ProxyTags:
     async def _purge_one(self, session: aiohttp.ClientSession, tag: str) -> str | None:
         """Why the proxy has to be asked again; None once it has answered."""
         try:
-            if not self._is_admin:
-                # another's answers are to purges what it likes, and the token is none of its business
-                async with session.get("/api/flags", allow_redirects=False) as answer:
-                    if answer.status >= 500:
-                        return f"it answered {answer.status}"
-                    content = b""
-                    while len(content) < MAX_FLAGS_BYTES and (piece := await answer.content.read(MAX_FLAGS_BYTES)):
-                        content += piece
-                    self._is_admin = _has_flags(content)
-            if not self._is_admin:
-                log.error("tag %r is not purged: what PROXY_ADMIN_URL names is no admin listener of a proxy", tag)
-                return None
+            if not self._is_admin and (other := await self._look(session)) is not None:
+                return other
             order = {"tag": tag}
             async with session.post("/api/purge", json=order, headers=self._fields, allow_redirects=False) as answer:
-                if answer.status >= 500:
-                    return f"it answered {answer.status}"
-                if not answer.ok:
-                    hint = "; is PROXY_ADMIN_TOKEN its ADMIN_TOKEN?" if answer.status in {401, 403} else ""
-                    log.error("tag %r is not purged: the proxy answered %d%s", tag, answer.status, hint)
+                if answer.status == OK:
+                    if self._told.works():
+                        log.info("the proxy purges tags again")
+                    return None
+                if answer.status in REFUSALS:
+                    refusal = f"the proxy answered {answer.status}{REFUSALS[answer.status]}"
+                    if self._told.news(refusal):
+                        log.error("tag %r is not purged: %s (said once)", tag, refusal)
+                    return None
+                # who answers instead of a proxy that is away has no use for the token
+                self._is_admin = False
+                return f"it answered {answer.status}"
         except TimeoutError:
             return f"no answer within {SECONDS:g} s"
         except (aiohttp.ClientError, OSError) as fault:
             return str(fault) or type(fault).__name__
+
+    async def _look(self, session: aiohttp.ClientSession) -> str | None:
+        """Why what is there is not to be told the token; None if it is an admin listener.
+
+        Another's answers are to purges what it likes, and the token is none of its business.
+        """
+        async with session.get("/api/flags", allow_redirects=False) as answer:
+            if answer.status != OK:
+                return f"it answered {answer.status}"
+            content = b""
+            while len(content) < MAX_FLAGS_BYTES and (piece := await answer.content.read(MAX_FLAGS_BYTES)):
+                content += piece
+            self._is_admin = _has_flags(content)
+            if not self._is_admin:
+                return "what PROXY_ADMIN_URL names is no admin listener of a proxy"
         return None
 
 

@@ -86,15 +86,18 @@ class Proxy:
     """The admin listener of a proxy, as far as purges go.
 
     asked -- content and credential of each. answers -- status of the answers. go -- they wait for it. flags -- its own.
+    looked -- one for each look at them.
     """
 
     url: str = ""
     asked: asyncio.Queue[tuple[object, str | None]] = field(default_factory=asyncio.Queue)
+    looked: asyncio.Queue[None] = field(default_factory=asyncio.Queue)
     answers: int = 200
     go: asyncio.Event = field(default_factory=asyncio.Event)
     flags: object = field(default_factory=lambda: {"BYPASS": False})
 
     async def told(self, _: web.Request) -> web.Response:
+        self.looked.put_nowait(None)
         return web.json_response(self.flags)
 
     async def purge(self, request: web.Request) -> web.Response:

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from deploy.postgres import Postgres, running
-from pool_monitor import changes
+from pool_monitor import app, changes
 from tests.pool_monitor.support import Client, Served, purged_proxy, running_monitor
 from tests.support import PATIENCE
 
@@ -182,6 +182,24 @@ async def test_a_database_that_is_away_is_told(tmp_path: Path) -> None:
                     pass
 
 
+async def test_a_database_that_comes_late_is_asked_what_it_was_to_be_asked_at_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "READ_TABLES_SECONDS", 0.05)
+    monkeypatch.setattr(app, "ASK_AGAIN_SECONDS", 0.01)
+    declared = '[[query]]\nname = "declared"\nsql = "SELECT 1 AS one"\ntables = ["homework"]\nttl = 60\n'
+    async with running() as server:
+        await server.stop()
+        async with running_monitor(server.url(), declared, tmp_path) as client:
+            finder = client.monitor._finder
+            assert finder is not None
+            await until_true(lambda: "cannot connect to the database" in caplog.text)
+            assert not finder.done()
+            await server.start()
+            await asyncio.wait([finder], timeout=PATIENCE)
+    assert caplog.text.count("there is no table homework") == 1
+
+
 # -- named queries
 
 
@@ -330,8 +348,11 @@ async def test_tables_that_do_not_tell_of_changes_are_told_of(
         finder = client.monitor._finder
         assert finder is not None
         await asyncio.wait([finder], timeout=PATIENCE)
-    told = [record.getMessage() for record in caplog.records if "does not tell of its changes" in record.getMessage()]
-    assert [message.split()[1] for message in told] == ["public.homework", "homewrok"]
+    told = [record.getMessage() for record in caplog.records if "live for their ttl" in record.getMessage()]
+    assert [message.partition(",")[0] for message in told] == [
+        "table public.homework does not tell of its changes",
+        "there is no table homewrok",
+    ]
     assert "answers of all-homework live for their ttl" in told[0]
     assert "siding-monitor triggers install public.homework" in told[0]
 

@@ -18,6 +18,7 @@ from tests.support import PATIENCE, until
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(module, "LONGEST_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(module, "TELL_SECONDS", 0.0)
 
 
 def levels(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -49,23 +50,63 @@ async def test_one_that_fails_is_asked_again_and_one_that_refuses_is_not(caplog:
         proxy.answers = 401
         assert tags._task is not None
         await tags._task
-        assert caplog.text.count("the proxy answered 401; is PROXY_ADMIN_TOKEN its ADMIN_TOKEN?") == 1
+        # a wrong token is not told of with every change
+        tags.purge(["homework"])
+        await tags._task
         await tags.close()
+    assert caplog.text.count("the proxy answered 401; is PROXY_ADMIN_TOKEN its ADMIN_TOKEN?") == 1
     assert levels(caplog) == ["WARNING", "ERROR"]
 
 
 @pytest.mark.parametrize("flags", ["an application", {"ok": True}, []])
 async def test_the_token_is_for_an_admin_listener_alone(flags: object, caplog: pytest.LogCaptureFixture) -> None:
     async with purged_proxy() as other, asyncio.timeout(PATIENCE):
-        other.flags = flags
+        other.flags, its = flags, other.flags
         tags = ProxyTags(other.url, SecretStr("door"))
-        for _ in range(2):
-            tags.purge(["reports"])
-            assert tags._task is not None
-            await tags._task
+        tags.purge(["reports"])
+        for _ in range(3):
+            await other.looked.get()
         assert other.asked.empty()
+        other.flags = its
+        assert await other.asked.get() == ({"tag": "reports"}, "Bearer door")
         await tags.close()
-    assert caplog.text.count("'reports' is not purged: what PROXY_ADMIN_URL names is no admin listener") == 2
+    assert caplog.text.count("what PROXY_ADMIN_URL names is no admin listener") == 1
+
+
+@pytest.mark.parametrize("status", [302, 404, 429, 502])
+async def test_who_answers_while_the_proxy_is_away_is_not_believed(status: int) -> None:
+    async with purged_proxy() as proxy, asyncio.timeout(PATIENCE):
+        tags = ProxyTags(proxy.url, SecretStr("door"))
+        tags.purge(["reports"])
+        await proxy.asked.get()
+        # whoever that is, it has to show that it is an admin listener first
+        proxy.answers, proxy.flags, its = status, "a router", proxy.flags
+        proxy.looked.get_nowait()
+        tags.purge(["homework"])
+        await proxy.asked.get()
+        for _ in range(3):
+            await proxy.looked.get()
+        assert proxy.asked.empty()
+        proxy.answers, proxy.flags = 200, its
+        assert await proxy.asked.get() == ({"tag": "homework"}, "Bearer door")
+        await tags.close()
+
+
+async def test_a_proxy_that_is_only_restarted_is_not_told_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "TELL_SECONDS", PATIENCE)
+    async with purged_proxy() as proxy, asyncio.timeout(PATIENCE):
+        tags = ProxyTags(proxy.url, None)
+        proxy.answers = 503
+        tags.purge(["reports"])
+        await proxy.asked.get()
+        await proxy.asked.get()
+        proxy.answers = 200
+        assert tags._task is not None
+        await tags._task
+        await tags.close()
+    assert levels(caplog) == []
 
 
 async def test_what_changes_while_it_is_being_purged_is_purged_again() -> None:

@@ -1,0 +1,125 @@
+"""Which tables a query reads and whether they tell, against a real server: partitions, views, odd names."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+
+from pool_monitor import changes, tables
+from pool_monitor.tables import Found
+from tests.support import PATIENCE
+
+SCHEMA = """
+CREATE TABLE homework (id int, day int) PARTITION BY RANGE (day);
+CREATE TABLE homework_old PARTITION OF homework FOR VALUES FROM (0) TO (100) PARTITION BY LIST (id);
+CREATE TABLE homework_old_rest PARTITION OF homework_old DEFAULT;
+CREATE TABLE homework_new PARTITION OF homework FOR VALUES FROM (100) TO (200);
+CREATE TABLE plain (id int);
+CREATE SCHEMA "Odd";
+CREATE TABLE "Odd"."The "".Name" (id int);
+CREATE VIEW seen AS SELECT id FROM plain;
+CREATE MATERIALIZED VIEW counted AS SELECT count(*) FROM plain;
+"""
+
+
+@pytest.fixture
+async def connection(database: str) -> AsyncIterator[Any]:
+    found = await asyncpg.connect(database)
+    await found.execute(SCHEMA)
+    yield found
+    await found.close()
+
+
+@pytest.mark.parametrize(
+    ("sql", "read"),
+    [
+        ("SELECT id FROM homework", ["public.homework"]),
+        # one whose partitions the plan names in part
+        ("SELECT id FROM homework WHERE day = 150", ["public.homework"]),
+        ("SELECT id FROM homework_old_rest", ["public.homework"]),
+        ("SELECT id FROM seen JOIN homework USING (id)", ["public.homework", "public.plain"]),
+        ("SELECT count FROM counted", ["public.counted"]),
+        ('SELECT id FROM "Odd"."The "".Name"', ['Odd.The ".Name']),
+        ("SELECT relname FROM pg_class", []),
+        ("SELECT 1 AS one", []),
+    ],
+)
+async def test_what_a_query_reads(connection: Any, sql: str, read: list[str]) -> None:
+    assert list(await tables.read_by(connection, sql, 0)) == read
+
+
+async def test_a_partitioned_table_tells_with_all_its_partitions(connection: Any) -> None:
+    heard: asyncio.Queue[str] = asyncio.Queue()
+    await connection.add_listener(changes.CHANNEL, lambda *told: heard.put_nowait(told[3]))
+    # whichever part is named
+    assert await changes.install(connection, ["homework_old", "plain", "homework"]) == [
+        "public.homework",
+        "public.plain",
+    ]
+    assert await changes.installed(connection) == ["public.homework", "public.plain"]
+    for sql, table in (
+        ("INSERT INTO homework VALUES (1, 1), (1, 101)", "public.homework"),
+        ("INSERT INTO homework_old VALUES (1, 2)", "public.homework"),
+        ("DELETE FROM homework_old_rest", "public.homework"),
+        ("INSERT INTO plain VALUES (1)", "public.plain"),
+        ("TRUNCATE homework_new", "public.homework"),
+        ("CREATE TABLE later PARTITION OF homework DEFAULT; UPDATE homework SET id = 2", "public.homework"),
+        ("ALTER TABLE homework DETACH PARTITION homework_new; DELETE FROM homework_new", "public.homework_new"),
+    ):
+        await connection.execute(sql)
+        async with asyncio.timeout(PATIENCE):
+            assert await heard.get() == table
+    assert heard.empty()
+    assert await changes.remove(connection) == ["public.homework", "public.homework_new", "public.plain"]
+    await connection.execute("INSERT INTO homework_old VALUES (1, 2)")
+    assert await connection.fetchval("SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal") == 0
+
+
+async def test_what_the_database_has_by_a_name(connection: Any) -> None:
+    await changes.install(connection, ["plain"])
+    await connection.execute('CREATE TABLE "Odd".plain (id int)')
+    asked = ["plain", "public.plain", "Odd.plain", "homework", "homework_new", "seen", "counted", "pg_class", "no"]
+    assert await tables.look_at(connection, asked) == {
+        # of two by this name
+        "plain": Found("public.plain", "r", is_whole=True, tells=True),
+        "public.plain": Found("public.plain", "r", is_whole=True, tells=True),
+        "Odd.plain": Found("Odd.plain", "r", is_whole=True, tells=False),
+        "homework": Found("public.homework", "p", is_whole=True, tells=False),
+        "homework_new": Found("public.homework", "p", is_whole=False, tells=False),
+        "seen": Found("public.seen", "v", is_whole=True, tells=False),
+        "counted": Found("public.counted", "m", is_whole=True, tells=False),
+    }
+
+
+async def test_a_trigger_that_is_off_does_not_tell(connection: Any) -> None:
+    await changes.install(connection, ["plain"])
+    await connection.execute(f"ALTER TABLE plain DISABLE TRIGGER {changes.TRIGGER}")
+    assert not (await tables.look_at(connection, ["plain"]))["plain"].tells
+
+
+def test_what_is_said_of_those_that_nobody_hears_of() -> None:
+    read = {
+        "one": ["told", "untold", "gone"],
+        "two": ["untold", "view"],
+        "three": ["public.part"],
+    }
+    found = {
+        "told": Found("public.told", "r", is_whole=True, tells=True),
+        "untold": Found("public.untold", "p", is_whole=True, tells=False),
+        "view": Found("public.view", "m", is_whole=True, tells=False),
+        "public.part": Found("public.whole", "p", is_whole=False, tells=True),
+    }
+    said = tables.untold(read, found)
+    assert [line.partition(", so ")[0] for line in said] == [
+        "table untold does not tell of its changes",
+        "there is no table gone",
+        "view is a materialized view, which cannot tell of its changes",
+        "table public.part is a partition, whose changes are told of as public.whole's",
+    ]
+    assert "answers of one, two live for their ttl" in said[0]
+    assert "`siding-monitor triggers install public.untold`" in said[0]
+    assert tables.untold(read | {"one": [], "two": [], "three": []}, found) == []
