@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 
+from config.listen import spare_port
+
 
 class Relay:
     """What passes from the server is held back for `delay` seconds and goes through `spoil`; `stopped` holds all.
@@ -15,7 +17,7 @@ class Relay:
 
     def __init__(self, port: int) -> None:
         self._server_port = port
-        self.port = 0
+        self.port = spare_port()
         self.delay = 0.0
         self.spoil: Callable[[bytes], bytes] = bytes
         self.connections = 0
@@ -30,7 +32,6 @@ class Relay:
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 from aiohttp import web
 
 from config.flags import Flags
-from config.listen import open_socket
+from config.listen import open_socket, spare_port
 from config.load import load
 from config.rules import RouteTable
 from config.settings import ProxySettings
@@ -133,7 +133,7 @@ class Origin:
         self.read_content = True
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self.port = 0
+        self.port = spare_port()
 
     @staticmethod
     async def _plain(turn: Turn) -> None:
@@ -153,7 +153,6 @@ class Origin:
 
     async def start(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=2**20)
-        self.port = self._server.sockets[0].getsockname()[1]
         return self
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -122,7 +122,7 @@ def reason_of(fault: BaseException, connect_seconds: float, answer_seconds: floa
         case aiohttp.ConnectionTimeoutError():
             return f"no connection within {connect_seconds:g} s"
         case TimeoutError():
-            return f"no answer within {answer_seconds:g} s"
+            return f"no answer in time (GRADING_TIMEOUT_MS is {1000 * answer_seconds:g})"
         case aiohttp.ClientConnectorCertificateError() as cause:
             return str(cause.certificate_error)
         case aiohttp.ClientConnectorError() as cause:

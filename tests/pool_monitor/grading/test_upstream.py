@@ -900,7 +900,8 @@ async def test_why_there_is_no_answer_is_told_once_and_again_after_one(caplog: p
         await origin.start()
         origin.script = Held()
         await fails(bench.forward("GET", "/files/of-a-student"))
-        assert said(caplog) == [f"the grading upstream 127.0.0.1:{origin.port} gives no answer: no answer within 0.1 s"]
+        [line] = said(caplog)
+        assert line.endswith(f":{origin.port} gives no answer: no answer in time (GRADING_TIMEOUT_MS is 100)")
         completion(origin)
         await bench.forward("GET", "/models")
         assert said(caplog) == [f"the grading upstream 127.0.0.1:{origin.port} answers again"]
