@@ -8,6 +8,7 @@ library for this reads the process's own environment only, and forgets where it 
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,11 +19,13 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from config.describe import CONFIG, add_options, allowed, default, kind_of, option, variable
-from config.settings import Settings
+from config.settings import MonitorSettings, ProxySettings, Settings
 from config.version import VERSION
 from config.words import counted, did_you_mean, masked, shown
 
 BAD_SETTINGS = 2
+NEAR, SHORTEST = 0.88, 7
+"""How alike two names must be, of 1, and how long, for one to be taken for the other: `REDIS_URI` for `REDIS_URL`."""
 M = TypeVar("M", bound=Settings)
 
 
@@ -65,6 +68,20 @@ def read(model: type[M], argv: Sequence[str], environ: Mapping[str, str], prog: 
     if faults:
         raise SettingsError(faults)
     return settings
+
+
+def misspelt(model: type[Settings], environ: Mapping[str, str]) -> list[str]:
+    """What to say of each variable that is no setting, and is called nearly like one that is not set.
+
+    An environment is full of what is meant for others, so nothing else that is unknown is told of.
+    """
+    known = {variable(name) for one in (ProxySettings, MonitorSettings) for name in one.model_fields}
+    unset = [variable(name) for name in model.model_fields if variable(name) not in environ]
+    doubts = []
+    for name in sorted(environ.keys() - known):
+        near = difflib.get_close_matches(name.upper(), unset, n=1, cutoff=NEAR) if len(name) >= SHORTEST else []
+        doubts += [f"the environment has {name}, which is no setting; was {one} meant?" for one in near]
+    return doubts
 
 
 def _merged(

@@ -18,6 +18,7 @@ T = TypeVar("T")
 _NOT_IN_PATH = re.compile(r"[^A-Za-z0-9\-._~!$&'()*+,;=:@/%{}]")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _NAME = re.compile(r"\{([^{}/]*)\}")
+_ANY = "\0"
 
 
 class PatternError(ValueError):
@@ -46,6 +47,12 @@ class Pattern:
     def matches(self, path: str) -> bool:
         """Whether `path` (without query, not decoded) falls under the pattern."""
         return self._compiled.match(path) is not None
+
+    def covers(self, other: Pattern) -> bool:
+        """Whether every path that falls under `other` falls under this."""
+        # of those paths, the one that is shortest, with a segment that no pattern can spell where any may stand
+        least = other.shape.removesuffix("*").replace("{}", _ANY)
+        return self.matches(least) and (self.shape.endswith("*") or not other.shape.endswith("*"))
 
 
 def _fault_of(text: str) -> str:

@@ -78,6 +78,21 @@ class RouteTable:
             found += index.all(unquote(path, "latin-1"))
         return tuple(dict.fromkeys(found))
 
+    def idle(self) -> list[str]:
+        """What to say of each rule some or all of whose requests an earlier one takes."""
+        said = []
+        for number, rule in enumerate(self.rules):
+            pattern = Pattern(rule.name)
+            for other in self.rules[:number]:
+                if (both := rule.methods & other.methods) and Pattern(other.name).covers(pattern):
+                    methods = " and ".join(sorted(both))
+                    said.append(
+                        f"the route rule for {rule.name} is never asked for {methods}: {other.name}, which "
+                        "comes first, takes its requests; put the narrower one before the wider"
+                    )
+                    break
+        return said
+
     def describe(self) -> list[dict[str, object]]:
         """The rules as JSON."""
         return [rule.describe() for rule in self.rules]

@@ -180,6 +180,9 @@ class ProxySettings(FlagSettings):
     def _not_the_public_port(cls, port: int, others: ValidationInfo) -> int:
         if port and port == others.data.get("port"):
             raise ValueError("it is PORT's as well, but the admin listener is never on the public port")
+        origin, host = others.data.get("upstream_url"), others.data.get("admin_host")
+        if port and origin is not None and host is not None and is_at(origin, host, port):
+            raise ValueError(f"UPSTREAM_URL, which is {origin}, leads there, and not to the service")
         return port
 
     @field_validator("cache_max_object_bytes")

@@ -18,7 +18,7 @@ import asyncpg
 from config.descriptors import raise_limit
 from config.flags import Flags
 from config.listen import ListenError, address_of, open_socket
-from config.load import load
+from config.load import load, misspelt
 from config.logs import configure_logging
 from config.settings import MonitorSettings
 from config.words import counted
@@ -175,6 +175,8 @@ def main(argv: list[str] | None = None) -> int:
     log.info("pool monitor: http://%s, %d named queries", address_of(sock), len(queries))
     tier = "no shared tier" if settings.redis_url is None else "a shared tier"
     log.info("%s, %s, %s", counted(len(templates), "grading template"), tier, Flags.from_settings(settings).unusual())
+    for doubt in misspelt(MonitorSettings, os.environ):
+        log.warning("%s", doubt)
     try:
         with sock:
             asyncio.run(app.serve(settings, queries, sock, _until_stopped, templates, models))

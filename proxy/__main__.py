@@ -15,7 +15,7 @@ from typing import Any
 from config.descriptors import raise_limit
 from config.flags import Flags
 from config.listen import ListenError, address_of, open_socket
-from config.load import load
+from config.load import load, misspelt
 from config.logs import configure_logging
 from config.rules import RouteTable, RulesError
 from config.settings import ProxySettings
@@ -107,6 +107,8 @@ def main(argv: list[str] | None = None) -> int:
     tier = "no shared tier" if settings.redis_url is None else "a shared tier"
     rules, flags = counted(len(routes.rules), "route rule"), Flags.from_settings(settings)
     log.info("%s, %s, %s", rules, tier, flags.unusual())
+    for doubt in (*misspelt(ProxySettings, os.environ), *routes.idle()):
+        log.warning("%s", doubt)
     if settings.workers == 1:
         run(app.serve(settings, routes, public, admin, _until_stopped))
     else:

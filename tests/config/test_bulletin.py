@@ -99,11 +99,10 @@ async def test_everybody_hears_everything_in_one_order(server: Redis) -> None:
         await holds(lambda: len(first.entries) == len(second.entries) == 300)
         assert first.entries == second.entries
         assert sorted(first.entries) == list(range(300))
-        assert first.entries[::1] != []
         assert [entry for entry in first.entries if entry % 2] == list(range(1, 300, 2))
         assert first.numbers == list(range(1, 301))
-        assert one.settled
-        assert other.settled
+        # an entry may be heard before the answer that it was told
+        await holds(lambda: one.settled and other.settled)
 
 
 async def test_one_that_comes_late_hears_what_there_was(server: Redis) -> None:
@@ -335,4 +334,4 @@ async def test_a_new_master_goes_on(tmp_path: Path) -> None:
         await watched.master.process.wait()
         one.tell([["after"]])
         await holds(lambda: first.entries[-1] == second.entries[-1] == "after")
-        assert one.settled
+        await holds(lambda: one.settled)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from config.kinds import KIB, MIB
-from config.load import SettingsError, load, read
+from config.load import SettingsError, load, misspelt, read
 from config.settings import ProxySettings
 from config.version import VERSION
 
@@ -382,6 +382,38 @@ def test_the_origin_is_not_siding_itself(origin: str, host: str) -> None:
     (fault,) = faults(UPSTREAM_URL=origin, HOST=host)
     assert fault.startswith("PORT is '8080' (default); UPSTREAM_URL, which is ")
     assert "leads there: each request would come back for ever" in fault
+
+
+def test_the_origin_is_not_the_admin_listener() -> None:
+    (fault,) = faults(UPSTREAM_URL="http://localhost:9090")
+    assert fault.startswith("ADMIN_PORT is '9090' (default); UPSTREAM_URL, which is http://localhost:9090, leads there")
+    assert settings(UPSTREAM_URL="http://127.0.0.1:9090", ADMIN_PORT="9091").admin_port == 9091
+
+
+# -- names that are no setting's
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("REDIS_URI", "REDIS_URL"),
+        ("CACHE_MAX_BYTE", "CACHE_MAX_BYTES"),
+        ("cache_max_bytes", "CACHE_MAX_BYTES"),
+        ("ENABLE_COMPRESION", "ENABLE_COMPRESSION"),
+        # the monitor's, and what others have in theirs
+        ("DATABASE_URL", None),
+        ("DATABASE_URI", None),
+        ("PGPORT", None),
+        ("HOSTNAME", None),
+        ("REDIS_PUBLIC_URL", None),
+        ("PORTS", None),
+    ],
+)
+def test_a_variable_that_is_called_nearly_like_a_setting_is_doubted(name: str, meant: str | None) -> None:
+    doubts = [f"the environment has {name}, which is no setting; was {meant} meant?"] if meant is not None else []
+    assert misspelt(ProxySettings, {name: "secret"}) == doubts
+    # who has set it means something else by the other
+    assert misspelt(ProxySettings, {name: "secret", meant or "": "other"}) == []
 
 
 @pytest.mark.parametrize(

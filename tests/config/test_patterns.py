@@ -116,6 +116,39 @@ def test_the_index_finds_what_asking_each_in_turn_finds(patterns: list[str], pat
     assert index.first(path) == (expected[0] if expected else None)
 
 
+@pytest.mark.parametrize(
+    ("wide", "narrow"),
+    [
+        ("/*", "/a/{id}/*"),
+        ("/a/*", "/a/b*"),
+        ("/a/{id}", "/a/b"),
+        ("/{x}/b*", "/a/bc/*"),
+        ("/{a}/{b}", "/{c}/d"),
+        ("/a/{id}/*", "/a/b/"),
+    ],
+)
+def test_a_wide_pattern_covers_a_narrow_one_and_not_the_other_way_round(wide: str, narrow: str) -> None:
+    assert Pattern(wide).covers(Pattern(narrow))
+    assert not Pattern(narrow).covers(Pattern(wide))
+
+
+@pytest.mark.parametrize(("one", "other"), [("/a/", "/a/*"), ("/{x}/b", "/a/{x}"), ("/a/{x}/*", "/a/*"), ("/a", "/b")])
+def test_neither_covers_the_other(one: str, other: str) -> None:
+    assert not Pattern(one).covers(Pattern(other))
+
+
+@given(PATTERN, PATTERN, PATH)
+def test_what_is_covered_falls_under_both(one: str, other: str, path: str) -> None:
+    wide, narrow = Pattern(one), Pattern(other)
+    if wide.covers(narrow):
+        assert wide.matches(path) or not narrow.matches(path)
+    else:
+        # no segment of a pattern is called so
+        least = narrow.shape.removesuffix("*").replace("{}", "~")
+        paths = [least, f"{least}~/~"] if narrow.shape.endswith("*") else [least]
+        assert any(narrow.matches(one) and not wide.matches(one) for one in paths)
+
+
 def test_an_index_can_be_sent_to_a_worker() -> None:
     index = PathIndex([(Pattern("/a/{b}/*"), 1), (Pattern("/a"), 2)])
     copy = pickle.loads(pickle.dumps(index))  # noqa: S301 - our own

@@ -329,6 +329,13 @@ def test_the_first_rule_that_matches_applies(file: Path, method: str, path: str,
     assert (rule.ttl if rule is not None else None) == ttl
 
 
+def test_a_rule_whose_requests_an_earlier_one_takes_is_told_of(file: Path) -> None:
+    first, second = table(file, ORDERED).idle()
+    assert first.startswith("the route rule for /api/users/me is never asked for GET: /api/users/{id}, which comes")
+    assert second.startswith("the route rule for /api/report is never asked for GET: /api/*, which")
+    assert table(file, route("/api/users/me") + route("/api/users/{id}") + route("/api/*")).idle() == []
+
+
 @pytest.mark.parametrize(
     ("path", "label"),
     [("/api/users/me", "/api/users/{id}"), ("/api/report", "/api/*"), ("/x", "other"), ("*", "other")],
