@@ -24,14 +24,15 @@ _NOT_FORWARDED = frozenset({"expect", "host"})
 class Forwarded:
     """The answer to what was forwarded. fields -- as they came, without those for one hop.
 
-    heard -- is given each piece as well; None where nobody listens.
+    heard -- is given each piece as well; None where nobody listens. ended -- told how it ended: with None, or a fault.
     """
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, ended: Callable[[BaseException | None], None]) -> None:
         self.status = response.status
         self.reason = response.reason
         self.fields = end_to_end(as_text(response.raw_headers))
         self._content = response.content
+        self._ended = ended
         self.heard: Callable[[bytes], None] | None = None
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
@@ -42,15 +43,18 @@ class Forwarded:
                     self.heard(piece)
                 yield piece
         except (aiohttp.ClientError, TimeoutError) as fault:
+            self._ended(fault)
             raise failure_of(fault).fault from None
+        self._ended(None)
 
 
 class Forwarding:
     """Forwards by a session of ours. All times in seconds.
 
     base -- of the API's URL. connect_seconds -- for a connection, and for making it again. silence -- the longest.
-    heard -- told of every answer (None), and of what came instead of one. pause -- how long to wait before a connection
-    that was refused is tried again: given how often it was, and the seconds left.
+    heard -- told of every answer (None), and of what came instead of one. ended -- of how each ends, likewise.
+    pause -- how long to wait before a connection that was refused is tried again: given how often it was, and the
+    seconds left.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class Forwarding:
         clock: Callable[[], float],
         observe: Observe,
         heard: Callable[[BaseException | None], None],
+        ended: Callable[[BaseException | None], None],
         pause: Callable[[int, float], float | None],
         sleep: Callable[[float], Awaitable[object]],
     ) -> None:
@@ -73,6 +78,7 @@ class Forwarding:
         self._clock = clock
         self._observe = observe
         self._heard = heard
+        self._ended = ended
         self._pause = pause
         self._sleep = sleep
         self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_seconds, sock_read=silence)
@@ -90,7 +96,7 @@ class Forwarding:
             if isinstance(content, bytes):
                 sent["Content-Length"] = str(len(content))
             response = await self._answered(method, self._url_of(path), sent, content)
-            yield Forwarded(response)
+            yield Forwarded(response, self._ended)
             outcome = Outcome.ANSWERED if response.status < 400 else Outcome.ERROR
         except UpstreamFault as fault:
             outcome = outcome_of(fault)

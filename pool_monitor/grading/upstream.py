@@ -47,13 +47,23 @@ _DECODED = frozenset({"content-encoding", "content-length"})
 
 
 class Streamed:
-    """An answer while it arrives. fields -- as those of an Answer. asking -- its span, where traces are on."""
+    """An answer while it arrives. fields -- as those of an Answer. asking -- its span, where traces are on.
 
-    def __init__(self, response: httpx2.Response, left: Callable[[], float], asking: Asking | None = None) -> None:
+    left -- seconds. ended -- told how it ended: with None, or a fault.
+    """
+
+    def __init__(
+        self,
+        response: httpx2.Response,
+        left: Callable[[], float],
+        ended: Callable[[BaseException | None], None],
+        asking: Asking | None = None,
+    ) -> None:
         self.status = response.status_code
         self.fields = _fields_of(response)
         self._response = response
         self._left = left
+        self._ended = ended
         self._asking = asking
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
@@ -67,8 +77,10 @@ class Streamed:
                 async with asyncio.timeout(self._left()):
                     piece = await anext(arriving)
             except StopAsyncIteration:
+                self._ended(None)
                 return
             except FAULTS as fault:
+                self._ended(fault)
                 raise failure_of(fault).fault from None
             if self._asking is not None:
                 self._asking.hears(piece)
@@ -115,7 +127,7 @@ class Upstream:
         self._breaker = Breaker()
         self._told_state = BreakerState.CLOSED
         self._host = URL(self.url).host_port_subcomponent
-        self._told_faults, self._told_refusals = Told(), Told()
+        self._told_faults, self._told_refusals, self._told_breaks = Told(), Told(), Told()
         self._limits = RateLimits()
         self._vendor: Vendor | None = None
         self._forwarding: Forwarding
@@ -138,6 +150,7 @@ class Upstream:
             clock=self._clock,
             observe=self._observe,
             heard=self._heard,
+            ended=self._ended,
             pause=lambda attempt, left: self._retry_after(None, (), attempt, left),
             sleep=self._sleep,
         )
@@ -175,7 +188,7 @@ class Upstream:
     async def stream(self, call: Call) -> AsyncIterator[Streamed]:
         """The answer while it arrives; the connection ends with the context. Raises UpstreamFault."""
         async with self._asked(call, stream=True) as (response, asking):
-            yield Streamed(response, lambda: call.deadline - self._clock(), asking)
+            yield Streamed(response, lambda: call.deadline - self._clock(), self._ended, asking)
 
     @asynccontextmanager
     async def _asked(self, call: Call, *, stream: bool) -> AsyncIterator[tuple[httpx2.Response, Asking | None]]:
@@ -367,10 +380,19 @@ class Upstream:
         else:
             if failure_of(fault) is not Failure.CUT:
                 self._breaker.failed(self._clock())
-            reason = reason_of(fault, self._connect_seconds, self._silence)
-            if self._told_faults.news(reason):
+            if self._told_faults.news(reason := self._reason_of(fault)):
                 log.warning("the grading upstream %s gives no answer: %s", self._host, reason)
         self._tell_breaker()
+
+    def _ended(self, fault: BaseException | None) -> None:
+        """Say why an answer broke off midway: once, until one comes whole."""
+        if fault is None:
+            self._told_breaks.works()
+        elif self._told_breaks.news(reason := self._reason_of(fault)):
+            log.warning("an answer of the grading upstream %s broke off midway: %s", self._host, reason)
+
+    def _reason_of(self, fault: BaseException) -> str:
+        return reason_of(fault, self._connect_seconds, self._silence)
 
     def _tell_breaker(self) -> None:
         state, before = self.breaker_state, self._told_state

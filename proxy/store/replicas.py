@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import hmac
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -58,7 +59,7 @@ class Replicas:
             wall=wall,
         )
         self._whose = f"siding:{name}:whose"
-        self._mark = hashlib.blake2b(b"which", key=secret[:64], digest_size=8).hexdigest().encode()
+        self._mark = hmac.digest(secret, b"which", "sha256").hex()[:16].encode()
         self._comparing: asyncio.Task[None] | None = None
 
     def tell(self, notices: Sequence[Notice]) -> None:

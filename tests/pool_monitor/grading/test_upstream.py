@@ -3,159 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import gzip
 import json
-import logging
 import socket
-import ssl
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
-from itertools import count
+from contextlib import aclosing
 from typing import Any
 
 import openai
 import pytest
-import trustme
 
 from config.listen import spare_port
-from config.told import MOST_REASONS
-from pool_monitor.grading import upstream
-from pool_monitor.grading.calls import Answer, Call, Fields, Lane, UpstreamFault
+from pool_monitor.grading.calls import Answer, Lane, UpstreamFault
 from pool_monitor.grading.care import BreakerState
 from pool_monitor.grading.upstream import Outcome, Retried, Upstream
-from tests.support import Origin, Script, Turn, read_chunked, until
-
-SECRET = "Bearer sk-caller-secret"  # noqa: S105 - made up
-BODY = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "naïve \\frac{1}{2}"}]}
-MEGABYTE = 1024 * 1024
-
-
-class Seen:
-    """What was observed."""
-
-    def __init__(self) -> None:
-        self.outcomes: list[Outcome] = []
-        self.forwards: list[Outcome] = []
-        self.retries: list[Retried] = []
-        self.states: list[BreakerState] = []
-        self.lanes: list[Lane] = []
-
-    def waited(self, lane: Lane, seconds: float) -> None:
-        self.lanes.append(lane)
-
-    def asked(self, lane: Lane, outcome: Outcome, seconds: float) -> None:
-        assert seconds >= 0
-        self.outcomes.append(outcome)
-
-    def forwarded(self, outcome: Outcome, seconds: float) -> None:
-        self.forwards.append(outcome)
-
-    def retried(self, reason: Retried) -> None:
-        self.retries.append(reason)
-
-    def breaker(self, state: BreakerState) -> None:
-        self.states.append(state)
-
-
-class Clock:
-    """Runs, and jumps over what is slept."""
-
-    def __init__(self) -> None:
-        self.jumped = 0.0
-        self.slept: list[float] = []
-
-    def __call__(self) -> float:
-        return time.monotonic() + self.jumped
-
-    async def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.jumped += seconds
-        await asyncio.sleep(0)
-
-
-class Bench:
-    """An upstream client of ours, what it told, and the origin it asks."""
-
-    def __init__(self, upstream: Upstream, origin: Origin, seen: Seen, clock: Clock) -> None:
-        self.upstream = upstream
-        self.origin = origin
-        self.seen = seen
-        self.clock = clock
-
-    def call(self, *fields: tuple[str, str], seconds: float = 10, lane: Lane = Lane.CALLER, body: Any = None) -> Call:
-        return Call(BODY if body is None else body, fields, self.clock() + seconds, lane)
-
-    async def stream(self, call: Call) -> bytes:
-        async with self.upstream.stream(call) as streamed, aclosing(streamed.pieces()) as pieces:
-            return b"".join([piece async for piece in pieces])
-
-    async def forward(
-        self, method: str, path: str, *fields: tuple[str, str], content: Any = None
-    ) -> tuple[int, Fields, bytes]:
-        async with self.upstream.forward(method, path, fields, content) as answer, aclosing(answer.pieces()) as pieces:
-            return answer.status, answer.fields, b"".join([piece async for piece in pieces])
-
-
-@asynccontextmanager
-async def running(
-    origin: Origin, url: str | None = None, api_key: str | None = None, **more: Any
-) -> AsyncIterator[Bench]:
-    seen, clock = Seen(), Clock()
-    settings: dict[str, Any] = {"capacity": 8, "connect_seconds": 5.0, "silence_seconds": 600.0}
-    settings |= {"jitter": lambda: 0.0, "sleep": clock.sleep}
-    upstream = Upstream(url or f"{origin.url}/v1", api_key, clock=clock, observe=seen, **(settings | more))
-    await upstream.start()
-    try:
-        yield Bench(upstream, origin, seen, clock)
-    finally:
-        await upstream.close()
-
-
-@pytest.fixture
-async def bench(origin: Origin) -> AsyncIterator[Bench]:
-    async with running(origin) as bench:
-        yield bench
-
-
-def completion(origin: Origin, *fields: str, status: str = "200 OK", content: object = None) -> bytes:
-    body = json.dumps({"id": "c1", "choices": []} if content is None else content).encode()
-    origin.respond(body, "Content-Type: application/json", *fields, status=status)
-    return body
-
-
-def one_after_another(*answers: tuple[str, str, tuple[str, ...]]) -> Script:
-    """Status, content and fields of each answer; the last one again and again."""
-    left = list(answers)
-
-    async def script(turn: Turn) -> None:
-        status, content, fields = left.pop(0) if len(left) > 1 else left[0]
-        await turn.answer(content, *fields, status=status)
-
-    return script
-
-
-async def cut(turn: Turn) -> None:
-    turn.writer.close()
-
-
-class Held:
-    """A script that answers nothing, or a beginning, and tells when its connection ends."""
-
-    def __init__(self, beginning: bytes = b"") -> None:
-        self.asked = asyncio.Event()
-        self.left = asyncio.Event()
-        self._beginning = beginning
-
-    async def __call__(self, turn: Turn) -> None:
-        if self._beginning:
-            await turn.send(self._beginning)
-        self.asked.set()
-        assert await turn.reader.read(1) == b""
-        self.left.set()
-        turn.writer.close()
-
+from tests.pool_monitor.grading.upstream_bench import (
+    BODY,
+    MEGABYTE,
+    SECRET,
+    Bench,
+    Clock,
+    Held,
+    Seen,
+    completing,
+    completion,
+    cut,
+    forwarding,
+    one_after_another,
+    running,
+    streaming,
+)
+from tests.support import Origin, Turn, read_chunked, until
 
 # -- chat completions
 
@@ -635,18 +513,6 @@ async def test_who_waits_for_a_turn_is_counted_and_leaves_by_the_deadline(origin
 # -- callers that leave
 
 
-async def streaming(bench: Bench) -> None:
-    await bench.stream(bench.call())
-
-
-async def completing(bench: Bench) -> None:
-    await bench.upstream.complete(bench.call())
-
-
-async def forwarding(bench: Bench) -> None:
-    await bench.forward("POST", "/embeddings", content=b"{}")
-
-
 @pytest.mark.parametrize("ask", [streaming, completing, forwarding])
 @pytest.mark.parametrize("beginning", [b"", SSE_HEAD, SSE_HEAD + b"9\r\ndata: 1\n\n\r\n"])
 async def test_a_caller_that_leaves_ends_the_connection(
@@ -864,157 +730,6 @@ async def stands_still(count: Callable[[], int]) -> None:
 async def test_one_that_was_never_started_can_be_closed() -> None:
     bounds: dict[str, Any] = {"capacity": 1, "connect_seconds": 1.0, "silence_seconds": 1.0}
     await Upstream("http://127.0.0.1/v1", None, clock=Clock(), observe=Seen(), **bounds).close()
-
-
-# -- what the log tells
-
-
-def said(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What was said since it was asked for last."""
-    lines = [record.getMessage() for record in caplog.records if record.name == "siding.grading"]
-    caplog.clear()
-    return lines
-
-
-async def fails(*askings: Awaitable[object]) -> None:
-    for asking in askings:
-        with pytest.raises(UpstreamFault):
-            await asking
-
-
-async def test_why_there_is_no_answer_is_told_once_and_again_after_one(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-    origin = await Origin().start()
-    await origin.stop()
-    refused = (
-        f"the grading upstream 127.0.0.1:{origin.port} gives no answer: "
-        f"[Errno {errno.ECONNREFUSED}] Connect call failed ('127.0.0.1', {origin.port})"
-    )
-    async with running(origin, silence_seconds=0.1) as bench:
-        await fails(bench.upstream.complete(bench.call()), bench.forward("GET", "/files/of-a-student"))
-        first, opened = said(caplog)
-        assert first == refused
-        assert "several times in a row" in opened
-        await fails(bench.forward("GET", "/models"), bench.upstream.complete(bench.call()))
-        assert said(caplog) == []
-        await origin.start()
-        origin.script = Held()
-        await fails(bench.forward("GET", "/files/of-a-student"))
-        [line] = said(caplog)
-        assert line.endswith(f":{origin.port} gives no answer: no answer in time (GRADING_TIMEOUT_MS is 100)")
-        completion(origin)
-        await bench.forward("GET", "/models")
-        assert said(caplog) == [f"the grading upstream 127.0.0.1:{origin.port} answers again"]
-        await origin.stop()
-        await fails(bench.forward("GET", "/models"), bench.forward("GET", "/models"))
-        assert said(caplog)[0] == refused
-
-
-@pytest.mark.parametrize("ask", [completing, forwarding])
-async def test_a_name_that_nobody_knows_is_told(
-    origin: Origin,
-    ask: Callable[[Bench], Awaitable[None]],
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def nobody(*_: object, **__: object) -> None:
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    async with running(origin, "https://api.example/v1") as bench:
-        monkeypatch.setattr(socket, "getaddrinfo", nobody)
-        await fails(ask(bench))
-    assert said(caplog) == [
-        f"the grading upstream api.example gives no answer: [Errno {socket.EAI_NONAME}] Name or service not known"
-    ]
-
-
-@pytest.mark.parametrize("ask", [completing, forwarding])
-async def test_a_certificate_for_another_name_is_told(
-    origin: Origin, ask: Callable[[Bench], Awaitable[None]], caplog: pytest.LogCaptureFixture
-) -> None:
-    authority = trustme.CA()
-    context, trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
-    authority.issue_cert("other.example").configure_cert(context)
-    authority.configure_trust(trusting)
-    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context)
-    port = server.sockets[0].getsockname()[1]
-    async with running(origin, f"https://127.0.0.1:{port}/v1", ssl_context=trusting) as bench:
-        await fails(ask(bench))
-    server.close()
-    [line] = said(caplog)
-    assert line.startswith(f"the grading upstream 127.0.0.1:{port} gives no answer: ")
-    assert "certificate is not valid for '127.0.0.1'" in line
-
-
-@pytest.mark.parametrize(
-    ("answer", "reason"),
-    [
-        (b"", "the connection was closed without an answer"),
-        (b"John Smith got this\r\n\r\n", "what came is no HTTP"),
-        (b"HTTP/1.1 200 John\r\nContent-Length: 100\r\n\r\nJohn", "the answer broke off"),
-    ],
-)
-async def test_what_came_instead_of_an_answer_is_told_without_its_content(
-    bench: Bench, answer: bytes, reason: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def script(turn: Turn) -> None:
-        await turn.send(answer)
-        turn.writer.close()
-
-    bench.origin.script = script
-    await fails(bench.upstream.complete(bench.call()), bench.upstream.complete(bench.call()))
-    assert said(caplog) == [f"the grading upstream 127.0.0.1:{bench.origin.port} gives no answer: {reason}"]
-
-
-async def test_reasons_without_end_are_not_told(
-    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    numbers = count()
-    monkeypatch.setattr(upstream, "reason_of", lambda *_: f"reason {next(numbers)}")
-    bench.origin.script = cut
-    await fails(*(bench.upstream.complete(bench.call()) for _ in range(MOST_REASONS + 2)))
-    assert len(said(caplog)) == MOST_REASONS
-
-
-@pytest.mark.parametrize("ask", [completing, streaming, forwarding])
-async def test_that_our_own_key_is_refused_is_told_once_and_again_after_it_was_not(
-    origin: Origin, ask: Callable[[Bench], Awaitable[None]], caplog: pytest.LogCaptureFixture
-) -> None:
-    async with running(origin, api_key="sk-our-secret") as bench:
-        refused = f"the grading upstream 127.0.0.1:{origin.port} refuses GRADING_API_KEY (401)"
-        for _ in range(2):
-            completion(origin, status="401 Unauthorized", content={"error": {"message": "sk-our-secret is wrong"}})
-            await ask(bench)
-            await ask(bench)
-            [line] = said(caplog)
-            assert line.startswith(refused)
-            assert "secret" not in line
-            completion(origin, status="500 Oops")
-            await ask(bench)
-            completion(origin)
-            await ask(bench)
-        completion(origin, status="401 Unauthorized")
-        await bench.upstream.complete(bench.call(("Authorization", SECRET)))
-        await bench.forward("GET", "/models", ("authorization", SECRET))
-        assert said(caplog) == []
-
-
-async def test_secrets_are_not_logged(origin: Origin, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.DEBUG):
-        async with running(origin, api_key="sk-our-secret") as bench:
-            for fields in ((), (("Authorization", SECRET),)):
-                completion(origin)
-                call = bench.call(*fields)
-                await bench.upstream.complete(call)
-                await bench.forward("POST", "/embeddings", *fields, content=b"{}")
-                origin.script = cut
-                for fault in (bench.upstream.complete(call), bench.forward("POST", "/embeddings", *fields)):
-                    with pytest.raises(UpstreamFault) as told:
-                        await fault
-                    assert "secret" not in f"{told.value!r} {told.value.document}"
-            assert "secret" not in repr(vars(bench.upstream._limits)) + repr(vars(bench.upstream._turns))
-    assert caplog.records
-    assert "secret" not in caplog.text
 
 
 async def test_the_official_sdk_reads_our_faults() -> None:

@@ -1,0 +1,218 @@
+"""What breaks around the proxies, a thing at a time, and is mended again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import aiohttp
+
+from config.listen import spare_port
+from tests.deploy.processes import environment
+from tests.redis_servers import Redis, running_redis
+from tests.soak.clients import Clients
+from tests.soak.service import RULES, Mishaps, Service
+from tests.soak.truth import Truth
+
+TOKEN = "soak"  # noqa: S105 - made up
+FLAGS = ("ENABLE_QUERY_CACHE", "ENABLE_ETAG", "ENABLE_DEDUP", "ENABLE_COMPRESSION", "ENABLE_REDIS_CACHE", "BYPASS")
+SETTLED_SECONDS = 3.0
+"""After which nothing of what was broken is to be noticed."""
+READY_SECONDS = 20.0
+
+
+class Proxy:
+    """A proxy's process, made anew on the same ports. log -- where all that it says goes."""
+
+    def __init__(self, python: str, code: Path, settings: dict[str, str], log: Path) -> None:
+        self.port, self.admin_port = spare_port(), spare_port()
+        own = {"PORT": str(self.port), "ADMIN_PORT": str(self.admin_port), "ADMIN_TOKEN": TOKEN, "LOG_FORMAT": "text"}
+        self._environ = environment(HOST="127.0.0.1", LOG_LEVEL="warning", **own, **settings)
+        self._command = (python, "-m", "proxy")
+        self._code = code
+        self.log = log
+        self.process: asyncio.subprocess.Process | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def admin(self) -> str:
+        return f"http://127.0.0.1:{self.admin_port}"
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    async def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                *self._command, cwd=self._code, env=self._environ, stdout=log, stderr=log
+            )
+        async with aiohttp.ClientSession() as session, asyncio.timeout(READY_SECONDS):
+            while True:
+                with contextlib.suppress(aiohttp.ClientError):
+                    async with session.get(f"{self.admin}/readyz") as answer:
+                        if answer.status == 200:
+                            return
+                await asyncio.sleep(0.05)
+
+    async def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        assert self.process is not None
+        self.process.send_signal(how)
+        await self.process.wait()
+
+    def resident(self) -> int:
+        """Octets of memory (VmRSS)."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return 1024 * int(status.partition("VmRSS:")[2].split()[0])
+
+    def descriptors(self) -> int:
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
+    async def ask(self, method: str, path: str, document: object) -> None:
+        """A change by the admin listener."""
+        fields = {"Authorization": f"Bearer {TOKEN}"}
+        async with (
+            aiohttp.ClientSession() as session,
+            session.request(method, f"{self.admin}{path}", json=document, headers=fields) as answer,
+        ):
+            assert answer.status == 200, await answer.text()
+
+
+class Chaos:
+    """Everything that is there, and what can be done to it."""
+
+    def __init__(
+        self, folder: Path, python: str, code: Path, truth: Truth, service: Service, clients: Clients, seed: int
+    ) -> None:
+        self._folder = folder
+        self._truth = truth
+        self._service = service
+        self._clients = clients
+        self._dice = random.Random(seed)  # noqa: S311 - repeatable on purpose
+        self._redis_port = spare_port()
+        self._redis: Redis | None = None
+        self._held = contextlib.AsyncExitStack()
+        rules = folder / "rules.toml"
+        rules.write_text(RULES)
+        settings = {
+            "UPSTREAM_URL": service.url,
+            "REDIS_URL": f"redis://127.0.0.1:{self._redis_port}/0",
+            "RULES_FILE": str(rules),
+            "CACHE_SECRET": "soak-secret-of-sixteen",
+            "CACHE_MAX_BYTES": "2MB",
+            "DRAIN_SECONDS": "5",
+        }
+        self.proxies = {name: Proxy(python, code, settings, folder / f"{name}.log") for name in ("one", "two")}
+        self.done: list[str] = []
+
+    async def start(self) -> None:
+        await self._start_redis()
+        await self._service.start()
+        for proxy in self.proxies.values():
+            await proxy.start()
+
+    async def stop(self) -> None:
+        for proxy in self.proxies.values():
+            if proxy.process is not None and proxy.process.returncode is None:
+                await proxy.stop()
+        await self._service.stop()
+        await self._held.aclose()
+
+    async def _start_redis(self) -> None:
+        folder = self._folder / "redis"
+        folder.mkdir(exist_ok=True)
+        self._redis = await self._held.enter_async_context(running_redis(folder, port=self._redis_port))
+
+    async def happen(self) -> str:
+        """Break one thing, mend it, and say what it was."""
+        things: list[Callable[[], Awaitable[None]]] = [
+            self.redis_freezes,
+            self.redis_starts_anew,
+            self.service_starts_anew,
+            self.service_fails,
+            self.proxy_is_replaced,
+            self.proxy_is_killed,
+            self.flag_is_flipped,
+            self.something_is_purged,
+        ]
+        thing = self._dice.choice(things)
+        name = thing.__name__.replace("_", " ")
+        self.done.append(name)
+        await thing()
+        return name
+
+    def _any_proxy(self) -> tuple[str, Proxy]:
+        return self._dice.choice(list(self.proxies.items()))
+
+    @contextlib.asynccontextmanager
+    async def _broken(self) -> AsyncIterator[None]:
+        """Callers are told of what breaks here."""
+        self._clients.calm = False
+        try:
+            yield
+        finally:
+            await asyncio.sleep(SETTLED_SECONDS)
+            self._clients.calm = True
+
+    async def redis_freezes(self) -> None:
+        assert self._redis is not None
+        self._redis.process.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(self._dice.uniform(0.1, 3))
+        self._redis.process.send_signal(signal.SIGCONT)
+
+    async def redis_starts_anew(self) -> None:
+        await self._held.aclose()
+        await asyncio.sleep(self._dice.uniform(0, 2))
+        self._held = contextlib.AsyncExitStack()
+        await self._start_redis()
+
+    async def service_starts_anew(self) -> None:
+        async with self._broken():
+            await self._service.stop()
+            await asyncio.sleep(self._dice.uniform(0, 2))
+            await self._service.start()
+
+    async def service_fails(self) -> None:
+        async with self._broken():
+            dice = self._dice
+            self._service.mishaps = Mishaps(*(dice.choice((0.0, 0.05, 0.3)) for _ in range(4)))
+            await asyncio.sleep(dice.uniform(1, 4))
+            self._service.mishaps = Mishaps()
+
+    async def proxy_is_replaced(self) -> None:
+        name, proxy = self._any_proxy()
+        async with self._broken():
+            await proxy.stop()
+            self._truth.forget(name)
+            await proxy.start()
+
+    async def proxy_is_killed(self) -> None:
+        name, proxy = self._any_proxy()
+        async with self._broken():
+            # what it had no time to tell the other nobody can know
+            self._clients.writes.clear()
+            await asyncio.sleep(1)
+            await proxy.stop(signal.SIGKILL)
+            self._truth.forget(name)
+            self._clients.writes.set()
+            await proxy.start()
+
+    async def flag_is_flipped(self) -> None:
+        _, proxy = self._any_proxy()
+        flag, everywhere = self._dice.choice(FLAGS), self._dice.random() < 0.5
+        for value in (flag == "BYPASS", flag != "BYPASS"):
+            await proxy.ask("PATCH", "/api/flags", {flag: value, **({"everywhere": True} if everywhere else {})})
+            await asyncio.sleep(self._dice.uniform(0, 2))
+
+    async def something_is_purged(self) -> None:
+        _, proxy = self._any_proxy()
+        what = self._dice.choice(({"all": True}, {"tag": "reports"}, {"prefix": "/items/"}, {"url": "/items/1"}))
+        await proxy.ask("POST", "/api/purge", {**what, "soft": self._dice.random() < 0.3})
