@@ -227,14 +227,14 @@ class OriginClient:
             connection = self._resting[-1]
             if not connection.alive or connection.idle_until <= now:
                 self._resting.pop()
-                connection.abort()
+                connection.abandon()
                 continue
             if not repeatable:
                 if now - connection.idle_since > UNREPEATABLE_IDLE_SECONDS:
                     return None
                 if connection.has_news():
                     self._resting.pop()
-                    connection.abort()
+                    connection.abandon()
                     continue
             return self._resting.pop()
         return None
@@ -244,7 +244,7 @@ class OriginClient:
 
     async def _connect(self) -> OriginConnection:
         if len(self._resting) + len(self._busy) >= self._max and self._resting:
-            self._resting.pop(0).abort()
+            self._resting.pop(0).abandon()
         loop = asyncio.get_running_loop()
         step = LOOK_UP
         try:
@@ -338,7 +338,7 @@ class OriginClient:
 
     def _drop(self, connection: OriginConnection) -> None:
         self._busy.discard(connection)
-        connection.abort()
+        connection.abandon()
 
     def done(self, connection: OriginConnection, now: float) -> None:
         """An exchange is over: keep its connection if it can be used again. now -- on the monotonic clock."""
@@ -346,7 +346,7 @@ class OriginClient:
         if connection.reusable and not self._closed:
             self._rest(connection, now)
         else:
-            connection.abort()
+            connection.abandon()
         self._leave()
 
     def _sweep(self) -> None:
@@ -355,7 +355,7 @@ class OriginClient:
         now = time.monotonic()
         for connection in [one for one in self._resting if one.idle_until <= now]:
             self._resting.remove(connection)
-            connection.abort()
+            connection.abandon()
         self._sweeper = loop.call_later(SWEEP_SECONDS, self._sweep) if self._resting else None
 
     async def close(self) -> None:
@@ -369,7 +369,7 @@ class OriginClient:
             spare.cancel()
             await asyncio.wait((spare,))
         for connection in [*self._resting, *self._busy]:
-            connection.abort()
+            connection.abandon()
         self._resting.clear()
         # transports are closed in the next turn of the loop
         await asyncio.sleep(0)

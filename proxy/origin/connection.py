@@ -68,7 +68,7 @@ class OriginConnection:
         self.on_idle_lost: Callable[[OriginConnection], None] | None = None
         self.shortcut: Shortcut | None = None
         self._poll: select.poll | None = None
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._begin("", None)
 
     def _begin(self, method: str, on_interim: OnInterim | None) -> None:
@@ -213,7 +213,7 @@ class OriginConnection:
             life = min(life, _announced_life(self.head.fields))
         self.idle_until = now + life
         self._asked = self.complete = False
-        self.head = None
+        self.head = self._on_interim = None
         if self._size:
             self._pieces.clear()
             self._size = 0
@@ -232,6 +232,23 @@ class OriginConnection:
             self._timer = None
         if self._transport is not None and not self._lost:
             self._transport.abort()
+
+    def abandon(self) -> None:
+        """Close at once; nobody asks, or reads any more. Idempotent."""
+        self.abort()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Keep nothing that keeps this, and would go only when cycles are looked for.
+
+        A parser keeps whom it calls back; what was raised keeps, by its traceback, those who waited for it.
+        """
+        if self.fault is not None:
+            self.fault.__traceback__ = None
+        self._parser = None
+        self._on_interim = None
+        self._pieces.clear()
+        self._size = 0
 
     def on_interim(self, callback: OnInterim) -> None:
         """Who takes interim responses from now on."""
@@ -291,8 +308,10 @@ class OriginConnection:
         if self._writing is not None and not self._writing.done():
             self._writing.set_exception(errors.OriginReset(f"{self._name} closed the connection"))
             self._writing.exception()
-        if self.on_idle_lost is not None and not self._asked:
-            self.on_idle_lost(self)
+        if not self._asked:
+            if self.on_idle_lost is not None:
+                self.on_idle_lost(self)
+            self._let_go()
         if self._tunnel or (self._until_close and exc is None):
             self.complete = True
             self._wake()
@@ -339,9 +358,12 @@ class OriginConnection:
         self._parse(early)
 
     def _parse(self, data: bytes) -> None:
+        parser = self._parser
+        if parser is None:
+            return
         self._head_bytes += len(data)
         try:
-            self._parser.feed_data(data)
+            parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._become_tunnel(data[upgrade.args[0] :])
         except httptools.HttpParserError as fault:
@@ -397,7 +419,10 @@ class OriginConnection:
     def on_headers_complete(self) -> None:
         if sum(len(name) + len(value) for name, value in self._lines) > MAX_HEAD_BYTES:
             raise self._too_large()
-        status = self._parser.get_status_code()
+        parser = self._parser
+        if parser is None:
+            return
+        status = parser.get_status_code()
         head = ResponseHead(status, self._reason.decode("latin-1"), Fields(self._lines))
         if status == 101:
             if not self._upgrading or "upgrade" not in head.fields:
@@ -412,9 +437,9 @@ class OriginConnection:
             if self._on_interim is not None:
                 self._on_interim(head)
             return
-        self._head_complete(head)
+        self._head_complete(head, parser.get_http_version())
 
-    def _head_complete(self, head: ResponseHead) -> None:
+    def _head_complete(self, head: ResponseHead, version: str) -> None:
         fields, status = head.fields, head.status
         codings = [coding.lower() for coding in split_list(fields.get("transfer-encoding") or "")]
         if not _COMPRESSING.isdisjoint(codings):
@@ -426,7 +451,7 @@ class OriginConnection:
         elif without:
             self.length = None if self._method == "HEAD" else 0
         self._until_close = not without and not declared and codings[-1:] != ["chunked"]
-        self._keep = not self._until_close and _keeps_alive(self._parser.get_http_version(), fields)
+        self._keep = not self._until_close and _keeps_alive(version, fields)
         self.head = head
         self._release_continue()
         if self._method == "HEAD":

@@ -167,7 +167,8 @@ class Fetch:
         self._progress: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
         self.trace = here()
-        self._task = asyncio.create_task(self._run())
+        self._task: asyncio.Task[None] | None = asyncio.create_task(self._run())
+        self._task.add_done_callback(self._over)
 
     def __repr__(self) -> str:
         state = type(self.result).__name__ if self.result else "asking"
@@ -213,12 +214,22 @@ class Fetch:
     def cancel(self) -> None:
         """End it, whoever waits: it is not to be joined any more."""
         self._close()
-        self._task.cancel()
+        if self._task is not None:
+            self._task.cancel()
 
     @property
-    def task(self) -> asyncio.Task[None]:
-        """The task it runs in."""
+    def task(self) -> asyncio.Task[None] | None:
+        """The task it runs in; None once it has ended."""
         return self._task
+
+    def _over(self, _: asyncio.Task[None]) -> None:
+        # one that was cancelled keeps, by the traceback of that, all that it was at
+        self._task = None
+
+    def on_end(self, callback: Callable[[asyncio.Task[None]], None]) -> None:
+        """Call back when its task has ended."""
+        assert self._task is not None
+        self._task.add_done_callback(callback)
 
     # -- the fetch itself
 
@@ -266,7 +277,8 @@ class Fetch:
         except Exception as fault:
             if not isinstance(fault, errors.SidingError):
                 log.exception("a fetch failed inside Siding")
-            self._fault = fault
+            # kept with its traceback, it would keep all that it came through until cycles are looked for
+            self._fault = fault.with_traceback(None)
             self._settle(Failed(fault))
         finally:
             self._ended = True

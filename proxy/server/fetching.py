@@ -74,7 +74,7 @@ class Fetches:
     def watch(self, fetch: Fetch) -> None:
         """Know of it until it ends."""
         self.running.add(fetch)
-        fetch.task.add_done_callback(lambda _: self.running.discard(fetch))
+        fetch.on_end(lambda _: self.running.discard(fetch))
 
     def keep(self, stored: StoredResponse, tenure: Tenure | None = None) -> Verdict:
         """Put it into the store, and say whether it is there. tenure -- of the fetch, where other replicas wait."""
@@ -124,7 +124,7 @@ class Fetches:
             if not isinstance(fetch.result, Found):
                 self._shared.observe_origin(_seen_behind(fetch, route))
 
-        fetch.task.add_done_callback(tell)
+        fetch.on_end(tell)
 
     def joinable(self, visit: Visit, key: str) -> Fetch | None:
         """A fetch under way, unless what it will bring was invalidated after it had asked."""
@@ -140,7 +140,7 @@ class Fetches:
 
     async def end(self, seconds: float) -> None:
         """Let fetches that nobody waits for end within `seconds`, then end them."""
-        tasks = [fetch.task for fetch in self.running]
+        tasks = [fetch.task for fetch in self.running if fetch.task is not None]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=seconds)
             for task in late:

@@ -71,6 +71,8 @@ class Handler:
         except errors.SidingError as fault:
             observation.outcome = _outcome_of(fault)
             await self._refuse(visit, fault)
+            # whoever keeps it, a connection or a fetch, shall not keep by it all that it came through
+            fault.__traceback__ = None
         except Exception:
             log.exception("a request failed inside Siding")
             observation.outcome, observation.error = Outcome.INTERNAL_ERROR, "internal-error"

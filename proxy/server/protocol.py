@@ -410,6 +410,8 @@ class ClientConnection(RequestHandler):
 
     def _make_error_handler(self, err_info: _ErrInfo) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
         fault = _client_error(err_info.exc)
+        # it keeps this connection otherwise, and is kept by it
+        err_info.exc.__traceback__ = None
 
         async def refuse(request: web.BaseRequest) -> web.StreamResponse:
             content = fault.content()

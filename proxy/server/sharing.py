@@ -56,7 +56,7 @@ class Tenure:
     def follow(self, fetch: Fetch) -> None:
         """See to it that whoever waits for the fetch elsewhere hears of its end, or needs not wait for it."""
         fetch.on_streaming(self._streams)
-        fetch.task.add_done_callback(self._ended)
+        fetch.on_end(self._ended)
 
     def _streams(self) -> None:
         """Here its beginning goes on at once; elsewhere they have nothing before they have all of it."""
