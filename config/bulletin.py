@@ -38,10 +38,18 @@ READ_SECONDS = 2.0
 LOOK_SECONDS = 10.0
 
 _BEGIN = """
-if redis.call('HEXISTS', KEYS[1], 'generation') == 0 then
-  redis.call('DEL', KEYS[1], KEYS[2])
-  redis.call('HSET', KEYS[1], 'generation', ARGV[1], 'last', 0)
+local state = redis.call('HMGET', KEYS[1], 'generation', 'last')
+if not state[1] or (state[1] == ARGV[2] and tonumber(state[2]) < tonumber(ARGV[3])) then
+  local time = redis.call('TIME')
+  local last = math.max(time[1] * 1000000 + time[2], tonumber(ARGV[3]) + 1)
+  redis.call('DEL', KEYS[2])
+  redis.call('HSET', KEYS[1], 'generation', ARGV[1], 'last', string.format('%.0f', last))
 end
+"""
+"""Arguments: a new generation; the generation and the last number that the caller knows.
+
+A server that has lost the log, or the end of it, begins a new one. Its numbers go on from the time, in microseconds, so
+that none is ever given twice: what was marked with an older number, and comes late, is older than all that follows.
 """
 _HELLO = Script(
     _BEGIN
@@ -51,24 +59,25 @@ local whisper = redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1)
 return {redis.call('HGETALL', KEYS[1]), first[1] and first[1][1] or '', whisper[1] and whisper[1][1] or '0-0'}
 """
 )
-"""Keys: state, entries, whispers. Argument: a new generation. The state, the first entry's id, the last whisper's."""
+"""Keys: state, entries, whispers. Arguments as for the beginning. The state, first entry's id, last whisper's."""
 _TELL = Script(
     _BEGIN
     + """
-local count = tonumber(ARGV[4])
-for i = 5, 4 + 2 * count, 2 do
+local count = tonumber(ARGV[6])
+for i = 7, 6 + 2 * count, 2 do
   redis.call('HSET', KEYS[1], 'kept ' .. ARGV[i], ARGV[i + 1])
 end
 local last = tonumber(redis.call('HGET', KEYS[1], 'last'))
-for i = 5 + 2 * count, #ARGV do
+for i = 7 + 2 * count, #ARGV do
   last = redis.call('HINCRBY', KEYS[1], 'last', 1)
-  redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], last .. '-0', 'by', ARGV[2], 'entry', ARGV[i])
+  local id = string.format('%.0f-0', last)
+  redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[5], id, 'by', ARGV[4], 'entry', ARGV[i])
 end
 return last
 """
 )
-"""Keys: state, entries. Arguments: a new generation, who tells, how many entries are kept, how many things to keep with
-the state, their names and values, then the entries. The last one's number."""
+"""Keys: state, entries. Arguments: as for the beginning, who tells, how many entries are kept, how many things to keep
+with the state, their names and values, then the entries. The last one's number."""
 
 Entry = list[Any]
 
@@ -149,8 +158,8 @@ class Bulletin:
         while self.pending and not self._closing:
             batch, keeping = self._pending[:MOST_AT_ONCE], dict(self._keeping)
             pairs = [part for pair in keeping.items() for part in pair]
-            arguments = (secrets.token_hex(8), self.by, KEPT_ENTRIES, len(keeping), *pairs, *batch)
-            last = await self._tier.script(_TELL, (self._state, self._entries), *arguments)
+            arguments = (self.by, KEPT_ENTRIES, len(keeping), *pairs, *batch)
+            last = await self._tier.script(_TELL, (self._state, self._entries), *self._known(), *arguments)
             if not isinstance(last, int):
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
@@ -227,13 +236,17 @@ class Bulletin:
             reason = str(fault) or type(fault).__name__
             log.warning("the shared tier cannot be used, for the log of the replicas cannot be read: %s", reason)
 
+    def _known(self) -> tuple[str, str, int]:
+        """What the log goes on from, and the generation that it is of if it cannot."""
+        return secrets.token_hex(8), self._generation, max(self.position, self.published)
+
     async def _greet(self, client: Any) -> None:
         """Find the place in the log."""
         keys = (self._state, self._entries, self._whispers)
-        listed, first, whisper = await run_script(client, _HELLO, keys, secrets.token_hex(8))
+        listed, first, whisper = await run_script(client, _HELLO, keys, *self._known())
         state = {name.decode(): value for name, value in zip(listed[::2], listed[1::2], strict=True)}
         generation, last = state["generation"].decode(), int(state["last"])
-        if generation != self._generation or last < self.position:
+        if generation != self._generation:
             known = bool(self._generation)
             self._generation = generation
             self._last_whisper = whisper.decode()

@@ -107,7 +107,10 @@ class SharedTier:
         return self.state is State.CLOSED
 
     async def read(self, key: str, counters: Sequence[str]) -> tuple[bytes | None, float, list[int]] | None:
-        """A value with the seconds it has left, and counters, in one round trip; None where the tier cannot be had."""
+        """A value with the seconds it has left, and counters, in one round trip; None where the tier cannot be had.
+
+        A counter that is not there, or no more, begins at the time: none ever comes to stand as it once stood.
+        """
 
         async def call(client: Any) -> tuple[bytes | None, float, list[int]]:
             pipeline = client.pipeline(transaction=False)
@@ -117,7 +120,14 @@ class SharedTier:
             for counter in counters:
                 pipeline.get(counter)
             value, left, *counted = await pipeline.execute()
-            return value, max(0, left) / 1000, [int(count or 0) for count in counted]
+            if None in counted:
+                pipeline = client.pipeline(transaction=False)
+                for counter in counters:
+                    _begin(pipeline, counter)
+                    pipeline.get(counter)
+                counted = (await pipeline.execute(raise_on_error=False))[1::2]
+            # a server that does not write gives each caller another number, by which nothing holds
+            return value, max(0, left) / 1000, [int(count) if count else time.time_ns() for count in counted]
 
         return await self.run(call, "PIPELINE GET")
 
@@ -136,6 +146,7 @@ class SharedTier:
         async def call(client: Any) -> bool:
             pipeline = client.pipeline(transaction=False)
             for counter in counters:
+                _begin(pipeline, counter)
                 pipeline.incr(counter)
             await pipeline.execute()
             return True
@@ -222,6 +233,10 @@ class SharedTier:
         """Close its connections."""
         await end([self._trying])
         await _closed(self._closing)
+
+
+def _begin(pipeline: Any, counter: str) -> None:
+    pipeline.set(counter, time.time_ns() // 1000, nx=True)
 
 
 async def run_script(client: Any, script: Script, keys: Sequence[str], *arguments: str | bytes | float) -> Any:

@@ -18,6 +18,7 @@ from config.listen import SPARE, spare_port
 from tests.programs import redis_program
 from tests.support import PATIENCE
 
+GOING_OUT = 32_768
 SLOTS = 16_384
 CLUSTERS_FORGET = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning", "ignore:loop is closed:ResourceWarning")
 """For modules with clusters: redis-py's client forgets connections when it learns anew what nodes there are. They are
@@ -117,7 +118,7 @@ class Cluster:
 
 @contextlib.asynccontextmanager
 async def running_cluster(directory: Path) -> AsyncIterator[Cluster]:
-    """The ports by which the nodes find each other are 10,000 above: they too shall be nobody's by accident."""
+    """The ports by which the nodes find each other are 10,000 above: no spare ones, nor for connections going out."""
     async with contextlib.AsyncExitStack() as stack:
         nodes = []
         for number in range(3):
@@ -138,7 +139,7 @@ async def running_cluster(directory: Path) -> AsyncIterator[Cluster]:
 
 
 def _low_port() -> int:
-    while (port := spare_port()) + 10_000 > SPARE.stop:
+    while not SPARE.stop <= (port := spare_port()) + 10_000 < GOING_OUT:
         pass
     return port
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -57,11 +58,16 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
 
 async def exercise(tier: SharedTier) -> None:
     assert await tier.write("key", b"value", 60)
-    assert await tier.count_up(["one", "two", "two"])
-    found = await tier.read("key", ["one", "two", "three"])
+    began = await tier.read("key", ["one", "two", "three"])
+    assert began is not None
+    assert await tier.count_up(["one", "two", "two", "four"])
+    found = await tier.read("key", ["one", "two", "three", "four"])
     assert found is not None
     value, left, counted = found
-    assert (value, counted) == (b"value", [1, 2, 0])
+    assert value == b"value"
+    assert [now - before for now, before in zip(counted, began[2], strict=False)] == [1, 2, 0]
+    # one that begins anew never stands where it once stood
+    assert abs(counted[3] / 1e6 - time.time()) < PATIENCE
     assert 59 < left <= 60
     nothing = await tier.read("nothing", ())
     assert nothing == (None, 0.0, [])
@@ -89,9 +95,24 @@ async def test_a_cluster_whose_keys_are_on_several_nodes(cluster: Cluster) -> No
     await until_it_answers(tier)
     await exercise(tier)
     assert await tier.count_up([f"counter {number}" for number in range(30)])
-    found = await tier.read("key", [f"counter {number}" for number in range(30)])
-    assert found is not None
-    assert found[2] == [1] * 30
+    names = [f"counter {number}" for number in range(30)]
+    before, _, after = [await tier.read("key", names), await tier.count_up(names), await tier.read("key", names)]
+    assert isinstance(before, tuple)
+    assert isinstance(after, tuple)
+    assert after[2] == [one + 1 for one in before[2]]
+    await tier.close()
+
+
+async def test_a_server_that_does_not_write_gives_counters_by_which_nothing_holds(server: Redis) -> None:
+    tier = SharedTier(server.url, seconds=UNHURRIED)
+    async with redis.asyncio.Redis(port=server.port) as client:
+        await client.config_set("maxmemory", "1")
+        await client.config_set("maxmemory-policy", "noeviction")
+        one, other = await tier.read("key", ["counter"]), await tier.read("key", ["counter"])
+    assert one is not None
+    assert other is not None
+    assert one[2] != other[2]
+    assert tier.failed == 0
     await tier.close()
 
 

@@ -12,6 +12,7 @@ import gc
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -152,9 +153,10 @@ async def upgrade(proxy: Proxy, _: Origin, path: str) -> None:
     client.close()
 
 
-ALL = [get, get_again, get_together, get_and_leave, post, post_report]
+ALL: list[Do] = [get, get_again, get_together, get_and_leave, post, post_report]
+EACH: list[Script] = [fine, closes, passes, fails, cut, nonsense, silent, short, short_chunks]
 WAYS: list[tuple[Script, list[Do]]] = [
-    *((script, ALL) for script in (fine, closes, passes, fails, cut, nonsense, silent, short, short_chunks)),
+    *((script, ALL) for script in EACH),
     (long, [get, get_together, get_and_leave]),
     (fine, [post_and_leave, post_too_much, post_in_broken_chunks, ask_nonsense]),
     (silent, [post_and_leave, post_in_broken_chunks]),
@@ -168,8 +170,8 @@ CASES = [pytest.param(script, do, id=f"{script.__name__}-{do.__name__}") for scr
 @pytest.mark.parametrize(("script", "do"), CASES)
 async def test_nothing_is_left_in_cycles(origin: Origin, script: Script, do: Do, tmp_path: Path) -> None:
     origin.script = fine
-    settings = {"upstream_timeout_ms": 50, "max_request_bytes": 10_000}
-    async with running_proxy(origin.url, rules=RULES, directory=tmp_path, **settings) as proxy:
+    bounds: dict[str, Any] = {"upstream_timeout_ms": 50, "max_request_bytes": 10_000}
+    async with running_proxy(origin.url, rules=RULES, directory=tmp_path, **bounds) as proxy:
         handler = proxy.worker.handler
 
         async def several(prefix: str) -> None:

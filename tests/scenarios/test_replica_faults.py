@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from config.bulletin import Bulletin
 from tests.redis_servers import (
     CLUSTERS_FORGET,
     Redis,
@@ -24,7 +25,18 @@ from tests.redis_servers import (
 )
 from tests.relay import Relay, relayed
 from tests.replica_load import Load
-from tests.scenarios.test_replicas import FRESH, SECRET, admin, client_of, heard, ready, settled, status_of
+from tests.scenarios.test_replicas import (
+    FRESH,
+    SECRET,
+    admin,
+    client_of,
+    heard,
+    holds,
+    ready,
+    replicas_of,
+    settled,
+    status_of,
+)
 from tests.support import PATIENCE, Origin, Proxy, Turn, running_proxy
 
 pytestmark = CLUSTERS_FORGET
@@ -330,3 +342,39 @@ async def test_connections_to_a_tier_that_is_frozen_are_few(origin: Origin, tmp_
         assert max(counts) <= 2 * (32 + 4)
         assert counts[-1] <= counts[0]
         await ready(*proxies)
+
+
+async def test_what_was_shared_before_a_loss_of_data_was_noticed_can_be_invalidated(
+    origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its number is of a log that is no more, and must not outlive the invalidations of the new one."""
+    noticing, greet = asyncio.Event(), Bulletin._greet
+    noticing.set()
+
+    async def greet_late(bulletin: Bulletin, client: Any) -> None:
+        await noticing.wait()
+        await greet(bulletin, client)
+
+    monkeypatch.setattr(Bulletin, "_greet", greet_late)
+    async with running_redis(tmp_path) as shared, two(origin, shared.url) as (one, other):
+        origin.respond(b"x", FRESH)
+        for number in range(5):
+            await one.request("PUT", f"/before/{number}", content=b"")
+        await settled(one, other)
+        noticing.clear()
+        positions = [replicas_of(proxy).notices.bulletin.position for proxy in (one, other)]
+        async with client_of(shared) as client:
+            await client.flushall()
+        origin.respond(b"old", FRESH)
+        await one.get("/a")
+        await holds(lambda: not replicas_of(one).store._tasks)
+        noticing.set()
+        for proxy, before in zip((one, other), positions, strict=True):
+            bulletin = replicas_of(proxy).notices.bulletin
+            await holds(lambda: bulletin.position != before)  # noqa: B023 - it is awaited at once
+        await ready(one, other)
+        origin.respond(b"new", FRESH)
+        await one.request("PUT", "/a", content=b"")
+        await heard(one, other)
+        assert (await other.get("/a")).content == b"new"
+        assert (await one.get("/a")).content == b"new"

@@ -111,7 +111,6 @@ class Chaos:
             "DRAIN_SECONDS": "5",
         }
         self.proxies = {name: Proxy(python, code, settings, folder / f"{name}.log") for name in ("one", "two")}
-        self.done: list[str] = []
 
     async def start(self) -> None:
         await self._start_redis()
@@ -145,7 +144,7 @@ class Chaos:
         ]
         thing = self._dice.choice(things)
         name = thing.__name__.replace("_", " ")
-        self.done.append(name)
+        self._truth.happening = name
         await thing()
         return name
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -33,7 +34,7 @@ def is_sound(content: bytes, kind: str, name: str, user: str = "") -> int | None
 class Truth:
     """versions -- of each thing, by its name. told -- those of them that a caller was told to be there.
 
-    floors -- the least version that a proxy may tell, by proxy and name.
+    floors -- the least version that a proxy may tell, by proxy and name. happening -- what is being broken.
     """
 
     def __init__(self) -> None:
@@ -41,6 +42,8 @@ class Truth:
         self.told: Counter[str] = Counter()
         self.floors: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.faults: list[str] = []
+        self.happening = "start"
+        self._began = time.monotonic()
 
     def change(self, name: str) -> int:
         """A new version, as the service has it from now on."""
@@ -58,4 +61,4 @@ class Truth:
 
     def fault(self, text: str) -> None:
         """What no caller may see was seen."""
-        self.faults.append(text)
+        self.faults.append(f"{time.monotonic() - self._began:.2f} s ({self.happening}): {text}")
