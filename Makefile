@@ -19,7 +19,7 @@ ifneq ($(shell $(VENV_PYTHON) -c 'import pip; print("works")' 2>/dev/null),works
 endif
 
 .DEFAULT_GOAL = help
-.PHONY: help run test check format docs bench compiled conformance cover lock clean
+.PHONY: help run test check format docs bench soak compiled conformance cover lock clean
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile | expand -t 24
@@ -46,6 +46,9 @@ docs: .venv/run ## bring the README's tables of settings up to date
 
 bench: .venv/dev ## measure against nginx and Varnish (BENCH_ARGS="--help"); BENCH=pool, shared or grading: other parts
 	@exec $(VENV_PYTHON) -m tests.bench$(if $(BENCH),.$(BENCH)) $(BENCH_ARGS)
+
+soak: .venv/dev ## two proxies and a Redis for ten minutes, while all around breaks (SOAK_ARGS="--help")
+	@exec $(VENV_PYTHON) -m tests.soak $(SOAK_ARGS)
 
 compiled: .venv/dev ## compile what every request runs through into build/compiled, and run its tests there
 	@exec $(VENV_PYTHON) -m tests.compiled build/compiled

@@ -59,12 +59,12 @@ class Soak:
 
     async def run(self, seconds: float) -> Report:
         """Callers and what breaks for so long, and what was seen."""
-        ends = time.monotonic() + seconds
         events = 0
         try:
             await self._chaos.start()
             self._clients.start()
             await self._rest("start")
+            ends = time.monotonic() + seconds
             while time.monotonic() < ends:
                 names = []
                 for _ in range(EVENTS_BETWEEN):

@@ -161,6 +161,8 @@ class Clients:
         async with session.put(f"{self.proxies[proxy]}{path}", data=b"x") as answer:
             content = await answer.read()
             ok = self._judge(f"change of {key} at {proxy}", answer, (200,), calm=calm)
+            if ok and not content.isdigit():
+                self._truth.fault(f"change of {key} at {proxy}: {content[:80]!r}")
             # counted only if that process is still the one that is there
-            if ok and self._truth.floors[proxy] is process:
+            elif ok and self._truth.floors[proxy] is process:
                 self._truth.answered(proxy, key, int(content))

@@ -1,0 +1,66 @@
+"""The soak itself: a little of it finds nothing, and what callers must not see it finds."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from tests.deploy.processes import ROOT
+from tests.soak import __main__ as soak
+from tests.soak import chaos
+from tests.soak.clients import USERS, Clients
+from tests.soak.truth import Truth, content_of, is_sound
+from tests.support import PATIENCE
+
+SEEN = (
+    "item 1 at one (plain, identity): version 1 after a change to 2",
+    f"me at one: {USERS[0]} got",
+    "now at one: ",
+    "report at one: ",
+    "echo at one: ",
+    "change of marks at one: ",
+)
+
+
+async def test_a_little_of_it_finds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soak, "SETTLED_SECONDS", 1.0)
+    monkeypatch.setattr(chaos, "SETTLED_SECONDS", 1.0)
+    report = await soak.Soak(tmp_path, sys.executable, ROOT, clients=8, seed=2).run(0.1)
+    assert report.faults == []
+    assert report.events == 1
+    assert report.answers > 100
+
+
+def test_a_thing_looks_like_itself_alone() -> None:
+    content = content_of("item", "7", 3, USERS[0])
+    assert is_sound(content, "item", "7", USERS[0]) == 3
+    for other in (("item", "8", USERS[0]), ("me", "7", USERS[0]), ("item", "7", USERS[1])):
+        assert is_sound(content, *other) is None
+    assert is_sound(content[:-1], "item", "7", USERS[0]) is None
+    assert is_sound(content.replace(b'"version": 3', b'"version": 4'), "item", "7", USERS[0]) is None
+
+
+async def test_what_callers_must_not_see_is_a_fault() -> None:
+    """A proxy that gives everybody the same."""
+
+    async def same(_: web.Request) -> web.Response:
+        return web.Response(body=content_of("item", "1", 1), headers={"ETag": '"1.1"'})
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", same)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    truth = Truth()
+    clients = Clients(truth, {"one": f"http://127.0.0.1:{runner.addresses[0][1]}"}, number=1, seed=1)
+    truth.answered("one", "item 1", 2)
+    clients.start()
+    async with asyncio.timeout(PATIENCE):
+        while not all(any(word in fault for fault in truth.faults) for word in SEEN):  # noqa: ASYNC110 - in tasks
+            await asyncio.sleep(0.01)
+    await clients.stop()
+    await runner.cleanup()
