@@ -132,7 +132,12 @@ class Bulletin:
     @property
     def pending(self) -> bool:
         """Whether something is still to be told."""
-        return bool(self._pending or self._keeping)
+        return self.untold > 0
+
+    @property
+    def untold(self) -> int:
+        """How much is still to be told."""
+        return len(self._pending) + len(self._keeping)
 
     def tell(
         self, entries: Sequence[Entry], keep: Mapping[str, Any] | None = None, instead: Entry | None = None

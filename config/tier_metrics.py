@@ -42,6 +42,7 @@ def tier_levels(tier: SharedTier, bulletin: Bulletin) -> Iterable[Metric]:
         "siding_shared_tier_evictions", "Keys that the tier's servers dropped for want of memory.", tier.evictions
     )
     yield GaugeMetricFamily("siding_replica_hears", "1 while news of the other replicas arrive.", int(bulletin.hears))
+    yield GaugeMetricFamily("siding_replica_untold", "What is still to be told to other replicas.", bulletin.untold)
     messages = CounterMetricFamily(
         "siding_replica_messages", "Invalidations and flags told to and heard from replicas.", labels=["direction"]
     )

@@ -32,17 +32,18 @@ EVENTS_BETWEEN = 8
 MOST_GROWTH = 40 * 2**20
 """Octets of memory that a process may gain after its first rest: allocators keep some of what a peak took."""
 MOST_SHOWN = 20
-ERROR = re.compile(rb"^.* (?:ERROR|CRITICAL) .*$|^Traceback.*$", re.MULTILINE)
+ERROR = re.compile(r"^.* (?:ERROR|CRITICAL) .*$|^Traceback.*$", re.MULTILINE)
 
 
 @dataclass
 class Report:
-    """What became of it. faults -- each a line; empty where all is well."""
+    """What became of it. faults -- each a line; empty where all is well. logs -- of the proxies, from warnings on."""
 
     answers: int
     events: int
     faults: list[str]
     lines: list[str] = field(default_factory=list)
+    logs: list[str] = field(default_factory=list)
 
 
 class Soak:
@@ -76,9 +77,12 @@ class Soak:
         finally:
             await self._clients.stop()
             await self._chaos.stop()
+        logs: list[str] = []
         for name, proxy in self._chaos.proxies.items():
-            self._truth.faults += [f"{name} logged: {line.decode()}" for line in ERROR.findall(proxy.log.read_bytes())]
-        return Report(sum(self._clients.statuses.values()), events, self._truth.faults, self.lines)
+            log = proxy.log.read_text(errors="replace")
+            self._truth.faults += [f"{name} logged: {line}" for line in ERROR.findall(log)]
+            logs += [f"{name}: {line}" for line in log.splitlines() if " siding.access: " not in line]
+        return Report(sum(self._clients.statuses.values()), events, self._truth.faults, self.lines, sorted(logs))
 
     async def _rest(self, after: str) -> None:
         """Nothing changes: both proxies tell of every change that was answered, and hold no more than they did."""
@@ -128,6 +132,9 @@ def main() -> int:
     print(f"{report.answers:,} answers, {report.events} things happened, {len(report.faults)} faults")
     for fault in report.faults[:MOST_SHOWN]:
         print(f"  {fault}")
+    if report.faults:
+        for line in report.logs:
+            print(f"  {line}")
     return 1 if report.faults else 0
 
 

@@ -76,6 +76,11 @@ class Proxy:
     def descriptors(self) -> int:
         return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
 
+    async def untold(self) -> bool:
+        """Whether the other proxies have still to be told of something."""
+        async with aiohttp.ClientSession() as session, session.get(f"{self.admin}/metrics") as answer:
+            return "\nsiding_replica_untold 0.0\n" not in await answer.text()
+
     async def ask(self, method: str, path: str, document: object) -> None:
         """A change by the admin listener."""
         fields = {"Authorization": f"Bearer {TOKEN}"}
@@ -198,11 +203,18 @@ class Chaos:
         async with self._broken():
             # what it had no time to tell the other nobody can know
             self._clients.writes.clear()
-            await asyncio.sleep(1)
+            await self._all_is_told()
             await proxy.stop(signal.SIGKILL)
             self._truth.forget(name)
             self._clients.writes.set()
             await proxy.start()
+
+    async def _all_is_told(self) -> None:
+        """No change is on its way to the service, or to the other proxy."""
+        async with asyncio.timeout(READY_SECONDS):
+            # other processes have no event to wait for
+            while self._clients.writing or any([await proxy.untold() for proxy in self.proxies.values()]):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
 
     async def flag_is_flipped(self) -> None:
         _, proxy = self._any_proxy()

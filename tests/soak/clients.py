@@ -23,7 +23,10 @@ LONGEST = 30.0
 
 
 class Clients:
-    """proxies -- their URLs by name. calm -- nothing is broken, so only success is an answer."""
+    """proxies -- their URLs by name. calm -- nothing is broken, so only success is an answer.
+
+    writes -- set while changes are made. writing -- how many are on their way.
+    """
 
     def __init__(self, truth: Truth, proxies: dict[str, str], number: int, seed: int) -> None:
         self._truth = truth
@@ -33,6 +36,7 @@ class Clients:
         self.calm = True
         self.writes = asyncio.Event()
         self.writes.set()
+        self.writing = 0
         self.statuses: Counter[int] = Counter()
         self.found: Counter[str] = Counter()
         self._stopping = False
@@ -155,6 +159,13 @@ class Clients:
 
     async def _put(self, session: aiohttp.ClientSession, proxy: str, dice: random.Random) -> None:
         await self.writes.wait()
+        self.writing += 1
+        try:
+            await self._change(session, proxy, dice)
+        finally:
+            self.writing -= 1
+
+    async def _change(self, session: aiohttp.ClientSession, proxy: str, dice: random.Random) -> None:
         calm, name = self.calm, str(min(dice.randrange(ITEMS), dice.randrange(ITEMS)))
         path, key = (f"/items/{name}", f"item {name}") if dice.random() < 0.8 else ("/marks", "marks")
         process = self._truth.floors[proxy]
