@@ -26,6 +26,9 @@ log = logging.getLogger("siding.bulletin")
 
 KEPT_ENTRIES = 20_000
 """Who was away for longer than that takes as missed whatever there was."""
+MARK_BITS = 48
+LAST_MARK = str(2**64 - 1)
+"""An entry's id is its number and a mark, by which it is told from another that was given its number."""
 KEPT_WHISPERS = 1_000
 MOST_AT_ONCE = 500
 MOST_PENDING = 10_000
@@ -39,17 +42,24 @@ LOOK_SECONDS = 10.0
 
 _BEGIN = """
 local state = redis.call('HMGET', KEYS[1], 'generation', 'last')
-if not state[1] or (state[1] == ARGV[2] and tonumber(state[2]) < tonumber(ARGV[3])) then
+local lost = not state[1]
+if state[1] == ARGV[2] then
+  lost = tonumber(state[2]) < tonumber(ARGV[3])
+  local there = redis.call('XRANGE', KEYS[2], ARGV[3] .. '-0', ARGV[3] .. '-18446744073709551615', 'COUNT', 1)
+  lost = lost or (there[1] and ARGV[4] ~= '' and there[1][1] ~= ARGV[3] .. '-' .. ARGV[4])
+end
+if lost then
   local time = redis.call('TIME')
   local last = math.max(time[1] * 1000000 + time[2], tonumber(ARGV[3]) + 1)
   redis.call('DEL', KEYS[2])
   redis.call('HSET', KEYS[1], 'generation', ARGV[1], 'last', string.format('%.0f', last))
 end
 """
-"""Arguments: a new generation; the generation and the last number that the caller knows.
+"""Arguments: a new generation; the generation, and number and mark of the last entry, that the caller knows.
 
-A server that has lost the log, or the end of it, begins a new one. Its numbers go on from the time, in microseconds, so
-that none is ever given twice: what was marked with an older number, and comes late, is older than all that follows.
+A server that has lost the log, or its end (be there another entry by that number), begins a new one. Its numbers go on
+from the time, in microseconds, so that none is ever given twice: what was marked with an older number, and comes late,
+is older than all that follows.
 """
 _HELLO = Script(
     _BEGIN
@@ -63,21 +73,21 @@ return {redis.call('HGETALL', KEYS[1]), first[1] and first[1][1] or '', whisper[
 _TELL = Script(
     _BEGIN
     + """
-local count = tonumber(ARGV[6])
-for i = 7, 6 + 2 * count, 2 do
+local count = tonumber(ARGV[8])
+for i = 9, 8 + 2 * count, 2 do
   redis.call('HSET', KEYS[1], 'kept ' .. ARGV[i], ARGV[i + 1])
 end
 local last = tonumber(redis.call('HGET', KEYS[1], 'last'))
-for i = 7 + 2 * count, #ARGV do
+for i = 9 + 2 * count, #ARGV do
   last = redis.call('HINCRBY', KEYS[1], 'last', 1)
-  local id = string.format('%.0f-0', last)
-  redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[5], id, 'by', ARGV[4], 'entry', ARGV[i])
+  local id = string.format('%.0f-', last) .. ARGV[5]
+  redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[7], id, 'by', ARGV[6], 'entry', ARGV[i])
 end
 return last
 """
 )
-"""Keys: state, entries. Arguments: as for the beginning, who tells, how many entries are kept, how many things to keep
-with the state, their names and values, then the entries. The last one's number."""
+"""Keys: state, entries. Arguments: as for the beginning, the entries' mark, who tells, how many entries are kept, how
+many things to keep with the state, their names and values, then the entries. The last one's number."""
 
 Entry = list[Any]
 
@@ -111,6 +121,7 @@ class Bulletin:
         self._generation = ""
         self.position = 0
         self.published = 0
+        self._mark = self._own_mark = ""
         self.told = self.heard = self.whispered = 0
         self._last_whisper = "0-0"
         self._heard_at = -DEAF_SECONDS
@@ -163,7 +174,8 @@ class Bulletin:
         while self.pending and not self._closing:
             batch, keeping = self._pending[:MOST_AT_ONCE], dict(self._keeping)
             pairs = [part for pair in keeping.items() for part in pair]
-            arguments = (self.by, KEPT_ENTRIES, len(keeping), *pairs, *batch)
+            mark = str(secrets.randbits(MARK_BITS))
+            arguments = (mark, self.by, KEPT_ENTRIES, len(keeping), *pairs, *batch)
             last = await self._tier.script(_TELL, (self._state, self._entries), *self._known(), *arguments)
             if not isinstance(last, int):
                 await asyncio.sleep(RETRY_SECONDS)
@@ -173,7 +185,7 @@ class Bulletin:
             for name, value in keeping.items():
                 if self._keeping.get(name) == value:
                     del self._keeping[name]
-            self.published = last
+            self.published, self._own_mark = last, mark if batch else ""
             self.told += len(batch)
 
     async def whisper(self, word: str) -> None:
@@ -241,9 +253,10 @@ class Bulletin:
             reason = str(fault) or type(fault).__name__
             log.warning("the shared tier cannot be used, for the log of the replicas cannot be read: %s", reason)
 
-    def _known(self) -> tuple[str, str, int]:
-        """What the log goes on from, and the generation that it is of if it cannot."""
-        return secrets.token_hex(8), self._generation, max(self.position, self.published)
+    def _known(self) -> tuple[str, str, int, str]:
+        """Arguments of the beginning."""
+        number, mark = max((self.position, self._mark), (self.published, self._own_mark))
+        return secrets.token_hex(8), self._generation, number, mark
 
     async def _greet(self, client: Any) -> None:
         """Find the place in the log."""
@@ -255,8 +268,8 @@ class Bulletin:
             known = bool(self._generation)
             self._generation = generation
             self._last_whisper = whisper.decode()
-            self.position = _number(first) - 1 if first else last
-            self.published = 0
+            self.position, self._mark = (_number(first) - 1 if first else last), ""
+            self.published = min(self.published, last)
             if known:
                 log.warning("the log of the replicas began anew: what was told meanwhile may have been lost")
                 self._reader.missed(surely=False)
@@ -276,12 +289,12 @@ class Bulletin:
         log.warning("entries of the log of the replicas were missed: they are no more there")
         self._reader.missed(surely=True)
         state = await client.hget(self._state, "last")
-        self.position = following - 1 if following is not None else int(state or 0)
+        self.position, self._mark = (following - 1 if following is not None else int(state or 0)), ""
         self._reader.began(self.position)
 
     async def _read(self, client: Any, wait: float | None) -> None:
         """Hear what is new. wait -- for so many seconds where there is nothing; None does not."""
-        places = {self._entries: f"{self.position}-0", self._whispers: self._last_whisper}
+        places = {self._entries: f"{self.position}-{self._mark or LAST_MARK}", self._whispers: self._last_whisper}
         block = None if wait is None else round(1000 * wait)
         found = await client.xread(places, count=MOST_AT_ONCE, block=block)
         if not found and wait is not None:
@@ -296,8 +309,13 @@ class Bulletin:
                     self._last_whisper = identity.decode()
                     self._whispered(fields[b"word"].decode())
                 elif not self._took(_number(identity), fields):
-                    await self._skip(client)
+                    generation = self._generation
+                    await self._greet(client)
+                    if generation == self._generation:
+                        await self._skip(client)
                     return
+                else:
+                    self._mark = identity.partition(b"-")[2].decode()
 
     def _whispered(self, word: str) -> None:
         self.whispered += 1

@@ -126,6 +126,9 @@ class SharedTier:
                     _begin(pipeline, counter)
                     pipeline.get(counter)
                 counted = (await pipeline.execute(raise_on_error=False))[1::2]
+                for count in counted:
+                    if isinstance(count, Exception):
+                        raise count
             # a server that does not write gives each caller another number, by which nothing holds
             return value, max(0, left) / 1000, [int(count) if count else time.time_ns() for count in counted]
 

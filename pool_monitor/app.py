@@ -68,12 +68,24 @@ def tuning_of(settings: MonitorSettings) -> Tuning:
     )
 
 
+def _is_gone(connection: Connection) -> bool:
+    try:
+        return bool(connection.is_closed())
+    except asyncpg.InterfaceError:
+        # the pool has taken it back already
+        return True
+
+
 async def _asked(pool: Pool, asking: Callable[[Connection], Awaitable[T]]) -> T:
     """What the database says, however long it takes to be there. Raises asyncpg's errors of what is asked itself."""
     while True:
         try:
             async with pool.acquire("finding tables", READ_TABLES_SECONDS) as connection:
-                return await asking(connection)
+                try:
+                    return await asking(connection)
+                except asyncpg.InterfaceError:
+                    if not _is_gone(connection):
+                        raise
         except (PoolError, OSError, TimeoutError):
             pass
         except asyncpg.PostgresError as fault:

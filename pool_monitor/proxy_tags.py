@@ -57,6 +57,7 @@ class ProxyTags:
         timeout = aiohttp.ClientTimeout(total=SECONDS)
         # what is wanted while the session closes is wanted from the next
         while self._wanted:
+            self._is_admin = False
             async with aiohttp.ClientSession(url, timeout=timeout) as session:
                 await self._purge_wanted(session)
 
@@ -100,22 +101,27 @@ class ProxyTags:
                 return other
             order = {"tag": tag}
             async with session.post("/api/purge", json=order, headers=self._fields, allow_redirects=False) as answer:
-                if answer.status == OK:
-                    if self._told.works():
-                        log.info("the proxy purges tags again")
-                    return None
-                if answer.status in REFUSALS:
-                    refusal = f"the proxy answered {answer.status}{REFUSALS[answer.status]}"
-                    if self._told.news(refusal):
-                        log.error("tag %r is not purged: %s (said once)", tag, refusal)
-                    return None
-                # who answers instead of a proxy that is away has no use for the token
-                self._is_admin = False
-                return f"it answered {answer.status}"
+                status = answer.status
+            if status == OK:
+                if self._told.works():
+                    log.info("the proxy purges tags again")
+                return None
+            # a proxy may be away, and another answer in its place, who has no use for the token
+            self._is_admin = False
+            if status not in REFUSALS:
+                return f"it answered {status}"
+            if (other := await self._look(session)) is not None:
+                return other
         except TimeoutError:
+            self._is_admin = False
             return f"no answer within {SECONDS:g} s"
         except (aiohttp.ClientError, OSError) as fault:
+            self._is_admin = False
             return str(fault) or type(fault).__name__
+        refusal = f"the proxy answered {status}{REFUSALS[status]}"
+        if self._told.news(refusal):
+            log.error("tag %r is not purged: %s (said once)", tag, refusal)
+        return None
 
     async def _look(self, session: aiohttp.ClientSession) -> str | None:
         """Why what is there is not to be told the token; None if it is an admin listener.

@@ -69,7 +69,9 @@ async def read_by(connection: Any, sql: str, parameters: int) -> tuple[str, ...]
     try:
         # in one transaction, so that a PgBouncer does it all on one connection
         async with connection.transaction(readonly=True):
+            # neither values nor NULL in their place may leave out partitions, up to the last of them
             await connection.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+            await connection.execute("SET LOCAL enable_partition_pruning = off")
             await connection.execute(f"PREPARE {name} AS {sql}")
             plan = await connection.fetchval(f"EXPLAIN (VERBOSE, FORMAT JSON) EXECUTE {name}{arguments}")
             await connection.execute(f"DEALLOCATE {name}")

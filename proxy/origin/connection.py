@@ -243,12 +243,17 @@ class OriginConnection:
 
         A parser keeps whom it calls back; what was raised keeps, by its traceback, those who waited for it.
         """
-        if self.fault is not None:
+        if isinstance(self.fault, errors.SidingError):
             self.fault.__traceback__ = None
         self._parser = None
         self._on_interim = None
-        self._pieces.clear()
-        self._size = 0
+        if self._size:
+            # whoever still reads must not take what he had for the whole
+            self.complete = False
+            if self.fault is None:
+                self.fault = errors.OriginReset(f"the answer of {self._name} was given up")
+            self._pieces.clear()
+            self._size = 0
 
     def on_interim(self, callback: OnInterim) -> None:
         """Who takes interim responses from now on."""

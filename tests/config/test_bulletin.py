@@ -211,7 +211,7 @@ async def test_a_log_that_was_dropped_altogether_was_missed(server: Redis) -> No
         await holds(lambda: heard.entries == [2])
 
 
-@pytest.mark.parametrize("how", ["flushed", "restarted", "end lost"])
+@pytest.mark.parametrize("how", ["flushed", "flushed and told of at once", "restarted", "end lost"])
 async def test_a_server_that_lost_its_data_is_noticed(tmp_path: Path, how: str) -> None:
     async with contextlib.AsyncExitStack() as stack:
         server = await stack.enter_async_context(running_redis(tmp_path))
@@ -219,7 +219,7 @@ async def test_a_server_that_lost_its_data_is_noticed(tmp_path: Path, how: str) 
         one.tell([[number] for number in range(5)])
         await holds(lambda: len(heard.entries) == 5)
         last = heard.numbers[-1]
-        if how == "flushed":
+        if how.startswith("flushed"):
             async with redis.asyncio.Redis(port=server.port) as client:
                 await client.flushall()
         elif how == "end lost":
@@ -231,12 +231,54 @@ async def test_a_server_that_lost_its_data_is_noticed(tmp_path: Path, how: str) 
             server.process.kill()
             await server.process.wait()
             await stack.enter_async_context(running_redis(tmp_path, port=server.port))
-        await holds(lambda: heard.missings == [False])
+        if how != "flushed and told of at once":
+            await holds(lambda: heard.missings == [False])
         one.tell([["again"]])
         await holds(lambda: heard.entries[-1] == "again")
+        assert heard.missings == [False]
         # no number means two things
         assert heard.began_at[-1] > last
         assert heard.numbers[-1] == heard.began_at[-1] + 1
+
+
+async def test_a_number_that_was_given_twice_is_noticed(server: Redis) -> None:
+    """By a replica that became the master without the last entry, and one who had not heard of that either."""
+    async with (
+        relayed(server.port) as relay,
+        reading(server.url) as (one, first),
+        reading(f"redis://127.0.0.1:{relay.port}/0") as (other, second),
+        redis.asyncio.Redis(port=server.port) as client,
+    ):
+        one.tell([["before"]])
+        await holds(lambda: first.entries == second.entries == ["before"])
+        keys = (one._state, one._entries)
+        dumped = [await client.dump(key) for key in keys]
+        relay.stop()
+        one.tell([["lost"]])
+        await holds(lambda: first.entries == ["before", "lost"])
+        for key, value in zip(keys, dumped, strict=True):
+            assert value is not None
+            await client.restore(key, 0, value, replace=True)
+        other.tell([["instead"]])
+        relay.go()
+        await holds(lambda: first.missings == [False])
+        await holds(lambda: other.hears and other.settled and one.settled)
+        one.tell([["after"]])
+        await holds(lambda: first.entries[-1] == second.entries[-1] == "after")
+        assert first.numbers[-1] == second.numbers[-1] == first.began_at[-1] + 1
+
+
+async def test_what_is_kept_alone_makes_no_new_log(server: Redis) -> None:
+    async with reading(server.url) as (one, first), reading(server.url) as (other, _):
+        one.tell([["a"]])
+        await holds(lambda: first.entries == ["a"])
+        other.tell([["b"]])
+        await holds(lambda: first.entries == ["a", "b"])
+        one.tell([], keep={"X": 1})
+        assert await one.sent(PATIENCE)
+        one.tell([["c"]])
+        await holds(lambda: first.entries == ["a", "b", "c"])
+        assert first.missings == []
 
 
 async def test_an_entry_that_cannot_be_read_is_a_missed_one(server: Redis) -> None:

@@ -244,6 +244,17 @@ async def test_an_answer_left_before_its_end_ends_its_connection(origin: Origin)
         assert client.idle == 0
 
 
+async def test_what_is_unread_when_the_client_closes_is_not_taken_for_complete(origin: Origin) -> None:
+    origin.respond(b"hello")
+    async with client_of(origin.url) as client:
+        response = await ask(client)
+        connection = response._connection
+        assert connection is not None
+        await until(lambda: connection.complete)
+    with pytest.raises(errors.OriginReset):
+        await response.read()
+
+
 async def test_a_head_answer_with_a_length_leaves_the_connection_usable(origin: Origin) -> None:
     async with client_of(origin.url) as client:
         for _ in range(3):

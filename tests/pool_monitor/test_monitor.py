@@ -6,12 +6,13 @@ import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
 
 from deploy.postgres import Postgres, running
-from pool_monitor import app, changes
+from pool_monitor import app, changes, tables
 from tests.pool_monitor.support import Client, Served, purged_proxy, running_monitor
 from tests.support import PATIENCE
 
@@ -198,6 +199,25 @@ async def test_a_database_that_comes_late_is_asked_what_it_was_to_be_asked_at_th
             await server.start()
             await asyncio.wait([finder], timeout=PATIENCE)
     assert caplog.text.count("there is no table homework") == 1
+
+
+async def test_a_database_that_goes_while_it_is_asked_for_tables_is_asked_again(
+    reports: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "ASK_AGAIN_SECONDS", 0.01)
+    read_by = tables.read_by
+    gone: list[int] = []
+
+    async def read_by_one_that_goes(connection: Any, sql: str, parameters: int) -> tuple[str, ...]:
+        if not gone:
+            gone.append(await connection.fetchval("SELECT pg_backend_pid()"))
+            await execute(reports, f"SELECT pg_terminate_backend({gone[0]})")
+        return await read_by(connection, sql, parameters)
+
+    monkeypatch.setattr(tables, "read_by", read_by_one_that_goes)
+    async with running_monitor(reports, QUERIES, tmp_path) as client:
+        await tables_known(client)
+    assert gone
 
 
 # -- named queries

@@ -73,7 +73,7 @@ async def test_the_token_is_for_an_admin_listener_alone(flags: object, caplog: p
     assert caplog.text.count("what PROXY_ADMIN_URL names is no admin listener") == 1
 
 
-@pytest.mark.parametrize("status", [302, 404, 429, 502])
+@pytest.mark.parametrize("status", [302, 400, 401, 403, 404, 429, 502])
 async def test_who_answers_while_the_proxy_is_away_is_not_believed(status: int) -> None:
     async with purged_proxy() as proxy, asyncio.timeout(PATIENCE):
         tags = ProxyTags(proxy.url, SecretStr("door"))
@@ -89,6 +89,25 @@ async def test_who_answers_while_the_proxy_is_away_is_not_believed(status: int) 
         assert proxy.asked.empty()
         proxy.answers, proxy.flags = 200, its
         assert await proxy.asked.get() == ({"tag": "homework"}, "Bearer door")
+        await tags.close()
+
+
+async def test_another_on_the_port_of_a_proxy_that_went_is_not_told_the_token() -> None:
+    port = spare_port()
+    tags = ProxyTags(f"http://127.0.0.1:{port}", SecretStr("door"))
+    async with asyncio.timeout(PATIENCE):
+        async with purged_proxy(port) as proxy:
+            tags.purge(["reports"])
+            await proxy.asked.get()
+        tags.purge(["homework"])
+        await until(lambda: bool(tags._wanted))
+        async with purged_proxy(port) as other:
+            other.flags = "another"
+            await other.looked.get()
+            await other.looked.get()
+            assert other.asked.empty()
+        async with purged_proxy(port) as proxy:
+            assert await proxy.asked.get() == ({"tag": "homework"}, "Bearer door")
         await tags.close()
 
 

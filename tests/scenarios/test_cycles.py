@@ -80,7 +80,7 @@ async def long(turn: Turn) -> None:
 
 
 async def switches(turn: Turn) -> None:
-    await turn.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+    await turn.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
     await turn.send(await turn.reader.read(5))
     turn.writer.close()
 
@@ -146,7 +146,7 @@ async def ask_nonsense(proxy: Proxy, _: Origin, path: str) -> None:
 
 async def upgrade(proxy: Proxy, _: Origin, path: str) -> None:
     client = await proxy.connect()
-    await client.send(f"GET {path} HTTP/1.1\r\nHost: app.example\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+    await client.send(f"GET {path} HTTP/1.1\r\nHost: app.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
     assert (await client.head()).status == 101
     await client.send("hello")
     assert await client.reader.read() == b"hello"
@@ -169,7 +169,7 @@ CASES = [pytest.param(script, do, id=f"{script.__name__}-{do.__name__}") for scr
 
 @pytest.mark.parametrize(("script", "do"), CASES)
 async def test_nothing_is_left_in_cycles(origin: Origin, script: Script, do: Do, tmp_path: Path) -> None:
-    origin.script = fine
+    origin.script = script if script is switches else fine
     bounds: dict[str, Any] = {"upstream_timeout_ms": 50, "max_request_bytes": 10_000}
     async with running_proxy(origin.url, rules=RULES, directory=tmp_path, **bounds) as proxy:
         handler = proxy.worker.handler

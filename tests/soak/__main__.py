@@ -31,6 +31,8 @@ EVENTS_BETWEEN = 8
 """Things that happen from one rest to the next."""
 MOST_GROWTH = 40 * 2**20
 """Octets of memory that a process may gain after its first rest: allocators keep some of what a peak took."""
+MOST_MORE_DESCRIPTORS = 100
+"""Connections are kept as many as were needed at once."""
 MOST_SHOWN = 20
 ERROR = re.compile(r"^.* (?:ERROR|CRITICAL) .*$|^Traceback.*$", re.MULTILINE)
 
@@ -55,7 +57,7 @@ class Soak:
         self._clients = Clients(self._truth, {}, clients, seed)
         self._chaos = Chaos(folder, python, code, self._truth, self._service, self._clients, seed)
         self._clients.proxies = {name: proxy.url for name, proxy in self._chaos.proxies.items()}
-        self._first: dict[int, int] = {}
+        self._first: dict[int, tuple[int, int]] = {}
         self.lines: list[str] = []
 
     async def run(self, seconds: float) -> Report:
@@ -87,6 +89,7 @@ class Soak:
     async def _rest(self, after: str) -> None:
         """Nothing changes: both proxies tell of every change that was answered, and hold no more than they did."""
         self._clients.writes.clear()
+        await self._chaos.all_is_told()
         await asyncio.sleep(SETTLED_SECONDS)
         dice = random.Random(0)  # noqa: S311 - not for secrets
         async with aiohttp.ClientSession(headers=HOST) as session:
@@ -97,11 +100,13 @@ class Soak:
                 await self._look_at_report(session, proxy)
         self._clients.writes.set()
         for name, process in self._chaos.proxies.items():
-            resident = process.resident()
-            first = self._first.setdefault(process.pid, resident)
+            resident, descriptors = process.resident(), process.descriptors()
+            first, least = self._first.setdefault(process.pid, (resident, descriptors))
             if resident - first > MOST_GROWTH:
                 self._truth.fault(f"{name} grew from {first:,} to {resident:,} octets")
-            self._say(f"  {name}: {resident / 2**20:.1f} MB, {process.descriptors()} descriptors")
+            if descriptors - least > MOST_MORE_DESCRIPTORS:
+                self._truth.fault(f"{name} has {descriptors} descriptors open, after {least}")
+            self._say(f"  {name}: {resident / 2**20:.1f} MB, {descriptors} descriptors")
         seen = ", ".join(f"{status}: {count:,}" for status, count in sorted(self._clients.statuses.items()))
         self._say(f"after {after}: {seen}; {len(self._truth.faults)} faults")
 

@@ -171,12 +171,14 @@ class Chaos:
         self._redis.process.send_signal(signal.SIGSTOP)
         await asyncio.sleep(self._dice.uniform(0.1, 3))
         self._redis.process.send_signal(signal.SIGCONT)
+        await self.all_is_told()
 
     async def redis_starts_anew(self) -> None:
         await self._held.aclose()
         await asyncio.sleep(self._dice.uniform(0, 2))
         self._held = contextlib.AsyncExitStack()
         await self._start_redis()
+        await self.all_is_told()
 
     async def service_starts_anew(self) -> None:
         async with self._broken():
@@ -203,13 +205,13 @@ class Chaos:
         async with self._broken():
             # what it had no time to tell the other nobody can know
             self._clients.writes.clear()
-            await self._all_is_told()
+            await self.all_is_told()
             await proxy.stop(signal.SIGKILL)
             self._truth.forget(name)
             self._clients.writes.set()
             await proxy.start()
 
-    async def _all_is_told(self) -> None:
+    async def all_is_told(self) -> None:
         """No change is on its way to the service, or to the other proxy."""
         async with asyncio.timeout(READY_SECONDS):
             # other processes have no event to wait for
