@@ -255,8 +255,9 @@ class Bulletin:
 
     def _known(self) -> tuple[str, str, int, str]:
         """Arguments of the beginning."""
-        number, mark = max((self.position, self._mark), (self.published, self._own_mark))
-        return secrets.token_hex(8), self._generation, number, mark
+        if self.published >= self.position and self._own_mark:
+            return secrets.token_hex(8), self._generation, self.published, self._own_mark
+        return secrets.token_hex(8), self._generation, self.position, self._mark
 
     async def _greet(self, client: Any) -> None:
         """Find the place in the log."""
@@ -308,14 +309,16 @@ class Bulletin:
                 if stream.decode() == self._whispers:
                     self._last_whisper = identity.decode()
                     self._whispered(fields[b"word"].decode())
-                elif not self._took(_number(identity), fields):
+                    continue
+                number, mark = _number(identity), identity.partition(b"-")[2].decode()
+                ours = number != self.published or self._own_mark in {"", mark}
+                if not (ours and self._took(number, fields)):
                     generation = self._generation
                     await self._greet(client)
                     if generation == self._generation:
                         await self._skip(client)
                     return
-                else:
-                    self._mark = identity.partition(b"-")[2].decode()
+                self._mark = mark
 
     def _whispered(self, word: str) -> None:
         self.whispered += 1

@@ -268,6 +268,16 @@ async def test_a_number_that_was_given_twice_is_noticed(server: Redis) -> None:
         assert first.numbers[-1] == second.numbers[-1] == first.began_at[-1] + 1
 
 
+async def test_that_what_was_told_here_was_lost_and_its_number_given_to_another_is_noticed(server: Redis) -> None:
+    async with reading(server.url) as (one, first), reading(server.url) as (other, second):
+        one.tell([["before"]])
+        await holds(lambda: first.entries == second.entries == ["before"])
+        # as if it had been told, and lost before it came back
+        one.published, one._own_mark = one.position + 1, "1"
+        other.tell([["instead"]])
+        await holds(lambda: first.missings == second.missings == [False])
+
+
 async def test_what_is_kept_alone_makes_no_new_log(server: Redis) -> None:
     async with reading(server.url) as (one, first), reading(server.url) as (other, _):
         one.tell([["a"]])
