@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import gc
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +162,15 @@ WAYS: list[tuple[Script, list[Do]]] = [
     (silent, [post_and_leave, post_in_broken_chunks]),
     (switches, [upgrade]),
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _only_what_is_new() -> Iterator[None]:
+    """What other tests have left is not looked through each time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 CASES = [pytest.param(script, do, id=f"{script.__name__}-{do.__name__}") for script, dos in WAYS for do in dos]
