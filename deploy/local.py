@@ -207,7 +207,7 @@ def redis_address(settings: LocalSettings) -> str | None:
         return None
     if redis_server() is None:
         return None
-    with open_socket("127.0.0.1", 0) as held:
+    with open_spare("127.0.0.1") as held:
         return address_of(held)
 
 

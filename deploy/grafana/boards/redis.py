@@ -86,6 +86,13 @@ TIER = Board(
                 "1 is right. 0: purges and flags of others arrive late; what is stored is validated once it hears again.",
             ),
             Panel(
+                "Still to be told",
+                "lines",
+                "short",
+                {"{{job}} {{instance}}": "sum by (job, instance) (siding_replica_untold)"},
+                "0 but for moments. More that stays: purges made here do not reach the others; look at the breaker, and the log.",
+            ),
+            Panel(
                 "Messages",
                 "lines",
                 "cps",
