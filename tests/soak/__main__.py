@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
@@ -44,8 +44,7 @@ class Report:
     answers: int
     events: int
     faults: list[str]
-    lines: list[str] = field(default_factory=list)
-    logs: list[str] = field(default_factory=list)
+    logs: list[str]
 
 
 class Soak:
@@ -58,7 +57,6 @@ class Soak:
         self._chaos = Chaos(folder, python, code, self._truth, self._service, self._clients, seed)
         self._clients.proxies = {name: proxy.url for name, proxy in self._chaos.proxies.items()}
         self._first: dict[int, tuple[int, int]] = {}
-        self.lines: list[str] = []
 
     async def run(self, seconds: float) -> Report:
         """Callers and what breaks for so long, and what was seen."""
@@ -84,7 +82,7 @@ class Soak:
             log = proxy.log.read_text(errors="replace")
             self._truth.faults += [f"{name} logged: {line}" for line in ERROR.findall(log)]
             logs += [f"{name}: {line}" for line in log.splitlines() if " siding.access: " not in line]
-        return Report(sum(self._clients.statuses.values()), events, self._truth.faults, self.lines, sorted(logs))
+        return Report(sum(self._clients.statuses.values()), events, self._truth.faults, sorted(logs))
 
     async def _rest(self, after: str) -> None:
         """Nothing changes: both proxies tell of every change that was answered, and hold no more than they did."""
@@ -106,9 +104,9 @@ class Soak:
                 self._truth.fault(f"{name} grew from {first:,} to {resident:,} octets")
             if descriptors - least > MOST_MORE_DESCRIPTORS:
                 self._truth.fault(f"{name} has {descriptors} descriptors open, after {least}")
-            self._say(f"  {name}: {resident / 2**20:.1f} MB, {descriptors} descriptors")
+            print(f"  {name}: {resident / 2**20:.1f} MB, {descriptors} descriptors", flush=True)
         seen = ", ".join(f"{status}: {count:,}" for status, count in sorted(self._clients.statuses.items()))
-        self._say(f"after {after}: {seen}; {len(self._truth.faults)} faults")
+        print(f"after {after}: {seen}; {len(self._truth.faults)} faults", flush=True)
 
     async def _look_at_report(self, session: aiohttp.ClientSession, proxy: str) -> None:
         for user in USERS:
@@ -117,10 +115,6 @@ class Soak:
                 version = is_sound(await answer.read(), "report", "1", user)
                 if version is None or version < self._truth.told["marks"]:
                     self._truth.fault(f"at rest, {proxy} tells {user} version {version} of marks: {answer.headers}")
-
-    def _say(self, line: str) -> None:
-        self.lines.append(line)
-        print(line, flush=True)
 
 
 def main() -> int:

@@ -38,7 +38,6 @@ class Clients:
         self.writes.set()
         self.writing = 0
         self.statuses: Counter[int] = Counter()
-        self.found: Counter[str] = Counter()
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
         self._serial = 0
@@ -76,8 +75,6 @@ class Clients:
     def _judge(self, what: str, answer: aiohttp.ClientResponse, expected: Sequence[int], *, calm: bool) -> bool:
         """Whether it is an answer with content to look at."""
         self.statuses[answer.status] += 1
-        word = answer.headers.get("Cache-Status", "none").partition(";")[2].strip().partition(";")[0] or "none"
-        self.found[word] += 1
         if answer.status in expected:
             return True
         if answer.status not in FROM_SIDING | FROM_THE_SERVICE:
