@@ -81,10 +81,10 @@ class RouteTable:
     def idle(self) -> list[str]:
         """What to say of each rule some or all of whose requests an earlier one takes."""
         said = []
-        for number, rule in enumerate(self.rules):
-            pattern = Pattern(rule.name)
-            for other in self.rules[:number]:
-                if (both := rule.methods & other.methods) and Pattern(other.name).covers(pattern):
+        patterns = [Pattern(rule.name) for rule in self.rules]
+        for number, (rule, pattern) in enumerate(zip(self.rules, patterns, strict=True)):
+            for other, before in zip(self.rules[:number], patterns, strict=False):
+                if (both := rule.methods & other.methods) and before.covers(pattern):
                     methods = " and ".join(sorted(both))
                     said.append(
                         f"the route rule for {rule.name} is never asked for {methods}: {other.name}, which "

@@ -109,7 +109,8 @@ class SharedTier:
     async def read(self, key: str, counters: Sequence[str]) -> tuple[bytes | None, float, list[int]] | None:
         """A value with the seconds it has left, and counters, in one round trip; None where the tier cannot be had.
 
-        A counter that is not there, or no more, begins at the time: none ever comes to stand as it once stood.
+        A counter that is not there, or no more, begins at the time, in a second one: none ever comes to stand as it
+        once stood.
         """
 
         async def call(client: Any) -> tuple[bytes | None, float, list[int]]:

@@ -68,7 +68,7 @@ def tuning_of(settings: MonitorSettings) -> Tuning:
     )
 
 
-def _is_gone(connection: Connection) -> bool:
+def _was_lost(connection: Connection) -> bool:
     try:
         return bool(connection.is_closed())
     except asyncpg.InterfaceError:
@@ -84,7 +84,7 @@ async def _asked(pool: Pool, asking: Callable[[Connection], Awaitable[T]]) -> T:
                 try:
                     return await asking(connection)
                 except asyncpg.InterfaceError:
-                    if not _is_gone(connection):
+                    if not _was_lost(connection):
                         raise
         except (PoolError, OSError, TimeoutError):
             pass
