@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import itertools
 import os
 import random
 import socket
+from collections import deque
 from urllib.parse import urlsplit
 
 from config.access import is_loopback
@@ -17,6 +19,9 @@ SPARE = range(20_000, 32_000)
 """Below the ports that connections going out are given (Linux: from 32,768 on, net.ipv4.ip_local_port_range; elsewhere
 from 49,152 on, RFC 6335 section 6): a port of these is nobody's by accident before its owner listens on it."""
 _spare = itertools.cycle(random.sample(SPARE, len(SPARE)))
+CLAIMS = 64
+_claims: deque[socket.socket] = deque()
+"""UDP sockets on the spare ports chosen last, which keep other processes of ours from choosing them."""
 
 
 class ListenError(OSError):
@@ -56,11 +61,36 @@ def open_spare(host: str) -> socket.socket:
     """As `open_socket`, on a free port for a process started later: none is chosen twice. Raises ListenError."""
     for port in itertools.islice(_spare, len(SPARE)):
         try:
-            return open_socket(host, port)
+            sock = open_socket(host, port)
         except ListenError as fault:
             if fault.errno != errno.EADDRINUSE:
                 break
+        else:
+            if _claim(port):
+                return sock
+            sock.close()
     return open_socket(host, 0)
+
+
+def _claim(port: int) -> bool:
+    """Tell other processes that `port` is taken, before anybody listens on it; False where one of them was first."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        sock.bind(("127.0.0.1", port))
+    except OSError as fault:
+        sock.close()
+        return fault.errno != errno.EADDRINUSE
+    _claims.append(sock)
+    _release(CLAIMS)
+    return True
+
+
+def _release(left: int) -> None:
+    while len(_claims) > left:
+        _claims.popleft().close()
+
+
+atexit.register(_release, 0)
 
 
 def spare_port() -> int:

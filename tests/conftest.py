@@ -9,6 +9,11 @@ import pytest
 from tests.support import Origin
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long by itself begins first, so that nobody waits for it at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("first") is None)
+
+
 @pytest.fixture
 async def origin() -> AsyncIterator[Origin]:
     """A scripted origin, stopped afterwards."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,9 +26,25 @@ def test_spare_ports_differ_and_are_none_that_a_connection_going_out_is_given() 
 def test_a_port_that_somebody_has_is_not_spare(monkeypatch: pytest.MonkeyPatch) -> None:
     with open_spare("127.0.0.1") as held:
         taken = held.getsockname()[1]
-        free = spare_port()
-        monkeypatch.setattr(listen, "_spare", itertools.cycle([taken, free]))
-        assert spare_port() == free
+        monkeypatch.setattr(listen, "_spare", itertools.cycle([taken, taken + 1, taken + 2]))
+        assert spare_port() in {taken + 1, taken + 2}
+
+
+def test_a_port_that_one_process_has_chosen_no_other_chooses() -> None:
+    taken = spare_port()
+    command = (
+        "from config import listen\n"
+        "free = listen.spare_port()\n"
+        f"listen._spare = iter([{taken}, free + 1, free + 2, free + 3])\n"
+        f"assert listen.spare_port() not in {{free, {taken}}}, 'it was chosen again'"
+    )
+    subprocess.run([sys.executable, "-c", command], check=True)
+
+
+def test_few_claims_are_kept() -> None:
+    for _ in range(2 * listen.CLAIMS):
+        spare_port()
+    assert len(listen._claims) == listen.CLAIMS
 
 
 def test_with_none_left_it_is_any(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,18 +2,48 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from deploy import compile as tool
-from tests.deploy.conftest import SECONDS
+from tests.deploy.processes import ROOT, environment
+
+SECONDS = 600
+"""The longest wait for a copy and its tests."""
 
 
+@pytest.mark.first
 @pytest.mark.timeout(SECONDS + 30)
-def test_what_is_compiled_passes_the_tests(compiled_copy: str) -> None:
-    passed = re.search(r"^(\d+) passed", compiled_copy, re.MULTILINE)
+def test_what_is_compiled_passes_the_tests(tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    with (
+        output.open("wb") as file,
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.compiled", str(tmp_path / "copy"), "--effort", "0", "--while-open"],
+            cwd=ROOT,
+            env=environment(TMPDIR=str(tmp_path)),
+            # it ends with this process, however that ends
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            process_group=0,
+        ) as process,
+    ):
+        try:
+            status = process.wait(SECONDS)
+        finally:
+            if process.returncode is None:
+                # all that it has started with it
+                os.killpg(process.pid, signal.SIGKILL)
+    said = output.read_text(encoding="utf-8", errors="replace")
+    assert status == 0, said[-8000:]
+    passed = re.search(r"^(\d+) passed", said, re.MULTILINE)
     assert passed is not None
     assert int(passed[1]) > 2000
 
