@@ -107,6 +107,9 @@ class Reader(Protocol):
     def kept(self, kept: Mapping[str, Any]) -> None:
         """What is kept with the log, when it is read from where it begins."""
 
+    def logged(self, left: int, number: int) -> None:
+        """What was told here is in the log up to `number`, all but the last `left` entries."""
+
 
 class Bulletin:
     """See the module. name -- of the log, without anything secret. by -- of who tells; None: this one alone."""
@@ -187,6 +190,7 @@ class Bulletin:
                     del self._keeping[name]
             self.published, self._own_mark = last, mark if batch else ""
             self.told += len(batch)
+            self._reader.logged(len(self._pending), last)
 
     async def whisper(self, word: str) -> None:
         """Say to whoever waits for it now."""

@@ -37,10 +37,11 @@ from proxy.server.live import LiveSettings
 from proxy.server.local import PATHS, LocalMetrics
 from proxy.server.protocol import ClientServer
 from proxy.server.visit import Limits, Shared
+from proxy.siblings import Siblings
 from proxy.store.invalidations import Invalidations
 from proxy.store.memory import MemoryStore
-from proxy.store.notices import note
 from proxy.store.replicas import Replicas
+from proxy.store.telling import Notice, note
 
 if TYPE_CHECKING:
     from config.otel import Tracing
@@ -54,8 +55,6 @@ COPIES_SHARE = 4
 """Answers on their way to the store may take up a quarter of CACHE_MAX_BYTES beside it."""
 FLUSH_SECONDS = 2.0
 """How long the last spans may take to be delivered, once all else has ended."""
-
-Announce = Callable[[list[str]], None]
 
 
 class Reader(Protocol):
@@ -76,9 +75,9 @@ def keyed_digest(secret: bytes) -> Callable[[bytes], str]:
 class Worker:
     """One process's proxy. It also answers for itself on the admin listener (`server.admin.Control`).
 
-    announce -- called with what was invalidated, for the sake of other workers; None where there are none.
+    siblings -- the other workers, who are told what was invalidated here; None where there are none.
     wall -- the wall clock, seconds.
-    group -- names this worker and those to whom it announces, among all replicas. flipped -- called with flags that
+    group -- names this worker and its siblings, among all replicas. flipped -- called with flags that
     another replica has flipped everywhere. tracing -- where spans go; None: nowhere.
     """
 
@@ -87,7 +86,7 @@ class Worker:
         settings: ProxySettings,
         flags: Flags,
         routes: RouteTable,
-        announce: Announce | None,
+        siblings: Siblings | None,
         wall: Callable[[], float] = time.time,
         group: str | None = None,
         flipped: Callable[[Mapping[str, bool]], None] = lambda _: None,
@@ -108,7 +107,7 @@ class Worker:
         )
         self._access_log = AccessLog(settings.log_level, settings.log_format, alone=settings.workers == 1)
         self._slow = SlowRequests()
-        self._announce_here = announce
+        self._siblings = siblings
         self._wall = wall
         secret = settings.cache_secret.get_secret_value().encode() if settings.cache_secret is not None else b""
         self.replicas = self._share(secret, group or secrets.token_hex(8), wall, flipped)
@@ -150,7 +149,7 @@ class Worker:
             clock=time.monotonic,
             observe=self._observe,
             observe_origin=self._metrics.observe_origin,
-            announce=self._announce if announce is not None or self.replicas is not None else None,
+            announce=self._announce if siblings is not None or self.replicas is not None else None,
             fast=self._fast,
             remote=self.replicas.store if self.replicas is not None else None,
             traces=traces,
@@ -186,14 +185,13 @@ class Worker:
             here=self._invalidations,
             flags=flags,
             flipped=flipped,
+            logged=self._siblings.logged if self._siblings is not None else lambda _, __: None,
             wall=wall,
         )
 
-    def _announce(self, what: list[str]) -> None:
-        if self._announce_here is not None:
-            self._announce_here(what)
-        if self.replicas is not None:
-            self.replicas.tell([(kind, name, False) for kind, _, name in (line.partition(" ") for line in what)])
+    def _announce(self, what: list[str]) -> asyncio.Future[None] | None:
+        count = self.replicas.tell(_notices(what)) if self.replicas is not None else 0
+        return self._siblings.tell(what, count) if self._siblings is not None else None
 
     def _observe(self, observation: Observation) -> None:
         for reader in self._readers:
@@ -293,11 +291,30 @@ class Worker:
         """The route rules in force."""
         return self._routes.describe()
 
-    def invalidate(self, what: list[str]) -> None:
-        """Take note of what another worker invalidated (the lines given to `announce`)."""
-        for line in what:
-            kind, _, value = line.partition(" ")
-            note(self._invalidations, (kind, value, False))
+    # -- what the other workers tell
+
+    def sibling_told(self, who: int, count: int, what: list[str]) -> None:
+        """Take note of what another has invalidated (as given to `Siblings.tell`)."""
+        notices = _notices(what)
+        for notice in notices:
+            note(self._invalidations, notice)
+        if self.replicas is not None:
+            self.replicas.notices.sibling_told(who, count, notices)
+
+    def sibling_logged(self, who: int, count: int, number: int) -> None:
+        """The first `count` of what it told are in the log of the replicas, up to `number`."""
+        if self.replicas is not None:
+            self.replicas.notices.sibling_logged(who, count, number)
+
+    def sibling_gone(self, who: int) -> None:
+        """It has ended."""
+        if self.replicas is not None:
+            self.replicas.notices.sibling_gone(who)
+
+
+def _notices(what: list[str]) -> list[Notice]:
+    """What `server.visit.Shared` announces, a line each."""
+    return [(kind, name, False) for kind, _, name in (line.partition(" ") for line in what)]
 
 
 def _traces(tracing: Tracing | None, upstream: str) -> Traces | None:
@@ -348,7 +365,7 @@ async def serve(
 ) -> None:
     """Run one worker and its admin listener until `stop` returns, then drain."""
     flags = Flags.from_settings(settings)
-    worker = Worker(settings, flags, routes, announce=None, tracing=set_up_tracing())
+    worker = Worker(settings, flags, routes, siblings=None, tracing=set_up_tracing())
     listener = AdminListener(admin_app(worker, settings.admin_token, LiveSettings.of(settings)))
     try:
         await listener.start(admin)

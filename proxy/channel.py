@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any
 
 import orjson
 
@@ -45,13 +46,19 @@ class Channel:
         reader, self._writer = await asyncio.open_connection(sock=sock, limit=MAX_LINE_BYTES)
         self._reader_task = asyncio.create_task(self._read(reader))
 
-    async def call(self, name: str, argument: object = None) -> object:
-        """Ask, and wait for the answer. Raises ChannelError."""
+    def call(self, name: str, argument: object = None) -> Coroutine[Any, Any, object]:
+        """Ask at once; what is given waits for the answer, and raises ChannelError."""
         self._next += 1
         number, waiting = self._next, asyncio.get_running_loop().create_future()
         self._calls[number] = waiting
         try:
             self._send({"id": number, "call": name, "with": argument})
+        except ChannelError as fault:
+            waiting.set_exception(fault)
+        return self._answered(number, name, waiting)
+
+    async def _answered(self, number: int, name: str, waiting: asyncio.Future[object]) -> object:
+        try:
             async with asyncio.timeout(CALL_SECONDS):
                 return await waiting
         except TimeoutError:
@@ -76,10 +83,13 @@ class Channel:
         except (ConnectionError, ValueError) as fault:
             log.warning("a channel between processes broke: %s", fault)
         finally:
-            self.closed.set()
-            for waiting in self._calls.values():
-                if not waiting.done():
-                    waiting.set_exception(ChannelError("the other side is gone"))
+            self._end()
+
+    def _end(self) -> None:
+        self.closed.set()
+        for waiting in self._calls.values():
+            if not waiting.done():
+                waiting.set_exception(ChannelError("the other side is gone"))
 
     def _take(self, document: dict[str, object]) -> None:
         if "call" in document or "tell" in document:
@@ -110,5 +120,7 @@ class Channel:
         if self._reader_task is not None:
             self._reader_task.cancel()
             await asyncio.gather(self._reader_task, return_exceptions=True)
+        # it may not even have begun
+        self._end()
         if self._writer is not None:
             self._writer.close()

@@ -12,7 +12,7 @@ import multiprocessing
 import secrets
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from multiprocessing.process import BaseProcess
 from typing import cast
 
@@ -33,6 +33,7 @@ from proxy.channel import Channel, ChannelError
 from proxy.observe.live import Numbers, added_up
 from proxy.server.admin import PurgeOrder, admin_app
 from proxy.server.live import LiveSettings
+from proxy.siblings import Siblings
 
 log = logging.getLogger("siding.fleet")
 
@@ -67,20 +68,21 @@ async def _work(
 ) -> None:
     flags = Flags.from_settings(settings)
     flags.update(initial)
-    worker = Worker(
-        settings,
-        flags,
-        routes,
-        announce=lambda what: channel.tell("invalidated", what),
-        group=group,
-        flipped=lambda changes: channel.tell("flipped", dict(changes)),
-        tracing=set_up_tracing(),
-    )
 
     async def answer(name: str, argument: object) -> object:
         return await _answer_parent(worker, name, argument)
 
     channel = Channel(answer)
+    worker = Worker(
+        settings,
+        flags,
+        routes,
+        siblings=Siblings(channel),
+        group=group,
+        flipped=lambda changes: channel.tell("flipped", dict(changes)),
+        tracing=set_up_tracing(),
+    )
+
     await channel.open(end)
     asked = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked.set)
@@ -116,7 +118,14 @@ async def _answer_parent(worker: Worker, name: str, argument: object) -> object:
         case "purge":
             return await worker.purge(PurgeOrder(**cast("dict[str, str | bool]", argument)))  # type: ignore[arg-type]
         case "invalidate":
-            worker.invalidate(cast("list[str]", argument))
+            who, count, lines = cast("tuple[int, int, list[str]]", argument)
+            worker.sibling_told(who, count, lines)
+            return None
+        case "logged":
+            worker.sibling_logged(*cast("tuple[int, int, int]", argument))
+            return None
+        case "gone":
+            worker.sibling_gone(cast("int", argument))
             return None
     raise ValueError(f"unknown call {name!r}")
 
@@ -125,10 +134,14 @@ async def _answer_parent(worker: Worker, name: str, argument: object) -> object:
 
 
 class Member:
-    """A worker's process as the parent sees it. listening -- to the parent. serving -- clients."""
+    """A worker's process as the parent sees it. listening -- to the parent. serving -- clients.
+
+    life -- counts the processes of all workers: no two have the same.
+    """
 
     def __init__(self, number: int) -> None:
         self.number = number
+        self.life = 0
         self.process: BaseProcess | None = None
         self.channel: Channel | None = None
         self.listening = False
@@ -146,6 +159,7 @@ class Fleet:
         self._members = [Member(number) for number in range(settings.workers)]
         self._keepers: list[asyncio.Task[None]] = []
         self._draining = False
+        self._lives = 0
         self._context = multiprocessing.get_context("spawn")
         self._group = secrets.token_hex(8)
 
@@ -174,6 +188,8 @@ class Fleet:
             return None
 
         member.channel = Channel(answer)
+        self._lives += 1
+        member.life = self._lives
         await member.channel.open(ours)
         member.process = self._context.Process(
             target=work,
@@ -192,6 +208,7 @@ class Fleet:
             member.process.terminate()
         await member.channel.closed.wait()
         member.listening = member.serving = False
+        self._tell_others(member, "gone", member.life)
         await asyncio.to_thread(member.process.join)
         await member.channel.close()
 
@@ -203,9 +220,29 @@ class Fleet:
         elif name == "flipped":
             take(self._flags, cast("dict[str, object]", argument))
         elif name == "invalidated":
-            for other in self._members:
-                if other is not member and other.channel is not None:
-                    other.channel.tell("invalidate", argument)
+            await self._spread(member, [member.life, *cast("list[object]", argument)])
+        elif name == "logged":
+            self._tell_others(member, "logged", [member.life, *cast("list[object]", argument)])
+
+    def _others(self, member: Member) -> Iterator[tuple[Member, Channel]]:
+        for other in self._members:
+            if other is not member and other.channel is not None:
+                yield other, other.channel
+
+    def _tell_others(self, member: Member, name: str, argument: object) -> None:
+        for _, channel in self._others(member):
+            channel.tell(name, argument)
+
+    async def _spread(self, member: Member, told: list[object]) -> None:
+        """Until all others that serve know what `member` has invalidated."""
+        calls = []
+        for other, channel in self._others(member):
+            if other.serving:
+                calls.append(channel.call("invalidate", told))
+            else:
+                # it has nothing stored yet, and hears of it before it has
+                channel.tell("invalidate", told)
+        await asyncio.gather(*calls, return_exceptions=True)
 
     async def _bring_up_to_date(self, member: Member) -> None:
         """Flags that were flipped while it started; it is told of every later change."""

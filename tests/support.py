@@ -24,6 +24,7 @@ from config.settings import ProxySettings
 from proxy.app import Worker, build_routes
 from proxy.policy.messages import StoredResponse
 from proxy.server.admin import admin_app
+from proxy.siblings import Siblings
 
 if TYPE_CHECKING:
     from config.otel import Tracing
@@ -300,11 +301,12 @@ async def running_proxy(
     directory: Path | None = None,
     wall: Callable[[], float] | None = None,
     tracing: Tracing | None = None,
+    siblings: Siblings | None = None,
     **changes: object,
 ) -> AsyncIterator[Proxy]:
     """A proxy in front of `upstream`; `changes` are settings, `rules` the text of a rules file.
 
-    wall -- None: a clock that stands still. tracing -- where spans go.
+    wall -- None: a clock that stands still. tracing -- where spans go. siblings -- other workers.
     """
     if rules is not None:
         assert directory is not None
@@ -314,7 +316,7 @@ async def running_proxy(
     settings = settings_for(upstream, **changes)
     routes: RouteTable = build_routes(settings)
     flags, clock = Flags.from_settings(settings), Clock()
-    worker = Worker(settings, flags, routes, announce=None, wall=wall or clock, tracing=tracing)
+    worker = Worker(settings, flags, routes, siblings=siblings, wall=wall or clock, tracing=tracing)
     proxy = Proxy(worker, flags, clock)
     public, admin = open_socket("127.0.0.1", 0), open_socket("127.0.0.1", 0)
     proxy.port, proxy.admin_port = public.getsockname()[1], admin.getsockname()[1]

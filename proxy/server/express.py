@@ -120,22 +120,22 @@ class Express:
             forward = Forward.METHOD
         return Passing(self, client, seat, request, content, forward, now).ask()
 
-    def invalidate(self, request: Plain, status: int) -> None:
+    def invalidate(self, request: Plain, status: int) -> asyncio.Future[None] | None:
         """As the handler does; fields that name more than the target URI are not seen here (`policy.passing`)."""
         start, shared = request.start, self.shared
         method = start.method
         if method == "GET" or status >= 400:
-            return
+            return None
         tags: list[str] = []
         if method in shared.routes.triggers:
             tags = [route_tag(rule.name) for rule in shared.routes.invalidated_by(method, start.path)]
         uris = [] if invalidation.is_safe(method) or self._rule_applies(request) else [self.fast.uri(request)]
         if tags or self._announces:
-            shared.invalidate(tags, uris)
-        else:
-            # all that is left of it where there is nobody to tell
-            for uri in uris:
-                self._invalidations.purge_uri(uri)
+            return shared.invalidate(tags, uris)
+        # all that is left of it where there is nobody to tell
+        for uri in uris:
+            self._invalidations.purge_uri(uri)
+        return None
 
     def _rule_applies(self, request: Plain) -> bool:
         """Under BYPASS there may be a rule."""
@@ -169,6 +169,7 @@ class Passing:
         "_connection",
         "_express",
         "_generation",
+        "_held",
         "_late",
         "_request_id",
         "_seat",
@@ -200,6 +201,8 @@ class Passing:
         self._seen: tuple[Reply, int] | None = None
         self._coming: Reply | None = None
         self._late: asyncio.TimerHandle | None = None
+        # the answer waits until other workers know what it makes invalid
+        self._held: tuple[bytes, bytes, Reply, Passed, tuple[int, int], float] | None = None
         self._generation = express.fast.generation
         self._began, self._asked = express.wall(), now
         self._request_id, self._traceparent = request.request_id, request.traceparent
@@ -292,25 +295,42 @@ class Passing:
                 return False
             content = encode(content, passed.coding)
         head = reply.answer(passed, etag, len(content))
-        express.invalidate(self.plain, reply.status.status)
+        known = express.invalidate(self.plain, reply.status.status)
         self._stop_waiting()
         connection.finish()
         arrived = express.clock()
         express.origin.done(connection, arrived)
         self._connection = None
-        express.in_flight.leave()
-        seat, client = self._seat, self._client
         sent = len(content)
         if passed.in_chunks:
             content = b"%x\r\n%b\r\n0\r\n\r\n" % (sent, content) if content else b"0\r\n\r\n"
+        lengths = length, sent
+        if known is None:
+            self._answer(head, content, reply, passed, lengths, arrived)
+        else:
+            self._held = (head, content, reply, passed, lengths, arrived)
+            known.add_done_callback(self._answer_held)
+        return True
+
+    def _answer_held(self, _: object) -> None:
+        if self._held is not None:
+            head, content, reply, passed, lengths, arrived = self._held
+            self._held = None
+            self._answer(head, content, reply, passed, lengths, arrived)
+
+    def _answer(
+        self, head: bytes, content: bytes, reply: Reply, passed: Passed, lengths: tuple[int, int], arrived: float
+    ) -> None:
+        """lengths -- of the origin's content, and of what is sent."""
+        express, seat, client = self._express, self._seat, self._client
+        express.in_flight.leave()
         seat.write(b"%b%b%b" % (head, b"Connection: close\r\n\r\n" if client.closing else b"\r\n", content))
         ended = seat.ended = express.clock()
         client.answered()
-        self._tell(reply, passed, (length, sent), arrived, ended)
-        return True
+        self._tell(reply, passed, lengths, arrived, ended)
 
     def _tell(self, reply: Reply, passed: Passed, lengths: tuple[int, int], arrived: float, ended: float) -> None:
-        """lengths -- of the origin's content, and of what was sent."""
+        """As above."""
         express, start = self._express, self.plain.start
         route = express.fast.route(start)[0]
         kind = passed.told.get(route)
@@ -402,8 +422,9 @@ class Passing:
 
     def abandon(self) -> None:
         """The client left, or was cut."""
-        if self._connection is None:
+        if self._connection is None and self._held is None:
             return
+        self._held = None
         self._express.in_flight.leave()
         self.give_up()
         shared, request = self._express.shared, self.plain

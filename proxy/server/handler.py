@@ -175,7 +175,7 @@ class Handler:
         visit.observation.outcome = Outcome.BYPASS
         visit.observation.forward = Forward.BYPASS
         response = await ask_for_one(self._shared, visit)
-        self._invalidate(visit, response.head)
+        await self._invalidate(visit, response.head)
         await relay(self._shared, visit, response, received(self._shared, response))
 
     async def _write_through(self, visit: Visit) -> None:
@@ -183,7 +183,7 @@ class Handler:
         visit.observation.outcome = Outcome.PASS
         visit.observation.forward = Forward.METHOD
         response = await ask_for_one(self._shared, visit)
-        self._invalidate(visit, response.head)
+        await self._invalidate(visit, response.head)
         if storability.stands_for_get(visit.exchange.head, response.head) and self._shared.flags.query_cache:
             await self._keep_for_get(visit, response)
         else:
@@ -262,7 +262,7 @@ class Handler:
         observation.error = code
         await answer.from_store(self._shared, visit, stored, now=self._shared.wall())
 
-    def _invalidate(self, visit: Visit, response: ResponseHead) -> None:
+    async def _invalidate(self, visit: Visit, response: ResponseHead) -> None:
         """Before the client learns of its success, so that its next request already sees the change."""
         shared, request = self._shared, visit.exchange.head
         if response.status >= 400:
@@ -273,7 +273,10 @@ class Handler:
         uris: tuple[str, ...] = ()
         if visit.rule is None and invalidation.invalidates(request, response.status):
             uris = invalidation.invalidated_uris(request, response)
-        shared.invalidate(tags, uris)
+        known = shared.invalidate(tags, uris)
+        if known is not None:
+            # others wait for it as well
+            await asyncio.wait((known,))
 
     # -- steps 4 to 7: look up, decide
 
@@ -490,7 +493,7 @@ class Handler:
         observation.outcome = Outcome.PASS
         answer.note_forward(observation, forward)
         response = await ask_for_one(self._shared, visit)
-        self._invalidate(visit, response.head)
+        await self._invalidate(visit, response.head)
         await hand_on(self._shared, visit, response, received(self._shared, response))
 
     async def _answer_alone(self, visit: Visit, response: OriginResponse, judged: Judgement) -> None:
@@ -498,7 +501,7 @@ class Handler:
         observation.outcome, observation.verdict = Outcome.PASS, judged.verdict
         observation.origin_status = response.head.status
         if visit.rule is not None:
-            self._invalidate(visit, response.head)
+            await self._invalidate(visit, response.head)
         await hand_on(self._shared, visit, response, judged.head)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -42,7 +43,8 @@ class Shared:
     targets -- fields that go before Cache-Control (RFC 9213). show_keys -- tell cache keys in Cache-Status.
     digest -- keyed hash that stands for a credential in a cache key. wall -- wall clock, seconds.
     clock -- monotonic seconds. observe, observe_origin -- take what is told.
-    announce -- lets other processes know what is invalid; None where there are none.
+    announce -- lets other processes know what is invalid; None where there are none. What it gives is done when those
+    know that have to before a client does.
     remote -- what replicas share; None without REDIS_URL. fast -- prepared answers.
     traces -- spans of requests; None where nobody asked for them, and then nothing of it costs anything.
     """
@@ -62,7 +64,7 @@ class Shared:
     clock: Callable[[], float]
     observe: Callable[[Observation], None]
     observe_origin: Callable[[OriginObservation], None]
-    announce: Callable[[list[str]], None] | None
+    announce: Callable[[list[str]], asyncio.Future[None] | None] | None
     fast: Index
     remote: SharedStore | None = None
     traces: Traces | None = None
@@ -71,18 +73,22 @@ class Shared:
         """Whether a stored response may still be used, as far as it was invalidated or not."""
         return self.invalidations.state(stored.uri, stored.tags, stored.epoch)
 
-    def invalidate(self, tags: Sequence[str], uris: Sequence[str]) -> None:
-        """What carries one of the tags or is of one of the URIs is never used again, here or elsewhere."""
+    def invalidate(self, tags: Sequence[str], uris: Sequence[str]) -> asyncio.Future[None] | None:
+        """What carries one of the tags or is of one of the URIs is never used again, here or elsewhere.
+
+        Where something is given, the answer that says so is to wait for it.
+        """
         for tag in tags:
             self.invalidations.purge_tag(tag, soft=False)
         for uri in uris:
             self.invalidations.purge_uri(uri, soft=False)
-        self.tell_others(tags, uris)
+        return self.tell_others(tags, uris)
 
-    def tell_others(self, tags: Sequence[str], uris: Sequence[str]) -> None:
+    def tell_others(self, tags: Sequence[str], uris: Sequence[str]) -> asyncio.Future[None] | None:
         """That such responses are invalid."""
-        if self.announce is not None and (tags or uris):
-            self.announce([*(f"tag {tag}" for tag in tags), *(f"uri {uri}" for uri in uris)])
+        if self.announce is None or not (tags or uris):
+            return None
+        return self.announce([*(f"tag {tag}" for tag in tags), *(f"uri {uri}" for uri in uris)])
 
 
 @dataclass(slots=True)

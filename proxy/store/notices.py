@@ -14,31 +14,14 @@ from config.everywhere import FLAGS, take, take_kept
 from config.flags import Flags
 from config.tier import SharedTier
 from proxy.store.invalidations import Invalidations, Validity
-
-ALL = "all"
-Notice = tuple[str, str, bool]
-"""What (`uri`, `tag`, `prefix` or `all`), its name, and whether softly."""
-
-
-def note(invalidations: Invalidations, notice: Notice) -> None:
-    """Take a notice into account."""
-    what, name, soft = notice
-    match what:
-        case "uri":
-            invalidations.purge_uri(name, soft)
-        case "tag":
-            invalidations.purge_tag(name, soft)
-        case "prefix":
-            invalidations.purge_prefix(name, soft)
-        case _:
-            # whatever a newer replica may mean by another word
-            invalidations.purge_all(soft)
+from proxy.store.telling import ALL, Notice, Telling, note
 
 
 class Notices:
     """See the module. name -- of the log. by -- of this replica, or of all workers that tell each other anyway.
 
-    here, flags -- of this process. flipped -- called with flags that others have flipped.
+    here, flags -- of this process. flipped -- called with flags that others have flipped. logged -- called with how
+    many of the notices told here are in the log, and up to which number.
     """
 
     def __init__(
@@ -49,26 +32,50 @@ class Notices:
         here: Invalidations,
         flags: Flags,
         flipped: Callable[[Mapping[str, bool]], None],
+        logged: Callable[[int, int], None] = lambda _, __: None,
     ) -> None:
         self.bulletin = Bulletin(tier, name, self, by)
         self._here = here
         self._flags = flags
         self._flipped = flipped
+        self._logged = logged
         self._everywhere = Invalidations()
-        self._told = Invalidations()
+        self._own = Telling()
+        self._siblings: dict[int, Telling] = {}
 
     # -- telling
 
-    def tell(self, notices: Sequence[Notice]) -> None:
-        """Let the others know, in the background, of what was invalidated here."""
+    def tell(self, notices: Sequence[Notice]) -> int:
+        """Let the others know, in the background, of what was invalidated here. How many notices that makes."""
         for notice in notices:
-            note(self._told, notice)
+            self._own.note(notice, self.bulletin.position)
         self.bulletin.tell([list(notice) for notice in notices], instead=[ALL, "", False])
+        return self._own.count
 
     async def tell_flags(self, flags: Mapping[str, bool], seconds: float) -> bool:
         """Set flags in every replica, now and later; False where that may take longer than so many seconds."""
+        self._own.skip(self._own.count + 1)
         self.bulletin.tell([[FLAGS, dict(flags), False]], keep=flags)
         return await self.bulletin.sent(seconds)
+
+    # -- what the other workers of this proxy tell, heard from themselves
+
+    def sibling_told(self, who: int, count: int, notices: Sequence[Notice]) -> None:
+        """The last of `count` notices."""
+        telling = self._siblings.setdefault(who, Telling(count - len(notices)))
+        telling.skip(count - len(notices))
+        for notice in notices:
+            telling.note(notice, self.bulletin.position)
+
+    def sibling_logged(self, who: int, count: int, number: int) -> None:
+        """The first `count` of them are in the log, up to `number`."""
+        self._siblings.setdefault(who, Telling(count)).logged(count, number)
+
+    def sibling_gone(self, who: int) -> None:
+        """It tells nothing any more: what may not be in the log is told from here."""
+        telling = self._siblings.pop(who, None)
+        if telling is not None and (notices := telling.waiting(self.bulletin.position)):
+            self.tell(notices)
 
     # -- judging
 
@@ -79,22 +86,22 @@ class Notices:
 
     def state(self, uri: str, tags: tuple[str, ...], number: int) -> Validity:
         """Whether a shared record may be used, whose origin knew of the invalidations up to `number`."""
-        if number < self._everywhere.epoch:
-            found = self._everywhere.state(uri, tags, number)
-            if found is not Validity.VALID:
-                return found
-        if self._told.epoch:
-            if self.bulletin.settled:
-                self._told = Invalidations()
-            elif self.bulletin.pending or number < self.bulletin.published:
-                return self._told.state(uri, tags, 0)
-        return Validity.VALID
+        found = self._everywhere.state(uri, tags, number)
+        position = self.bulletin.position
+        for telling in (self._own, *self._siblings.values()):
+            if found is Validity.GONE:
+                break
+            untold = telling.state(uri, tags, number, position)
+            found = found if untold is Validity.VALID else untold
+        return found
 
     # -- hearing (`config.bulletin.Reader`)
 
     def began(self, number: int) -> None:
         """What was invalidated up to `number` is not known, so everything older is."""
         self._everywhere = Invalidations(begin=number)
+        for telling in (self._own, *self._siblings.values()):
+            telling.began(number)
 
     def took(self, number: int, by: str, entry: Entry) -> None:
         """An invalidation, or flags."""
@@ -120,3 +127,8 @@ class Notices:
         """Flags that stand."""
         take_kept(self._flags, kept)
         self._flipped(kept)
+
+    def logged(self, left: int, number: int) -> None:
+        """All but the last `left` of what was told here."""
+        self._own.logged(self._own.count - left, number)
+        self._logged(self._own.count - left, number)

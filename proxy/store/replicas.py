@@ -16,8 +16,9 @@ from config.tasks import end
 from config.tier import SharedTier
 from config.tracing import apart
 from proxy.store.invalidations import Invalidations
-from proxy.store.notices import Notice, Notices
+from proxy.store.notices import Notices
 from proxy.store.shared import SharedStore
+from proxy.store.telling import Notice
 
 log = logging.getLogger("siding.replicas")
 
@@ -43,11 +44,12 @@ class Replicas:
         here: Invalidations,
         flags: Flags,
         flipped: Callable[[Mapping[str, bool]], None],
+        logged: Callable[[int, int], None],
         wall: Callable[[], float],
     ) -> None:
         self.tier = SharedTier(url, seconds=seconds)
         name = hashlib.blake2b(origin.encode(), digest_size=8).hexdigest()
-        self.notices = Notices(self.tier, name, group, here, flags, flipped)
+        self.notices = Notices(self.tier, name, group, here, flags, flipped, logged)
         self.store = SharedStore(
             self.tier,
             self.notices,
@@ -62,9 +64,9 @@ class Replicas:
         self._mark = hmac.digest(secret, b"which", "sha256").hex()[:16].encode()
         self._comparing: asyncio.Task[None] | None = None
 
-    def tell(self, notices: Sequence[Notice]) -> None:
-        """Let the others know what was invalidated here."""
-        self.notices.tell(notices)
+    def tell(self, notices: Sequence[Notice]) -> int:
+        """Let the others know what was invalidated here. How many notices that makes."""
+        return self.notices.tell(notices)
 
     def start(self) -> None:
         """Begin to listen."""

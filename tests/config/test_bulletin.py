@@ -31,6 +31,7 @@ class Listener:
         self.numbers: list[int] = []
         self.missings: list[bool] = []
         self.stands: dict[str, Any] = {}
+        self.logs: list[tuple[int, int]] = []
 
     def began(self, number: int) -> None:
         self.began_at.append(number)
@@ -44,6 +45,9 @@ class Listener:
 
     def kept(self, kept: Mapping[str, Any]) -> None:
         self.stands = dict(kept)
+
+    def logged(self, left: int, number: int) -> None:
+        self.logs.append((left, number))
 
 
 async def holds(condition: Callable[[], bool]) -> None:

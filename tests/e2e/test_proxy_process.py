@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
 import pytest
 
 from tests.deploy.processes import environment, python, with_few_descriptors
-from tests.e2e.proxies import proxy_process
+from tests.e2e.proxies import Running, proxy_process
 from tests.support import PATIENCE, Origin, Turn
 
 FRESH = "Cache-Control: max-age=60"
+
+
+async def newest_worker(proxy: Running) -> int:
+    """The process of one of its workers."""
+    found = await asyncio.create_subprocess_exec(
+        "pgrep", "-n", "-P", str(proxy.child.process.pid), stdout=asyncio.subprocess.PIPE
+    )
+    return int((await found.communicate())[0])
+
+
+@contextlib.contextmanager
+def hanging(process: int) -> Iterator[None]:
+    """It does nothing meanwhile."""
+    os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process, signal.SIGCONT)
 
 
 async def test_a_bad_setting_ends_with_status_2_and_says_everything() -> None:
@@ -131,6 +151,47 @@ async def test_workers_share_the_port_flags_and_invalidations(origin: Origin) ->
     assert "Traceback" not in proxy.child.output
 
 
+async def test_what_one_worker_has_answered_no_other_contradicts(origin: Origin) -> None:
+    """Whichever of them a client's next request comes to, it sees what the last has changed."""
+    state = 0
+
+    async def script(turn: Turn) -> None:
+        nonlocal state
+        state += turn.request.method == "POST"
+        await turn.answer(str(state), FRESH)
+
+    origin.script = script
+    async with proxy_process(origin.url, workers="2") as proxy:
+
+        async def seen(client: aiohttp.ClientSession, method: str = "GET") -> int:
+            async with client.request(method, f"{proxy.url}/a") as answer:
+                return int(await answer.text())
+
+        async with contextlib.AsyncExitStack() as held:
+            clients = [await held.enter_async_context(aiohttp.ClientSession()) for _ in range(8)]
+            for turn in range(200):
+                # all of them have it, before it is changed
+                await asyncio.gather(*map(seen, clients))
+                assert await seen(clients[turn % 8], "POST") == turn + 1
+                assert await asyncio.gather(*map(seen, clients)) == [turn + 1] * 8
+
+
+async def test_a_worker_that_hangs_holds_no_answer_up(origin: Origin) -> None:
+    async with proxy_process(origin.url, workers="2") as proxy:
+
+        async def change() -> int:
+            async with aiohttp.ClientSession() as fresh, fresh.post(f"{proxy.url}/a") as answer:
+                return answer.status
+
+        with hanging(await newest_worker(proxy)):
+            # those of connections that are the other's come when it goes on
+            answers = [asyncio.create_task(change()) for _ in range(16)]
+            done, _ = await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED)
+            assert {answer.result() for answer in done} == {200}
+            await proxy.child.line("no answer waits for it")
+        assert await asyncio.gather(*answers) == [200] * 16
+
+
 async def test_a_worker_that_dies_is_replaced(origin: Origin) -> None:
     async with proxy_process(origin.url, workers="2") as proxy, aiohttp.ClientSession() as session:
         async with session.get(f"{proxy.admin}/metrics") as answer:
@@ -157,17 +218,10 @@ async def test_a_worker_that_dies_is_replaced(origin: Origin) -> None:
 
 async def test_a_worker_that_hangs_does_not_count_as_serving(origin: Origin) -> None:
     async with proxy_process(origin.url, workers="2") as proxy, aiohttp.ClientSession() as session:
-        found = await asyncio.create_subprocess_exec(
-            "pgrep", "-n", "-P", str(proxy.child.process.pid), stdout=asyncio.subprocess.PIPE
-        )
-        worker = int((await found.communicate())[0])
-        os.kill(worker, signal.SIGSTOP)
-        try:
+        with hanging(await newest_worker(proxy)):
             async with session.get(f"{proxy.admin}/readyz") as answer:
                 assert answer.status == 503
                 assert (await answer.json())["reason"] == "1 of 2 workers serve"
-        finally:
-            os.kill(worker, signal.SIGCONT)
         async with asyncio.timeout(PATIENCE):
             while True:
                 async with session.get(f"{proxy.admin}/readyz") as answer:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
+import re
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -23,6 +25,7 @@ FLAGS = ("ENABLE_QUERY_CACHE", "ENABLE_ETAG", "ENABLE_DEDUP", "ENABLE_COMPRESSIO
 SETTLED_SECONDS = 3.0
 """After which nothing of what was broken is to be noticed."""
 READY_SECONDS = 20.0
+UNTOLD = re.compile(r"^siding_replica_untold\S* (\S+)$", re.MULTILINE)
 
 
 class Proxy:
@@ -68,18 +71,22 @@ class Proxy:
         self.process.send_signal(how)
         await self.process.wait()
 
-    def resident(self) -> int:
-        """Octets of memory (VmRSS)."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        return 1024 * int(status.partition("VmRSS:")[2].split()[0])
+    def workers(self) -> list[int]:
+        """Processes that serve for it, if there are several."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
-    def descriptors(self) -> int:
-        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+    def sizes(self) -> dict[int, tuple[int, int]]:
+        """Octets of memory (VmRSS) and open descriptors of its processes."""
+        return {
+            pid: (_resident(pid), len(list(Path(f"/proc/{pid}/fd").iterdir()))) for pid in (self.pid, *self.workers())
+        }
 
     async def untold(self) -> bool:
         """Whether the other proxies have still to be told of something."""
         async with aiohttp.ClientSession() as session, session.get(f"{self.admin}/metrics") as answer:
-            return "\nsiding_replica_untold 0.0\n" not in await answer.text()
+            found = UNTOLD.findall(await answer.text())
+        return not found or any(float(number) for number in found)
 
     async def ask(self, method: str, path: str, document: object) -> None:
         """A change by the admin listener."""
@@ -91,16 +98,30 @@ class Proxy:
             assert answer.status == 200, await answer.text()
 
 
+def _resident(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return 1024 * int(status.partition("VmRSS:")[2].split()[0])
+
+
 class Chaos:
     """Everything that is there, and what can be done to it."""
 
     def __init__(
-        self, folder: Path, python: str, code: Path, truth: Truth, service: Service, clients: Clients, seed: int
+        self,
+        folder: Path,
+        python: str,
+        code: Path,
+        truth: Truth,
+        service: Service,
+        clients: Clients,
+        seed: int,
+        workers: int,
     ) -> None:
         self._folder = folder
         self._truth = truth
         self._service = service
         self._clients = clients
+        self._workers = workers
         self._dice = random.Random(seed)  # noqa: S311 - repeatable on purpose
         self._redis_port = spare_port()
         self._redis: Redis | None = None
@@ -114,6 +135,7 @@ class Chaos:
             "CACHE_SECRET": "soak-secret-of-sixteen",
             "CACHE_MAX_BYTES": "2MB",
             "DRAIN_SECONDS": "5",
+            "WORKERS": str(workers),
         }
         self.proxies = {name: Proxy(python, code, settings, folder / f"{name}.log") for name in ("one", "two")}
 
@@ -147,6 +169,8 @@ class Chaos:
             self.flag_is_flipped,
             self.something_is_purged,
         ]
+        if self._workers > 1:
+            things.append(self.worker_is_killed)
         thing = self._dice.choice(things)
         name = thing.__name__.replace("_", " ")
         self._truth.happening = name
@@ -210,6 +234,12 @@ class Chaos:
             self._truth.forget(name)
             self._clients.writes.set()
             await proxy.start()
+
+    async def worker_is_killed(self) -> None:
+        """Neither the others nor its successor may tell anything older than what it had answered."""
+        _, proxy = self._any_proxy()
+        async with self._broken():
+            os.kill(self._dice.choice(proxy.workers()), signal.SIGKILL)
 
     async def all_is_told(self) -> None:
         """No change is on its way to the service, or to the other proxy."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from config.flags import Flags
 from config.tier import SharedTier
 from proxy.store.invalidations import Invalidations, Validity
-from proxy.store.notices import Notices, note
+from proxy.store.notices import Notices
+from proxy.store.telling import note
 
 URI = "http://a/x"
 TAGS = ("t",)
@@ -109,6 +111,7 @@ async def test_what_is_not_told_yet_spoils_what_the_tier_has(untold: Notices) ->
     # it got the number 6, and this replica has not read that far
     untold.bulletin._pending.clear()
     untold.bulletin.position, untold.bulletin.published = 5, 6
+    untold.logged(0, 6)
     assert untold.state(URI, TAGS, 5) is Validity.GONE
     assert untold.state(URI, TAGS, 6) is Validity.VALID
     assert untold.number == 6
@@ -116,3 +119,41 @@ async def test_what_is_not_told_yet_spoils_what_the_tier_has(untold: Notices) ->
     untold.bulletin.position = 6
     assert untold.state(URI, TAGS, 5) is Validity.GONE
     assert untold.state(URI, TAGS, 6) is Validity.VALID
+
+
+async def test_what_a_sibling_tells_spoils_what_the_tier_has_until_the_log_has_it(untold: Notices) -> None:
+    untold.began(5)
+    untold.sibling_told(1, 8, [("tag", "t", False)])
+    untold.sibling_told(2, 3, [("tag", "u", False)])
+    assert untold.state(URI, TAGS, 5) is Validity.GONE
+    assert untold.state(URI, TAGS, 9) is Validity.GONE, "its number is not known"
+    assert untold.state(URI, ("other",), 5) is Validity.VALID
+    untold.sibling_logged(2, 3, 6)
+    untold.sibling_logged(1, 8, 7)
+    assert untold.state(URI, TAGS, 6) is Validity.GONE
+    assert untold.state(URI, TAGS, 7) is Validity.VALID
+    untold.took(6, "me", ["tag", "u", False])
+    untold.took(7, "me", ["tag", "t", False])
+    untold.bulletin.position = 7
+    assert untold.state(URI, TAGS, 6) is Validity.GONE
+    assert untold.state(URI, TAGS, 7) is Validity.VALID
+
+
+async def test_what_a_sibling_cannot_tell_any_more_is_told_in_its_place(untold: Notices) -> None:
+    untold.began(5)
+    untold.sibling_told(1, 1, [("tag", "t", False)])
+    untold.sibling_logged(1, 1, 6)
+    untold.bulletin.position = 6
+    untold.sibling_told(1, 3, [("uri", "/x", False), ("uri", "/y", False)])
+    untold.sibling_gone(1)
+    untold.sibling_gone(2)
+    assert [orjson.loads(entry) for entry in untold.bulletin._pending] == [["uri", "/x", False], ["uri", "/y", False]]
+    assert untold.state(URI, TAGS, 9) is Validity.GONE
+
+
+async def test_gone_is_gone_whoever_says_that_it_is_only_stale(untold: Notices) -> None:
+    untold.began(0)
+    untold.took(1, "other", ["tag", "t", True])
+    assert untold.state(URI, TAGS, 0) is Validity.STALE
+    untold.sibling_told(1, 1, [("tag", "t", False)])
+    assert untold.state(URI, TAGS, 0) is Validity.GONE

@@ -1,0 +1,193 @@
+"""Workers of one proxy: what one has invalidated, the others know before a client does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+
+from proxy import siblings as module
+from proxy.channel import Channel
+from proxy.siblings import Siblings
+from tests.fast.passing import DATE, POST, begun, connection_of, nothing_left, usual
+from tests.fast.sides import server_of
+from tests.support import Client, Origin, Turn, running_proxy, until
+
+
+class Parent:
+    """Takes what a worker tells; answers while `knows` is set."""
+
+    def __init__(self) -> None:
+        self.knows = asyncio.Event()
+        self.knows.set()
+        self.told: list[tuple[str, object]] = []
+
+    async def answer(self, name: str, argument: object) -> object:
+        self.told.append((name, argument))
+        await self.knows.wait()
+        return None
+
+
+@contextlib.asynccontextmanager
+async def family() -> AsyncIterator[tuple[Parent, Siblings]]:
+    """A parent, and what a worker of it tells by."""
+    parent = Parent()
+    far, near = Channel(parent.answer), Channel(parent.answer)
+    ours, theirs = socket.socketpair()
+    await far.open(ours)
+    await near.open(theirs)
+    try:
+        yield parent, Siblings(near)
+    finally:
+        await near.close()
+        await far.close()
+
+
+async def started(client: Client) -> bool:
+    """Whether anything of an answer has come; whatever has been written by now would be there."""
+    await asyncio.sleep(0)
+    return bool(client.reader._buffer)  # type: ignore[attr-defined]
+
+
+async def test_what_is_told_meanwhile_goes_with_the_next() -> None:
+    async with family() as (parent, siblings):
+        parent.knows.clear()
+        first = siblings.tell(["uri a"], 1)
+        await until(lambda: bool(parent.told))
+        second, third = siblings.tell(["uri b"], 2), siblings.tell(["tag c", "tag d"], 4)
+        assert first is not None
+        assert second is third
+        assert second is not None
+        assert not first.done()
+        parent.knows.set()
+        await asyncio.wait((first, second))
+        assert parent.told == [("invalidated", [1, ["uri a"]]), ("invalidated", [4, ["uri b", "tag c", "tag d"]])]
+        siblings.logged(4, 17)
+        await until(lambda: parent.told[-1] == ("logged", [4, 17]))
+
+
+async def test_who_does_not_say_that_he_knows_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "KNOWN_SECONDS", 0.02)
+    async with family() as (parent, siblings):
+        parent.knows.clear()
+        first, second = siblings.tell(["uri a"], 1), None
+        await until(lambda: bool(parent.told))
+        second = siblings.tell(["uri b"], 2)
+        assert first is not None
+        assert second is not None
+        await asyncio.wait((first, second))
+        assert siblings.tell(["uri c"], 3) is None
+        await until(lambda: len(parent.told) == 3)
+        assert parent.told[1:] == [("invalidated", [2, ["uri b"]]), ("invalidated", [3, ["uri c"]])]
+        assert [record.levelno for record in caplog.records] == [logging.WARNING]
+        parent.knows.set()
+        await until(lambda: not siblings._late)
+        fourth = siblings.tell(["uri d"], 4)
+        assert fourth is not None
+        await asyncio.wait((fourth,))
+        assert parent.told[-1] == ("invalidated", [4, ["uri d"]])
+
+
+async def test_without_a_parent_nobody_waits(caplog: pytest.LogCaptureFixture) -> None:
+    async with family() as (_, siblings):
+        await siblings._channel.close()
+        known = siblings.tell(["uri a"], 1)
+        assert known is not None
+        await asyncio.wait((known,))
+    assert "other workers may not know" in caplog.text
+
+
+@pytest.mark.parametrize("times", [0, 2], ids=["the ordinary way", "the express way"])
+async def test_an_answer_waits_until_the_others_know(origin: Origin, times: int) -> None:
+    origin.script = usual
+    async with family() as (parent, siblings), running_proxy(origin.url, siblings=siblings) as proxy:
+        client, other = await proxy.connect(), await proxy.connect()
+        await begun(proxy, client, times)
+        parent.told.clear()
+        parent.knows.clear()
+        await client.send(POST)
+        await until(lambda: bool(parent.told))
+        # nobody else waits
+        assert (await other.request("GET", "/b")).status == 200
+        assert not await started(client)
+        assert proxy.worker.handler.in_flight == 1
+        ways = [connection._passing is not None for connection in server_of(proxy).connections]  # type: ignore[attr-defined]
+        assert any(ways) is bool(times)
+        parent.knows.set()
+        assert (await client.response()).content == b"hello"
+        assert (await client.request("GET", "/b")).status == 200
+        await nothing_left(proxy)
+    assert parent.told == [("invalidated", [0, ["uri http://a/a"]])]
+
+
+@pytest.mark.parametrize("times", [0, 2], ids=["the ordinary way", "the express way"])
+async def test_a_client_that_leaves_meanwhile(origin: Origin, times: int) -> None:
+    origin.script = usual
+    async with family() as (parent, siblings), running_proxy(origin.url, siblings=siblings) as proxy:
+        client, other = await proxy.connect(), await proxy.connect()
+        await begun(proxy, client, times)
+        parent.told.clear()
+        parent.knows.clear()
+        await client.send(POST)
+        await until(lambda: bool(parent.told))
+        client.close()
+        await nothing_left(proxy)
+        parent.knows.set()
+        assert (await other.request("POST", "/a", content=b"x")).status == 200
+        await nothing_left(proxy)
+        metrics = (await proxy.worker.metrics(""))[0].decode()
+    assert 'outcome="client-gone"' in metrics
+
+
+async def test_what_comes_early_waits_as_well(origin: Origin) -> None:
+    origin.script = usual
+    async with family() as (parent, siblings), running_proxy(origin.url, siblings=siblings) as proxy:
+        client = await proxy.connect()
+        await begun(proxy, client)
+        parent.told.clear()
+        parent.knows.clear()
+        await client.send(POST)
+        await until(lambda: bool(parent.told))
+        await client.send(POST)
+        await until(lambda: bool(connection_of(proxy)._early))
+        parent.knows.set()
+        assert [(await client.response()).content for _ in range(2)] == [b"hello", b"hello"]
+        await nothing_left(proxy)
+
+
+@pytest.mark.parametrize("times", [0, 2], ids=["the ordinary way", "the express way"])
+async def test_the_end_of_the_proxy_waits_as_well(origin: Origin, times: int) -> None:
+    origin.script = usual
+    async with family() as (parent, siblings), running_proxy(origin.url, siblings=siblings) as proxy:
+        client = await proxy.connect()
+        await begun(proxy, client, times)
+        parent.told.clear()
+        parent.knows.clear()
+        await client.send(POST)
+        await until(lambda: bool(parent.told))
+        drained = asyncio.create_task(proxy.worker.drain())
+        await until(lambda: proxy.worker._draining)
+        parent.knows.set()
+        answer = await client.response()
+        assert (answer.content, answer.get("connection")) == (b"hello", "close")
+        await drained
+
+
+async def test_what_fails_or_is_safe_is_not_told(origin: Origin) -> None:
+    async def script(turn: Turn) -> None:
+        await turn.answer("no", DATE, status="409 Conflict" if turn.request.method == "POST" else "200 OK")
+
+    origin.script = script
+    async with family() as (parent, siblings), running_proxy(origin.url, siblings=siblings) as proxy:
+        client = await proxy.connect()
+        parent.knows.clear()
+        for _ in range(3):
+            assert (await client.request("POST", "/a", content=b"x")).status == 409
+            assert (await client.request("OPTIONS", "/a")).status == 200
+    assert parent.told == []

@@ -1,0 +1,96 @@
+"""What is told and not yet read in the log: against a model that knows what became of each notice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.store.invalidations import Validity
+from proxy.store.telling import ALL, MOST_WAITING, Notice, Telling
+
+URI = "http://a/x"
+CONCERN: list[Notice] = [("uri", URI, False), ("uri", "/x", False), ("tag", "t", False), ("prefix", "/", False)]
+OTHER: list[Notice] = [("uri", "/y", False), ("tag", "u", False)]
+
+
+@dataclass
+class Told:
+    """A notice. number -- in the log; None until it is there."""
+
+    notice: Notice
+    number: int | None = None
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("told"), st.sampled_from(CONCERN + OTHER)),
+        st.tuples(st.just("between"), st.none()),
+        # how many of those that are not in the log yet get there, after how many of others
+        st.tuples(st.just("logged"), st.tuples(st.integers(0, 3), st.integers(0, 2))),
+        st.tuples(st.just("read"), st.integers(0, 4)),
+    ),
+    max_size=30,
+)
+
+
+@given(steps, st.integers(0, 5))
+def test_what_can_be_read_in_the_log_is_left_to_it_and_nothing_else(
+    steps: list[tuple[str, object]], begin: int
+) -> None:
+    telling, told = Telling(begin), [Told(OTHER[0], 0) for _ in range(begin)]
+    last = position = 0
+    for step in steps:
+        match step:
+            case "told", (str(what), str(name), bool(soft)):
+                notice = what, name, soft
+                told.append(Told(notice))
+                telling.note(notice, position)
+            case "between", _:
+                # flags, which get a number as well
+                told.append(Told(OTHER[0]))
+                telling.skip(len(told))
+            case "logged", (int(many), int(others)):
+                last += others
+                waiting = [one for one in told if one.number is None][:many]
+                for one in waiting:
+                    last += 1
+                    one.number = last
+                telling.logged(sum(one.number is not None for one in told), last)
+            case "read", int(many):
+                position = min(last, position + many)
+        assert telling.count == len(told)
+        for number in range(last + 1):
+            concerned = [one for one in told if one.notice in CONCERN and (one.number is None or one.number > position)]
+            found = telling.state(URI, ("t",), number, position)
+            if any(one.number is None for one in concerned):
+                assert found is Validity.GONE
+            elif found is Validity.GONE:
+                # one of a batch is told apart from the next only by the batch's last number
+                assert any(one.number is not None and one.number > position for one in told)
+            else:
+                assert not any(one.number is not None and one.number > number for one in concerned)
+    telling.logged(len(told), last)
+    assert telling.state(URI, ("t",), 0, last) is Validity.VALID
+    assert telling.waiting(last) == []
+
+
+def test_what_waits_is_bounded() -> None:
+    telling = Telling()
+    for number in range(MOST_WAITING + 1):
+        telling.note(("tag", str(number), False), 0)
+    assert telling.waiting(0) == [(ALL, "", False)]
+    telling.note(("tag", "t", False), 0)
+    assert telling.waiting(0) == [(ALL, "", False), ("tag", "t", False)]
+    telling.logged(MOST_WAITING + 1, 1)
+    assert telling.waiting(1) == [("tag", "t", False)]
+
+
+def test_a_log_that_began_anew_has_what_was_lost_with_the_old_one() -> None:
+    telling = Telling()
+    telling.note(("tag", "t", False), 0)
+    telling.logged(1, 1_000)
+    assert telling.state(URI, ("t",), 5, 5) is Validity.GONE
+    telling.began(5)
+    assert telling.state(URI, ("t",), 5, 5) is Validity.VALID, "whatever is older than 5 is gone anyway"
