@@ -80,10 +80,11 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Streaming:
-    """A shareable response whose content is still arriving."""
+    """A shareable response whose content is still arriving. response_time -- when its head did."""
 
     judgement: Judgement
     length: int | None
+    response_time: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ class Fetch:
     trace -- the span of the request that began it, where there is one.
     origin_seconds, total_seconds -- until the head of the origin's response, and until its content was complete.
     limit -- octets of content beyond which nothing is kept. copies -- bounds all fetches together.
-    wall -- the wall clock.
+    wall -- the wall clock. began -- by it, where the origin has been asked already.
     """
 
     def __init__(
@@ -138,6 +139,7 @@ class Fetch:
         copies: Copies,
         wall: Callable[[], float],
         worth_finishing: bool,
+        began: float | None = None,
         elsewhere: Callable[[], Awaitable[StoredResponse | None]] | None = None,
     ) -> None:
         self.question = question
@@ -150,6 +152,7 @@ class Fetch:
         self._elsewhere = elsewhere
         self._ask, self._keep, self._finish, self._limit, self._wall = ask, keep, finish, limit, wall
         self._worth_finishing = worth_finishing
+        self._began = began
         self._settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._closed: list[Callable[[], None]] = []
         self._streams: list[Callable[[], None]] = []
@@ -294,7 +297,7 @@ class Fetch:
             self._settle(Found(stored))
             return
         question = self.question
-        request_time = self._wall()
+        request_time = self._wall() if self._began is None else self._began
         try:
             response = await self._ask()
         except errors.NoAnswer as fault:
@@ -322,7 +325,10 @@ class Fetch:
             if judged.stored is not None:
                 response.close()
                 freshened = judged.ruling is Ruling.FRESHENED
-                verdict = self._keep(judged.stored) if freshened else judged.verdict
+                verdict = judged.verdict
+                if judged.kept is not None:
+                    put = self._keep(judged.kept)
+                    verdict = put if verdict is Verdict.STORE else verdict
                 outcome = Outcome.VALIDATED if freshened else Outcome.STALE_IF_ERROR
                 hidden = None if freshened else ORIGIN_SAID_ERROR
                 kept = verdict is Verdict.STORE
@@ -352,7 +358,7 @@ class Fetch:
             self._settle(Ready(stored, Outcome.MISS, judged, kept, verdict, response.head.status))
             return
         length = None if response.length is None else len(judged.before) + response.length
-        self._settle(Streaming(judged, length))
+        self._settle(Streaming(judged, length, times[1]))
         for callback in self._streams:
             callback()
         if judged.before:

@@ -86,6 +86,8 @@ class Verdict(StrEnum):
     """a stream of events has no end to wait for, and what was sent is not for who comes later"""
     INVALIDATED = "invalidated"
     """something it depends on was invalidated while it was on its way"""
+    OVERTAKEN = "overtaken"
+    """one that the origin made later came first"""
 
 
 class NotCoded(StrEnum):

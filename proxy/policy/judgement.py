@@ -12,7 +12,17 @@ from proxy.policy import cache_key, freshness, invalidation, reuse, storability,
 from proxy.policy.decisions import Verdict
 from proxy.policy.fields import format_date, parse_content_range
 from proxy.policy.forwarding import from_origin
-from proxy.policy.messages import NO_CODINGS, Freshness, Part, Question, RequestHead, ResponseHead, StoredResponse
+from proxy.policy.messages import (
+    NO_CODINGS,
+    Fields,
+    Freshness,
+    Part,
+    Question,
+    RequestHead,
+    ResponseHead,
+    RouteRule,
+    StoredResponse,
+)
 from proxy.policy.targeted import governing
 
 
@@ -36,7 +46,8 @@ class Judgement:
     """The ruling with its reason.
 
     head -- the response as it goes on: hop-by-hop fields and framing removed, Via and Date present.
-    stored -- for FRESHENED the freshened, for HIDDEN the stale stored response.
+    stored -- for FRESHENED the freshened, for HIDDEN the stale stored response. kept -- for FRESHENED what is to be
+    stored; None leaves what is there.
     before -- octets that were stored already, of a response whose rest is arriving.
     withheld -- fields that only the client that asked is given (RFC 9111 5.2.2.4, 5.2.2.7).
     """
@@ -46,6 +57,7 @@ class Judgement:
     head: ResponseHead
     freshness: Freshness
     stored: StoredResponse | None = None
+    kept: StoredResponse | None = None
     before: bytes = b""
     withheld: frozenset[str] = frozenset()
 
@@ -98,7 +110,10 @@ def _confirmation(question: Question, head: ResponseHead, times: tuple[float, fl
         names = cache_key.vary_names(confirmed.head.fields) or ()
         confirmed = replace(confirmed, secondary_key=cache_key.secondary_key(names, question.request.fields))
     fresh = validation.freshen(confirmed, head, question, *times)
-    return Judgement(Ruling.FRESHENED, Verdict.STORE, head, fresh.freshness, fresh)
+    life = fresh.stored.freshness
+    return Judgement(
+        Ruling.FRESHENED, fresh.verdict, head, life, fresh.stored, kept=fresh.kept, withheld=fresh.withheld
+    )
 
 
 def _completion(
@@ -124,12 +139,22 @@ def hide(stored: StoredResponse) -> Judgement:
 def shareable_in_flight(judgement: Judgement) -> bool:
     """May clients that waited be given this response? Only while it is fresh on arrival (RFC 9111 4)."""
     life = judgement.freshness
-    return judgement.ruling is not Ruling.ALONE and not life.no_cache and life.lifetime > life.initial_age
+    if judgement.ruling is Ruling.ALONE or (
+        judgement.ruling is Ruling.FRESHENED and judgement.verdict is not Verdict.STORE
+    ):
+        return False
+    return not life.no_cache and life.lifetime > life.initial_age
 
 
 def route_tag(name: str) -> str:
     """The tag that every response stored by a rule carries, apart from the operator's own tags."""
     return f"route\n{name}"
+
+
+def tags_of(request: RequestHead, fields: Fields, rule: RouteRule | None) -> tuple[str, ...]:
+    """The tags of the response with `fields`: the origin's own, and those of the rule."""
+    tags = (*invalidation.response_tags(fields), *invalidation.groups(request, fields))
+    return tags if rule is None else tuple(dict.fromkeys((route_tag(rule.name), *rule.tags, *tags)))
 
 
 def for_others(judgement: Judgement) -> ResponseHead:
@@ -158,21 +183,17 @@ def to_store(question: Question, judgement: Judgement, content: bytes, times: tu
         part = Part(first, complete, last == complete - 1)
         head = ResponseHead(200, "OK", head.fields.without({"content-range"}))
     names = cache_key.vary_names(head.fields) or ()
-    rule, request = question.rule, question.request
-    tags = (*invalidation.response_tags(head.fields), *invalidation.groups(request, head.fields))
-    if rule is not None:
-        tags = tuple(dict.fromkeys((route_tag(rule.name), *rule.tags, *tags)))
     return StoredResponse(
         key=question.key,
         uri=question.uri,
-        secondary_key=cache_key.secondary_key(names, request.fields),
+        secondary_key=cache_key.secondary_key(names, question.request.fields),
         head=head,
         content=content,
         freshness=judgement.freshness,
         request_time=times[0],
         response_time=times[1],
         epoch=question.epoch,
-        tags=tags,
+        tags=tags_of(question.request, head.fields, question.rule),
         origin_seconds=times[1] - times[0],
         part=part,
     )
@@ -206,6 +227,11 @@ def with_neighbour(new: StoredResponse, old: StoredResponse) -> StoredResponse:
 
 def selected_by(question: Question, judgement: Judgement, other: RequestHead) -> bool:
     """Whether a response on its way to `question` would also be selected for `other` (RFC 9111 4.1)."""
+    stored = judgement.stored
+    if stored is not None:
+        # what it was stored for; a 304 or an error need not repeat it
+        language = stored.head.fields.get("content-language")
+        return cache_key.selects(stored.secondary_key, other.fields, language)
     names = cache_key.vary_names(judgement.head.fields)
     if names is None:
         return False

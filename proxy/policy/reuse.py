@@ -8,7 +8,7 @@ from proxy.policy.cache_key import selects
 from proxy.policy.decisions import Reuse
 from proxy.policy.fields import Directives, parse_directives
 from proxy.policy.freshness import current_age
-from proxy.policy.messages import Fields, RequestHead, RouteRule, StoredResponse
+from proxy.policy.messages import Fields, Freshness, RequestHead, RouteRule, StoredResponse
 
 ERROR_STATUSES = frozenset({500, 502, 503, 504})
 """Answers of the origin that a stale response may hide (RFC 5861 4, RFC 9111 4.3.3)."""
@@ -57,6 +57,21 @@ def select(variants: Sequence[StoredResponse], request_fields: Fields) -> Stored
 def made(stored: StoredResponse) -> float:
     """When the origin made it: its Date as this clock sees it."""
     return stored.response_time - stored.freshness.initial_age
+
+
+def age_to_join(life: Freshness, response_time: float, request: RequestHead, now: float) -> float | None:
+    """How old a response on its way is, for who asks after its head has come; None where it is not to be used."""
+    age = current_age(life, response_time, now)
+    left = life.lifetime - age
+    directives = _directives(request)
+    if left <= 0 or (directives is not None and _demands_validation(directives, age, left)):
+        return None
+    return age
+
+
+def overtakes(stored: StoredResponse, late: StoredResponse) -> bool:
+    """Whether `stored` came while `late` was on its way, and was made after it: the latest counts (RFC 9111 4)."""
+    return stored.response_time >= late.request_time and made(stored) > made(late)
 
 
 def _directives(request: RequestHead) -> Directives | None:

@@ -60,6 +60,16 @@ def _authorized(directives: Directives, rule: RouteRule | None) -> bool:
     return any(directives.has(name) for name in ("public", "must-revalidate", "s-maxage"))
 
 
+def askers_own(request: RequestHead, response: ResponseHead, rule: RouteRule | None) -> Verdict | None:
+    """Why what `response` says is for whoever asked alone (RFC 9111 3.5, 5.2.1.5, 5.2.2.5, 5.2.2.7); None: for all."""
+    if request_no_store(request):
+        return Verdict.REQUEST_NO_STORE
+    refused = forbidden(response, rule)
+    if refused is None and "authorization" in request.fields:
+        return None if _authorized(response_directives(response.fields), rule) else Verdict.AUTHORIZATION
+    return refused
+
+
 def _cacheable(response: ResponseHead, directives: Directives, rule: RouteRule | None) -> Verdict | None:
     """Why this status may not be kept with what the origin says of its lifetime; None where it may."""
     explicit = is_explicit(directives, response.fields)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from proxy.policy.cache_key import vary_names
+from proxy.policy.decisions import Verdict
 from proxy.policy.fields import parse_date, parse_etag, strong_match, weak_match
 from proxy.policy.freshness import freshness_of, response_directives, withheld_fields
 from proxy.policy.invalidation import groups, response_tags
 from proxy.policy.messages import NO_CODINGS, Fields, Question, RequestHead, ResponseHead, RouteRule, StoredResponse
-from proxy.policy.storability import forbidden, guarded
+from proxy.policy.storability import askers_own, forbidden, guarded
 from proxy.policy.targeted import governing
 
 PRECONDITIONS = ("if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "if-range")
@@ -148,18 +149,32 @@ def matches_head(stored: StoredResponse, fields: Fields) -> bool:
     return length is None or length == str(len(stored.content))
 
 
+@dataclass(frozen=True, slots=True)
+class Freshened:
+    """stored -- what answers whoever asked. kept -- what is to be stored; None leaves what is there.
+
+    verdict -- STORE where the one is the other, else why what was said is for whoever asked alone.
+    withheld -- fields, in lower case, that were said to whoever asked alone.
+    """
+
+    stored: StoredResponse
+    kept: StoredResponse | None
+    verdict: Verdict
+    withheld: frozenset[str]
+
+
 def freshen(
     stored: StoredResponse,
     response: ResponseHead,
     asked: Question,
     request_time: float,
     response_time: float,
-) -> StoredResponse:
+) -> Freshened:
     """The stored response as a 304 (or the 200 to a HEAD) confirms it: new fields, new freshness, the same content.
 
     response -- as this hop passes it on, without hop-by-hop fields, with a Date. Times in seconds since the epoch.
-    If it now forbids storing, or varies by more than what was keyed, the result is to be validated each time, so that
-    nobody is answered with what the origin would not give them.
+    If it now forbids storing, what is stored is to be validated each time, and learns nothing else of it. So it is if
+    it varies by more than what was keyed: nobody is answered with what the origin would not give them.
     """
     rule = asked.rule
     # a cookie is for the client that asked; Age is worked out anew at every reuse
@@ -169,10 +184,10 @@ def freshen(
     head = ResponseHead(stored.head.status, stored.head.reason, fields)
     governed = replace(head, fields=governing(fields, asked.targets))
     freshness = guarded(freshness_of(governed, request_time, response_time, rule), asked.request, governed, rule)
-    if forbidden(governed, rule) is not None or not _selected_as_before(stored, fields):
+    if not _selected_as_before(stored, fields):
         freshness = replace(freshness, no_cache=True)
     withheld = withheld_fields(response_directives(governed.fields), private=rule is not None and rule.private)
-    return replace(
+    fresh = replace(
         stored,
         head=replace(head, fields=fields.without({"age", *withheld})),
         freshness=freshness,
@@ -182,3 +197,11 @@ def freshen(
         tags=_tags(asked.request, stored, fields, rule),
         codings={**stored.codings} or NO_CODINGS,
     )
+    withheld |= frozenset() if everyones else {"set-cookie"}
+    refused = askers_own(asked.request, governed, rule)
+    if refused is None:
+        return Freshened(fresh, fresh, Verdict.STORE, withheld)
+    left = asked.stored if forbidden(governed, rule) is not None else None
+    if left is not None:
+        left = replace(left, freshness=replace(left.freshness, no_cache=True))
+    return Freshened(fresh, left, refused, withheld)

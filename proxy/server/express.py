@@ -120,6 +120,11 @@ class Express:
             forward = Forward.METHOD
         return Passing(self, client, seat, request, content, forward, now).ask()
 
+    @property
+    def epoch(self) -> int:
+        """How many invalidations there have been."""
+        return self._invalidations.epoch
+
     def invalidate(self, request: Plain, status: int) -> asyncio.Future[None] | None:
         """As the handler does; fields that name more than the target URI are not seen here (`policy.passing`)."""
         start, shared = request.start, self.shared
@@ -163,7 +168,6 @@ class Passing:
 
     __slots__ = (
         "_asked",
-        "_began",
         "_client",
         "_coming",
         "_connection",
@@ -175,7 +179,9 @@ class Passing:
         "_seat",
         "_seen",
         "_traceparent",
+        "began",
         "content",
+        "epoch",
         "forward",
         "plain",
     )
@@ -190,7 +196,7 @@ class Passing:
         forward: Forward,
         now: float,
     ) -> None:
-        """now -- on the monotonic clock."""
+        """now -- on the monotonic clock. began -- on the wall clock. epoch -- of the invalidations, at that time."""
         self._express = express
         self._client = client
         self._seat = seat
@@ -204,7 +210,8 @@ class Passing:
         # the answer waits until other workers know what it makes invalid
         self._held: tuple[bytes, bytes, Reply, Passed, tuple[int, int], float] | None = None
         self._generation = express.fast.generation
-        self._began, self._asked = express.wall(), now
+        self.began, self._asked = express.wall(), now
+        self.epoch = express.epoch
         self._request_id, self._traceparent = request.request_id, request.traceparent
 
     def ask(self) -> Passing | None:
@@ -355,7 +362,7 @@ class Passing:
                 lengths[1],
                 lengths[0],
                 arrived - self._asked,
-                self._began,
+                self.began,
                 ended - self._asked,
             )
         )
@@ -430,7 +437,7 @@ class Passing:
         shared, request = self._express.shared, self.plain
         seen = Observation(request.start.method, request.start.path)
         seen.route = self._express.fast.route(request.start)[0]
-        seen.client, seen.started = self._seat.address, self._began
+        seen.client, seen.started = self._seat.address, self.began
         seen.request_id, seen.traceparent = self.identifiers
         seen.spanless = True
         seen.outcome, seen.forward = self._express.in_flight.unfinished, self.forward

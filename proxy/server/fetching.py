@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 from proxy import errors
 from proxy.observe.events import OriginObservation
 from proxy.origin.fetch import Alone, Failed, Fetch, Found, Ready, Streaming
 from proxy.policy import judgement as policy
-from proxy.policy import validation
+from proxy.policy import reuse, validation
 from proxy.policy.decisions import Forward, Verdict
 from proxy.policy.judgement import Judgement
 from proxy.policy.messages import Question, ResponseHead, StoredResponse
@@ -37,19 +36,24 @@ class Fetches:
         shared, request = self._shared, visit.exchange.head
         stored = found.stored
         whole = validation.without_preconditions(request)
-        question = Question(
-            request, found.uri, found.key, visit.rule, stored, shared.invalidations.epoch, shared.targets
-        )
+        epoch, began = shared.invalidations.epoch, None
+        passing = visit.exchange.passing
+        part: StoredResponse | None = None
+        candidates: tuple[StoredResponse, ...] = ()
         if own:
             asked = request
         elif stored is not None:
             asked = validation.conditional(request, stored)
         elif found.lacking and found.part is not None:
-            question = replace(question, part=found.part)
-            asked = validation.rest(request, found.part)
+            part = found.part
+            asked = validation.rest(request, part)
         else:
-            question = replace(question, candidates=found.candidates)
-            asked = validation.which(request, found.candidates)
+            candidates = found.candidates
+            asked = validation.which(request, candidates)
+        if passing is not None and passing.stands_for(asked, request):
+            # it was asked then
+            epoch, began = passing.epoch, passing.began
+        question = Question(request, found.uri, found.key, visit.rule, stored, epoch, shared.targets, candidates, part)
         on_interim = None if behind else visit.exchange.interim
         tenure = self._sharing.tenure(visit, found.key, key, found.seen)
         fetch = Fetch(
@@ -61,6 +65,7 @@ class Fetches:
             limit=shared.limits.max_object_bytes,
             copies=shared.copies,
             wall=shared.wall,
+            began=began,
             worth_finishing=behind or visit.rule is not None or stored is not None,
             elsewhere=tenure.elsewhere if tenure is not None and key is not None else None,
         )
@@ -83,9 +88,11 @@ class Fetches:
             return Verdict.CACHE_OFF
         if shared.validity(stored) is not Validity.VALID:
             return Verdict.INVALIDATED
-        if stored.part is not None:
-            for other in shared.store.get(stored.key):
-                if other.secondary_key == stored.secondary_key and shared.validity(other) is Validity.VALID:
+        for other in shared.store.get(stored.key):
+            if other.secondary_key == stored.secondary_key and shared.validity(other) is Validity.VALID:
+                if other.part is None and reuse.overtakes(other, stored):
+                    return Verdict.OVERTAKEN
+                if stored.part is not None:
                     if other.part is None:
                         return Verdict.PARTIAL
                     stored = policy.with_neighbour(stored, other)
@@ -126,17 +133,24 @@ class Fetches:
 
         fetch.on_end(tell)
 
-    def joinable(self, visit: Visit, key: str) -> Fetch | None:
+    def joinable(self, key: str) -> Fetch | None:
         """A fetch under way, unless what it will bring was invalidated after it had asked."""
-        shared = self._shared
-        fetch = shared.collapse.joinable(key)
-        if fetch is None:
-            return None
-        question = fetch.question
-        tags = (policy.route_tag(visit.rule.name), *visit.rule.tags) if visit.rule is not None else ()
-        if shared.invalidations.state(question.uri, tags, question.epoch) is not Validity.VALID:
+        fetch = self._shared.collapse.joinable(key)
+        if fetch is None or self.is_outdated(fetch):
             return None
         return fetch
+
+    def is_outdated(self, fetch: Fetch) -> bool:
+        """Whether what it brings, as far as that is known, was invalidated after it had asked."""
+        question, rule = fetch.question, fetch.question.rule
+        match fetch.result:
+            case Ready(stored=stored):
+                tags = stored.tags
+            case Streaming(judgement=judged):
+                tags = policy.tags_of(question.request, judged.head.fields, rule)
+            case _:
+                tags = (policy.route_tag(rule.name), *rule.tags) if rule is not None else ()
+        return self._shared.invalidations.state(question.uri, tags, question.epoch) is not Validity.VALID
 
     async def end(self, seconds: float) -> None:
         """Let fetches that nobody waits for end within `seconds`, then end them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from enum import Enum, auto
 
 from proxy import errors
 from proxy.observe.events import BriefKind, Tier
@@ -32,6 +33,7 @@ from proxy.server.in_flight import InFlight
 from proxy.server.lookup import Lookup, collapse_key, decide, look_up, on_its_own, select
 from proxy.server.sharing import ANSWERING, Sharing
 from proxy.server.visit import Shared, Visit, new_visit
+from proxy.store.invalidations import Validity
 from proxy.store.shared import SharedStore
 
 log = logging.getLogger("siding.handler")
@@ -42,6 +44,22 @@ LOOKED_UP = frozenset({"GET", "HEAD"})
 
 Local = Callable[[RequestHead], Awaitable[tuple[ResponseHead, bytes] | None]]
 """Answers requests that are Siding's own on the public listener (PUBLIC_METRICS); None for all others."""
+
+
+MOST_FOLLOWED = 3
+"""Fetches that a request waits for, one after the other, because what they bring changes meanwhile."""
+
+
+class Followed(Enum):
+    """What came of waiting for another request's fetch."""
+
+    NOBODY = auto()
+    """there is none"""
+    ANSWERED = auto()
+    ALONE = auto()
+    """what it brings is not for this request"""
+    OUTDATED = auto()
+    """what it brings was invalidated after it had asked"""
 
 
 class Handler:
@@ -182,9 +200,19 @@ class Handler:
         """Unsafe methods go to the origin, and invalidate on success (RFC 9111 4.4)."""
         visit.observation.outcome = Outcome.PASS
         visit.observation.forward = Forward.METHOD
+        passing, invalidations = visit.exchange.passing, self._shared.invalidations
+        epoch = invalidations.epoch if passing is None else passing.epoch
         response = await ask_for_one(self._shared, visit)
+        keeping = storability.stands_for_get(visit.exchange.head, response.head) and self._shared.flags.query_cache
+        if keeping:
+            # by others; what it invalidates itself it is newer than
+            uri, tags = (
+                cache_key.target_uri(visit.exchange.head),
+                policy.tags_of(visit.exchange.head, response.head.fields, None),
+            )
+            keeping = invalidations.state(uri, tags, epoch) is Validity.VALID
         await self._invalidate(visit, response.head)
-        if storability.stands_for_get(visit.exchange.head, response.head) and self._shared.flags.query_cache:
+        if keeping:
             await self._keep_for_get(visit, response)
         else:
             await hand_on(self._shared, visit, response, received(self._shared, response))
@@ -230,7 +258,7 @@ class Handler:
         """Ask the origin, and let its answer freshen what is stored, or show that it changed (RFC 9111 4.3.5)."""
         shared, request = self._shared, visit.exchange.head
         visit.observation.outcome = Outcome.PASS
-        began, stored = shared.wall(), found.stored
+        began, stored, epoch = shared.wall(), found.stored, shared.invalidations.epoch
         tenure = self._sharing.tenure(visit, found.key, None, found.seen)
         try:
             response = await ask_for_one(shared, visit)
@@ -247,9 +275,10 @@ class Handler:
             return
         if stored is not None and response.head.status == 200:
             if validation.matches_head(stored, response.head.fields):
-                epoch = shared.invalidations.epoch
                 question = Question(request, found.uri, found.key, visit.rule, stored, epoch, shared.targets)
-                self.fetches.keep(validation.freshen(stored, head, question, began, shared.wall()), tenure)
+                fresh = validation.freshen(stored, head, question, began, shared.wall())
+                if fresh.kept is not None:
+                    self.fetches.keep(fresh.kept, tenure)
             else:
                 shared.store.remove(stored)
                 shared.tell_others((), [found.uri])
@@ -393,10 +422,11 @@ class Handler:
         collapsing = (
             not own and shared.flags.dedup and not by_request and shared.collapse.worth_waiting(key, shared.clock())
         )
-        if collapsing and (fetch := self.fetches.joinable(visit, key)) is not None:
-            if await self._follow(visit, fetch):
+        if collapsing:
+            followed = await self._join(visit, key)
+            if followed is Followed.ANSWERED:
                 return
-            collapsing = False
+            collapsing = followed is Followed.NOBODY
         fetch = self.fetches.begin(visit, found, key if collapsing else None, own=own)
         result = await fetch.wait(shared.limits.upstream_seconds * 2)
         if isinstance(result, Found):
@@ -418,39 +448,61 @@ class Handler:
                 shared.collapse.remember_unshareable(key, shared.clock())
         await self._answer_shared(visit, fetch, result)
 
-    async def _follow(self, visit: Visit, fetch: Fetch) -> bool:
-        """Wait for another request's fetch. False when this request must go on its own."""
-        shared, observation = self._shared, visit.observation
+    async def _join(self, visit: Visit, key: str) -> Followed:
+        """Wait for another request's fetch; where what it brings has changed meanwhile, for one that began later."""
+        for _ in range(MOST_FOLLOWED):
+            fetch = self.fetches.joinable(key)
+            if fetch is None:
+                return Followed.NOBODY
+            followed = await self._follow(visit, fetch)
+            if followed is not Followed.OUTDATED:
+                return followed
+        return Followed.ALONE
+
+    async def _follow(self, visit: Visit, fetch: Fetch) -> Followed:
+        """Wait for another request's fetch."""
+        shared, observation, request = self._shared, visit.observation, visit.exchange.head
         began = shared.clock()
         fetch.followers += 1
         if observation.trace is not None:
             observation.trace.link(fetch.trace)
+        late = fetch.result is not None
         result = await fetch.wait(shared.limits.upstream_seconds * 2)
         observation.origin_seconds = shared.clock() - began
         if result is None or isinstance(result, Alone):
-            return False
+            return Followed.ALONE
         if isinstance(result, Found):
             if not self._sharing.answers(visit, result.stored):
-                return False
+                return Followed.ALONE
             await self._answer_found(visit, result.stored)
-            return True
+            return Followed.ANSWERED
         if isinstance(result, Failed):
             if not isinstance(result.fault, errors.NoAnswer):
-                return False
+                return Followed.ALONE
             observation.collapsed = True
             raise result.fault
+        if self.fetches.is_outdated(fetch):
+            return Followed.OUTDATED
         judged = result.judgement
         hidden = judged.ruling is Ruling.HIDDEN
         if not (hidden or policy.shareable_in_flight(judged)):
-            return False
-        if not policy.selected_by(fetch.question, judged, visit.exchange.head):
-            return False
+            return Followed.ALONE
+        if not policy.selected_by(fetch.question, judged, request):
+            return Followed.ALONE
+        age = None
+        if late and isinstance(result, Streaming):
+            age = reuse.age_to_join(judged.freshness, result.response_time, request, shared.wall())
+            if age is None:
+                return Followed.ALONE
         observation.collapsed = True
         observation.origin_seconds_saved = fetch.origin_seconds
-        await self._answer_shared(visit, fetch, result)
-        return True
+        await self._answer_shared(visit, fetch, result, age)
+        return Followed.ANSWERED
 
-    async def _answer_shared(self, visit: Visit, fetch: Fetch, result: Ready | Streaming | Failed | None) -> None:
+    async def _answer_shared(
+        self, visit: Visit, fetch: Fetch, result: Ready | Streaming | Failed | None, age: float | None = None
+    ) -> None:
+        """age -- of what is on its way, for who did not ask before it came."""
         shared, observation = self._shared, visit.observation
         if result is None:
             raise errors.OriginTimeout("the origin did not answer in time")
@@ -481,6 +533,8 @@ class Handler:
         reader = fetch.reader()
         try:
             head = policy.for_others(result.judgement) if observation.collapsed else result.judgement.head
+            if age is not None:
+                head = ResponseHead(head.status, head.reason, head.fields.replacing("Age", str(int(age))))
             await answer.stream(shared, visit, head, result.length, reader.read)
             observation.origin_total = fetch.total_seconds
         finally:

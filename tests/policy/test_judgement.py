@@ -59,6 +59,7 @@ STRICT = cached(Freshness(lifetime=60, must_revalidate=True))
         (question(), response(), Ruling.ALONE, Verdict.NO_FRESHNESS),
         (question(rule=RULE), response(), Ruling.SHARED, Verdict.STORE),
         (question(stored=STALE), response(status=304), Ruling.FRESHENED, Verdict.STORE),
+        (question(stored=STALE), response(("Cache-Control", "private"), status=304), Ruling.FRESHENED, Verdict.PRIVATE),
         (question(), response(status=304), Ruling.ALONE, Verdict.STATUS),
         (question(stored=STALE), response(status=503), Ruling.HIDDEN, Verdict.STATUS),
         (question(stored=STRICT), response(status=503), Ruling.ALONE, Verdict.NO_FRESHNESS),
@@ -98,6 +99,19 @@ def test_a_head_goes_on_with_a_date_and_without_its_hop() -> None:
 def test_those_who_wait_get_only_what_arrives_fresh(cache_control: str, expected: bool) -> None:
     head = response(("Cache-Control", cache_control), ("ETag", '"a"'))
     assert shareable_in_flight(judge(question(), head, NOW, NOW)) is expected
+
+
+@pytest.mark.parametrize(("cache_control", "expected"), [("max-age=60", True), ("max-age=60, private", False)])
+def test_those_who_wait_get_no_304_that_is_for_the_asker(cache_control: str, expected: bool) -> None:
+    head = response(("Cache-Control", cache_control), status=304)
+    assert shareable_in_flight(judge(question(stored=STALE), head, NOW, NOW)) is expected
+
+
+@pytest.mark.parametrize(("accept", "expected"), [("a", True), ("b", False)])
+@pytest.mark.parametrize("answer", [response(status=304), response(status=503)])
+def test_what_is_stored_is_for_those_it_was_stored_for(answer: ResponseHead, accept: str, expected: bool) -> None:
+    asked = question(("Accept", "a"), stored=replace(STALE, secondary_key=(("accept", "a"),)))
+    assert selected_by(asked, judge(asked, answer, NOW, NOW), request(("Accept", accept))) is expected
 
 
 def test_what_hides_an_error_is_not_shared_as_if_fresh() -> None:

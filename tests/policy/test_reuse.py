@@ -16,9 +16,11 @@ from proxy.policy.messages import Fields, Freshness, Part, RequestHead, Response
 from proxy.policy.reuse import (
     ERROR_STATUSES,
     UNSTATED_STALE_IF_ERROR,
+    age_to_join,
     decide,
     may_hide_error,
     only_if_cached,
+    overtakes,
     request_no_store,
     select,
     wants_origin,
@@ -320,6 +322,48 @@ def test_the_most_recent_of_several_is_selected() -> None:
     part = replace(stored(MINUTE, response_time=NOW + 20), part=Part(0, 10, to_end=False))
     assert select((part, plain), fields) is plain
     assert select((part,), fields) is part
+
+
+# -- on its way
+
+
+@pytest.mark.parametrize(
+    ("asked", "came", "age", "expected"),
+    [
+        # (asked at, came at, age on arrival) of the late one, against one that came at NOW with no age
+        (-10, 5, 10, True),
+        (-10, 5, 6, True),
+        (-10, 5, 5, False),
+        (-10, 5, 0, False),
+        (0, 5, 10, True),
+        # it was asked for when the other was there: whatever its date says, it is what the origin has now
+        (1, 5, 10, False),
+    ],
+)
+def test_what_was_made_later_overtakes_what_is_on_its_way(
+    asked: float, came: float, age: float, expected: bool
+) -> None:
+    late = stored(Freshness(initial_age=age, lifetime=60), response_time=NOW + came)
+    late.request_time = NOW + asked
+    assert overtakes(stored(MINUTE), late) is expected
+
+
+@pytest.mark.parametrize(
+    ("directives", "elapsed", "expected"),
+    [
+        (None, 0, 0),
+        (None, 59, 59),
+        (None, 60, None),
+        ("max-age=30", 30, 30),
+        ("max-age=30", 31, None),
+        ("min-fresh=30", 31, None),
+        ("no-cache", 0, None),
+        ("max-stale", 61, None),
+    ],
+)
+def test_who_comes_while_it_arrives(directives: str | None, elapsed: float, expected: float | None) -> None:
+    who = PLAIN if directives is None else asking(directives)
+    assert age_to_join(MINUTE, NOW, who, NOW + elapsed) == expected
 
 
 # -- properties

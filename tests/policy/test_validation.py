@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from config.rule import Rule
+from proxy.policy.decisions import Verdict
 from proxy.policy.fields import format_date
 from proxy.policy.freshness import remaining
 from proxy.policy.messages import (
@@ -27,6 +28,7 @@ from proxy.policy.validation import (
     CONTENT_FIELDS,
     MAX_CANDIDATES,
     PRECONDITIONS,
+    Freshened,
     candidates,
     combined,
     conditional,
@@ -76,7 +78,14 @@ def freshened(before: StoredResponse, lines: Lines, rule: RouteRule | None = Non
     question = Question(
         RequestHead("GET", "/a", Fields()), before.uri, before.key, rule, before, epoch=7, targets=TARGETS
     )
-    return freshen(before, ResponseHead(304, "Not Modified", fields), question, NOW - 1, NOW)
+    return freshen(before, ResponseHead(304, "Not Modified", fields), question, NOW - 1, NOW).stored
+
+
+def confirmation(before: StoredResponse, request: Lines, lines: Lines, rule: RouteRule | None = None) -> Freshened:
+    asked = Question(
+        RequestHead("GET", "/a", Fields(request)), before.uri, before.key, rule, before, epoch=7, targets=TARGETS
+    )
+    return freshen(before, ResponseHead(304, "Not Modified", Fields(lines)), asked, NOW - 1, NOW)
 
 
 # -- asking
@@ -342,21 +351,55 @@ def test_what_only_the_asker_may_have_is_not_stored() -> None:
     assert not {"x", "y"} & after.head.fields.names()
 
 
+AUTHORIZED: Lines = [("Authorization", "Bearer a")]
+
+
 @pytest.mark.parametrize(
-    ("directives", "shared", "private"),
+    ("request_lines", "directives", "shared", "private"),
     [
-        ("max-age=60", False, False),
-        ("no-cache", True, True),
-        ("max-age=60, no-store", True, True),
-        ("max-age=60, private", True, False),
-        ('max-age=60, private="x"', False, False),
+        ([], "max-age=60", Verdict.STORE, Verdict.STORE),
+        ([], "no-cache", Verdict.STORE, Verdict.STORE),
+        ([], 'max-age=60, private="y"', Verdict.STORE, Verdict.STORE),
+        ([], "max-age=60, no-store", Verdict.NO_STORE, Verdict.NO_STORE),
+        (AUTHORIZED, "max-age=60, no-store", Verdict.NO_STORE, Verdict.NO_STORE),
+        ([], "max-age=60, private", Verdict.PRIVATE, Verdict.STORE),
+        (AUTHORIZED, "max-age=60", Verdict.AUTHORIZATION, Verdict.STORE),
+        (AUTHORIZED, "max-age=60, public", Verdict.STORE, Verdict.STORE),
+        ([("Cache-Control", "no-store")], "max-age=60", Verdict.REQUEST_NO_STORE, Verdict.REQUEST_NO_STORE),
     ],
 )
-def test_what_may_no_longer_be_stored_is_validated_each_time(directives: str, shared: bool, private: bool) -> None:
-    before = stored([("Cache-Control", "max-age=60")])
-    lines = [("Cache-Control", directives)]
-    assert freshened(before, lines).freshness.no_cache is shared
-    assert freshened(before, lines, PRIVATE).freshness.no_cache is private
+def test_what_is_for_the_asker_alone_is_not_stored(
+    request_lines: Lines, directives: str, shared: Verdict, private: Verdict
+) -> None:
+    """The asker has it; where storing is forbidden, what there is has to be validated each time."""
+    before = stored([("Cache-Control", "max-age=60"), ("X", "old")])
+    lines = [("Cache-Control", directives), ("X", "new"), ("Date", format_date(NOW))]
+    for rule, verdict in ((None, shared), (PRIVATE, private)):
+        fresh = confirmation(before, request_lines, lines, rule)
+        assert fresh.verdict is verdict
+        assert fresh.stored.head.fields.get("x") == "new"
+        if verdict is Verdict.STORE:
+            assert fresh.kept is fresh.stored
+            assert fresh.stored.freshness.no_cache is (directives == "no-cache")
+        elif verdict in {Verdict.NO_STORE, Verdict.PRIVATE}:
+            assert fresh.kept is not None
+            assert (fresh.kept.head, fresh.kept.epoch) == (before.head, before.epoch)
+            assert fresh.kept.freshness == replace(before.freshness, no_cache=True)
+        else:
+            assert fresh.kept is None
+
+
+def test_of_several_that_were_asked_about_none_is_stored_anew_for_one_user() -> None:
+    before = stored([("ETag", '"a"')])
+    asked = Question(RequestHead("GET", "/a", Fields()), "u", "k", None, None, epoch=7, candidates=(before,))
+    fresh = freshen(before, ResponseHead(304, "", Fields([("Cache-Control", "private")])), asked, NOW, NOW)
+    assert (fresh.verdict, fresh.kept) == (Verdict.PRIVATE, None)
+
+
+@pytest.mark.parametrize(("rule", "expected"), [(None, {"set-cookie", "x", "y"}), (PRIVATE, {"x"})])
+def test_what_the_asker_alone_is_told(rule: RouteRule | None, expected: set[str]) -> None:
+    lines = [("Cache-Control", 'max-age=60, no-cache="x", private="y"')]
+    assert confirmation(stored([]), [], lines, rule).withheld == expected
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,7 @@ CASES = [pytest.param(script, do, id=f"{script.__name__}-{do.__name__}") for scr
 @pytest.mark.parametrize(("script", "do"), CASES)
 async def test_nothing_is_left_in_cycles(origin: Origin, script: Script, do: Do, tmp_path: Path) -> None:
     origin.script = script if script is switches else fine
-    bounds: dict[str, Any] = {"upstream_timeout_ms": 50, "max_request_bytes": 10_000}
+    bounds: dict[str, Any] = {"upstream_timeout_ms": 200, "max_request_bytes": 10_000}
     async with running_proxy(origin.url, rules=RULES, directory=tmp_path, **bounds) as proxy:
         handler = proxy.worker.handler
         unanswered = () if script in WELL else (ConnectionError, asyncio.IncompleteReadError, AssertionError)
