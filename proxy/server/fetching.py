@@ -88,7 +88,8 @@ class Fetches:
             return Verdict.CACHE_OFF
         if shared.validity(stored) is not Validity.VALID:
             return Verdict.INVALIDATED
-        for other in shared.store.get(stored.key):
+        slot = shared.store.find(stored.key)
+        for other in slot.variants if slot is not None else ():
             if other.secondary_key == stored.secondary_key and shared.validity(other) is Validity.VALID:
                 if other.part is None and reuse.overtakes(other, stored):
                     return Verdict.OVERTAKEN
