@@ -14,7 +14,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import orjson
 
@@ -39,27 +39,34 @@ DEAF_SECONDS = 1.5
 RETRY_SECONDS = 0.5
 READ_SECONDS = 2.0
 LOOK_SECONDS = 10.0
+FOLLOW_SECONDS = 1.0
+"""How often a reader asks whether the server is still the one to ask."""
+NOTHING: list[Any] = ["flags", {}, False]
+"""What is told to have a place in a log: flags, of which none is set."""
 
 _BEGIN = """
-local state = redis.call('HMGET', KEYS[1], 'generation', 'last')
-local lost = not state[1]
+local info = redis.pcall('INFO', 'replication')
+local server = type(info) == 'string' and string.match(info, 'master_replid:(%w+)') or ''
+local state = redis.call('HMGET', KEYS[1], 'generation', 'last', 'server')
+local lost = not state[1] or (server ~= '' and state[3] and state[3] ~= '' and state[3] ~= server)
 if state[1] == ARGV[2] then
-  lost = tonumber(state[2]) < tonumber(ARGV[3])
+  lost = lost or tonumber(state[2]) < tonumber(ARGV[3])
   local there = redis.call('XRANGE', KEYS[2], ARGV[3] .. '-0', ARGV[3] .. '-18446744073709551615', 'COUNT', 1)
   lost = lost or (there[1] and ARGV[4] ~= '' and there[1][1] ~= ARGV[3] .. '-' .. ARGV[4])
 end
 if lost then
   local time = redis.call('TIME')
-  local last = math.max(time[1] * 1000000 + time[2], tonumber(ARGV[3]) + 1)
+  local last = math.max(time[1] * 1000000 + time[2], tonumber(ARGV[3]) + 1, tonumber(state[2] or 0) + 1)
   redis.call('DEL', KEYS[2])
-  redis.call('HSET', KEYS[1], 'generation', ARGV[1], 'last', string.format('%.0f', last))
+  redis.call('HSET', KEYS[1], 'generation', ARGV[1], 'last', string.format('%.0f', last), 'server', server)
 end
 """
 """Arguments: a new generation; the generation, and number and mark of the last entry, that the caller knows.
 
-A server that has lost the log, or its end (be there another entry by that number), begins a new one. Its numbers go on
-from the time, in microseconds, so that none is ever given twice: what was marked with an older number, and comes late,
-is older than all that follows.
+A server that has lost the log, or its end (be there another entry by that number), begins a new one. So does one that
+has taken another's place, or was started anew, for nobody can tell what it did not get: the history of its data has
+another name then (`master_replid`, where it may be asked for). Its numbers go on from the time, in microseconds, so
+that none is ever given twice: what was marked with an older number, and comes late, is older than all that follows.
 """
 _HELLO = Script(
     _BEGIN
@@ -83,20 +90,30 @@ for i = 9 + 2 * count, #ARGV do
   local id = string.format('%.0f-', last) .. ARGV[5]
   redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[7], id, 'by', ARGV[6], 'entry', ARGV[i])
 end
-return last
+return {redis.call('HGET', KEYS[1], 'generation'), last}
 """
 )
 """Keys: state, entries. Arguments: as for the beginning, the entries' mark, who tells, how many entries are kept, how
-many things to keep with the state, their names and values, then the entries. The last one's number."""
+many things to keep with the state, their names and values, then the entries. The log, and the last one's number."""
 
 Entry = list[Any]
+
+
+class Standing(NamedTuple):
+    """A place in a log: only places in the same one can be compared. log -- its generation."""
+
+    log: str
+    number: int
 
 
 class Reader(Protocol):
     """Who hears of the entries. None of this may raise."""
 
-    def began(self, number: int) -> None:
-        """Everything after `number` will be told, from now on; what was before is not known."""
+    def began(self, number: int, since: int) -> None:
+        """Everything after `number` will be told, from now on; what was before is not known. It may be another log.
+
+        since -- from there on it has been known here that this is the log: what was told to others before is not in it.
+        """
 
     def took(self, number: int, by: str, entry: Entry) -> None:
         """An entry. by -- who told it."""
@@ -107,8 +124,8 @@ class Reader(Protocol):
     def kept(self, kept: Mapping[str, Any]) -> None:
         """What is kept with the log, when it is read from where it begins."""
 
-    def logged(self, left: int, number: int) -> None:
-        """What was told here is in the log up to `number`, all but the last `left` entries."""
+    def logged(self, left: int, upto: Standing) -> None:
+        """What was told here is in a log up to there, all but the last `left` entries. It need not be the one read."""
 
 
 class Bulletin:
@@ -123,7 +140,7 @@ class Bulletin:
         self._entries, self._whispers = f"{self._state}:entries", f"{self._state}:whispers"
         self._generation = ""
         self.position = 0
-        self.published = 0
+        self.published, self._published_in = 0, ""
         self._mark = self._own_mark = ""
         self.told = self.heard = self.whispered = 0
         self._last_whisper = "0-0"
@@ -137,6 +154,17 @@ class Bulletin:
         self._waiting: dict[str, set[asyncio.Event]] = {}
 
     # -- telling
+
+    @property
+    def read(self) -> Standing:
+        """Up to where the log has been read."""
+        return Standing(self._generation, self.position)
+
+    @property
+    def known(self) -> Standing:
+        """Up to where there are entries, as far as is known here."""
+        ours = self.published if self._published_in == self._generation else 0
+        return Standing(self._generation, max(self.position, ours))
 
     @property
     def settled(self) -> bool:
@@ -179,18 +207,21 @@ class Bulletin:
             pairs = [part for pair in keeping.items() for part in pair]
             mark = str(secrets.randbits(MARK_BITS))
             arguments = (mark, self.by, KEPT_ENTRIES, len(keeping), *pairs, *batch)
-            last = await self._tier.script(_TELL, (self._state, self._entries), *self._known(), *arguments)
-            if not isinstance(last, int):
-                await asyncio.sleep(RETRY_SECONDS)
-                continue
+            got = await self._tier.script(_TELL, (self._state, self._entries), *self._known(), *arguments)
+            match got:
+                case [bytes(generation), int(last)]:
+                    upto = Standing(generation.decode(), last)
+                case _:
+                    await asyncio.sleep(RETRY_SECONDS)
+                    continue
             # what was replaced meanwhile is still to be told
             self._pending = self._pending[len(batch) :] if self._pending[: len(batch)] == batch else self._pending
             for name, value in keeping.items():
                 if self._keeping.get(name) == value:
                     del self._keeping[name]
-            self.published, self._own_mark = last, mark if batch else ""
+            self._published_in, self.published, self._own_mark = *upto, mark if batch else ""
             self.told += len(batch)
-            self._reader.logged(len(self._pending), last)
+            self._reader.logged(len(self._pending), upto)
 
     async def whisper(self, word: str) -> None:
         """Say to whoever waits for it now."""
@@ -232,7 +263,7 @@ class Bulletin:
         self._reading = asyncio.create_task(self._read_on())
 
     async def _read_on(self) -> None:
-        looked = -LOOK_SECONDS
+        looked = followed = -LOOK_SECONDS
         while not self._closing:
             try:
                 async with self._tier.listening(READ_SECONDS) as client:
@@ -244,6 +275,9 @@ class Bulletin:
                         if time.monotonic() - looked >= LOOK_SECONDS:
                             looked = time.monotonic()
                             await self._tier.look(client)
+                        if time.monotonic() - followed >= FOLLOW_SECONDS:
+                            followed = time.monotonic()
+                            await self._tier.follow(client)
             except FAULTS as fault:
                 self._lost(fault)
             except Exception:
@@ -259,7 +293,7 @@ class Bulletin:
 
     def _known(self) -> tuple[str, str, int, str]:
         """Arguments of the beginning."""
-        if self.published >= self.position and self._own_mark:
+        if self._published_in == self._generation and self.published >= self.position and self._own_mark:
             return secrets.token_hex(8), self._generation, self.published, self._own_mark
         return secrets.token_hex(8), self._generation, self.position, self._mark
 
@@ -274,16 +308,27 @@ class Bulletin:
             self._generation = generation
             self._last_whisper = whisper.decode()
             self.position, self._mark = (_number(first) - 1 if first else last), ""
-            self.published = min(self.published, last)
+            if self._published_in != generation:
+                self.published = 0
             if known:
                 log.warning("the log of the replicas began anew: what was told meanwhile may have been lost")
                 self._reader.missed(surely=False)
-            self._reader.began(self.position)
+            since = await self._take_place(client) if known else self.position
+            self._reader.began(self.position, since)
             self._reader.kept(
                 {name[5:]: orjson.loads(value) for name, value in state.items() if name.startswith("kept ")}
             )
         elif last > self.position and (not first or _number(first) > self.position + 1):
             await self._skip(client)
+
+    async def _take_place(self, client: Any) -> int:
+        """A number after all that was asked before this log was known here.
+
+        It may have been there all the time, beside the other, while two servers believed to be the master.
+        """
+        told = (str(secrets.randbits(MARK_BITS)), self.by, KEPT_ENTRIES, 0, orjson.dumps(NOTHING))
+        _, number = await run_script(client, _TELL, (self._state, self._entries), *self._known(), *told)
+        return int(number)
 
     async def _skip(self, client: Any) -> None:
         """Go on where the log begins, or where the next entry is, when those before are no more there."""
@@ -295,7 +340,7 @@ class Bulletin:
         self._reader.missed(surely=True)
         state = await client.hget(self._state, "last")
         self.position, self._mark = (following - 1 if following is not None else int(state or 0)), ""
-        self._reader.began(self.position)
+        self._reader.began(self.position, self.position)
 
     async def _read(self, client: Any, wait: float | None) -> None:
         """Hear what is new. wait -- for so many seconds where there is nothing; None does not."""
@@ -339,7 +384,7 @@ class Bulletin:
         except (orjson.JSONDecodeError, KeyError, UnicodeDecodeError):
             log.warning("an entry of the log of the replicas cannot be read, so it is taken as a missed one")
             self._reader.missed(surely=True)
-            self._reader.began(self.position)
+            self._reader.began(self.position, self.position)
             return True
         self._reader.took(number, by, entry)
         return True

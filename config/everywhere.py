@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from config.access import Refusal
-from config.bulletin import Bulletin, Entry
+from config.bulletin import Bulletin, Entry, Standing
 from config.flags import FlagError, Flags
 from config.tier import SharedTier
 
@@ -74,7 +74,7 @@ class FlagsEverywhere:
 
     # -- config.bulletin.Reader
 
-    def began(self, number: int) -> None:
+    def began(self, number: int, since: int) -> None:
         """Nothing depends on it."""
 
     def took(self, number: int, by: str, entry: Entry) -> None:
@@ -89,5 +89,5 @@ class FlagsEverywhere:
         """Flags that stand."""
         take_kept(self._flags, kept)
 
-    def logged(self, left: int, number: int) -> None:
+    def logged(self, left: int, upto: Standing) -> None:
         """Nothing depends on it."""

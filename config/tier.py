@@ -12,7 +12,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -223,6 +223,16 @@ class SharedTier:
         found = await client.info("stats", **everywhere)
         servers = found.values() if everywhere and "evicted_keys" not in found else (found,)
         self.evictions = sum(int(server["evicted_keys"]) for server in servers)
+
+    async def follow(self, client: Any) -> None:
+        """Leave, for the next call, a server that is no longer the master, where Sentinels know who is.
+
+        It may go on for seconds as if it were, and whoever is connected to it hears of nothing.
+        """
+        if self._place.mode is Mode.SENTINEL:
+            for one in (client, self._client):
+                with suppress(*FAULTS):
+                    await one.connection_pool.get_master_address()
 
     @asynccontextmanager
     async def listening(self, seconds: float) -> AsyncIterator[Any]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from aiohttp import web
 
+from config.bulletin import Standing
 from config.everywhere import set_flags as everywhere_or_here
 from config.flags import Flags
 from config.rules import RouteTable, load_rules
@@ -301,10 +302,10 @@ class Worker:
         if self.replicas is not None:
             self.replicas.notices.sibling_told(who, count, notices)
 
-    def sibling_logged(self, who: int, count: int, number: int) -> None:
-        """The first `count` of what it told are in the log of the replicas, up to `number`."""
+    def sibling_logged(self, who: int, count: int, upto: Standing) -> None:
+        """The first `count` of what it told are in a log of the replicas, up to there."""
         if self.replicas is not None:
-            self.replicas.notices.sibling_logged(who, count, number)
+            self.replicas.notices.sibling_logged(who, count, upto)
 
     def sibling_gone(self, who: int) -> None:
         """It has ended."""

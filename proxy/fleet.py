@@ -21,6 +21,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from config.bulletin import Standing
 from config.everywhere import set_flags as everywhere_or_here
 from config.everywhere import take
 from config.flags import Flags
@@ -122,7 +123,8 @@ async def _answer_parent(worker: Worker, name: str, argument: object) -> object:
             worker.sibling_told(who, count, lines)
             return None
         case "logged":
-            worker.sibling_logged(*cast("tuple[int, int, int]", argument))
+            who, count, upto = cast("tuple[int, int, tuple[str, int]]", argument)
+            worker.sibling_logged(who, count, Standing(*upto))
             return None
         case "gone":
             worker.sibling_gone(cast("int", argument))

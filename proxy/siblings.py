@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from config.bulletin import Standing
 from config.tracing import apart
 from proxy.channel import Channel, ChannelError
 
@@ -45,9 +46,9 @@ class Siblings:
             self._telling = apart(self._tell())
         return self._known
 
-    def logged(self, count: int, number: int) -> None:
-        """The first `count` notices are in the log of the replicas, up to `number`."""
-        self._channel.tell("logged", [count, number])
+    def logged(self, count: int, upto: Standing) -> None:
+        """The first `count` notices are in a log of the replicas, up to there."""
+        self._channel.tell("logged", [count, list(upto)])
 
     async def _tell(self) -> None:
         try:

@@ -10,6 +10,7 @@ import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis.asyncio
@@ -76,15 +77,37 @@ class Watched:
     master: Redis
     replica: Redis
     sentinel: Redis
+    directory: Path
+    held: contextlib.AsyncExitStack
 
     @property
     def url(self) -> str:
         return f"redis+sentinel://127.0.0.1:{self.sentinel.port}/main/0"
 
+    async def look(self) -> None:
+        """Which of them is the master now."""
+        async with redis.asyncio.Redis(port=self.sentinel.port, decode_responses=True) as client:
+            found: Any = await client.sentinel_get_master_addr_by_name("main")
+        if int(found[1]) == self.replica.port:
+            self.master, self.replica = self.replica, self.master
+
+    async def fail_over(self) -> None:
+        """The master is lost; the replica is it from now on, and in its place comes another."""
+        lost = self.master
+        lost.process.kill()
+        await lost.process.wait()
+        async with asyncio.timeout(6 * PATIENCE):
+            while self.master is lost:
+                await asyncio.sleep(0.05)
+                await self.look()
+        following = ("--save", "", "--replicaof", "127.0.0.1", str(self.master.port))
+        again = await self.held.enter_async_context(_server(self.directory, *following, port=lost.port))
+        self.replica.process = again.process
+
 
 @contextlib.asynccontextmanager
-async def running_sentinel(directory: Path) -> AsyncIterator[Watched]:
-    """A fail-over takes a second or two."""
+async def running_sentinel(directory: Path, port: int | None = None) -> AsyncIterator[Watched]:
+    """A fail-over takes a second or two. port -- of the Sentinel."""
     async with contextlib.AsyncExitStack() as stack:
         folders = [directory / name for name in ("master", "replica", "sentinel")]
         for folder in folders:
@@ -98,11 +121,11 @@ async def running_sentinel(directory: Path) -> AsyncIterator[Watched]:
             f"sentinel monitor main 127.0.0.1 {master.port} 1\n"
             "sentinel down-after-milliseconds main 300\nsentinel failover-timeout main 2000\n"
         )
-        sentinel = await stack.enter_async_context(_server(folders[2], str(file), "--sentinel"))
+        sentinel = await stack.enter_async_context(_server(folders[2], str(file), "--sentinel", port=port))
         async with redis.asyncio.Redis(port=sentinel.port, decode_responses=True) as client, asyncio.timeout(PATIENCE):
             while not await client.sentinel_slaves("main"):  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.05)
-        yield Watched(master, replica, sentinel)
+        yield Watched(master, replica, sentinel, directory, stack)
 
 
 @dataclass

@@ -43,14 +43,14 @@ class Tenure:
         self._seconds = seconds
         self._lease: Lease | None = None
         self._late: asyncio.TimerHandle | None = None
-        self._number = remote.number
+        self._asked_at = remote.standing
 
     async def elsewhere(self) -> StoredResponse | None:
         """What another replica has asked for meanwhile; None where this one is to ask, be it alone or for others."""
         assert self._request is not None
         led = await self._remote.lead(self._key, self._request, self._seen, self._seconds)
         self._lease = led.lease
-        self._number = self._remote.number
+        self._asked_at = self._remote.standing
         return self._usable(led.filled.responses) if led.filled.responses else None
 
     def follow(self, fetch: Fetch) -> None:
@@ -69,7 +69,7 @@ class Tenure:
 
     def keep(self, stored: StoredResponse) -> None:
         """Let the others have it."""
-        self._remote.keep(stored, self._number, self._lease)
+        self._remote.keep(stored, self._asked_at, self._lease)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """Where it was given up another may ask."""

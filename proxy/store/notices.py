@@ -1,7 +1,8 @@
 """What this replica invalidates, the others hear of; and what they invalidate is invalid here.
 
 Every invalidation has its number in the log that all replicas read (`config.bulletin`). A shared record says up to
-which number there were any when its origin was asked, so it is spoilt by any later one, whoever reads it and whenever.
+which number of which log there were any when its origin was asked, so it is spoilt by any later one, whoever reads it
+and whenever; and by what cannot be compared, which is another log.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from config.bulletin import Bulletin, Entry
+from config.bulletin import Bulletin, Entry, Standing
 from config.everywhere import FLAGS, take, take_kept
 from config.flags import Flags
 from config.tier import SharedTier
@@ -21,7 +22,7 @@ class Notices:
     """See the module. name -- of the log. by -- of this replica, or of all workers that tell each other anyway.
 
     here, flags -- of this process. flipped -- called with flags that others have flipped. logged -- called with how
-    many of the notices told here are in the log, and up to which number.
+    many of the notices told here are in a log, and up to where.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class Notices:
         here: Invalidations,
         flags: Flags,
         flipped: Callable[[Mapping[str, bool]], None],
-        logged: Callable[[int, int], None] = lambda _, __: None,
+        logged: Callable[[int, Standing], None] = lambda _, __: None,
     ) -> None:
         self.bulletin = Bulletin(tier, name, self, by)
         self._here = here
@@ -40,6 +41,7 @@ class Notices:
         self._flipped = flipped
         self._logged = logged
         self._everywhere = Invalidations()
+        self._since = 0
         self._own = Telling()
         self._siblings: dict[int, Telling] = {}
 
@@ -48,7 +50,7 @@ class Notices:
     def tell(self, notices: Sequence[Notice]) -> int:
         """Let the others know, in the background, of what was invalidated here. How many notices that makes."""
         for notice in notices:
-            self._own.note(notice, self.bulletin.position)
+            self._own.note(notice, self.bulletin.read)
         self.bulletin.tell([list(notice) for notice in notices], instead=[ALL, "", False])
         return self._own.count
 
@@ -65,43 +67,49 @@ class Notices:
         telling = self._siblings.setdefault(who, Telling(count - len(notices)))
         telling.skip(count - len(notices))
         for notice in notices:
-            telling.note(notice, self.bulletin.position)
+            telling.note(notice, self.bulletin.read)
 
-    def sibling_logged(self, who: int, count: int, number: int) -> None:
-        """The first `count` of them are in the log, up to `number`."""
-        self._siblings.setdefault(who, Telling(count)).logged(count, number)
+    def sibling_logged(self, who: int, count: int, upto: Standing) -> None:
+        """The first `count` of them are in a log, up to there."""
+        self._siblings.setdefault(who, Telling(count)).logged(count, upto)
 
     def sibling_gone(self, who: int) -> None:
         """It tells nothing any more: what may not be in the log is told from here."""
         telling = self._siblings.pop(who, None)
-        if telling is not None and (notices := telling.waiting(self.bulletin.position)):
+        if telling is not None and (notices := telling.waiting(self.bulletin.read)):
             self.tell(notices)
 
     # -- judging
 
     @property
-    def number(self) -> int:
-        """Up to which number invalidations are known to have been before now."""
-        return max(self.bulletin.position, self.bulletin.published)
+    def standing(self) -> Standing:
+        """Up to where invalidations are known to have been before now."""
+        return self.bulletin.known
 
-    def state(self, uri: str, tags: tuple[str, ...], number: int) -> Validity:
-        """Whether a shared record may be used, whose origin knew of the invalidations up to `number`."""
-        found = self._everywhere.state(uri, tags, number)
-        position = self.bulletin.position
+    def state(self, uri: str, tags: tuple[str, ...], at: Standing) -> Validity:
+        """Whether a shared record may be used, whose origin was asked when the log stood `at`."""
+        read = self.bulletin.read
+        if at.log != read.log or at.number < self._since:
+            return Validity.GONE
+        found = self._everywhere.state(uri, tags, at.number)
         for telling in (self._own, *self._siblings.values()):
             if found is Validity.GONE:
                 break
-            untold = telling.state(uri, tags, number, position)
+            untold = telling.state(uri, tags, at, read)
             found = found if untold is Validity.VALID else untold
         return found
 
     # -- hearing (`config.bulletin.Reader`)
 
-    def began(self, number: int) -> None:
-        """What was invalidated up to `number` is not known, so everything older is."""
+    def began(self, number: int, since: int) -> None:
+        """What was invalidated up to `number`, or told elsewhere before `since`, is not known: all that is older is."""
         self._everywhere = Invalidations(begin=number)
-        for telling in (self._own, *self._siblings.values()):
-            telling.began(number)
+        self._since = since
+        log = self.bulletin.read.log
+        for telling in self._siblings.values():
+            telling.give_up(log)
+        if lost := self._own.lost(log):
+            self.tell(lost)
 
     def took(self, number: int, by: str, entry: Entry) -> None:
         """An invalidation, or flags."""
@@ -128,7 +136,7 @@ class Notices:
         take_kept(self._flags, kept)
         self._flipped(kept)
 
-    def logged(self, left: int, number: int) -> None:
+    def logged(self, left: int, upto: Standing) -> None:
         """All but the last `left` of what was told here."""
-        self._own.logged(self._own.count - left, number)
-        self._logged(self._own.count - left, number)
+        self._own.logged(self._own.count - left, upto)
+        self._logged(self._own.count - left, upto)

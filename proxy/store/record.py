@@ -16,10 +16,11 @@ from typing import Any
 
 import orjson
 
+from config.bulletin import Standing
 from proxy.policy.freshness import current_age
 from proxy.policy.messages import Fields, Freshness, ResponseHead, StoredResponse
 
-VERSION = b"siding\x01"
+VERSION = b"siding\x02"
 DIGEST_BYTES = 16
 _LENGTH = struct.Struct(">I")
 VALIDATED_SECONDS = 600.0
@@ -28,19 +29,19 @@ VALIDATED_SECONDS = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A stored response of another replica. age -- seconds, when it was written. number -- the last entry of the log of
-    invalidations that its origin had seen when it was asked."""
+    """A stored response of another replica. age -- seconds, when it was written. asked_at -- where the log of
+    invalidations stood when its origin was asked."""
 
     stored: StoredResponse
     age: float
-    number: int
+    asked_at: Standing
 
 
 def _digest(content: bytes, secret: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=DIGEST_BYTES, key=secret[:64]).digest()
 
 
-def packed(stored: StoredResponse, now: float, number: int, secret: bytes) -> bytes:
+def packed(stored: StoredResponse, now: float, asked_at: Standing, secret: bytes) -> bytes:
     """The octets. now -- wall clock, seconds."""
     life = stored.freshness
     header = orjson.dumps(
@@ -59,7 +60,7 @@ def packed(stored: StoredResponse, now: float, number: int, secret: bytes) -> by
                 life.no_cache,
             ],
             current_age(life, stored.response_time, now),
-            number,
+            list(asked_at),
             stored.tags,
             stored.made_etag,
             stored.origin_seconds,
@@ -84,7 +85,7 @@ def unpacked(data: bytes, key: str, secret: bytes) -> Record | None:
 
 
 def _record(header: list[Any], content: bytes) -> Record:
-    key, uri, secondary, status, reason, lines, life, age, number, tags, made, seconds = header
+    key, uri, secondary, status, reason, lines, life, age, (log, number), tags, made, seconds = header
     stored = StoredResponse(
         key=key,
         uri=uri,
@@ -99,7 +100,7 @@ def _record(header: list[Any], content: bytes) -> Record:
         made_etag=made,
         origin_seconds=seconds,
     )
-    return Record(stored, age, number)
+    return Record(stored, age, Standing(log, number))
 
 
 def as_of(record: Record, elapsed: float, now: float, epoch: int, *, stale: bool) -> StoredResponse:

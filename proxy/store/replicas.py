@@ -11,6 +11,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
+from config.bulletin import Standing
 from config.flags import Flags
 from config.tasks import end
 from config.tier import SharedTier
@@ -44,7 +45,7 @@ class Replicas:
         here: Invalidations,
         flags: Flags,
         flipped: Callable[[Mapping[str, bool]], None],
-        logged: Callable[[int, int], None],
+        logged: Callable[[int, Standing], None],
         wall: Callable[[], float],
     ) -> None:
         self.tier = SharedTier(url, seconds=seconds)

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from config.bulletin import Standing
 from config.tasks import end
 from config.tier import Script, SharedTier
 from config.tracing import apart
@@ -255,7 +256,7 @@ class SharedStore:
         record = unpacked(data, key, self._secret)
         if record is None or not written.isdigit():
             return None
-        state = self._notices.state(record.stored.uri, record.stored.tags, record.number)
+        state = self._notices.state(record.stored.uri, record.stored.tags, record.asked_at)
         if state is Validity.GONE:
             return None
         elapsed = (now - int(written)) / 1e6
@@ -310,14 +311,14 @@ class SharedStore:
     # -- ending
 
     @property
-    def number(self) -> int:
-        """Up to which number the log's invalidations are known to have been before now."""
-        return self._notices.number
+    def standing(self) -> Standing:
+        """Up to where the log's invalidations are known to have been before now."""
+        return self._notices.standing
 
-    def keep(self, stored: StoredResponse, number: int, lease: Lease | None) -> None:
+    def keep(self, stored: StoredResponse, asked_at: Standing, lease: Lease | None) -> None:
         """Share a response in the background, and end the lease by which its origin was asked.
 
-        number -- `number` before it was.
+        asked_at -- `standing` before it was.
         """
         if lease is not None:
             lease.ended = True
@@ -325,19 +326,19 @@ class SharedStore:
             if lease is not None:
                 self._begin(self._end(lease, shared=False))
             return
-        self._begin(self._keep(stored, number, lease))
+        self._begin(self._keep(stored, asked_at, lease))
 
     def _shareable(self, stored: StoredResponse) -> bool:
         if not self._on() or stored.part is not None or len(stored.content) > self._limit:
             return False
         return not any(name in CREDENTIAL_FIELDS for name, _ in stored.secondary_key)
 
-    async def _keep(self, stored: StoredResponse, number: int, lease: Lease | None) -> None:
+    async def _keep(self, stored: StoredResponse, asked_at: Standing, lease: Lease | None) -> None:
         self._writing += 1
         kept = False
         try:
             now = self._wall()
-            record = packed(stored, now, number, self._secret)
+            record = packed(stored, now, asked_at, self._secret)
             seconds = min(MOST_RECORD_SECONDS, worth_keeping(stored, now, UNSTATED_STALE_IF_ERROR))
             secondary = self._digest(repr(stored.secondary_key))
             arguments = (lease.token if lease is not None else b"", secondary, record)

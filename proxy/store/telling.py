@@ -3,13 +3,16 @@
 What it invalidates counts at once, for itself and for the other workers of its proxy, who hear of it directly. In the
 log it gets its number a moment later, or much later where the tier is away; until then a shared record's number says
 nothing of it. So whatever is not yet in the log spoils every shared record that it concerns; and what is there, though
-it has not been read here, spoils those of an earlier number.
+it has not been read here, spoils those of an earlier number. While two servers believe to be the master, what is told
+may be in another log than the one that is read: such places cannot be compared, and what is told there counts as not
+told yet.
 """
 
 from __future__ import annotations
 
 from collections import deque
 
+from config.bulletin import Standing
 from proxy.store.invalidations import Invalidations, Validity
 
 ALL = "all"
@@ -36,13 +39,13 @@ def note(invalidations: Invalidations, notice: Notice) -> None:
 class Telling:
     """See the module. begin -- how many notices there were before.
 
-    position -- in the methods: up to which number the log has been read here.
+    read -- in the methods: up to where the log has been read here.
     """
 
     def __init__(self, begin: int = 0) -> None:
         self._marks = Invalidations(begin=begin)
-        self._read = begin
-        self._steps: deque[tuple[int, int]] = deque()
+        self._settled = begin
+        self._steps: deque[tuple[int, Standing]] = deque()
         self._waiting: deque[tuple[int, Notice]] = deque()
 
     @property
@@ -54,41 +57,48 @@ class Telling:
         """Something else was told in between, so that there have been `count` in all."""
         self._marks.epoch = max(self._marks.epoch, count)
 
-    def note(self, notice: Notice, position: int) -> None:
+    def note(self, notice: Notice, read: Standing) -> None:
         """One more."""
-        self._settle(position)
+        self._settle(read)
         note(self._marks, notice)
         self._waiting.append((self.count, notice))
         if len(self._waiting) > MOST_WAITING:
             self._waiting = deque([(self.count, (ALL, "", False))])
 
-    def logged(self, count: int, number: int) -> None:
-        """The first `count` are in the log, up to `number`."""
-        self._steps.append((count, number))
+    def logged(self, count: int, upto: Standing) -> None:
+        """The first `count` are in a log, up to there."""
+        self._steps.append((count, upto))
 
-    def began(self, number: int) -> None:
-        """What is in the log will never be read here beyond `number`, unless it is told from now on."""
-        self._steps = deque([(count, min(number, its)) for count, its in self._steps])
+    def lost(self, log: str) -> list[Notice]:
+        """Another log is read from now on: what was told to others, and was not read before, will never be."""
+        upto = max((count for count, its in self._steps if its.log != log), default=0)
+        self._steps = deque([(count, its) for count, its in self._steps if its.log == log])
+        return [notice for count, notice in self._waiting if count <= upto]
 
-    def state(self, uri: str, tags: tuple[str, ...], number: int, position: int) -> Validity:
-        """What notices say of a shared record whose origin knew of the log up to `number`."""
-        self._settle(position)
-        count = self._read
+    def give_up(self, log: str) -> None:
+        """As `lost`, where it is somebody else's to tell it again."""
+        self._settled = max(self._settled, *(count for count, its in self._steps if its.log != log), 0)
+        self._steps = deque([(count, its) for count, its in self._steps if its.log == log])
+
+    def state(self, uri: str, tags: tuple[str, ...], at: Standing, read: Standing) -> Validity:
+        """What notices say of a shared record whose origin was asked when the log stood `at`."""
+        self._settle(read)
+        count = self._settled
         if count >= self.count:
             return Validity.VALID
         for upto, its in self._steps:
-            if its > number:
+            if its.log != at.log or its.number > at.number:
                 break
             count = max(count, upto)
         return self._marks.state(uri, tags, count)
 
-    def waiting(self, position: int) -> list[Notice]:
+    def waiting(self, read: Standing) -> list[Notice]:
         """Those that cannot be read in the log yet."""
-        self._settle(position)
+        self._settle(read)
         return [notice for _, notice in self._waiting]
 
-    def _settle(self, position: int) -> None:
-        while self._steps and self._steps[0][1] <= position:
-            self._read = max(self._read, self._steps.popleft()[0])
-        while self._waiting and self._waiting[0][0] <= self._read:
+    def _settle(self, read: Standing) -> None:
+        while self._steps and self._steps[0][1].log == read.log and self._steps[0][1].number <= read.number:
+            self._settled = max(self._settled, self._steps.popleft()[0])
+        while self._waiting and self._waiting[0][0] <= self._settled:
             self._waiting.popleft()

@@ -14,7 +14,7 @@ import pytest
 import redis.asyncio
 
 from config import bulletin as module
-from config.bulletin import Bulletin, Entry
+from config.bulletin import Bulletin, Entry, Standing
 from config.listen import spare_port
 from config.tier import SharedTier
 from tests.redis_servers import Redis, running_cluster, running_redis, running_sentinel
@@ -31,14 +31,15 @@ class Listener:
         self.numbers: list[int] = []
         self.missings: list[bool] = []
         self.stands: dict[str, Any] = {}
-        self.logs: list[tuple[int, int]] = []
+        self.logs: list[tuple[int, Standing]] = []
 
-    def began(self, number: int) -> None:
+    def began(self, number: int, since: int) -> None:
         self.began_at.append(number)
 
     def took(self, number: int, by: str, entry: Entry) -> None:
-        self.numbers.append(number)
-        self.entries.append(entry[0])
+        if entry != module.NOTHING:
+            self.numbers.append(number)
+            self.entries.append(entry[0])
 
     def missed(self, *, surely: bool) -> None:
         self.missings.append(surely)
@@ -46,8 +47,8 @@ class Listener:
     def kept(self, kept: Mapping[str, Any]) -> None:
         self.stands = dict(kept)
 
-    def logged(self, left: int, number: int) -> None:
-        self.logs.append((left, number))
+    def logged(self, left: int, upto: Standing) -> None:
+        self.logs.append((left, upto))
 
 
 async def holds(condition: Callable[[], bool]) -> None:
@@ -242,7 +243,7 @@ async def test_a_server_that_lost_its_data_is_noticed(tmp_path: Path, how: str) 
         assert heard.missings == [False]
         # no number means two things
         assert heard.began_at[-1] > last
-        assert heard.numbers[-1] == heard.began_at[-1] + 1
+        assert heard.numbers[-1] > heard.began_at[-1]
 
 
 async def test_a_number_that_was_given_twice_is_noticed(server: Redis) -> None:
@@ -269,7 +270,7 @@ async def test_a_number_that_was_given_twice_is_noticed(server: Redis) -> None:
         await holds(lambda: other.hears and other.settled and one.settled)
         one.tell([["after"]])
         await holds(lambda: first.entries[-1] == second.entries[-1] == "after")
-        assert first.numbers[-1] == second.numbers[-1] == first.began_at[-1] + 1
+        assert first.numbers[-1] == second.numbers[-1] > first.began_at[-1]
 
 
 async def test_that_what_was_told_here_was_lost_and_its_number_given_to_another_is_noticed(server: Redis) -> None:
@@ -280,6 +281,40 @@ async def test_that_what_was_told_here_was_lost_and_its_number_given_to_another_
         one.published, one._own_mark = one.position + 1, "1"
         other.tell([["instead"]])
         await holds(lambda: first.missings == second.missings == [False])
+
+
+async def take_over(client: Any) -> None:
+    """What becomes of a replica when its master is lost: the history of its data has another name from then on."""
+    await client.execute_command("REPLICAOF", "127.0.0.1", spare_port())
+    await client.execute_command("REPLICAOF", "NO", "ONE")
+
+
+async def test_in_anothers_place_a_server_begins_the_log_anew(server: Redis) -> None:
+    """Even where nobody misses anything: what is still to be stored may be of what was lost."""
+    async with (
+        reading(server.url) as (one, first),
+        reading(server.url) as (_, second),
+        redis.asyncio.Redis(port=server.port) as client,
+    ):
+        one.tell([["before"]])
+        await holds(lambda: first.entries == second.entries == ["before"])
+        ahead = one.position + 1_000
+        await take_over(client)
+        await holds(lambda: first.missings == second.missings == [False])
+        one.tell([["after"]])
+        await holds(lambda: first.entries == second.entries == ["before", "after"])
+        assert first.numbers[-1] > ahead
+
+
+async def test_a_server_that_does_not_say_which_it_is(server: Redis) -> None:
+    async with reading(server.url) as (one, first), redis.asyncio.Redis(port=server.port) as client:
+        await client.acl_setuser("default", enabled=True, commands=["-info"])
+        one.tell([["before"]])
+        await holds(lambda: first.entries == ["before"])
+        await take_over(client)
+        one.tell([["after"]])
+        await holds(lambda: first.entries == ["before", "after"])
+        assert first.missings == []
 
 
 async def test_what_is_kept_alone_makes_no_new_log(server: Redis) -> None:

@@ -14,6 +14,7 @@ import pytest
 import redis.asyncio
 
 from proxy.store import shared as shared_store
+from proxy.store.record import VERSION
 from proxy.store.replicas import Replicas
 from proxy.store.shared import LeaseOutcome
 from tests.redis_servers import Redis, running_redis
@@ -309,7 +310,7 @@ async def test_what_is_corrupted_is_a_miss(origin: Origin, shared: Redis, pair: 
                     "a byte": value[:-1] + b"!",
                     "cut": value[:-3],
                     "another key's": another,
-                    "another version": value.replace(b"siding\x01", b"siding\x02"),
+                    "another version": value.replace(VERSION, b"siding\x01"),
                     "empty": b"",
                 }.get(how)
                 if changed is not None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from config.bulletin import Standing
 from proxy import siblings as module
 from proxy.channel import Channel
 from proxy.siblings import Siblings
@@ -66,8 +67,8 @@ async def test_what_is_told_meanwhile_goes_with_the_next() -> None:
         parent.knows.set()
         await asyncio.wait((first, second))
         assert parent.told == [("invalidated", [1, ["uri a"]]), ("invalidated", [4, ["uri b", "tag c", "tag d"]])]
-        siblings.logged(4, 17)
-        await until(lambda: parent.told[-1] == ("logged", [4, 17]))
+        siblings.logged(4, Standing("log", 17))
+        await until(lambda: parent.told[-1] == ("logged", [4, ["log", 17]]))
 
 
 async def test_who_does_not_say_that_he_knows_is_not_waited_for(

@@ -51,11 +51,13 @@ class Report:
 class Soak:
     """One run. folder -- for the proxies' logs and Redis."""
 
-    def __init__(self, folder: Path, python: str, code: Path, clients: int, seed: int, workers: int = 1) -> None:
+    def __init__(
+        self, folder: Path, python: str, code: Path, clients: int, seed: int, workers: int = 1, watched: bool = False
+    ) -> None:
         self._truth = Truth()
         self._service = Service(self._truth, seed)
         self._clients = Clients(self._truth, {}, clients, seed)
-        self._chaos = Chaos(folder, python, code, self._truth, self._service, self._clients, seed, workers)
+        self._chaos = Chaos(folder, python, code, self._truth, self._service, self._clients, seed, workers, watched)
         self._clients.proxies = {name: proxy.url for name, proxy in self._chaos.proxies.items()}
         self._first: dict[int, tuple[int, int]] = {}
 
@@ -123,12 +125,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--clients", type=int, default=24)
+    parser.add_argument(
+        "--sentinel", action="store_true", help="Redis is a master and a replica, watched by a Sentinel"
+    )
     parser.add_argument("--workers", type=int, default=1, help="of each proxy")
     parser.add_argument("--seed", type=int, default=1, help="of what happens and of what is asked")
     parser.add_argument("--code", type=Path, default=ROOT, help="where the proxy's code is, compiled or not")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="siding-soak-") as folder:
-        soak = Soak(Path(folder), sys.executable, given.code.resolve(), given.clients, given.seed, given.workers)
+        soak = Soak(
+            Path(folder), sys.executable, given.code.resolve(), given.clients, given.seed, given.workers, given.sentinel
+        )
         report = asyncio.run(soak.run(60 * given.minutes))
     print(f"{report.answers:,} answers, {report.events} things happened, {len(report.faults)} faults")
     for fault in report.faults[:MOST_SHOWN]:

@@ -8,6 +8,7 @@ import os
 import random
 import re
 import signal
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import aiohttp
 
 from config.listen import spare_port
 from tests.deploy.processes import environment
-from tests.redis_servers import Redis, running_redis
+from tests.redis_servers import Redis, Watched, running_redis, running_sentinel
 from tests.soak.clients import Clients
 from tests.soak.service import RULES, Mishaps, Service
 from tests.soak.truth import Truth
@@ -116,7 +117,9 @@ class Chaos:
         clients: Clients,
         seed: int,
         workers: int,
+        watched: bool,
     ) -> None:
+        """watched -- Redis is a master and its replica, watched by a Sentinel."""
         self._folder = folder
         self._truth = truth
         self._service = service
@@ -124,13 +127,14 @@ class Chaos:
         self._workers = workers
         self._dice = random.Random(seed)  # noqa: S311 - repeatable on purpose
         self._redis_port = spare_port()
-        self._redis: Redis | None = None
+        self._redis: Redis | Watched | None = None
+        self._sentinel = watched
         self._held = contextlib.AsyncExitStack()
         rules = folder / "rules.toml"
         rules.write_text(RULES)
         settings = {
             "UPSTREAM_URL": service.url,
-            "REDIS_URL": f"redis://127.0.0.1:{self._redis_port}/0",
+            "REDIS_URL": f"redis{'+sentinel' * watched}://127.0.0.1:{self._redis_port}/{'main/' * watched}0",
             "RULES_FILE": str(rules),
             "CACHE_SECRET": "soak-secret-of-sixteen",
             "CACHE_MAX_BYTES": "2MB",
@@ -153,9 +157,9 @@ class Chaos:
         await self._held.aclose()
 
     async def _start_redis(self) -> None:
-        folder = self._folder / "redis"
-        folder.mkdir(exist_ok=True)
-        self._redis = await self._held.enter_async_context(running_redis(folder, port=self._redis_port))
+        running = running_sentinel if self._sentinel else running_redis
+        folder = Path(tempfile.mkdtemp(dir=self._folder))
+        self._redis = await self._held.enter_async_context(running(folder, port=self._redis_port))
 
     async def happen(self) -> str:
         """Break one thing, mend it, and say what it was."""
@@ -171,6 +175,8 @@ class Chaos:
         ]
         if self._workers > 1:
             things.append(self.worker_is_killed)
+        if self._sentinel:
+            things.append(self.master_is_lost)
         thing = self._dice.choice(things)
         name = thing.__name__.replace("_", " ")
         self._truth.happening = name
@@ -191,10 +197,27 @@ class Chaos:
             self._clients.calm = True
 
     async def redis_freezes(self) -> None:
+        """Long enough for a Sentinel to make another the master; who was it is told so when it is there again."""
         assert self._redis is not None
-        self._redis.process.send_signal(signal.SIGSTOP)
+        master = self._redis
+        if isinstance(master, Watched):
+            await master.look()
+            master = master.master
+        master.process.send_signal(signal.SIGSTOP)
         await asyncio.sleep(self._dice.uniform(0.1, 3))
-        self._redis.process.send_signal(signal.SIGCONT)
+        master.process.send_signal(signal.SIGCONT)
+        await self.all_is_told()
+
+    async def master_is_lost(self) -> None:
+        """And with it what its replica had not heard of."""
+        assert isinstance(self._redis, Watched)
+        await self._redis.look()
+        replica = self._redis.replica.process
+        replica.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(self._dice.uniform(0, 0.5))
+        self._redis.master.process.kill()
+        replica.send_signal(signal.SIGCONT)
+        await self._redis.fail_over()
         await self.all_is_told()
 
     async def redis_starts_anew(self) -> None:

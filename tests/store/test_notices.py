@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from config.bulletin import Standing
 from config.flags import Flags
 from config.tier import SharedTier
 from proxy.store.invalidations import Invalidations, Validity
@@ -20,9 +21,18 @@ URI = "http://a/x"
 TAGS = ("t",)
 
 
+LOG = "a-log"
+
+
 def notices() -> Notices:
     """Of a replica that reads no log: it is told what is in it."""
-    return Notices(SharedTier("redis://127.0.0.1:1/0"), "name", "me", Invalidations(), Flags(), lambda _: None)
+    one = Notices(SharedTier("redis://127.0.0.1:1/0"), "name", "me", Invalidations(), Flags(), lambda _: None)
+    one.bulletin._generation = LOG
+    return one
+
+
+def at(number: int, log: str = LOG) -> Standing:
+    return Standing(log, number)
 
 
 CONCERN = [("uri", URI), ("uri", "/x"), ("tag", "t"), ("prefix", "http://a/"), ("prefix", "/"), ("all", "")]
@@ -38,24 +48,26 @@ def test_a_record_is_spoilt_by_every_later_invalidation_and_by_no_other(
 ) -> None:
     """begin -- where this replica began to read. number -- what the record's origin knew of."""
     one = notices()
-    one.began(begin)
-    for at, ((what, name), soft, by) in enumerate(told, begin + 1):
-        one.took(at, by, [what, name, soft])
+    one.began(begin, begin)
+    for place, ((what, name), soft, by) in enumerate(told, begin + 1):
+        one.took(place, by, [what, name, soft])
     later = [
-        soft for at, ((what, name), soft, _) in enumerate(told, begin + 1) if at > number and (what, name) in CONCERN
+        soft
+        for place, ((what, name), soft, _) in enumerate(told, begin + 1)
+        if place > number and (what, name) in CONCERN
     ]
     expected = Validity.VALID
     if later:
         expected = Validity.STALE if all(later) else Validity.GONE
     if number < begin:
         expected = Validity.GONE
-    assert one.state(URI, TAGS, number) is expected
+    assert one.state(URI, TAGS, at(number)) is expected
 
 
 def test_what_others_tell_is_invalid_here_and_ones_own_is_already() -> None:
     one = notices()
     here = one._here
-    one.began(0)
+    one.began(0, 0)
     one.took(1, "other", ["tag", "t", False])
     assert here.state(URI, TAGS, 0) is Validity.GONE
     epoch = here.epoch
@@ -66,29 +78,29 @@ def test_what_others_tell_is_invalid_here_and_ones_own_is_already() -> None:
 @pytest.mark.parametrize("entry", [["all"], ["tag", "t", False, "more"], ["mystery", "x", False]])
 def test_what_a_newer_replica_says_and_nobody_here_understands_is_everything(entry: list[Any]) -> None:
     one = notices()
-    one.began(0)
+    one.began(0, 0)
     one.took(1, "other", entry)
-    assert one.state(URI, TAGS, 0) is Validity.GONE
+    assert one.state(URI, TAGS, at(0)) is Validity.GONE
     assert one._here.state(URI, TAGS, 0) is Validity.GONE
 
 
 def test_flags_have_numbers_too() -> None:
     one = notices()
-    one.began(4)
+    one.began(4, 4)
     one.took(5, "other", ["flags", {"BYPASS": True, "NEWER": True, "ENABLE_ETAG": "off"}, False])
     assert one._flags.bypass
     assert not one._flags.etag
     one.took(6, "me", ["flags", {"BYPASS": False}, False])
     assert one._flags.bypass
     one.took(7, "other", ["tag", "t", False])
-    assert one.state(URI, TAGS, 6) is Validity.GONE
-    assert one.state(URI, TAGS, 7) is Validity.VALID
+    assert one.state(URI, TAGS, at(6)) is Validity.GONE
+    assert one.state(URI, TAGS, at(7)) is Validity.VALID
 
 
 @pytest.mark.parametrize(("surely", "validity"), [(True, Validity.GONE), (False, Validity.STALE)])
 def test_what_was_missed(surely: bool, validity: Validity) -> None:
     one = notices()
-    one.began(0)
+    one.began(0, 0)
     one.missed(surely=surely)
     assert one._here.state(URI, (), 0) is validity
 
@@ -103,57 +115,117 @@ async def untold() -> AsyncIterator[Notices]:
 
 
 async def test_what_is_not_told_yet_spoils_what_the_tier_has(untold: Notices) -> None:
-    untold.began(5)
+    untold.began(5, 5)
     note(untold._here, ("tag", "t", False))
     untold.tell([("tag", "t", False)])
-    assert untold.state(URI, TAGS, 5) is Validity.GONE
-    assert untold.state(URI, ("other",), 5) is Validity.VALID
+    assert untold.state(URI, TAGS, at(5)) is Validity.GONE
+    assert untold.state(URI, ("other",), at(5)) is Validity.VALID
     # it got the number 6, and this replica has not read that far
     untold.bulletin._pending.clear()
     untold.bulletin.position, untold.bulletin.published = 5, 6
-    untold.logged(0, 6)
-    assert untold.state(URI, TAGS, 5) is Validity.GONE
-    assert untold.state(URI, TAGS, 6) is Validity.VALID
-    assert untold.number == 6
+    untold.bulletin._published_in = LOG
+    untold.logged(0, at(6))
+    assert untold.state(URI, TAGS, at(5)) is Validity.GONE
+    assert untold.state(URI, TAGS, at(6)) is Validity.VALID
+    assert untold.standing == at(6)
     untold.took(6, "me", ["tag", "t", False])
     untold.bulletin.position = 6
-    assert untold.state(URI, TAGS, 5) is Validity.GONE
-    assert untold.state(URI, TAGS, 6) is Validity.VALID
+    assert untold.state(URI, TAGS, at(5)) is Validity.GONE
+    assert untold.state(URI, TAGS, at(6)) is Validity.VALID
 
 
 async def test_what_a_sibling_tells_spoils_what_the_tier_has_until_the_log_has_it(untold: Notices) -> None:
-    untold.began(5)
+    untold.began(5, 5)
     untold.sibling_told(1, 8, [("tag", "t", False)])
     untold.sibling_told(2, 3, [("tag", "u", False)])
-    assert untold.state(URI, TAGS, 5) is Validity.GONE
-    assert untold.state(URI, TAGS, 9) is Validity.GONE, "its number is not known"
-    assert untold.state(URI, ("other",), 5) is Validity.VALID
-    untold.sibling_logged(2, 3, 6)
-    untold.sibling_logged(1, 8, 7)
-    assert untold.state(URI, TAGS, 6) is Validity.GONE
-    assert untold.state(URI, TAGS, 7) is Validity.VALID
+    assert untold.state(URI, TAGS, at(5)) is Validity.GONE
+    assert untold.state(URI, TAGS, at(9)) is Validity.GONE, "its number is not known"
+    assert untold.state(URI, ("other",), at(5)) is Validity.VALID
+    untold.sibling_logged(2, 3, at(6))
+    untold.sibling_logged(1, 8, at(7))
+    assert untold.state(URI, TAGS, at(6)) is Validity.GONE
+    assert untold.state(URI, TAGS, at(7)) is Validity.VALID
     untold.took(6, "me", ["tag", "u", False])
     untold.took(7, "me", ["tag", "t", False])
     untold.bulletin.position = 7
-    assert untold.state(URI, TAGS, 6) is Validity.GONE
-    assert untold.state(URI, TAGS, 7) is Validity.VALID
+    assert untold.state(URI, TAGS, at(6)) is Validity.GONE
+    assert untold.state(URI, TAGS, at(7)) is Validity.VALID
 
 
 async def test_what_a_sibling_cannot_tell_any_more_is_told_in_its_place(untold: Notices) -> None:
-    untold.began(5)
+    untold.began(5, 5)
     untold.sibling_told(1, 1, [("tag", "t", False)])
-    untold.sibling_logged(1, 1, 6)
+    untold.sibling_logged(1, 1, at(6))
     untold.bulletin.position = 6
     untold.sibling_told(1, 3, [("uri", "/x", False), ("uri", "/y", False)])
     untold.sibling_gone(1)
     untold.sibling_gone(2)
     assert [orjson.loads(entry) for entry in untold.bulletin._pending] == [["uri", "/x", False], ["uri", "/y", False]]
-    assert untold.state(URI, TAGS, 9) is Validity.GONE
+    assert untold.state(URI, TAGS, at(9)) is Validity.GONE
 
 
 async def test_gone_is_gone_whoever_says_that_it_is_only_stale(untold: Notices) -> None:
-    untold.began(0)
+    untold.began(0, 0)
     untold.took(1, "other", ["tag", "t", True])
-    assert untold.state(URI, TAGS, 0) is Validity.STALE
+    assert untold.state(URI, TAGS, at(0)) is Validity.STALE
     untold.sibling_told(1, 1, [("tag", "t", False)])
-    assert untold.state(URI, TAGS, 0) is Validity.GONE
+    assert untold.state(URI, TAGS, at(0)) is Validity.GONE
+
+
+async def test_what_has_its_number_already_waits_for_the_log_to_be_read_that_far(untold: Notices) -> None:
+    """It was told to a log that had just begun anew, before that was known here."""
+    untold.tell([("tag", "t", False)])
+    untold.logged(0, at(105))
+    untold.sibling_told(1, 1, [("tag", "u", False)])
+    untold.sibling_logged(1, 1, at(106))
+    untold.bulletin.position = 104
+    untold.began(104, 104)
+    assert untold.state(URI, TAGS, at(104)) is Validity.GONE
+    assert untold.state(URI, ("u",), at(105)) is Validity.GONE
+    assert untold.state(URI, ("other",), at(104)) is Validity.VALID
+
+
+async def test_places_in_another_log_cannot_be_compared(untold: Notices) -> None:
+    """As while two servers believe to be the master: one is read, another is told, and both have records."""
+    untold.bulletin.position = 5
+    untold.began(5, 5)
+    assert untold.state(URI, TAGS, at(5)) is Validity.VALID
+    assert untold.state(URI, TAGS, at(900, "other")) is Validity.GONE
+    untold.tell([("tag", "t", False)])
+    untold.bulletin._pending.clear()
+    untold.bulletin.published, untold.bulletin._published_in = 3, "other"
+    untold.logged(0, at(3, "other"))
+    assert untold.standing == at(5)
+    assert untold.state(URI, TAGS, at(5)) is Validity.GONE, "in the log that is read it has no number"
+    assert untold.state(URI, ("other",), at(5)) is Validity.VALID
+
+
+async def test_what_was_asked_before_the_log_was_known_here_is_not_used(untold: Notices) -> None:
+    """It may be older than what was told to another, and is not in this one."""
+    untold.bulletin.position = 5
+    untold.began(5, 8)
+    assert untold.state(URI, TAGS, at(7)) is Validity.GONE
+    assert untold.state(URI, TAGS, at(8)) is Validity.VALID
+
+
+async def test_what_was_told_to_a_log_that_is_read_no_more_is_told_again(untold: Notices) -> None:
+    untold.bulletin.position = 5
+    untold.began(5, 5)
+    untold.tell([("tag", "read", False), ("tag", "t", False), ("tag", "there", False), ("tag", "pending", False)])
+    untold.sibling_told(1, 1, [("tag", "u", False)])
+    untold.sibling_logged(1, 1, at(9))
+    untold._own.logged(1, at(6))
+    untold._own.logged(2, at(7))
+    untold._own.logged(3, at(101, "next"))
+    untold.bulletin.position = 6
+    assert untold.state(URI, ("read",), at(5)) is Validity.VALID
+    untold.bulletin._pending.clear()
+    untold.bulletin._generation, untold.bulletin.position = "next", 100
+    untold.began(100, 100)
+    assert [orjson.loads(entry) for entry in untold.bulletin._pending] == [["tag", "t", False]]
+    assert untold.state(URI, ("t",), at(100, "next")) is Validity.GONE
+    assert untold.state(URI, ("there",), at(100, "next")) is Validity.GONE
+    assert untold.state(URI, ("u",), at(100, "next")) is Validity.VALID, "that is for its sibling to tell again"
+    untold.logged(0, at(103, "next"))
+    untold.bulletin.position = 103
+    assert untold.state(URI, ("t",), at(103, "next")) is Validity.VALID

@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from config.bulletin import Standing
 from proxy.policy.freshness import current_age
 from proxy.policy.messages import Fields, Freshness, ResponseHead, StoredResponse
 from proxy.store.record import DIGEST_BYTES, VALIDATED_SECONDS, VERSION, as_of, packed, unpacked, worth_keeping
 from tests.store.responses import stored
 
+AT = Standing("log", 1)
 SECRET = b"s" * 40
 octets = st.text(st.characters(max_codepoint=255), max_size=20)
 seconds = st.floats(0, 1e6)
@@ -58,9 +60,9 @@ def values_of(one: StoredResponse) -> tuple[Any, ...]:
 def test_what_is_packed_comes_back(one: StoredResponse, waited: float, elapsed: float, skew: float) -> None:
     """Its age is what it was, and the time since, whatever the other machine's clock says."""
     now = one.response_time + waited
-    record = unpacked(packed(one, now, 12, SECRET), one.key, SECRET)
+    record = unpacked(packed(one, now, Standing("log", 12), SECRET), one.key, SECRET)
     assert record is not None
-    assert record.number == 12
+    assert record.asked_at == Standing("log", 12)
     there = as_of(record, elapsed, now + skew, 99, stale=False)
     assert values_of(there) == values_of(one)
     assert (there.epoch, there.codings) == (99, {})
@@ -70,7 +72,7 @@ def test_what_is_packed_comes_back(one: StoredResponse, waited: float, elapsed: 
 
 @given(responses(), st.data())
 def test_one_changed_octet_is_no_response(one: StoredResponse, data: st.DataObject) -> None:
-    record = packed(one, 1002.0, 1, SECRET)
+    record = packed(one, 1002.0, AT, SECRET)
     at = data.draw(st.integers(0, len(record) - 1))
     changed = record[:at] + bytes([record[at] ^ data.draw(st.integers(1, 255))]) + record[at + 1 :]
     assert unpacked(changed, one.key, SECRET) is None
@@ -78,11 +80,11 @@ def test_one_changed_octet_is_no_response(one: StoredResponse, data: st.DataObje
 
 
 def test_another_key_another_secret_another_version() -> None:
-    record = packed(stored("k"), 1.0, 1, SECRET)
+    record = packed(stored("k"), 1.0, AT, SECRET)
     assert unpacked(record, "k", SECRET) is not None
     assert unpacked(record, "other", SECRET) is None
     assert unpacked(record, "k", b"other") is None
-    assert unpacked(b"siding\x02" + record[len(VERSION) :], "k", SECRET) is None
+    assert unpacked(b"siding\x01" + record[len(VERSION) :], "k", SECRET) is None
 
 
 @given(st.binary(max_size=100) | st.recursive(st.integers(-9, 9) | st.text(max_size=3), st.lists).map(orjson.dumps))
@@ -96,14 +98,14 @@ def test_without_a_secret_anybody_may_write_but_nothing_breaks(header: bytes) ->
 
 
 def test_purged_softly_it_is_stale_from_now_on() -> None:
-    record = unpacked(packed(stored(), 10.0, 1, b""), "k", b"")
+    record = unpacked(packed(stored(), 10.0, AT, b""), "k", b"")
     assert record is not None
     there = as_of(record, 5.0, 1000.0, 0, stale=True)
     assert there.freshness.lifetime == current_age(there.freshness, there.response_time, 1000.0) == 15.0
 
 
 def test_a_clock_of_the_tier_that_was_set_back_makes_nothing_younger() -> None:
-    record = unpacked(packed(stored(), 10.0, 1, b""), "k", b"")
+    record = unpacked(packed(stored(), 10.0, AT, b""), "k", b"")
     assert record is not None
     there = as_of(record, -100.0, 1000.0, 0, stale=False)
     assert current_age(there.freshness, there.response_time, 1000.0) == 10.0

@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
+from config.bulletin import Standing
 from proxy.store.invalidations import Validity
 from proxy.store.telling import ALL, MOST_WAITING, Notice, Telling
 
 URI = "http://a/x"
 CONCERN: list[Notice] = [("uri", URI, False), ("uri", "/x", False), ("tag", "t", False), ("prefix", "/", False)]
 OTHER: list[Notice] = [("uri", "/y", False), ("tag", "u", False)]
+
+
+def at(number: int, log: str = "log") -> Standing:
+    return Standing(log, number)
 
 
 @dataclass
@@ -46,7 +51,7 @@ def test_what_can_be_read_in_the_log_is_left_to_it_and_nothing_else(
             case "told", (str(what), str(name), bool(soft)):
                 notice = what, name, soft
                 told.append(Told(notice))
-                telling.note(notice, position)
+                telling.note(notice, at(position))
             case "between", _:
                 # flags, which get a number as well
                 told.append(Told(OTHER[0]))
@@ -57,13 +62,13 @@ def test_what_can_be_read_in_the_log_is_left_to_it_and_nothing_else(
                 for one in waiting:
                     last += 1
                     one.number = last
-                telling.logged(sum(one.number is not None for one in told), last)
+                telling.logged(sum(one.number is not None for one in told), at(last))
             case "read", int(many):
                 position = min(last, position + many)
         assert telling.count == len(told)
         for number in range(last + 1):
             concerned = [one for one in told if one.notice in CONCERN and (one.number is None or one.number > position)]
-            found = telling.state(URI, ("t",), number, position)
+            found = telling.state(URI, ("t",), at(number), at(position))
             if any(one.number is None for one in concerned):
                 assert found is Validity.GONE
             elif found is Validity.GONE:
@@ -71,26 +76,37 @@ def test_what_can_be_read_in_the_log_is_left_to_it_and_nothing_else(
                 assert any(one.number is not None and one.number > position for one in told)
             else:
                 assert not any(one.number is not None and one.number > number for one in concerned)
-    telling.logged(len(told), last)
-    assert telling.state(URI, ("t",), 0, last) is Validity.VALID
-    assert telling.waiting(last) == []
+    telling.logged(len(told), at(last))
+    assert telling.state(URI, ("t",), at(0), at(last)) is Validity.VALID
+    assert telling.waiting(at(last)) == []
 
 
 def test_what_waits_is_bounded() -> None:
     telling = Telling()
     for number in range(MOST_WAITING + 1):
-        telling.note(("tag", str(number), False), 0)
-    assert telling.waiting(0) == [(ALL, "", False)]
-    telling.note(("tag", "t", False), 0)
-    assert telling.waiting(0) == [(ALL, "", False), ("tag", "t", False)]
-    telling.logged(MOST_WAITING + 1, 1)
-    assert telling.waiting(1) == [("tag", "t", False)]
+        telling.note(("tag", str(number), False), at(0))
+    assert telling.waiting(at(0)) == [(ALL, "", False)]
+    telling.note(("tag", "t", False), at(0))
+    assert telling.waiting(at(0)) == [(ALL, "", False), ("tag", "t", False)]
+    telling.logged(MOST_WAITING + 1, at(1))
+    assert telling.waiting(at(1)) == [("tag", "t", False)]
 
 
-def test_a_log_that_began_anew_has_what_was_lost_with_the_old_one() -> None:
-    telling = Telling()
-    telling.note(("tag", "t", False), 0)
-    telling.logged(1, 1_000)
-    assert telling.state(URI, ("t",), 5, 5) is Validity.GONE
-    telling.began(5)
-    assert telling.state(URI, ("t",), 5, 5) is Validity.VALID, "whatever is older than 5 is gone anyway"
+def test_what_was_told_to_another_log_is_lost_or_given_up() -> None:
+    for gives_up in (False, True):
+        telling = Telling()
+        for tag in ("t", "u", "v"):
+            telling.note(("tag", tag, False), at(0))
+        telling.logged(1, at(1_000))
+        telling.logged(2, at(7, "next"))
+        if gives_up:
+            telling.give_up("next")
+        else:
+            assert telling.lost("next") == [("tag", "t", False)]
+        expected = Validity.VALID if gives_up else Validity.GONE
+        assert telling.state(URI, ("t",), at(6, "next"), at(6, "next")) is expected
+        assert telling.state(URI, ("u",), at(6, "next"), at(6, "next")) is Validity.GONE
+        assert telling.state(URI, ("u",), at(7, "next"), at(6, "next")) is Validity.VALID
+        assert telling.state(URI, ("v",), at(7, "next"), at(7, "next")) is Validity.GONE
+        telling.logged(3, at(8, "next"))
+        assert telling.state(URI, ("v",), at(7, "next"), at(8, "next")) is Validity.VALID
