@@ -427,7 +427,10 @@ class OriginConnection:
         parser = self._parser
         if parser is None:
             return
-        status = parser.get_status_code()
+        status, version = parser.get_status_code(), parser.get_http_version()
+        if status < 100 or not version.startswith("1."):
+            # llhttp reads other protocols' status lines as well (RFC 9112 2.3, RFC 9110 15)
+            raise errors.OriginMalformed(f"{self._name}'s answer is not HTTP/1.1")
         head = ResponseHead(status, self._reason.decode("latin-1"), Fields(self._lines))
         if status == 101:
             if not self._upgrading or "upgrade" not in head.fields:
@@ -442,7 +445,7 @@ class OriginConnection:
             if self._on_interim is not None:
                 self._on_interim(head)
             return
-        self._head_complete(head, parser.get_http_version())
+        self._head_complete(head, version)
 
     def _head_complete(self, head: ResponseHead, version: str) -> None:
         fields, status = head.fields, head.status
@@ -469,6 +472,9 @@ class OriginConnection:
         if self.complete:
             self._keep = False
             return
+        if self.head is None:
+            # where the final response begins is not certain: for llhttp it is behind what a Content-Length counts
+            raise errors.OriginMalformed(f"{self._name} sent an interim response with content (RFC 9112 6.3)")
         self._add(body)
 
     def on_message_complete(self) -> None:

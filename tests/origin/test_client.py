@@ -122,6 +122,14 @@ async def test_an_answer_cut_at_every_octet_reads_the_same(origin: Origin, name:
         (b"HTTP/1.1 200 OK\r\nA: " + b"b" * 70_000 + b"\r\n\r\n", errors.OriginMalformed),
         (b"HTTP/1.1 200 OK\r\nA: " + b"b" * 70_000, errors.OriginMalformed),
         (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", errors.OriginMalformed),
+        (b"HTTP/1.1 099 Low\r\nContent-Length: 2\r\n\r\nhi", errors.OriginMalformed),
+        (b"HTTP/2.0 200 OK\r\nContent-Length: 2\r\n\r\nhi", errors.OriginMalformed),
+        (b"HTTP/1.1 199 X\r\nContent-Length: 2\r\n\r\nhiHTTP/1.1 204 No Content\r\n\r\n", errors.OriginMalformed),
+        (b"HTTP/1.1 105 X\r\nContent-Length: 27\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n", errors.OriginMalformed),
+        (
+            b"HTTP/1.1 199 X\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n",
+            errors.OriginMalformed,
+        ),
     ],
 )
 async def test_heads_that_are_no_answer(origin: Origin, wire: bytes, fault: type[Exception]) -> None:

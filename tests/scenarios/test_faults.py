@@ -93,6 +93,9 @@ async def test_without_a_descriptor_a_stale_response_stands_in(origin: Origin, m
         ("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx", "origin-malformed"),
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "origin-malformed"),
         (f"HTTP/1.1 200 OK\r\nX-Long: {'x' * 70_000}\r\n\r\n", "origin-malformed"),
+        ("HTTP/1.1 199 X\r\nContent-Length: 2\r\n\r\nhiHTTP/1.1 204 No Content\r\n\r\n", "origin-malformed"),
+        ("HTTP/1.1 099 Low\r\nContent-Length: 2\r\n\r\nhi", "origin-malformed"),
+        ("HTTP/2.0 200 OK\r\nContent-Length: 2\r\n\r\nhi", "origin-malformed"),
     ],
 )
 async def test_an_answer_that_makes_no_sense_is_a_502(origin: Origin, sent: str, code: str) -> None:
