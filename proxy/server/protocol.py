@@ -178,7 +178,9 @@ def _exchange(request: web.BaseRequest) -> Exchange:
     )
     protocol: ClientConnection = request.protocol  # type: ignore[assignment]
     content = None if request._payload is EMPTY_PAYLOAD else _Arriving(request._payload)
-    return Exchange(protocol, head, content, keep_alive=not message.should_close)
+    # what follows an upgrade that aiohttp knows no tunnel for is lost: it is to count as not processed (RFC 9112 9.6)
+    closes = message.should_close or (message.upgrade and not forwarding.wants_websocket(head))
+    return Exchange(protocol, head, content, keep_alive=not closes)
 
 
 class ClientConnection(RequestHandler):

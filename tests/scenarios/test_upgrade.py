@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.support import PATIENCE, Client, Origin, Proxy, Turn, running_proxy
+from tests.support import PATIENCE, Client, Origin, Proxy, Turn, running_proxy, until
 
 ASK = (
     "GET /ws HTTP/1.1\r\nHost: app.example\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n"
@@ -109,6 +109,37 @@ async def test_other_protocols_are_not_offered_to_the_origin(origin: Origin, pro
     assert answer.status == 200
     assert origin.requests[0].get("upgrade") is None
     assert origin.requests[0].get("http2-settings") is None
+
+
+@pytest.mark.parametrize("protocol", ["h2c", "TLS/1.2", "tcp", "h2c, websocket", "websocket, h2c"])
+@pytest.mark.parametrize("content", [None, "", "hi"])
+async def test_content_behind_a_refused_upgrade_is_never_a_request(
+    origin: Origin, protocol: str, content: str | None
+) -> None:
+    """What follows such a request in its segment does not reach aiohttp's parser, and the content of that would."""
+    sent = asyncio.Event()
+
+    async def script(turn: Turn) -> None:
+        await sent.wait()
+        await turn.answer("hello")
+
+    origin.script = script
+    method, framing = ("GET", "") if content is None else ("POST", f"Content-Length: {len(content)}\r\n")
+    fields = f"Host: a\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n{framing}"
+    smuggled = "DELETE /smuggled HTTP/1.1\r\nHost: internal\r\n\r\n"
+    async with running_proxy(origin.url) as proxy:
+        client = await proxy.connect()
+        await client.send(
+            f"{method} /1 HTTP/1.1\r\n{fields}\r\n{content or ''}"
+            f"POST /2 HTTP/1.1\r\nHost: a\r\nContent-Length: {len(smuggled)}\r\n\r\n"
+        )
+        await until(lambda: bool(origin.requests))
+        await client.send(smuggled)
+        sent.set()
+        answer = await client.response()
+        assert (answer.content, answer.get("connection")) == (b"hello", "close")
+        assert await client.at_end()
+    assert [(request.method, request.target) for request in origin.requests] == [(method, "/1")]
 
 
 async def test_an_upgrade_that_connection_does_not_list_is_none(origin: Origin) -> None:
