@@ -48,12 +48,14 @@ INTERNALS = {
         "_next_keepalive_close_time",
         "_paused",
         "_process_keepalive",
+        "_reading_paused",
         "_request_in_progress",
+        "_upgraded",
         "_waiter",
         "set_parser",
         "writing_paused",
     ),
-    "BaseRequest": ("_cancel", "_message", "_payload"),
+    "BaseRequest": ("_message", "_payload"),
     "Server": ("_loop",),
     "StreamReader": ("_buffer",),
 }
@@ -75,6 +77,7 @@ OnRefused = Callable[[Observation], None]
 """Told of a request that was refused before it could be handled."""
 
 
+_HEAD_END = b"\r\n\r\n"
 _AUTHORITY = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]*)?\Z")
 """host [ ":" port ] of RFC 3986 3.2, never empty and without user information (RFC 9110 4.2.4)."""
 
@@ -186,11 +189,13 @@ def _exchange(request: web.BaseRequest) -> Exchange:
 class ClientConnection(RequestHandler):
     """aiohttp's connection, with refusals in our words, a way to end it when idle, and shorter ways for plain requests.
 
-    A plain request (`policy.plain`) that has arrived whole and alone, while nothing else is on its way, is taken here:
-    answered from prepared octets at once, or served in a task of its own. Everything else goes through aiohttp.
+    A plain request (`policy.plain`) that has arrived whole, while nothing else is on its way, is taken here: answered
+    from prepared octets at once if it is alone, or served in a task of its own. Everything else goes through aiohttp.
+    What comes behind a request waits until that is answered (`_hold`).
     """
 
     __slots__ = (
+        "_begun",
         "_early",
         "_new",
         "_owed",
@@ -218,8 +223,12 @@ class ClientConnection(RequestHandler):
         self._passing: Passing | None = None
         self._early = b""
         self._new = True
+        # whether aiohttp's parser has nothing of a message, once it has no request to serve
         self._whole = True
-        self._owed = 0
+        # the last octets of the beginning of a head that the parser has
+        self._begun = b""
+        # octets of content still to come of the request parsed last; -1 where that is not known
+        self._owed = -1
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Note the peer; refuse at once what came after the drain began."""
@@ -245,7 +254,7 @@ class ClientConnection(RequestHandler):
             if self._take(self._seat, data):
                 return
             self._quiet = False
-            self._serve_or_parse(self._seat.leave(), data)
+            self._serve_or_parse(self._seat.leave(), data, begins=True)
         elif self._task is not None or self._passing is not None:
             self._hold(data)
         else:
@@ -265,36 +274,81 @@ class ClientConnection(RequestHandler):
                 self._quiet = not self._paused
                 return
             plain = self._seat.leave()
-        self._serve_or_parse(plain, data)
+        self._serve_or_parse(plain, data, begins=waits and (self._whole or self._begun != b""))
 
-    def _serve_or_parse(self, plain: Plain | None, data: bytes) -> None:
-        if plain is not None and plain.size + plain.length == len(data):
-            self._serve_shortly(plain, data[plain.size :] if plain.length else b"")
-            return
-        if data:
-            self._note_end(plain, data)
-        super().data_received(data)
-        if self._messages and self._current_request is not None:
-            # content that stops making sense fails the request being read, at once
-            last = self._messages[-1][0]
-            if not hasattr(last, "raw_headers"):
-                self._current_request._cancel(RequestPayloadError(last.message))
-
-    def _note_end(self, plain: Plain | None, data: bytes) -> None:
-        """Whether aiohttp's parser is left with nothing of a message, once it has no request to serve.
-
-        A head that is not complete cannot end as a complete one does, and content that is not complete is still
-        being served. So what ends like a head or a last chunk (RFC 9112 2.1, 7.1) is the end of a message; and content
-        of known length is counted.
-        """
-        owed, self._owed = self._owed, 0
-        if plain is not None:
-            owed = plain.size + plain.length
-        if owed >= len(data):
-            self._owed = owed - len(data)
-            self._whole = not self._owed
+    def _serve_or_parse(self, plain: Plain | None, data: bytes, *, begins: bool) -> None:
+        """begins -- aiohttp has no request to serve, and of the next at most the beginning of its head."""
+        if plain is not None and (end := plain.size + plain.length) <= len(data):
+            if end < len(data):
+                self._hold(data[end:])
+            self._serve_shortly(plain, data[plain.size : end] if plain.length else b"")
+        elif data:
+            self._parse_one(data, begins=begins)
         else:
-            self._whole = data.endswith(b"\r\n\r\n")
+            self._parse(data)
+
+    def _parse_one(self, data: bytes, *, begins: bool) -> None:
+        """Have aiohttp parse the octets of one request; those behind it wait until it is answered (RFC 9112 9.3.2).
+
+        Given both at once it drops the request, though it is complete, when what follows is malformed. No octet is
+        left out, nor given to it before another that came earlier. Where chunks end is not known here.
+        """
+        if begins:
+            seen = self._begun + data
+            at = seen.find(_HEAD_END)
+            end = len(data) if at < 0 else at + len(_HEAD_END) - len(self._begun)
+            self._begun = seen[-3:] if at < 0 else b""
+            head, data = data[:end], data[end:]
+            self._parse(head)
+            self._owed = self._length()
+            self._whole = not self._owed if self._owed >= 0 else head.endswith(_HEAD_END)
+        if self._owed > 0:
+            content, data = data[: self._owed], data[self._owed :]
+            if content:
+                self._parse(content)
+            self._owed -= len(content)
+            self._whole = not self._owed
+        if not data:
+            return
+        if self._owed == 0 and not self._upgraded and (self._early or self._messages or self._request_in_progress):
+            # whoever answers it comes back for them (`parse_held`)
+            self._hold(data)
+            return
+        # A head that is not complete cannot end as a complete one does, and content that is not complete is still being
+        # served. So what ends like a head or a last chunk (RFC 9112 2.1, 7.1) is the end of a message.
+        self._owed = -1
+        self._begun = b""
+        self._whole = data.endswith(_HEAD_END)
+        self._parse(data)
+
+    def _length(self) -> int:
+        """The length of the content whose head has just been parsed; -1 where it is chunked, or no head is complete."""
+        if not self._messages:
+            return -1
+        message, content = self._messages[0]
+        if content is EMPTY_PAYLOAD:
+            return 0
+        message = cast("RawRequestMessage", message)
+        length = None if message.chunked else message.headers.get("Content-Length")
+        return int(length) if length is not None else -1
+
+    def _parse(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._messages and not hasattr(fault := self._messages[-1][0], "raw_headers"):
+            # content that stops making sense fails the request being read, at once
+            if len(self._messages) > 1:
+                content = self._messages[-2][1]
+            elif self._current_request is not None:
+                content = self._current_request._payload
+            else:
+                return
+            if not content.is_eof():
+                content.set_exception(RequestPayloadError(fault.message))
+
+    def parse_held(self) -> None:
+        """What came behind the request that aiohttp has parsed, now that this is answered."""
+        if self._early:
+            self._parse_one(self._let_go(), begins=True)
 
     # -- plain requests
 
@@ -340,10 +394,7 @@ class ClientConnection(RequestHandler):
             return
         self._next_keepalive_close_time = time.monotonic() + KEEPALIVE_SECONDS
         if self._early:
-            early, self._early = self._early, b""
-            if len(early) > EARLY_BYTES and self.transport is not None:
-                self.transport.resume_reading()
-            self.data_received(early)
+            self.data_received(self._let_go())
 
     # -- what `express` needs
 
@@ -366,6 +417,13 @@ class ClientConnection(RequestHandler):
         self._early += data
         if len(self._early) > EARLY_BYTES and self.transport is not None:
             self.transport.pause_reading()
+
+    def _let_go(self) -> bytes:
+        """What waited."""
+        early, self._early = self._early, b""
+        if len(early) > EARLY_BYTES and self.transport is not None and not self._reading_paused:
+            self.transport.resume_reading()
+        return early
 
     def pause_writing(self) -> None:
         """What comes next may not be answered at once."""
@@ -491,6 +549,8 @@ class ClientServer(web.Server):
         except errors.ClientError as fault:
             return await request.protocol._make_error_handler(_Refused(400, fault, ""))(request)  # type: ignore[arg-type]
         await self.serve(exchange)
+        if exchange.keep_alive:
+            request.protocol.parse_held()  # type: ignore[attr-defined]
         return _Sent(exchange.keep_alive)
 
     def begin_drain(self) -> None:

@@ -1,0 +1,114 @@
+"""Requests that arrive together: each is answered in its turn, whatever follows it and wherever the segments end."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from proxy.server.protocol import EARLY_BYTES
+from tests.support import PATIENCE, Client, Origin, Turn, running_proxy, until
+
+FIELDS = "Host: app.example\r\n"
+ODD = "Connection: X-Own\r\nX-Own: 1\r\n"
+"""Not for the short ways."""
+FIRST = {
+    "get": f"GET /1 HTTP/1.1\r\n{FIELDS}\r\n",
+    "post": f"POST /1 HTTP/1.1\r\n{FIELDS}Content-Length: 2\r\n\r\nhi",
+    "odd get": f"GET /1 HTTP/1.1\r\n{FIELDS}{ODD}\r\n",
+    "odd post": f"POST /1 HTTP/1.1\r\n{FIELDS}{ODD}Content-Length: 2\r\n\r\nhi",
+    "chunks": f"POST /1 HTTP/1.1\r\n{FIELDS}Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+    "upgrade": f"GET /1 HTTP/1.1\r\n{FIELDS}Connection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+}
+
+
+ALL_AT_ONCE = {"chunks", "upgrade"}
+"""What follows these is given to aiohttp as it comes."""
+WRONG = ["GET /3 HTTP/1.1\r\nHost : a\r\n\r\n", "NOT HTTP\r\n\r\n", "\x16\x03\x01"]
+
+
+async def tell(turn: Turn) -> None:
+    await turn.answer(f"{turn.request.target} {turn.request.content.decode()}")
+
+
+async def send(client: Client, data: str, cut: int) -> None:
+    """In two segments."""
+    if cut:
+        await client.send(data[:cut])
+        await asyncio.sleep(0.01)
+    await client.send(data[cut:])
+
+
+@pytest.mark.parametrize("cut", [0, 30, 70])
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("first", FIRST)
+async def test_what_follows_costs_no_request_its_answer(origin: Origin, first: str, wrong: str, cut: int) -> None:
+    """Each in its turn, and the refusal last (RFC 9112 9.3.2)."""
+    origin.script = tell
+    sent, expected = FIRST[first], ["/1 hi" if "hi" in FIRST[first] else "/1 "]
+    if first not in ALL_AT_ONCE:
+        sent += f"POST /2 HTTP/1.1\r\n{FIELDS}{ODD}Content-Length: 2\r\n\r\nho" + f"GET /3 HTTP/1.1\r\n{FIELDS}\r\n"
+        expected += ["/2 ho", "/3 "]
+    async with running_proxy(origin.url) as proxy:
+        client = await proxy.connect()
+        await send(client, sent + wrong, cut)
+        answers = [await client.response() for _ in [*expected, wrong]]
+        assert await client.at_end()
+    assert [answer.content.decode() for answer in answers[:-1]] == expected
+    assert answers[-1].status in {400, 501}
+    assert len(origin.requests) == len(expected)
+
+
+@pytest.mark.parametrize("cut", [0, 30, 70, 115])
+@pytest.mark.parametrize("first", FIRST)
+async def test_what_follows_the_last_request_is_not_looked_at(origin: Origin, first: str, cut: int) -> None:
+    """Connection: close makes it the last (RFC 9112 9.6)."""
+    origin.script = tell
+    sent = FIRST[first].replace("Connection: ", "Connection: close, ")
+    if "close" not in sent:
+        sent = sent.replace(FIELDS, f"{FIELDS}Connection: close\r\n")
+    async with running_proxy(origin.url) as proxy:
+        client = await proxy.connect()
+        await send(client, f"{sent}GET /2 HTTP/1.1\r\n{FIELDS}\r\n", cut)
+        answer = await client.response()
+        assert await client.at_end()
+    assert answer.content == (b"/1 hi" if "hi" in sent else b"/1 ")
+    assert (answer.status, answer.get("connection"), len(origin.requests)) == (200, "close", 1)
+
+
+async def test_requests_are_told_apart_wherever_they_are_cut(origin: Origin) -> None:
+    origin.script = tell
+    names = [*FIRST, *reversed(FIRST), "chunks", "get"]
+    stream = "".join(
+        FIRST[name].replace("hi", str(number)).replace("POST", "\r\nPOST") for number, name in enumerate(names, 10)
+    )
+    expected = [f"/1 {number}" if "hi" in FIRST[name] else "/1 " for number, name in enumerate(names, 10)]
+    async with running_proxy(origin.url) as proxy:
+        for cut in range(0, len(stream), 3):
+            client = await proxy.connect()
+            await client.send(stream[:cut])
+            await asyncio.sleep(0)
+            await client.send(stream[cut:])
+            assert [(await client.response()).content.decode() for _ in names] == expected
+            client.close()
+
+
+@pytest.mark.parametrize("first", ["post", "odd post", "odd get"])
+async def test_much_that_comes_early_is_held_back_and_nothing_lost(origin: Origin, first: str) -> None:
+    asked = asyncio.Event()
+
+    async def script(turn: Turn) -> None:
+        await asked.wait()
+        await turn.answer(str(len(turn.request.content)))
+
+    origin.script = script
+    size = 4 * EARLY_BYTES
+    more = f"POST /2 HTTP/1.1\r\n{FIELDS}{ODD}Content-Length: {size}\r\n\r\n" + "x" * size
+    async with running_proxy(origin.url) as proxy, asyncio.timeout(PATIENCE):
+        client = await proxy.connect()
+        sending = asyncio.create_task(client.send(FIRST[first] + 3 * more))
+        await until(lambda: bool(origin.requests))
+        asked.set()
+        answers = [await client.response() for _ in range(4)]
+        await sending
+    assert [answer.content for answer in answers[1:]] == [str(size).encode()] * 3
