@@ -6,7 +6,10 @@ How the client's connection works is `protocol`'s business; `Connection` is what
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
+import socket
+import struct
 import sys
 import termios
 import time
@@ -80,6 +83,7 @@ class Exchange:
         "_chunked",
         "_content",
         "_continued",
+        "_ends_with_connection",
         "_protocol",
         "content_received",
         "content_sent",
@@ -118,6 +122,7 @@ class Exchange:
         self.content_received = 0
         self.content_sent = 0
         self._chunked = False
+        self._ends_with_connection = False
         self._continued = content is None or "expect" not in head.fields
 
     # -- the request's content
@@ -185,6 +190,8 @@ class Exchange:
                 wire.append(b"Transfer-Encoding: chunked\r\n")
             else:
                 self.keep_alive = False
+                self._ends_with_connection = True
+                _close_by_reset(transport, yes=True)
         if not self.keep_alive:
             wire.append(b"Connection: close\r\n")
         elif not http11:
@@ -214,6 +221,8 @@ class Exchange:
         if self._chunked and transport is not None:
             transport.write(b"0\r\n\r\n")
         await self.drain()
+        if self._ends_with_connection and transport is not None:
+            _close_by_reset(transport, yes=False)
 
     async def drain(self) -> None:
         """Wait until the client has taken enough. Raises ClientGone after `SEND_SECONDS` without progress."""
@@ -238,6 +247,17 @@ class Exchange:
         tunnel = ClientTunnel(self._protocol)
         self._protocol.take_over(tunnel)
         return tunnel
+
+
+def _close_by_reset(transport: asyncio.WriteTransport, *, yes: bool) -> None:
+    """Whether the connection is reset when it is closed, whoever closes it and why (socket(7), SO_LINGER).
+
+    For as long as its end would pass for the end of the content (RFC 9112 6.3, 8).
+    """
+    connection = transport.get_extra_info("socket")
+    if connection is not None and not transport.is_closing():
+        with contextlib.suppress(OSError):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", yes, 0))
 
 
 async def drained(protocol: Connection) -> None:

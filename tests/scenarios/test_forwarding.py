@@ -239,6 +239,45 @@ async def test_an_http_1_0_client_gets_no_chunks_and_no_interim_responses(origin
     assert "transfer-encoding" not in names(answer)
 
 
+@pytest.mark.parametrize("ended", ["cut", "silent"])
+async def test_an_http_1_0_client_never_takes_a_part_for_the_whole(origin: Origin, ended: str) -> None:
+    """Without chunks the end of the connection is the end of the content: in good order only if it is (RFC 9112 8)."""
+    read = asyncio.Event()
+
+    async def script(turn: Turn) -> None:
+        await turn.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+        await read.wait()
+        if ended == "cut":
+            turn.writer.close()
+        else:
+            await turn.reader.read(1)
+
+    origin.script = script
+    async with running_proxy(origin.url, upstream_timeout_ms=200) as proxy:
+        client = await proxy.connect()
+        await client.send("GET /a HTTP/1.0\r\nHost: app.example\r\n\r\n")
+        await client.head()
+        assert await client.reader.readexactly(5) == b"hello"
+        read.set()
+        with pytest.raises(ConnectionResetError):
+            await client.reader.read(1)
+
+
+async def test_an_http_1_0_client_that_reads_late_gets_all_of_it(origin: Origin) -> None:
+    chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
+
+    async def script(turn: Turn) -> None:
+        await turn.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await turn.send(chunk * 64 + b"0\r\n\r\n")
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy:
+        client = await proxy.connect()
+        await client.send("GET /a HTTP/1.0\r\nHost: app.example\r\n\r\n")
+        await asyncio.sleep(0.2)
+        assert len((await client.response()).content) == 64 * 65536
+
+
 async def test_expect_100_continue_waits_for_the_origin(origin: Origin) -> None:
     asked = asyncio.Event()
 
