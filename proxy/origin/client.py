@@ -229,13 +229,13 @@ class OriginClient:
                 self._resting.pop()
                 connection.abandon()
                 continue
-            if not repeatable:
-                if now - connection.idle_since > UNREPEATABLE_IDLE_SECONDS:
-                    return None
-                if connection.has_news():
-                    self._resting.pop()
-                    connection.abandon()
-                    continue
+            if not repeatable and now - connection.idle_since > UNREPEATABLE_IDLE_SECONDS:
+                return None
+            if (not repeatable or connection.method == "HEAD") and connection.has_news():
+                # after HEAD it may be the content, which some origins send all the same (RFC 9110 9.3.2)
+                self._resting.pop()
+                connection.abandon()
+                continue
             return self._resting.pop()
         return None
 

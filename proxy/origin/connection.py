@@ -46,6 +46,7 @@ class OriginConnection:
     """A connection, for one exchange at a time.
 
     idle_timeout -- seconds of the origin's silence that are borne. name -- what it is called in words.
+    method -- of the request that was asked last.
 
     An `asyncio.Protocol` in all but its parent, with which it could not be compiled.
     """
@@ -72,7 +73,7 @@ class OriginConnection:
         self._begin("", None)
 
     def _begin(self, method: str, on_interim: OnInterim | None) -> None:
-        self._method = method
+        self.method = method
         self._on_interim = on_interim
         self._asked = bool(method)
         self._upgrading = False
@@ -453,16 +454,16 @@ class OriginConnection:
         if not _COMPRESSING.isdisjoint(codings):
             raise errors.OriginMalformed(f"{self._name}'s answer is in a transfer coding that would be lost here")
         declared = fields.all("content-length")
-        without = self._method == "HEAD" or status in _WITHOUT_CONTENT
+        without = self.method == "HEAD" or status in _WITHOUT_CONTENT
         if declared and not codings:
             self.length = int(declared[0]) if declared[0].isdecimal() else None
         elif without:
-            self.length = None if self._method == "HEAD" else 0
+            self.length = None if self.method == "HEAD" else 0
         self._until_close = not without and not declared and codings[-1:] != ["chunked"]
         self._keep = not self._until_close and _keeps_alive(version, fields)
         self.head = head
         self._release_continue()
-        if self._method == "HEAD":
+        if self.method == "HEAD":
             # llhttp would wait for the content that Content-Length speaks of
             self.complete = True
             self._parser = httptools.HttpResponseParser(self)

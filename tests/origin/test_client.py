@@ -241,6 +241,26 @@ async def test_what_comes_unasked_ends_an_idle_connection(origin: Origin) -> Non
         assert await read_all(await ask(client)) == b"a"
 
 
+async def test_content_of_an_answer_to_head_is_not_the_next_answer(origin: Origin) -> None:
+    """It is there before the next request is sent, and has not been read yet."""
+    writers: list[asyncio.StreamWriter] = []
+
+    async def script(turn: Turn) -> None:
+        writers.append(turn.writer)
+        if turn.request.method == "HEAD":
+            await turn.send("HTTP/1.1 200 OK\r\nContent-Length: 43\r\n\r\n")
+        else:
+            await turn.answer("right")
+
+    origin.script = script
+    async with client_of(origin.url) as client:
+        (await ask(client, "HEAD")).close()
+        assert client.idle == 1
+        writers[0].write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong")
+        assert await read_all(await ask(client)) == b"right"
+        assert at_rest(client)
+
+
 async def test_an_answer_left_before_its_end_ends_its_connection(origin: Origin) -> None:
     async def script(turn: Turn) -> None:
         await turn.send("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello")
