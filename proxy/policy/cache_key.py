@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_to_bytes
 
 from proxy.policy.fields import media_type, parse_weights, split_list
 from proxy.policy.messages import Fields, RequestHead, RouteRule, SecondaryKey
@@ -56,6 +56,10 @@ _REWRITING = frozenset(REWRITING_FIELDS)
 _MADE_HERE = frozenset({"x-forwarded-for", "x-request-id", "traceparent"})
 """Request fields that are another each time by the time the origin sees them."""
 _DOT_SEGMENT = re.compile(r"(?:\A|[/\\])\.{1,2}(?:[/\\;]|\Z)")
+_END_OF_NAME = re.compile(r"[\[\0]")
+_NOT_IN_NAMES = re.compile(r"[ .]")
+_UNREAD = re.compile("[%\ufffd]")
+"""In a decoded name: what is encoded twice, or in a way that is not known here."""
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _WEIGHTED = frozenset({"accept-encoding", "accept-language"})
 """Selecting fields whose members are told apart by weight alone, so that neither order nor case matters."""
@@ -118,7 +122,7 @@ def cache_key(head: RequestHead, rule: RouteRule | None, content: bytes | None, 
     if content is None and any(kind == "body" for kind, _ in rule.key):
         return None
     parts: list[str] = []
-    names = _keyed_arguments(rule)
+    names = _keyed_arguments(rule, head.query)
     if names is not None:
         parts.append("&")
         parts.extend(f"{name}={value}" for name in names for value in _arguments(head.query, name))
@@ -170,10 +174,35 @@ def portable(head: RequestHead, rule: RouteRule | None) -> bool:
     return rule is None or all(kind == "query" for kind, _ in rule.key)
 
 
-def _keyed_arguments(rule: RouteRule) -> list[str] | None:
-    """The query's arguments that the key is narrowed to; None for the whole query."""
+def _keyed_arguments(rule: RouteRule, query: str | None) -> list[str] | None:
+    """The query's arguments that the key is narrowed to; None for the whole query.
+
+    That is what counts as well where an origin may read one of these arguments that is not seen here (`_ambiguous`).
+    """
     names = [name for kind, name in rule.key if kind == "query"]
-    return names if names and "" not in names else None
+    return names if names and "" not in names and not _ambiguous(query or "", names) else None
+
+
+def _ambiguous(query: str, names: list[str]) -> bool:
+    """Whether some origin may read an argument called one of `names` where `_arguments` reads another, or none.
+
+    A form's names are decoded (RFC 3986 2.1, and + for a space); some origins also separate at `;`, leave the case
+    aside, read `q[]` as a list called q, or end a name at NUL and write _ for what it may not hold.
+    """
+    meant = {_as_read(name.encode()) for name in names}
+    for part in query.split("&"):
+        seen = part.partition("=")[0] in names
+        for pair in part.split(";")[1 if seen else 0 :]:
+            read = _as_read(pair.partition("=")[0].encode("latin-1", "replace"))
+            if read in meant or _UNREAD.search(read):
+                return True
+    return False
+
+
+def _as_read(name: bytes) -> str:
+    """An argument's name in the one form that stands for all that an origin may take for the same."""
+    decoded = unquote_to_bytes(name.replace(b"+", b" ")).decode("utf-8", "replace")
+    return _NOT_IN_NAMES.sub("_", _END_OF_NAME.split(decoded, maxsplit=1)[0].strip().casefold())
 
 
 def _add_rewriting(parts: list[str], fields: Fields, digest: Digest) -> None:

@@ -140,6 +140,7 @@ HOSTS = st.sampled_from(
 PATHS = st.sampled_from(
     ["/plain/NUMBER"] * 6
     + ["/plain/NUMBER?a=1", "/plain/NUMBER?", "/plain/NUMBER?a=%20&b", "/rule/NUMBER", "/rule/NUMBER?a=1&b=2"]
+    + ["/rule/NUMBER?%61=1", "/rule/NUMBER?b=2;a=3&a=1"]
     + ["/rule/NUMBER/../x", "/tenant/NUMBER", "//plain/NUMBER", "http://app.example/plain/NUMBER", "/plain/NUMBER#x"]
 )
 BODIES = ("", '{"id": 1}', '{"id":1}', '{"id": 2}', "not json", "ends\r\n\r\n")

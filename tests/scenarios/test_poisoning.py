@@ -81,6 +81,24 @@ async def test_no_rule_is_for_a_path_that_may_be_another(origin: Origin, tmp_pat
         assert (await proxy.get("/static/..a/b.js")).content == b"cookie=session=alice"
 
 
+@pytest.mark.parametrize(
+    ("odd", "plain"), [("?%71=evil", ""), ("?x=1;q=evil&q=good", "?q=good"), ("?q%5B%5D=evil", "?t=1")]
+)
+async def test_an_argument_under_another_spelling_of_its_name_is_not_overlooked(
+    origin: Origin, tmp_path: Path, odd: str, plain: str
+) -> None:
+    async def script(turn: Turn) -> None:
+        await turn.answer(turn.request.target)
+
+    origin.script = script
+    rules = '[[route]]\nmatch = "/a"\nkey = ["query:q"]\n'
+    async with running_proxy(origin.url, rules=rules, directory=tmp_path) as proxy:
+        for _ in range(3):
+            assert (await proxy.get(f"/a{odd}")).content == f"/a{odd}".encode()
+            assert (await proxy.get(f"/a{plain}")).content == f"/a{plain}".encode()
+    assert len(origin.requests) == 2
+
+
 @pytest.mark.parametrize("credential", ["Cookie: session=alice", "X-Api-Key: alice"])
 async def test_a_guess_never_shares_what_was_made_for_a_credential(origin: Origin, credential: str) -> None:
     """RFC 9111 4.2.2 would let a cache guess; then Bob has Alice's page for a tenth of its age."""
