@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 from urllib.parse import unquote, unquote_to_bytes
 
-from proxy.policy.fields import media_type, parse_weights, split_list
+from proxy.policy.fields import OWS, media_type, parse_weights, split_list
 from proxy.policy.messages import Fields, RequestHead, RouteRule, SecondaryKey
 
 Digest = Callable[[bytes], str]
@@ -60,6 +60,8 @@ _END_OF_NAME = re.compile(r"[\[\0]")
 _NOT_IN_NAMES = re.compile(r"[ .]")
 _UNREAD = re.compile("[%\ufffd]")
 """In a decoded name: what is encoded twice, or in a way that is not known here."""
+_PLAIN_PAIR = re.compile(r"""[^\s"=\\]+=(?:[^\s"=\\]*|"[^"=\\]*")""")
+_NAMES_HOST_OR_PROTO = re.compile(r"(?:host|proto)\s*=", re.IGNORECASE)
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _WEIGHTED = frozenset({"accept-encoding", "accept-language"})
 """Selecting fields whose members are told apart by weight alone, so that neither order nor case matters."""
@@ -213,9 +215,21 @@ def _add_rewriting(parts: list[str], fields: Fields, digest: Digest) -> None:
 
 
 def _host_and_proto(values: tuple[str, ...]) -> tuple[str, ...]:
-    """What in a Forwarded field changes an answer (RFC 7239 5.3, 5.4); `for` and `by` are anew with each client."""
-    pairs = [pair.strip() for value in values for member in split_list(value) for pair in member.split(";")]
-    return tuple(pair for pair in pairs if pair.lower().startswith(("host=", "proto=")))
+    """What in Forwarded fields changes an answer (RFC 7239 5.3, 5.4); `for` and `by` are anew with each client.
+
+    Each line with these two pairs alone, and which member has them; or as it is, where two parsers may read it
+    differently: with a comma, a semicolon or an escape within quotes, or white space at an equals sign.
+    """
+    read = tuple(_without_nodes(value) for value in values)
+    return read if any(read) else ()
+
+
+def _without_nodes(value: str) -> str:
+    members = [[pair.strip(OWS) for pair in member.split(";")] for member in value.split(",")]
+    if any(pair and _PLAIN_PAIR.fullmatch(pair) is None for pairs in members for pair in pairs):
+        return value if _NAMES_HOST_OR_PROTO.search(value) else ""
+    kept = ",".join([";".join([pair for pair in pairs if _NAMES_HOST_OR_PROTO.match(pair)]) for pairs in members])
+    return kept if kept.strip(",") else ""
 
 
 def _joined(kind: str, name: str, values: tuple[str, ...]) -> bytes:

@@ -115,6 +115,7 @@ REQUEST_FIELDS = st.one_of(
     one("X-Forwarded-For", "192.0.2.1", "192.0.2.1, 192.0.2.2", ""),
     one("X-Original-Url", "/b"),
     one("Forwarded", "for=192.0.2.1;host=a", "for=192.0.2.2;host=a", "host=b"),
+    one("Forwarded", 'for="x, host=b"', "host =b", "for=192.0.2.1, for=192.0.2.2;host=a"),
     one("Authorization", "Bearer a", "Bearer b", ""),
     one("Cookie", "sid=1", "sid=2; a=b", "a=b"),
     one("X-Api-Key", "k"),

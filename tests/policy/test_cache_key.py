@@ -65,6 +65,16 @@ def rule(*parts: str, public: bool = False) -> Rule:
         (head("/a", ("User-Agent", "x"), ("X-Request-Id", "1"), ("Cookie", "a=b")), head()),
         (head("/a", ("X-Forwarded-For", "1.2.3.4")), head()),
         (head("/a", ("Forwarded", "for=1.2.3.4;by=5.6.7.8")), head()),
+        (head("/a", ("Forwarded", 'for="[2001:db8::1]:4711", for=unknown;')), head()),
+        (head("/a", ("Forwarded", 'for="a, b"')), head()),
+        (
+            head("/a", ("Forwarded", "for=1.2.3.4;proto=https;host=a")),
+            head("/a", ("Forwarded", 'proto=https ; For="[::1]:80";host=a')),
+        ),
+        (
+            head("/a", ("Forwarded", 'for=1.2.3.4, for=_x;host="a:443"')),
+            head("/a", ("Forwarded", 'for="[::1]" , by=2;host="a:443";for=3')),
+        ),
     ],
 )
 def test_the_same(one: RequestHead, other: RequestHead) -> None:
@@ -86,10 +96,35 @@ def test_the_same(one: RequestHead, other: RequestHead) -> None:
         head(scheme="https"),
         head(method="POST"),
         *[head("/a", (name, "host=evil.example")) for name in REWRITING_FIELDS],
+        head("/a", ("Forwarded", 'for="x, host=evil.example')),
+        head("/a", ("Forwarded", 'for="x, host=evil.example"')),
+        head("/a", ("Forwarded", 'for="x;proto=evil"')),
+        head("/a", ("Forwarded", 'for="x\\", host=evil.example"')),
+        head("/a", ("Forwarded", "for=1;host =evil")),
+        head("/a", ("Forwarded", 'for=1;\tPROTO\t= "evil"')),
+        head("/a", ("Forwarded", "for=1"), ("Forwarded", "host = evil")),
     ],
 )
 def test_not_the_same(other: RequestHead) -> None:
     assert key(other) != key(head())
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (["host=a"], ["for=1, host=a"]),
+        (["host=a"], ["host=a, for=1"]),
+        (["host=a, host=b"], ["host=a;host=b"]),
+        (["host=a"], ["for=1", "host=a"]),
+        (["host=a"], ['host="a"']),
+        (["host=a"], ['host=a;for="x;host=b"']),
+        (["host=a"], ["host=a;host =b"]),
+        (['for="x, host=a"'], ['for="x, host=b"']),
+    ],
+)
+def test_forwarded_is_keyed_by_all_that_a_parser_may_read(one: list[str], other: list[str]) -> None:
+    first, second = (head("/a", *[("Forwarded", line) for line in lines]) for lines in (one, other))
+    assert key(first) != key(second)
 
 
 def test_query_arguments_are_not_sorted() -> None:

@@ -99,6 +99,19 @@ async def test_an_argument_under_another_spelling_of_its_name_is_not_overlooked(
     assert len(origin.requests) == 2
 
 
+@pytest.mark.parametrize("forwarded", ['for="x, host=evil.example', "for=1;host =evil", 'for="x;host=evil"'])
+async def test_a_host_that_forwarded_hides_is_in_the_key(origin: Origin, forwarded: str) -> None:
+    async def script(turn: Turn) -> None:
+        await echo(turn, "forwarded")
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy:
+        for _ in range(3):
+            await proxy.get("/a", f"Forwarded: {forwarded}")
+            assert (await proxy.get("/a")).content == b"forwarded=None"
+    assert len(origin.requests) == 2
+
+
 @pytest.mark.parametrize("credential", ["Cookie: session=alice", "X-Api-Key: alice"])
 async def test_a_guess_never_shares_what_was_made_for_a_credential(origin: Origin, credential: str) -> None:
     """RFC 9111 4.2.2 would let a cache guess; then Bob has Alice's page for a tenth of its age."""
