@@ -126,6 +126,15 @@ def uncoded(head: ResponseHead) -> ResponseHead:
     return ResponseHead(head.status, head.reason, _with_vary(head.fields))
 
 
+def as_part(request: RequestHead, head: ResponseHead, complete: int | None, on: bool) -> ResponseHead:
+    """`head` of a part, or of the whole it is cut from, with the Vary of a 200 to the same request (RFC 9110 15.3.7).
+
+    complete -- octets of the whole.
+    """
+    whole = ResponseHead(200, "OK", head.fields.without({"content-range"}))
+    return uncoded(head) if varies(plan(request, whole, complete, on)) else head
+
+
 def _with_vary(fields: Fields) -> Fields:
     members = [member.lower() for line in fields.all("vary") for member in split_list(line)]
     if "accept-encoding" in members or "*" in members:

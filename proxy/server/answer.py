@@ -12,7 +12,8 @@ from proxy.observe.events import Observation
 from proxy.policy import encoding, freshness, preconditions
 from proxy.policy.cache_status import cache_status
 from proxy.policy.decisions import Forward, Outcome
-from proxy.policy.messages import Fields, ResponseHead, StoredResponse
+from proxy.policy.fields import parse_content_range
+from proxy.policy.messages import Fields, RequestHead, ResponseHead, StoredResponse
 from proxy.server import coding as coders
 from proxy.server.refusal import refusal_head
 from proxy.server.visit import Shared, Visit
@@ -109,6 +110,7 @@ async def whole(shared: Shared, visit: Visit, response: Whole, *, ttl: float | N
     if response.evaluate:
         answer, pieces = preconditions.evaluate(request, head, len(content))
     if answer is preconditions.Answer.RANGE:
+        head = encoding.as_part(request, head, len(content), shared.flags.compression)
         if len(pieces) == 1:
             await _send_piece(visit, head, content, pieces[0], len(content), ttl)
         else:
@@ -131,6 +133,8 @@ async def whole(shared: Shared, visit: Visit, response: Whole, *, ttl: float | N
             content = coded
     elif encoding.varies(plan):
         head = encoding.uncoded(head)
+    elif head.status == 206:
+        head = _origins_part(request, head, shared.flags.compression)
     if answer is preconditions.Answer.NOT_MODIFIED:
         observation.bytes_saved_304 = len(response.content)
         await _send(visit, labelled(visit, preconditions.not_modified(head), ttl), b"")
@@ -138,11 +142,19 @@ async def whole(shared: Shared, visit: Visit, response: Whole, *, ttl: float | N
     await _send(visit, labelled(visit, head, ttl), content)
 
 
-async def from_part(visit: Visit, stored: StoredResponse, piece: preconditions.Piece, *, now: float) -> None:
+def _origins_part(request: RequestHead, head: ResponseHead, on: bool) -> ResponseHead:
+    span = parse_content_range(head.fields.get("content-range"))
+    return encoding.as_part(request, head, span[2] if span is not None else None, on)
+
+
+async def from_part(
+    shared: Shared, visit: Visit, stored: StoredResponse, piece: preconditions.Piece, *, now: float
+) -> None:
     """Answer a range request with a piece of a stored part."""
     age = freshness.current_age(stored.freshness, stored.response_time, now)
     head = replace(stored.head, fields=stored.head.fields.adding(("Age", str(int(age)))))
     complete = stored.part.complete if stored.part is not None else len(stored.content)
+    head = encoding.as_part(visit.exchange.head, head, complete, shared.flags.compression)
     await _send_piece(visit, head, stored.content, piece, complete, stored.freshness.lifetime - age)
 
 
@@ -188,6 +200,8 @@ async def stream(shared: Shared, visit: Visit, head: ResponseHead, length: int |
             coder = coders.stream_coder(plan)
     elif encoding.varies(plan):
         head = encoding.uncoded(head)
+    elif head.status == 206:
+        head = _origins_part(exchange.head, head, shared.flags.compression and not shared.flags.bypass)
     head = labelled(visit, head)
     visit.sent = (head, None) if coder is None else None
     exchange.start(head, length)

@@ -380,7 +380,7 @@ class Handler:
             return False
         observation.outcome, observation.reuse = Outcome.HIT, Reuse.FRESH
         observation.origin_seconds_saved = part.origin_seconds
-        await answer.from_part(visit, part, piece, now=now)
+        await answer.from_part(self._shared, visit, part, piece, now=now)
         return True
 
     async def _reuse(self, visit: Visit, found: Lookup, stored: StoredResponse, decision: Reuse, now: float) -> None:

@@ -10,6 +10,7 @@ from proxy.policy.decisions import NotCoded
 from proxy.policy.encoding import (
     CODINGS,
     MIN_LENGTH,
+    as_part,
     coded,
     compressible,
     may_be_coded,
@@ -149,3 +150,24 @@ def test_the_head_of_coded_content(before: list[tuple[str, str]], after: list[tu
 
 def test_the_head_of_what_others_get_coded() -> None:
     assert uncoded(response(("ETag", '"a"'))).fields == Fields([("ETag", '"a"'), ("Vary", "Accept-Encoding")])
+
+
+@pytest.mark.parametrize(
+    ("head", "complete", "on", "expected"),
+    [
+        (response(JSON), 5000, True, "Accept-Encoding"),
+        (response(JSON, ("Vary", "Origin")), 5000, True, "Origin, Accept-Encoding"),
+        (response(JSON, ("Content-Range", "bytes 0-1/5000"), status=206), 5000, True, "Accept-Encoding"),
+        (response(JSON, ("Content-Range", "bytes 0-1/*"), status=206), None, True, "Accept-Encoding"),
+        (response(JSON, ("Content-Encoding", "gzip")), 5000, True, None),
+        (response(JSON), 500, True, None),
+        (response(JSON), 5000, False, None),
+    ],
+)
+@pytest.mark.parametrize("accepted", ["gzip", None])
+def test_a_part_varies_as_the_whole_does(
+    head: ResponseHead, complete: int | None, on: bool, expected: str | None, accepted: str | None
+) -> None:
+    part = as_part(request(accepted), head, complete, on)
+    assert part.fields.get("vary") == expected
+    assert (part.status, part.fields.without({"vary"})) == (head.status, head.fields.without({"vary"}))

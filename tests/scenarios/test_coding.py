@@ -162,6 +162,32 @@ async def test_a_range_is_of_the_uncoded_content(origin: Origin) -> None:
     assert (part.status, part.content, part.get("content-encoding")) == (206, GRADING[10:20].encode(), None)
 
 
+async def test_a_part_varies_as_the_whole_does(origin: Origin) -> None:
+    """RFC 9110 15.3.7; else a cache behind this one that joins it with others no longer knows of the coding."""
+    origin.respond(GRADING, JSON, FRESH, 'ETag: "v1"')
+    async with running_proxy(origin.url) as proxy:
+        for accepted in ("gzip", "identity"):
+            whole = await proxy.get("/a", f"Accept-Encoding: {accepted}")
+            one = await proxy.get("/a", f"Accept-Encoding: {accepted}", "Range: bytes=0-9")
+            several = await proxy.get("/a", f"Accept-Encoding: {accepted}", "Range: bytes=0-9,20-29")
+            assert [answer.status for answer in (whole, one, several)] == [200, 206, 206]
+            assert [answer.get("vary") for answer in (whole, one, several)] == ["Accept-Encoding"] * 3
+
+
+@pytest.mark.parametrize("storable", [FRESH, "Cache-Control: no-store"])
+async def test_a_part_of_the_origins_varies_as_the_whole_would(origin: Origin, storable: str) -> None:
+    part, span = GRADING[:10], f"Content-Range: bytes 0-9/{len(GRADING)}"
+    origin.respond(part, JSON, storable, 'ETag: "v1"', span, status="206 Partial Content")
+    async with running_proxy(origin.url) as proxy:
+        answers = [await proxy.get("/a", "Accept-Encoding: gzip", "Range: bytes=0-9") for _ in range(2)]
+        origin.respond(part, "Content-Type: image/png", storable, span, status="206 Partial Content")
+        picture = await proxy.get("/b", "Range: bytes=0-9")
+    assert [(answer.status, answer.content, answer.get("vary")) for answer in answers] == [
+        (206, part.encode(), "Accept-Encoding")
+    ] * 2
+    assert (picture.status, picture.get("vary")) == (206, None)
+
+
 async def test_content_for_one_client_is_coded_too(origin: Origin) -> None:
     origin.respond(GRADING, JSON, "Cache-Control: private")
     async with running_proxy(origin.url) as proxy:
