@@ -52,9 +52,10 @@ _NOT_WITH_304 = _OF_THE_CONTENT | {"content-md5", "content-digest", "repr-digest
 _NOT_WITH_416 = _NOT_WITH_304 | {"etag", "last-modified"}
 
 
-def evaluate(request: RequestHead, head: ResponseHead, length: int) -> tuple[Answer, tuple[Piece, ...]]:
+def evaluate(request: RequestHead, head: ResponseHead, length: int, *, kept: bool) -> tuple[Answer, tuple[Piece, ...]]:
     """How `head` and its `length` octets of content answer `request`, in the order of RFC 9110 13.2.2.
 
+    kept -- it was stored before the request came, so that its Date may stand in for Last-Modified (RFC 9111 4.3.2).
     The pieces are those of a RANGE, in the order asked for, or one that covers them all.
     """
     if head.status != 200:
@@ -63,7 +64,7 @@ def evaluate(request: RequestHead, head: ResponseHead, length: int) -> tuple[Ans
     if "if-none-match" in fields:
         if _none_match(fields, head.fields):
             return Answer.NOT_MODIFIED, ()
-    elif request.method in _LOOKED_UP and "if-modified-since" in fields and _unmodified(fields, head.fields):
+    elif request.method in _LOOKED_UP and "if-modified-since" in fields and _unmodified(fields, head.fields, kept):
         return Answer.NOT_MODIFIED, ()
     if request.method == "GET" and "range" in fields and _if_range_holds(fields, head.fields):
         return _ranges(fields.get("range") or "", length)
@@ -108,10 +109,10 @@ def _none_match(fields: Fields, stored: Fields) -> bool:
     return own is not None and any(weak_match(tag, own) for tag in tags)
 
 
-def _unmodified(fields: Fields, stored: Fields) -> bool:
-    """Whether nothing changed since; without Last-Modified, Date tells (RFC 9110 13.1.3, RFC 9111 4.3.2)."""
+def _unmodified(fields: Fields, given: Fields, kept: bool) -> bool:
+    """Whether nothing changed since; without Last-Modified nobody knows (RFC 9110 13.1.3), but for a cache's own."""
     since = parse_date(fields.get("if-modified-since") or "")
-    changed = parse_date(stored.get("last-modified") or stored.get("date") or "")
+    changed = parse_date(given.get("last-modified") or (given.get("date") if kept else None) or "")
     return since is not None and changed is not None and changed <= since
 
 

@@ -20,6 +20,8 @@ from proxy.server.visit import Shared, Visit
 
 Read = Callable[[], Awaitable[bytes]]
 HITS = frozenset({Outcome.HIT, Outcome.STALE})
+KEPT = HITS | {Outcome.STALE_IF_ERROR}
+"""Outcomes for which the origin sent nothing that is passed on: what answers was stored before."""
 ETAG_OFF_LOOP_BYTES = 1024 * 1024
 NO_FIELDS = Fields()
 
@@ -30,12 +32,14 @@ class Whole:
 
     stored -- the stored response it comes from; None for an answer made for one client.
     evaluate -- whether the client's preconditions are ours to evaluate (the origin has not).
+    kept -- it was stored before the request came.
     """
 
     head: ResponseHead
     content: bytes
     stored: StoredResponse | None
     evaluate: bool
+    kept: bool = False
 
 
 def make_etag(content: bytes) -> str:
@@ -98,7 +102,8 @@ async def from_store(
     if not anew:
         head = ResponseHead(head.status, head.reason, head.fields.adding(("Age", str(int(age)))))
     ttl = stored.freshness.lifetime - age
-    await whole(shared, visit, Whole(head, stored.content, stored, evaluate=True), ttl=ttl)
+    kept = visit.observation.outcome in KEPT
+    await whole(shared, visit, Whole(head, stored.content, stored, evaluate=True, kept=kept), ttl=ttl)
 
 
 async def whole(shared: Shared, visit: Visit, response: Whole, *, ttl: float | None = None) -> None:
@@ -108,7 +113,7 @@ async def whole(shared: Shared, visit: Visit, response: Whole, *, ttl: float | N
     answer: preconditions.Answer = preconditions.Answer.FULL
     pieces: tuple[preconditions.Piece, ...] = ()
     if response.evaluate:
-        answer, pieces = preconditions.evaluate(request, head, len(content))
+        answer, pieces = preconditions.evaluate(request, head, len(content), kept=response.kept)
     if answer is preconditions.Answer.RANGE:
         head = encoding.as_part(request, head, len(content), shared.flags.compression)
         if len(pieces) == 1:

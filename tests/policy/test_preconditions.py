@@ -39,8 +39,8 @@ def head(*lines: tuple[str, str], status: int = 200) -> ResponseHead:
     return ResponseHead(status, "OK", Fields(lines))
 
 
-def answer(asked: RequestHead, stored: ResponseHead) -> Answer:
-    return evaluate(asked, stored, len(CONTENT))[0]
+def answer(asked: RequestHead, stored: ResponseHead, *, kept: bool = True) -> Answer:
+    return evaluate(asked, stored, len(CONTENT), kept=kept)[0]
 
 
 # -- conditions
@@ -90,6 +90,13 @@ def test_if_modified_since(since: str, stored: Lines, matches: bool) -> None:
     assert answer(request(("If-Modified-Since", since), method="POST"), head(*stored)) is Answer.FULL
 
 
+def test_the_date_of_what_was_not_kept_says_nothing_of_modification() -> None:
+    """RFC 9110 13.1.3: without a modification date the condition is ignored; RFC 9111 4.3.2 is about what is stored."""
+    asked = request(("If-Modified-Since", NEW))
+    assert answer(asked, head(("Date", OLD)), kept=False) is Answer.FULL
+    assert answer(asked, head(("Date", NEW), ("Last-Modified", OLD)), kept=False) is Answer.NOT_MODIFIED
+
+
 def test_if_none_match_goes_before_if_modified_since() -> None:
     stored = head(TAG, ("Last-Modified", OLD))
     assert answer(request(("If-None-Match", '"b"'), ("If-Modified-Since", NEW)), stored) is Answer.FULL
@@ -123,7 +130,7 @@ def test_only_a_200_is_evaluated() -> None:
     ],
 )
 def test_ranges(value: str, expected: list[bytes]) -> None:
-    verdict, pieces = evaluate(request(("Range", value)), head(), len(CONTENT))
+    verdict, pieces = evaluate(request(("Range", value)), head(), len(CONTENT), kept=True)
     assert verdict is Answer.RANGE
     assert [CONTENT[piece.begin : piece.end] for piece in pieces] == expected
     assert all(piece.first == piece.begin for piece in pieces)
@@ -300,7 +307,7 @@ RANGE = st.tuples(BOUND, BOUND).map(lambda pair: "-".join("" if n is None else s
 
 @given(st.binary(max_size=25), st.lists(RANGE, max_size=4))
 def test_a_range_is_a_slice_of_the_whole(content: bytes, ranges: list[str]) -> None:
-    verdict, pieces = evaluate(request(("Range", "bytes=" + ",".join(ranges))), head(), len(content))
+    verdict, pieces = evaluate(request(("Range", "bytes=" + ",".join(ranges))), head(), len(content), kept=True)
     assert (verdict is Answer.RANGE) is bool(pieces)
     wanted: set[int] = set()
     for one in ranges if verdict is Answer.RANGE else []:
@@ -319,7 +326,7 @@ def test_a_part_answers_as_the_whole_would(content: bytes, data: st.DataObject) 
     asked = request(("Range", "bytes=" + data.draw(RANGE)))
     piece = from_part(asked, head(), Part(first, len(content), end == len(content)), end - first)
     if piece is not None:
-        verdict, (whole,) = evaluate(asked, head(), len(content))
+        verdict, (whole,) = evaluate(asked, head(), len(content), kept=True)
         assert verdict is Answer.RANGE
         assert content[first:end][piece.begin : piece.end] == content[whole.begin : whole.end]
         assert piece.first == whole.first

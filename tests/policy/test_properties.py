@@ -193,7 +193,7 @@ def test_no_octets_make_the_policy_raise(asked: Fields, answered: Fields, method
     judge(Question(request, "u", "k", None, None, 0, TARGETS, (), stored), response, NOW, NOW)
     reuse.decide(stored, request, NOW)
     reuse.select((stored,), asked)
-    preconditions.evaluate(request, stored.head, 7)
+    preconditions.evaluate(request, stored.head, 7, kept=True)
     encoding.plan(request, stored.head, 7, on=True)
     invalidation.invalidated_uris(request, response)
     invalidation.invalidated_groups(request, response)

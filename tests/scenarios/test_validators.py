@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from proxy.policy.fields import format_date
 from tests.support import Origin, Turn, running_proxy
 
 FRESH = "Cache-Control: max-age=60"
@@ -69,6 +70,18 @@ async def test_conditions_are_evaluated_on_the_stored_response(origin: Origin, c
     if status == 304:
         assert answer.get("content-type") is None
         assert answer.get("content-length") is None
+
+
+@pytest.mark.parametrize("given", [["Cache-Control: private"], [FRESH], [FRESH, "Age: 1"]])
+async def test_the_date_of_an_answer_just_made_is_no_date_of_modification(origin: Origin, given: list[str]) -> None:
+    """RFC 9110 13.1.3: the condition is ignored. Only of what was stored before may the Date tell (RFC 9111 4.3.2)."""
+    origin.respond(CONTENT, *given, f"Date: {format_date(1_800_000_000)}")
+    condition = f"If-Modified-Since: {format_date(1_800_000_001)}"
+    async with running_proxy(origin.url) as proxy:
+        made = await proxy.get("/a", condition)
+        again = await proxy.get("/a", condition)
+    assert (made.status, made.content) == (200, CONTENT.encode())
+    assert again.status == (304 if FRESH in given else 200)
 
 
 async def test_if_none_match_stands_above_if_modified_since(origin: Origin) -> None:
