@@ -35,7 +35,7 @@ from proxy.server.express import Express
 from proxy.server.fast_path import Hits, Index
 from proxy.server.handler import Handler
 from proxy.server.live import LiveSettings
-from proxy.server.local import PATHS, LocalMetrics
+from proxy.server.local import PATHS, LastHop, LocalMetrics
 from proxy.server.protocol import ClientServer
 from proxy.server.visit import Limits, Shared
 from proxy.siblings import Siblings
@@ -156,7 +156,7 @@ class Worker:
             traces=traces,
         )
         self._local = LocalMetrics(settings, self.report_cache) if settings.public_metrics else None
-        self.handler = Handler(shared, self._local)
+        self.handler = Handler(shared, LastHop(self._local))
         own_paths = PATHS if settings.public_metrics else frozenset()
         self._express = Express(shared, self.handler.requests, self._briefs, own_paths)
         self._server: ClientServer | None = None

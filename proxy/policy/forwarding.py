@@ -31,6 +31,9 @@ _NOT_TO_BE_NAMED = frozenset({"host", "content-length", "authorization", "cookie
 make an origin believe that another (anonymous, internal) one is asking. RFC 9110 7.6.1 forbids senders to name
 fields meant for all recipients."""
 
+_LIMITED = frozenset({"TRACE", "OPTIONS"})
+MOST_FORWARDS = 10**9
+"""A greater Max-Forwards counts as this one."""
 _SET_ANEW = frozenset({"x-forwarded-for", "via"})
 
 
@@ -59,6 +62,15 @@ def wants_websocket(head: RequestHead) -> bool:
     )
 
 
+def forwards_left(head: RequestHead) -> int | None:
+    """How many more hops a TRACE or OPTIONS may go, by its Max-Forwards (RFC 9110 7.6.2); None where none says so."""
+    value = head.fields.get("max-forwards") if head.method in _LIMITED else None
+    if value is None or not (value.isascii() and value.isdecimal()):
+        return None
+    digits = value.lstrip("0")
+    return MOST_FORWARDS if len(digits) > 9 else int(digits or "0")
+
+
 def strip(fields: Fields) -> Fields:
     """Without the fields that Connection names, and without those that are always for one hop."""
     if "connection" in fields:
@@ -75,6 +87,9 @@ def to_origin(head: RequestHead, *, peer: str, scheme: str, request_id: str, tra
     """
     fields = strip(head.fields)
     kept = fields.without(_SET_ANEW)
+    left = forwards_left(head)
+    if left is not None:
+        kept = kept.replacing("Max-Forwards", str(max(0, left - 1)))
     added: list[Line] = [("X-Forwarded-For", _appended(fields, "x-forwarded-for", peer))]
     if "x-forwarded-proto" not in fields:
         added.append(("X-Forwarded-Proto", scheme))

@@ -66,11 +66,11 @@ _KINDS: Final = {
     **{
         name: Kind.ONCE + number
         for number, name in enumerate(
-            (b"user-agent", b"content-type", b"content-location", b"content-range", b"etag", b"max-forwards", b"server")
+            (b"user-agent", b"content-type", b"content-location", b"content-range", b"etag", b"server")
         )
     },
 }
-_NOT_PLAIN: Final = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"http2-settings"})
+_NOT_PLAIN: Final = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"http2-settings", b"max-forwards"})
 ALWAYS_ANEW: Final = frozenset({Kind.CREDENTIAL, Kind.REQUEST_ID, Kind.TRACE, Kind.LENGTH})
 """Kinds whose lines are not remembered: they are hardly ever twice the same, or nobody's to keep."""
 

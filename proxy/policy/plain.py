@@ -4,8 +4,8 @@ Nothing is loosened: what is taken is a subset of what RFC 9112 allows, read in 
 
     request = method SP origin-form SP "HTTP/1.1" CRLF 1*( token ":" OWS [ value ] OWS CRLF ) CRLF content
 
-One Host; no Transfer-Encoding, Expect, Upgrade; Connection says keep-alive or is not there; content only with one
-Content-Length (see `lines`).
+One Host; no Transfer-Encoding, Expect, Upgrade, Max-Forwards; Connection says keep-alive or is not there; content only
+with one Content-Length (see `lines`).
 
 A client that keeps asking sends the same head again but for a few values. So a head is remembered as a `Heading`:
 without its request line, and with the values cut out that are another each time. The next like it is one look-up, and

@@ -1,4 +1,6 @@
-"""What Siding itself answers on the public listener, when PUBLIC_METRICS says so: two JSON documents."""
+"""What Siding itself answers on the public listener: two JSON documents, when PUBLIC_METRICS says so, and what may go
+no further.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ import orjson
 
 from config.settings import ProxySettings
 from proxy import errors
+from proxy.policy import forwarding
 from proxy.policy.messages import Fields, RequestHead, ResponseHead
 from proxy.server.monitor import Monitor, MonitorError
 
@@ -15,6 +18,25 @@ REPORT_CACHE = "/api/metrics/report-cache"
 DATABASE_POOL = "/api/metrics/database-pool"
 PATHS = frozenset({REPORT_CACHE, DATABASE_POOL})
 POOL_KEYS = ("totalCount", "idleCount", "waitingCount", "maxConnections", "activeConnections")
+
+
+class LastHop:
+    """Answers, as the final recipient, a TRACE or OPTIONS whose Max-Forwards is used up (RFC 9110 7.6.2).
+
+    A TRACE is not shown what it was: it may have come with somebody's credentials (RFC 9110 9.3.8).
+    local -- answers the others, or None.
+    """
+
+    def __init__(self, local: LocalMetrics | None) -> None:
+        self._local = local
+
+    async def __call__(self, request: RequestHead) -> tuple[ResponseHead, bytes] | None:
+        """The answer to `request`, if it is not the origin's to give."""
+        if forwarding.forwards_left(request) == 0:
+            if request.method == "TRACE":
+                raise errors.MethodNotSupported("TRACE is not answered here")
+            return ResponseHead(200, "OK", Fields([])), b""
+        return None if self._local is None else await self._local(request)
 
 
 class LocalMetrics:

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.policy.forwarding import HOP_BY_HOP, from_origin, strip, to_origin, wants_websocket, without_named
+from proxy.policy.forwarding import (
+    HOP_BY_HOP,
+    MOST_FORWARDS,
+    forwards_left,
+    from_origin,
+    strip,
+    to_origin,
+    wants_websocket,
+    without_named,
+)
 from proxy.policy.messages import Fields, RequestHead
 
 
@@ -148,3 +157,30 @@ def test_order_and_repetition_are_kept(lines: list[tuple[str, str]]) -> None:
     assert all(line in remaining for line in kept.lines)
     assert not kept.names() & (HOP_BY_HOP | {"content-length"})
     assert strip(kept) == kept
+
+
+@pytest.mark.parametrize(
+    ("method", "value", "left", "goes_on"),
+    [
+        ("TRACE", "5", 5, "4"),
+        ("OPTIONS", "1", 1, "0"),
+        ("OPTIONS", "007", 7, "6"),
+        ("OPTIONS", "0", 0, "0"),
+        ("TRACE", "000", 0, "0"),
+        ("TRACE", "9" * 5000, MOST_FORWARDS, str(MOST_FORWARDS - 1)),
+        ("TRACE", "-1", None, "-1"),
+        ("TRACE", "", None, ""),
+        ("TRACE", "1, 2", None, "1, 2"),
+        ("OPTIONS", "\u00b2", None, "\u00b2"),
+        ("GET", "0", None, "0"),
+        ("POST", "5", None, "5"),
+        ("OPTIONS", None, None, None),
+    ],
+)
+def test_max_forwards(method: str, value: str | None, left: int | None, goes_on: str | None) -> None:
+    lines = [("Host", "a")] if value is None else [("max-Forwards", value), ("Host", "a")]
+    head = RequestHead(method, "/", Fields(lines), "http", "a")
+    assert forwards_left(head) == left
+    fields = to_origin(head, peer="10.0.0.1", scheme="http", request_id="id", traceparent="trace", upgrade=False)
+    assert fields.get("max-forwards") == goes_on
+    assert value is None or fields.lines[0][0] == "max-Forwards"

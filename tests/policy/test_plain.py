@@ -134,6 +134,7 @@ def test_other_request_lines(start: str) -> None:
         (),
         ("X: 1",),
         (HOST, HOST),
+        (HOST, "Max-Forwards: 1"),
         ("Host:",),
         ("Host: a b",),
         ("Host: a@b",),

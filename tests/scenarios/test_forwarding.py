@@ -34,6 +34,26 @@ async def test_methods_that_are_not_forwarded_are_refused(origin: Origin, method
     assert origin.requests == []
 
 
+@pytest.mark.parametrize("bypass", [False, True])
+async def test_max_forwards_is_counted_down_and_ends_here(origin: Origin, bypass: bool) -> None:
+    """RFC 9110 7.6.2. A TRACE is not shown the fields that it came with (RFC 9110 9.3.8)."""
+    async with running_proxy(origin.url, bypass=bypass) as proxy:
+        client = await proxy.connect()
+        for _ in range(2):
+            assert (await client.request("OPTIONS", "/a", "Max-Forwards: 2")).content == b"hello"
+            ended = await client.request("OPTIONS", "/a", "Max-Forwards: 0")
+            assert (ended.status, ended.content, ended.get("content-length")) == (200, b"", "0")
+            # it means nothing with other methods
+            assert (await client.request("GET", "/a", "Max-Forwards: 0")).content == b"hello"
+        assert (await proxy.request("TRACE", "/a", "Max-Forwards: 3")).content == b"hello"
+        refused = await proxy.request("TRACE", "/a", "Max-Forwards: 0", "Cookie: sid=secret")
+    assert (refused.status, refused.get("content-type")) == (501, "application/json")
+    assert b"secret" not in refused.raw_head + refused.content
+    told = [(request.method, request.get("max-forwards")) for request in origin.requests]
+    assert [one for one in told if one[0] != "GET"] == [("OPTIONS", "1"), ("OPTIONS", "1"), ("TRACE", "2")]
+    assert {one[1] for one in told if one[0] == "GET"} == {"0"}
+
+
 @pytest.mark.parametrize(
     "target",
     [
