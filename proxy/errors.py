@@ -87,6 +87,13 @@ class CodingNotSupported(ClientError):
     code = "coding-not-supported"
 
 
+class VersionNotSupported(ClientError):
+    """The request is of another major version of HTTP than its framing here (RFC 9110 15.6.6)."""
+
+    status = 505
+    code = "version-not-supported"
+
+
 class TooFarBehind(ClientError):
     """The client reads so slowly that others who wait for the same octets are held up."""
 

@@ -99,6 +99,8 @@ def _target_and_authority(message: RawRequestMessage, fields: Fields) -> tuple[s
     if message.method == "CONNECT":
         raise errors.MethodNotSupported("CONNECT is for forward proxies; this is a reverse proxy")
     target = message.path.encode("utf-8", "surrogateescape").decode("latin-1")
+    if "#" in target:
+        raise errors.MalformedRequest(f"a request target has no fragment: {target[:80]!r}")
     authority = fields.get("host")
     if target.startswith("/") or target == "*":
         return target, authority
@@ -113,7 +115,9 @@ def _target_and_authority(message: RawRequestMessage, fields: Fields) -> tuple[s
 
 
 def _check_framing(message: RawRequestMessage, fields: Fields) -> None:
-    """Content whose transfer coding would be lost on the way is not taken (RFC 9112 6.1, 7)."""
+    """Content that is framed in another way, or whose transfer coding would be lost, is not taken (RFC 9112 6.1, 7)."""
+    if message.version.major != 1:
+        raise errors.VersionNotSupported("only HTTP/1.1 and HTTP/1.0 are spoken here")
     codings = fields.get("transfer-encoding")
     if codings is None:
         return

@@ -61,7 +61,7 @@ async def test_max_forwards_is_counted_down_and_ends_here(origin: Origin, bypass
         "/a//b/../c/./d",
         "/%2e%2E/%2f%2F;p=1?q=%20+%zz&q=2&&=",
         "/a?",
-        "/a?b?c#",
+        "/a?b?c",
         "/[x]|{y}^`\"<>'",
         "/a;b=c,d@e:f!g$h&i*j(k)",
     ],
