@@ -212,6 +212,13 @@ def test_what_the_policy_changed_for_another_reason_is_not_learnt() -> None:
         assert known(replies, reply) is None
 
 
+def test_a_line_that_came_twice_and_became_two_is_not_learnt() -> None:
+    reply, replies = taken("Vary: Origin", "Vary: Origin"), Replies(TARGETS)
+    lines = [*sent_of(reply).fields.lines[:-1], ("Vary", "Origin, Accept-Encoding")]
+    replies.learn(QUESTION, reply, reply.length, ResponseHead(200, "OK", Fields(lines)), None)
+    assert known(replies, reply) is None
+
+
 def coded(head: ResponseHead) -> ResponseHead:
     """As the policy has it, where it makes a validator, codes, and says so."""
     lines = [] if "etag" in head.fields else [("ETag", '"made"')]
