@@ -250,7 +250,11 @@ class Pool:
         now = self._clock()
         life = self.tuning.max_age * random.uniform(1 - AGE_JITTER, 1 + AGE_JITTER)  # noqa: S311 - a spread
         record = cast("Tracked", connection).record = Record(now, now + life, now)
-        _keep_alive(connection)
+        try:
+            _keep_alive(connection)
+        except OSError:
+            # it has ended again: then that is found when it is used
+            log.debug("a connection was lost as soon as it was made")
         # what is closed is not the connection any more that it was
         connection.add_termination_listener(lambda _: _closed(record))
         self._failure = None
@@ -366,12 +370,27 @@ class Pool:
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
                 self._count_error(fault)
                 raise PoolUnreachable(describe(fault)) from fault
-            now, record = self._clock(), cast("Record", connection.record)
-            trusted = record.idle_since > max(now - PING_AFTER_SECONDS, self._doubted_at)
-            if now < record.ends and (trusted or await _lives(connection)):
-                return connection
+            try:
+                if await self._is_fit(connection):
+                    return connection
+            except BaseException:
+                # who asked may leave meanwhile; it is not theirs yet
+                await self._drop(connection)
+                raise
+            await self._drop(connection)
+
+    async def _is_fit(self, connection: Connection) -> bool:
+        now, record = self._clock(), cast("Record", connection.record)
+        trusted = record.idle_since > max(now - PING_AFTER_SECONDS, self._doubted_at)
+        return now < record.ends and (trusted or await _lives(connection))
+
+    async def _drop(self, connection: Connection) -> None:
+        """Cut a connection; one that is cut is the pool's again at once, so nothing is waited for."""
+        assert self._inner is not None
+        with contextlib.suppress(asyncpg.InterfaceError):
+            # unless it has ended already
             connection.terminate()
-            await self._inner.release(connection)
+        await self._inner.release(connection)
 
     async def _give_back(self, connection: Connection, record: Record) -> None:
         assert self._inner is not None

@@ -385,6 +385,44 @@ async def test_a_connection_that_was_idle_for_long_is_asked_first(
         assert await one(pool, "SELECT pg_backend_pid()") != first
 
 
+async def test_who_leaves_while_a_connection_is_asked_does_not_take_it_along(
+    server: Postgres, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pool_monitor.pool.PING_AFTER_SECONDS", 0.0)
+    async with (
+        Relay(server.port) as relay,
+        pool_of(database.replace(str(server.port), str(relay.port)), most=1, acquire=1) as pool,
+    ):
+        await one(pool)
+        for _ in range(2):
+            relay.mute_open()
+            task = asyncio.create_task(one(pool))
+            await asyncio.sleep(0.05)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            assert await one(pool) == 1
+        assert pool.admission.held == 0
+
+
+async def test_who_leaves_while_an_old_connection_is_closed_does_not_take_it_along(
+    server: Postgres, database: str
+) -> None:
+    async with (
+        Relay(server.port) as relay,
+        pool_of(database.replace(str(server.port), str(relay.port)), most=1, acquire=1, max_age=0.01) as pool,
+    ):
+        task = asyncio.create_task(one(pool, "SELECT pg_sleep(0.1)"))
+        await until(lambda: bool(pool.numbers().holders))
+        await asyncio.sleep(0.03)
+        relay.mute_open()
+        task.cancel()
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await eventually(pool)
+        assert pool.admission.held == 0
+
+
 async def test_when_one_gets_no_answer_the_others_are_asked_first(
     server: Postgres, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
