@@ -21,6 +21,8 @@ log = logging.getLogger("siding.queries")
 
 FETCH_ROWS = 500
 PIECE_BYTES = 64 * 1024
+OUTDATED = (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheError)
+"""What a connection remembers of tables and types is not so any more."""
 
 Observe = Callable[[str, str, float], None]
 """Told of a query's name, how it was answered, and seconds."""
@@ -67,38 +69,40 @@ class Runner:
 
     async def _answer(self, query: Query, values: Sequence[object]) -> tuple[bytes, Found]:
         async def ask() -> bytes:
-            pieces = [piece async for piece in self._document(query, values)]
-            return b"".join(pieces)
+            async with contextlib.aclosing(self._document(query, values)) as pieces:
+                return b"".join([piece async for piece in pieces])
 
         keeps = self._flags.query_cache and not self._flags.bypass and not query.write
         key = f"{query.name}\n{results.encode(list(values)).decode()}"
         tables = query.tables or self.tables.get(query.name, ())
         return await self._cache.answer(key, query.ttl if keeps else 0.0, tables, ask)
 
-    async def _document(self, query: Query, values: Sequence[object]) -> AsyncIterator[bytes]:
-        if query.exists:
-            async for record in self._records(query, values):
-                yield results.encode({"exists": record[0]})
-            return
-        count = 0
-        yield b'{"rows":['
-        async for record in self._records(query, values):
-            yield (b"," if count else b"") + results.row(record)
-            count += 1
-        yield b'],"rowCount":%d}' % count
+    async def _document(self, query: Query, values: Sequence[object]) -> AsyncGenerator[bytes, None]:
+        async with contextlib.aclosing(self._records(query, values)) as records:
+            if query.exists:
+                async for record in records:
+                    yield results.encode({"exists": record[0]})
+                return
+            count = 0
+            yield b'{"rows":['
+            async for record in records:
+                yield (b"," if count else b"") + results.row(record)
+                count += 1
+            yield b'],"rowCount":%d}' % count
 
     async def lines(self, query: Query, values: Sequence[object]) -> AsyncGenerator[bytes, None]:
         """The rows as they come, each as a line of JSON, gathered into pieces. Raises QueryError."""
         began = time.monotonic()
         outcome, piece, size = "error", [], 0
         try:
-            async for record in self._records(query, values):
-                line = results.row(record) + b"\n"
-                piece.append(line)
-                size += len(line)
-                if size >= PIECE_BYTES:
-                    yield b"".join(piece)
-                    piece, size = [], 0
+            async with contextlib.aclosing(self._records(query, values)) as records:
+                async for record in records:
+                    line = results.row(record) + b"\n"
+                    piece.append(line)
+                    size += len(line)
+                    if size >= PIECE_BYTES:
+                        yield b"".join(piece)
+                        piece, size = [], 0
             outcome = Found.BYPASS.value
             self._failing.pop(query.name, None)
             yield b"".join(piece)
@@ -117,24 +121,40 @@ class Runner:
             log.warning("query %s fails: %s", query.name, told)
         return told
 
-    async def _records(self, query: Query, values: Sequence[object]) -> AsyncIterator[Any]:
-        count = 0
+    async def _records(self, query: Query, values: Sequence[object]) -> AsyncGenerator[Any, None]:
         bounded = _bounded(query.timeout or self._pool.tuning.query)
         async with self._pool.acquire(query.name) as connection, _read_only(query), bounded:
             await results.prepare_once(connection)
-            async with connection.transaction(readonly=not query.write):
-                limit = query.timeout or (self._pool.tuning.statement if self._pool.through_pgbouncer else None)
-                if limit is not None:
-                    await connection.execute(f"SET LOCAL statement_timeout = {round(1000 * limit)}")
-                if query.write:
-                    for record in await connection.fetch(query.statement(), *values):
-                        yield record
+            begun, again = False, not query.write
+            while True:
+                try:
+                    async with contextlib.aclosing(self._run(connection, query, values)) as records:
+                        async for record in records:
+                            begun = True
+                            yield record
                     return
-                async for record in connection.cursor(query.statement(), *values, prefetch=FETCH_ROWS):
-                    count += 1
-                    if count > query.rows:
-                        raise TooManyRows
+                except OUTDATED:
+                    # a table or a type was altered; a cursor, unlike `fetch`, leaves asyncpg's memory as it was
+                    await connection.reload_schema_state()
+                    if begun or not again:
+                        raise
+                    again = False
+
+    async def _run(self, connection: Any, query: Query, values: Sequence[object]) -> AsyncGenerator[Any, None]:
+        count = 0
+        async with connection.transaction(readonly=not query.write):
+            limit = query.timeout or (self._pool.tuning.statement if self._pool.through_pgbouncer else None)
+            if limit is not None:
+                await connection.execute(f"SET LOCAL statement_timeout = {round(1000 * limit)}")
+            if query.write:
+                for record in await connection.fetch(query.statement(), *values):
                     yield record
+                return
+            async for record in connection.cursor(query.statement(), *values, prefetch=FETCH_ROWS):
+                count += 1
+                if count > query.rows:
+                    raise TooManyRows
+                yield record
 
 
 @contextlib.asynccontextmanager
@@ -167,6 +187,8 @@ def _told(query: Query, fault: Exception) -> QueryError:
             )
         case TimeoutError():
             return QueryError(504, "query-timeout", f"{query.name} took too long")
+        case asyncpg.InvalidCachedStatementError() | asyncpg.OutdatedSchemaCacheError():
+            return QueryError(503, "schema-changed", f"what {query.name} reads was altered; ask again", retry=True)
         case asyncpg.QueryCanceledError():
             return QueryError(504, "query-timeout", f"{query.name} took too long", sqlstate=fault.sqlstate)
         case asyncpg.PostgresError():

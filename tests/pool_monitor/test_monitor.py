@@ -300,6 +300,33 @@ async def test_a_query_that_fails_is_told_of_once_until_it_works(
     assert told == ['query has-report fails: relation "reports" does not exist (42P01)'] * 2
 
 
+async def test_tables_that_are_altered_are_read_on(reports: str, tmp_path: Path) -> None:
+    queries = "".join(
+        f'[[query]]\nname = "{name}"\nsql = "{sql}"\nttl = 0\n{more}\n'
+        for name, sql, more in (
+            ("all", "SELECT * FROM reports WHERE id = 1", ""),
+            ("whole", "SELECT reports FROM reports WHERE id = 1", ""),
+            ("write", "UPDATE reports SET title = 'x' WHERE id = 1 RETURNING *", "write = true"),
+        )
+    )
+    row = {"id": 1, "user_id": "ann", "title": "first"}
+    async with running_monitor(reports, queries, tmp_path, db_pool_max=2, db_pool_min=2) as client:
+        for number in range(3):
+            for _ in range(3):
+                assert (await client.query("all")).document["rows"] == [row]
+                assert (await client.query("whole")).document["rows"] == [{"reports": row}]
+            await execute(reports, f"ALTER TABLE reports ADD COLUMN c{number} text")
+            row[f"c{number}"] = None
+        # one that writes is not done twice: who asked decides
+        assert (await client.query("write")).status == 200
+        await execute(reports, "ALTER TABLE reports ADD COLUMN last text")
+        answer = await client.query("write")
+        assert (answer.status, answer.document["error"]["code"]) == (503, "schema-changed")
+        assert answer.fields["Retry-After"] == "1"
+        assert (await client.query("write")).document["rows"] == [row | {"title": "x", "last": None}]
+        assert (await client.get("/api/metrics/database-pool")).document["errorsTotal"] == {"0A": 1}
+
+
 # -- the query cache
 
 
