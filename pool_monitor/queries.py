@@ -11,6 +11,7 @@ tables     = ["parent_reports"]
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -52,9 +53,15 @@ def _integer(value: object) -> int:
     if isinstance(value, bool):
         raise TypeError
     if isinstance(value, str):
-        return int(value, 10)
+        return _within_64_bits(int(value, 10))
     if not isinstance(value, int):
         raise TypeError
+    return _within_64_bits(value)
+
+
+def _within_64_bits(value: int) -> int:
+    if not -(2**63) <= value < 2**63:
+        raise ValueError("it is beyond 64 bits")
     return value
 
 
@@ -177,6 +184,12 @@ class Query:
         if faults:
             raise ArgumentError("; ".join(faults))
         return values
+
+    def key(self, values: Sequence[object]) -> str:
+        """What an answer is kept under: the same for equal values only, and a digest, which tells nobody of them."""
+        # a value's repr tells its type as well, and NaN from Infinity and from NULL, unlike JSON
+        asked = repr([self.name, *values])
+        return hashlib.blake2b(asked.encode(), digest_size=20).hexdigest()
 
     def statement(self) -> str:
         """The SQL as it is sent."""

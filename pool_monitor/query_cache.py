@@ -43,7 +43,7 @@ class _Kept:
 
 
 class QueryCache:
-    """Kept answers by key, least recently used first out. clock -- monotonic seconds.
+    """Kept answers by key, least recently used first out. clock -- monotonic seconds. Keys are digests, all short.
 
     trusted -- False while changes cannot be heard of: then nothing is served from here or kept.
     """

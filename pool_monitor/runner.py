@@ -73,9 +73,8 @@ class Runner:
                 return b"".join([piece async for piece in pieces])
 
         keeps = self._flags.query_cache and not self._flags.bypass and not query.write
-        key = f"{query.name}\n{results.encode(list(values)).decode()}"
         tables = query.tables or self.tables.get(query.name, ())
-        return await self._cache.answer(key, query.ttl if keeps else 0.0, tables, ask)
+        return await self._cache.answer(query.key(values), query.ttl if keeps else 0.0, tables, ask)
 
     async def _document(self, query: Query, values: Sequence[object]) -> AsyncGenerator[bytes, None]:
         async with contextlib.aclosing(self._records(query, values)) as records:

@@ -347,6 +347,17 @@ async def test_answers_are_kept_and_flags_stop_that(reports: str, tmp_path: Path
         assert (await client.get("/api/metrics/query-cache")).document["enabled"] is False
 
 
+async def test_numbers_that_are_none_are_not_taken_for_each_other(database: str, tmp_path: Path) -> None:
+    query = '[[query]]\nname = "sign"\nsql = "SELECT $1::float8::text AS of"\nparameters = ["v: double"]\n'
+    big = '[[query]]\nname = "big"\nsql = "SELECT $1::bigint AS of"\nparameters = ["v: bigint"]\n'
+    async with running_monitor(database, query + big, tmp_path) as client:
+        await listening(client)
+        for value in ("Infinity", "-Infinity", "NaN"):
+            assert (await client.get(f"/api/queries/sign?v={value}")).document["rows"] == [{"of": value}]
+        assert (await client.query("sign", v=None)).document["rows"] == [{"of": None}]
+        assert (await client.get(f"/api/queries/big?v={10**20}")).status == 400
+
+
 async def test_equal_calls_ask_once(reports: str, tmp_path: Path) -> None:
     slow = QUERIES.replace('name = "hold"', 'name = "held"\ntables = ["reports"]', 1).replace("ttl = 0\n", "ttl = 60\n")
     async with running_monitor(reports, slow, tmp_path) as client:

@@ -109,6 +109,8 @@ def test_values(kind: str, given_value: object, expected: object) -> None:
         ("integer", "x"),
         ("integer", 1.5),
         ("integer", True),
+        ("bigint", 2**63),
+        ("bigint", "-9223372036854775809"),
         ("double", True),
         ("numeric", "x"),
         ("numeric", []),
@@ -125,6 +127,24 @@ def test_values_that_do_not_fit(kind: str, given_value: object) -> None:
     query = Query("q", "SELECT $1", (Parameter("p", kind),))
     with pytest.raises(ArgumentError, match="'p' is not of the type"):
         query.arguments({"p": given_value})
+
+
+@pytest.mark.parametrize("kind", ["double", "numeric"])
+def test_numbers_that_are_none_have_keys_of_their_own(kind: str) -> None:
+    query = Query("q", "SELECT $1", (Parameter("p", kind),))
+    given_values = ("NaN", "Infinity", "-Infinity", None, "1", "0", "-0.0")
+    keys = [query.key(query.arguments({"p": value})) for value in given_values]
+    assert len(set(keys)) == len(keys)
+    assert query.key(query.arguments({"p": "NaN"})) == keys[0]
+
+
+def test_values_have_keys_with_their_types_and_stay_secret() -> None:
+    query = Query("q", "SELECT $1", (Parameter("p", "text"),))
+    keys = [query.key(values) for values in ([1], ["1"], [True], [None], ["None"], [[1]], [1.0], [Decimal(1)], [1, 1])]
+    keys.append(Query("r", "SELECT $1").key([1]))
+    assert len(set(keys)) == len(keys)
+    assert {len(query.key(["secret" * size])) for size in (1, 10_000)} == {40}
+    assert "secret" not in query.key(["secret"])
 
 
 @given(st.dictionaries(st.text(), st.none() | st.integers() | st.text() | st.lists(st.integers())))
