@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import logging
 import os
 import socket
@@ -137,7 +138,8 @@ class Monitor:
         if self._tier is None or self._settings.database_url is None:
             return None
         flags = self._flags
-        return Replicas(self._tier, self._settings.database_url, lambda: flags.redis_cache and not flags.bypass)
+        url, user = self._settings.database_url, os.environ.get("PGUSER") or getpass.getuser()
+        return Replicas(self._tier, url, user, lambda: flags.redis_cache and not flags.bypass)
 
     def _levels(self) -> Iterable[Metric]:
         yield from self.grading.levels()

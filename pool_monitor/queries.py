@@ -186,9 +186,13 @@ class Query:
         return values
 
     def key(self, values: Sequence[object]) -> str:
-        """What an answer is kept under: the same for equal values only, and a digest, which tells nobody of them."""
+        """What an answer is kept under: the same for the same question only, and a digest, which tells nobody of it.
+
+        The question is the SQL, as well as its name: a replica may have another file of queries.
+        """
         # a value's repr tells its type as well, and NaN from Infinity and from NULL, unlike JSON
-        asked = repr([self.name, *values])
+        types = [parameter.type for parameter in self.parameters]
+        asked = repr([self.name, self.sql, self.exists, self.rows, types, *values])
         return hashlib.blake2b(asked.encode(), digest_size=20).hexdigest()
 
     def statement(self) -> str:

@@ -1,4 +1,4 @@
-"""Answers of queries shared with other monitors of the same database, by way of the shared tier.
+"""Answers of queries shared with other monitors that ask the same database as the same role, by way of the shared tier.
 
 Each table has a counter there, which every monitor counts up when it hears of a change. An answer carries the
 counters as they stood before its query began, and holds only while they stand so. A monitor reads nothing from the
@@ -11,16 +11,18 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import orjson
 
 from config.tasks import end
 from config.tier import SharedTier
 
-VERSION = 1
+VERSION = 2
 EVERYTHING = "*"
 RETRY_SECONDS = 0.5
+_ON_THE_WAY = ("password", "passfile", "ssl", "krbsrvname", "gsslib", "connect_timeout", "application_name")
+"""What options of a URL begin with that change how the database is reached, and nothing of its answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +35,29 @@ class Look:
     left: float
 
 
-class Replicas:
-    """See the module. url -- of the database, of which only host and name stand (hashed) in keys. on -- the flag."""
+def reader_of(url: str, user: str) -> str:
+    """As whom a URL has the database asked: what policies, the search path and other settings of a session hang on.
 
-    def __init__(self, tier: SharedTier, url: str, on: Callable[[], bool]) -> None:
+    user -- who it is where the URL names nobody.
+    """
+    parts = urlsplit(url)
+    options = sorted((name, value) for name, value in parse_qsl(parts.query, True) if not name.startswith(_ON_THE_WAY))
+    return repr([unquote(parts.username or user), options])
+
+
+class Replicas:
+    """See the module. on -- the flag.
+
+    url -- of the database, of which place, user and options stand (hashed) in keys. user -- where it has none.
+    """
+
+    def __init__(self, tier: SharedTier, url: str, user: str, on: Callable[[], bool]) -> None:
         self._tier = tier
         self._on = on
+        self._reader = reader_of(url, user)
+        # there may be several hosts
         parts = urlsplit(url)
-        place = f"{parts.hostname}:{parts.port}{parts.path}"
+        place = f"{parts.netloc.rpartition('@')[2].lower()}{parts.path}"
         self._prefix = f"siding:{hashlib.blake2b(place.encode(), digest_size=8).hexdigest()}"
         self.uncounted: set[str] = set()
         self._counting: asyncio.Task[None] | None = None
@@ -52,7 +69,8 @@ class Replicas:
         """What is there for `key`; None where the tier cannot be had or must not be read now."""
         if not self._on() or self.uncounted:
             return None
-        where = f"{self._prefix}:answer:{hashlib.blake2b(key.encode(), digest_size=20).hexdigest()}"
+        asked = f"{self._reader}\n{key}"
+        where = f"{self._prefix}:answer:{hashlib.blake2b(asked.encode(), digest_size=20).hexdigest()}"
         names = [self._counter(name) for name in (EVERYTHING, *sorted(tables))]
         found = await self._tier.read(where, names)
         if found is None or self.uncounted:

@@ -141,7 +141,8 @@ def test_numbers_that_are_none_have_keys_of_their_own(kind: str) -> None:
 def test_values_have_keys_with_their_types_and_stay_secret() -> None:
     query = Query("q", "SELECT $1", (Parameter("p", "text"),))
     keys = [query.key(values) for values in ([1], ["1"], [True], [None], ["None"], [[1]], [1.0], [Decimal(1)], [1, 1])]
-    keys.append(Query("r", "SELECT $1").key([1]))
+    asked = (Query("r", "SELECT $1"), Query("q", "SELECT $1 + 1"), Query("q", "SELECT $1", exists=True))
+    keys += [other.key([1]) for other in (*asked, Query("q", "SELECT $1", (Parameter("p", "bigint"),)))]
     assert len(set(keys)) == len(keys)
     assert {len(query.key(["secret" * size])) for size in (1, 10_000)} == {40}
     assert "secret" not in query.key(["secret"])

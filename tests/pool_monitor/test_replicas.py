@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -14,7 +15,9 @@ import redis.asyncio
 
 from config.listen import spare_port
 from config.tier import SharedTier
+from deploy.postgres import Postgres
 from pool_monitor import changes
+from pool_monitor.replicas import reader_of
 from tests.pool_monitor.support import Client, running_monitor
 from tests.pool_monitor.test_monitor import QUERIES, TABLE, execute, found, listening, tables_known
 from tests.redis_servers import Redis
@@ -98,6 +101,84 @@ async def test_redis_is_never_the_outage(
         await counted(one)
         await counted(other)
         assert (await rows(other))[0] == 2
+
+
+async def told_by_both(one: Client, other: Client) -> list[tuple[object, str]]:
+    """What each says of the query `who`, one after the other."""
+    for client in (one, other):
+        await listening(client)
+        runner = client.monitor.parts.runner
+        assert runner is not None
+        async with asyncio.timeout(PATIENCE):
+            while "who" not in runner.tables:  # noqa: ASYNC110 - found over a socket
+                await asyncio.sleep(0.005)
+        await counted(client)
+    answers = [await client.query("who") for client in (one, other)]
+    return [(answer.document["rows"], found(answer)) for answer in answers]
+
+
+WHO = '[[query]]\nname = "who"\nsql = "SELECT owner FROM notes"\n'
+
+
+async def test_roles_are_not_given_what_others_may_see(
+    server: Postgres, database: str, shared: Redis, tmp_path: Path
+) -> None:
+    policy = (
+        "CREATE TABLE notes (owner text); INSERT INTO notes VALUES ('role_a'), ('role_b'); "
+        "ALTER TABLE notes ENABLE ROW LEVEL SECURITY; CREATE POLICY own ON notes USING (owner = current_user);"
+    )
+    roles = ("role_a", "role_b")
+    await execute(
+        database, policy + "".join(f"CREATE ROLE {role} LOGIN; GRANT SELECT ON notes TO {role};" for role in roles)
+    )
+    user = urlsplit(database).username
+    urls = [database.replace(f"{user}@", f"{role}@") for role in roles]
+    try:
+        async with (
+            running_monitor(urls[0], WHO, tmp_path, redis_url=shared.url) as one,
+            running_monitor(urls[1], WHO, tmp_path, redis_url=shared.url) as other,
+        ):
+            assert await told_by_both(one, other) == [([{"owner": role}], "miss") for role in roles]
+    finally:
+        await execute(database, "DROP TABLE notes; DROP ROLE role_a, role_b")
+
+
+async def test_nor_is_what_another_schema_has(database: str, shared: Redis, tmp_path: Path) -> None:
+    for schema in ("one", "other"):
+        await execute(
+            database, f"CREATE SCHEMA {schema}; CREATE TABLE {schema}.notes AS SELECT '{schema}'::text AS owner"
+        )
+    async with (
+        running_monitor(f"{database}?options=-csearch_path%3Done", WHO, tmp_path, redis_url=shared.url) as one,
+        running_monitor(f"{database}?options=-csearch_path%3Dother", WHO, tmp_path, redis_url=shared.url) as other,
+    ):
+        assert await told_by_both(one, other) == [([{"owner": name}], "miss") for name in ("one", "other")]
+
+
+async def test_nor_is_the_answer_to_a_query_of_the_same_name(database: str, shared: Redis, tmp_path: Path) -> None:
+    await execute(database, "CREATE TABLE notes AS SELECT 'old'::text AS owner")
+    async with (
+        running_monitor(database, WHO, tmp_path, redis_url=shared.url) as one,
+        running_monitor(
+            database, WHO.replace("owner FROM", "'new' AS owner FROM"), tmp_path, redis_url=shared.url
+        ) as other,
+    ):
+        assert await told_by_both(one, other) == [([{"owner": name}], "miss") for name in ("old", "new")]
+
+
+def test_how_the_database_is_reached_is_not_who_asks_it() -> None:
+    plain = "postgresql://ann:secret@db/app?search_path=a"
+    for url in (plain.replace("secret", "other"), plain.replace("@db", "@db2"), f"{plain}&sslmode=require"):
+        assert reader_of(url, "os") == reader_of(plain, "os")
+    for url in (
+        plain.replace("ann", "bob"),
+        plain.replace("=a", "=b"),
+        f"{plain}&timezone=UTC",
+        plain.replace("ann", ""),
+    ):
+        assert reader_of(url, "os") != reader_of(plain, "os")
+    assert reader_of("postgresql://db/app", "os") != reader_of("postgresql://db/app", "other")
+    assert "secret" not in reader_of(plain, "os")
 
 
 async def test_broken_values_are_misses(pair: tuple[Client, Client], shared: Redis) -> None:
