@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import getpass
 import logging
 import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-import asyncpg
 from aiohttp import web
 from prometheus_client.metrics_core import Metric
 
@@ -22,16 +19,17 @@ from config.settings import MonitorSettings
 from config.tier import SharedTier
 from config.tier_metrics import TierMetrics, tier_levels
 from config.tracing import set_up
-from pool_monitor import changes, tables
+from pool_monitor import changes
 from pool_monitor.advisor.advise import from_server
 from pool_monitor.endpoints import Parts, monitor_app
+from pool_monitor.finder import Finder
 from pool_monitor.grading.models import Models, load_models
 from pool_monitor.grading.part import GradingPart
 from pool_monitor.grading.template_files import load_templates
 from pool_monitor.grading.templates import Template
 from pool_monitor.observe import Metrics, pool_levels
 from pool_monitor.pgbouncer import Bouncer
-from pool_monitor.pool import Connection, Pool, PoolError, Tuning, describe, is_gone
+from pool_monitor.pool import Pool, Tuning
 from pool_monitor.proxy_tags import ProxyTags
 from pool_monitor.queries import Query
 from pool_monitor.query_cache import QueryCache
@@ -45,10 +43,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("siding.monitor")
 
-T = TypeVar("T")
-
-READ_TABLES_SECONDS = 5.0
-ASK_AGAIN_SECONDS = 1.0
 FLUSH_SECONDS = 2.0
 """How long the last spans may take to be delivered, once all else has ended."""
 
@@ -67,32 +61,6 @@ def tuning_of(settings: MonitorSettings) -> Tuning:
         query=settings.db_query_timeout_ms / 1000,
         pgbouncer={"auto": None, "yes": True, "no": False}[settings.db_pgbouncer],
     )
-
-
-def _was_lost(connection: Connection) -> bool:
-    try:
-        return bool(connection.is_closed())
-    except asyncpg.InterfaceError:
-        # the pool has taken it back already
-        return True
-
-
-async def _asked(pool: Pool, asking: Callable[[Connection], Awaitable[T]]) -> T:
-    """What the database says, however long it takes to be there. Raises asyncpg's errors of what is asked itself."""
-    while True:
-        try:
-            async with pool.acquire("finding tables", READ_TABLES_SECONDS) as connection:
-                try:
-                    return await asking(connection)
-                except asyncpg.InterfaceError:
-                    if not _was_lost(connection):
-                        raise
-        except (PoolError, OSError, TimeoutError):
-            pass
-        except asyncpg.PostgresError as fault:
-            if not is_gone(fault):
-                raise
-        await asyncio.sleep(ASK_AGAIN_SECONDS)
 
 
 class Monitor:
@@ -114,7 +82,7 @@ class Monitor:
         self.sampler: Sampler | None = None
         self.bouncer: Bouncer | None = None
         self._listener: changes.Listener | None = None
-        self._finder: asyncio.Task[None] | None = None
+        self.finder: Finder | None = None
         self._tags = ProxyTags(settings.proxy_admin_url, settings.proxy_admin_token)
         self._flags = Flags.from_settings(settings)
         self._metrics = Metrics(self._flags.as_dict, self._levels)
@@ -169,7 +137,8 @@ class Monitor:
                 self.cache.distrust()
                 self._listener = changes.Listener(url, self._changed, self._heard)
                 self._listener.start()
-                self._finder = asyncio.create_task(self._find_tables(self._pool, self.parts.runner))
+                self.finder = Finder(self._pool, self._queries.values(), self.parts.runner.tables)
+                self.finder.start()
         else:
             log.warning("DATABASE_URL is not set: the pool part is off")
         if self._settings.pgbouncer_admin_url is not None:
@@ -212,36 +181,10 @@ class Monitor:
 
     def _reads(self, query: Query, table: str) -> bool:
         """Whether it may; what a query reads is found out after the start."""
-        found = self.parts.runner.tables.get(query.name, ()) if self.parts.runner is not None else ()
-        if not (query.tables or found) and self._finder is not None and not self._finder.done():
+        found = self.parts.runner.tables.get(query.name) if self.parts.runner is not None else ()
+        if not query.tables and found is None:
             return True
-        return table in (*query.tables, *found) or table.rpartition(".")[2] in query.tables
-
-    async def _find_tables(self, pool: Pool, runner: Runner) -> None:
-        """What each query reads, where the operator did not say, and what is kept whatever changes."""
-        for query in self._queries.values():
-            if query.tables or query.write:
-                continue
-            try:
-                runner.tables[query.name] = await _asked(
-                    pool, partial(tables.read_by, sql=query.statement(), parameters=len(query.parameters))
-                )
-            except (asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
-                log.warning(
-                    "the tables that query %s reads cannot be found, so its answers live for their ttl whatever "
-                    "changes; declare `tables`: %s",
-                    query.name,
-                    describe(fault),
-                )
-        kept = [query for query in self._queries.values() if query.ttl and not query.write]
-        read = {query.name: query.tables or runner.tables.get(query.name, ()) for query in kept}
-        try:
-            found = await _asked(pool, partial(tables.look_at, names=set().union(*read.values())))
-        except (asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
-            log.warning("whether tables tell of their changes cannot be seen: %s", describe(fault))
-            return
-        for untold in tables.untold(read, found):
-            log.warning("%s", untold)
+        return table in (*query.tables, *(found or ())) or table.rpartition(".")[2] in query.tables
 
     async def close(self) -> None:
         """Stop serving and close every connection."""
@@ -249,11 +192,8 @@ class Monitor:
         self.parts.draining = True
         if self._runner is not None:
             await self._runner.cleanup()
-        if self._finder is not None:
-            self._finder.cancel()
-            await asyncio.gather(self._finder, return_exceptions=True)
         await self.grading.close()
-        for part in (self._listener, self.sampler, self.bouncer):
+        for part in (self.finder, self._listener, self.sampler, self.bouncer):
             if part is not None:
                 await part.close()
         await self._tags.close()

@@ -43,7 +43,7 @@ class TooManyRows(Exception):
 
 
 class Runner:
-    """Answers named queries. tables -- of each query, once they are known."""
+    """Answers named queries. tables -- of each query, once they are known; before that nothing of it is kept."""
 
     def __init__(self, pool: Pool, cache: QueryCache, flags: Flags, observe: Observe) -> None:
         self._pool = pool
@@ -72,9 +72,10 @@ class Runner:
             async with contextlib.aclosing(self._document(query, values)) as pieces:
                 return b"".join([piece async for piece in pieces])
 
-        keeps = self._flags.query_cache and not self._flags.bypass and not query.write
-        tables = query.tables or self.tables.get(query.name, ())
-        return await self._cache.answer(query.key(values), query.ttl if keeps else 0.0, tables, ask)
+        # nothing could spoil what is kept of tables that are not known yet
+        tables = query.tables or self.tables.get(query.name)
+        keeps = tables is not None and self._flags.query_cache and not self._flags.bypass and not query.write
+        return await self._cache.answer(query.key(values), query.ttl if keeps else 0.0, tables or (), ask)
 
     async def _document(self, query: Query, values: Sequence[object]) -> AsyncGenerator[bytes, None]:
         async with contextlib.aclosing(self._records(query, values)) as records:

@@ -59,8 +59,10 @@ class Found:
     tells: bool
 
 
-async def read_by(connection: Any, sql: str, parameters: int) -> tuple[str, ...]:
+async def read_by(connection: Any, sql: str, parameters: int, lock_seconds: float = 1.0) -> tuple[str, ...]:
     """The tables that a statement with so many parameters reads, from its generic plan. Raises asyncpg's errors.
+
+    lock_seconds -- how long a lock on one of them is waited for.
 
     A plan for given values would leave out what those values make unnecessary. The server's own are left out.
     """
@@ -72,6 +74,7 @@ async def read_by(connection: Any, sql: str, parameters: int) -> tuple[str, ...]
             # neither values nor NULL in their place may leave out partitions, up to the last of them
             await connection.execute("SET LOCAL plan_cache_mode = force_generic_plan")
             await connection.execute("SET LOCAL enable_partition_pruning = off")
+            await connection.execute(f"SET LOCAL lock_timeout = {max(1, round(1000 * lock_seconds))}")
             await connection.execute(f"PREPARE {name} AS {sql}")
             plan = await connection.fetchval(f"EXPLAIN (VERBOSE, FORMAT JSON) EXECUTE {name}{arguments}")
             await connection.execute(f"DEALLOCATE {name}")

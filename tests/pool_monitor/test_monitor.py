@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from deploy.postgres import Postgres, running
-from pool_monitor import app, changes, tables
+from pool_monitor import changes, finder, tables
 from tests.pool_monitor.support import Client, Served, purged_proxy, running_monitor
 from tests.support import PATIENCE
 
@@ -97,6 +97,11 @@ async def tables_known(client: Client) -> None:
     runner = client.monitor.parts.runner
     assert runner is not None
     await until_true(lambda: "reports" in runner.tables)
+
+
+async def all_found(client: Client) -> None:
+    assert client.monitor.finder is not None
+    await asyncio.wait_for(client.monitor.finder.told.wait(), PATIENCE)
 
 
 async def execute(url: str, sql: str) -> None:
@@ -186,33 +191,33 @@ async def test_a_database_that_is_away_is_told(tmp_path: Path) -> None:
 async def test_a_database_that_comes_late_is_asked_what_it_was_to_be_asked_at_the_start(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "READ_TABLES_SECONDS", 0.05)
-    monkeypatch.setattr(app, "ASK_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(finder, "READ_TABLES_SECONDS", 0.05)
+    monkeypatch.setattr(finder, "ASK_AGAIN_SECONDS", 0.01)
     declared = '[[query]]\nname = "declared"\nsql = "SELECT 1 AS one"\ntables = ["homework"]\nttl = 60\n'
     async with running() as server:
         await server.stop()
         async with running_monitor(server.url(), declared, tmp_path) as client:
-            finder = client.monitor._finder
-            assert finder is not None
+            found = client.monitor.finder
+            assert found is not None
             await until_true(lambda: "cannot connect to the database" in caplog.text)
-            assert not finder.done()
+            assert not found.told.is_set()
             await server.start()
-            await asyncio.wait([finder], timeout=PATIENCE)
+            await asyncio.wait_for(found.told.wait(), PATIENCE)
     assert caplog.text.count("there is no table homework") == 1
 
 
 async def test_a_database_that_goes_while_it_is_asked_for_tables_is_asked_again(
     reports: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "ASK_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(finder, "ASK_AGAIN_SECONDS", 0.01)
     read_by = tables.read_by
     gone: list[int] = []
 
-    async def read_by_one_that_goes(connection: Any, sql: str, parameters: int) -> tuple[str, ...]:
+    async def read_by_one_that_goes(connection: Any, **asked: Any) -> tuple[str, ...]:
         if not gone:
             gone.append(await connection.fetchval("SELECT pg_backend_pid()"))
             await execute(reports, f"SELECT pg_terminate_backend({gone[0]})")
-        return await read_by(connection, sql, parameters)
+        return await read_by(connection, **asked)
 
     monkeypatch.setattr(tables, "read_by", read_by_one_that_goes)
     async with running_monitor(reports, QUERIES, tmp_path) as client:
@@ -337,6 +342,7 @@ def found(answer: Served) -> str:
 async def test_answers_are_kept_and_flags_stop_that(reports: str, tmp_path: Path) -> None:
     async with running_monitor(reports, QUERIES, tmp_path) as client:
         await listening(client)
+        await all_found(client)
         assert [found(await client.query("reports", userId="ann")) for _ in range(3)] == ["miss", "hit", "hit"]
         assert found(await client.query("reports", userId="bob")) == "miss"
         report = (await client.get("/api/metrics/query-cache")).document
@@ -352,6 +358,7 @@ async def test_numbers_that_are_none_are_not_taken_for_each_other(database: str,
     big = '[[query]]\nname = "big"\nsql = "SELECT $1::bigint AS of"\nparameters = ["v: bigint"]\n'
     async with running_monitor(database, query + big, tmp_path) as client:
         await listening(client)
+        await all_found(client)
         for value in ("Infinity", "-Infinity", "NaN"):
             assert (await client.get(f"/api/queries/sign?v={value}")).document["rows"] == [{"of": value}]
         assert (await client.query("sign", v=None)).document["rows"] == [{"of": None}]
@@ -403,9 +410,7 @@ async def test_tables_that_do_not_tell_of_changes_are_told_of(
     await changes.install(connection, ["reports"])
     await connection.close()
     async with running_monitor(reports, QUERIES + "\n".join(more), tmp_path) as client:
-        finder = client.monitor._finder
-        assert finder is not None
-        await asyncio.wait([finder], timeout=PATIENCE)
+        await all_found(client)
     told = [record.getMessage() for record in caplog.records if "live for their ttl" in record.getMessage()]
     assert [message.partition(",")[0] for message in told] == [
         "table public.homework does not tell of its changes",
@@ -413,6 +418,35 @@ async def test_tables_that_do_not_tell_of_changes_are_told_of(
     ]
     assert "answers of all-homework live for their ttl" in told[0]
     assert "siding-monitor triggers install public.homework" in told[0]
+
+
+async def test_nothing_is_kept_of_tables_that_are_not_known_yet(
+    reports: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finder, "ASK_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(finder, "LOCK_SECONDS", 0.1)
+    queries = "".join(f'[[query]]\nname = "{name}"\nsql = "TABLE {name}"\n' for name in ("locked", "reports"))
+    locker = await asyncpg.connect(reports)
+    await locker.execute("CREATE TABLE locked AS SELECT 1 AS id")
+    await changes.install(locker, ["locked", "reports"])
+    await locker.execute("BEGIN; LOCK TABLE locked IN ACCESS EXCLUSIVE MODE")
+    async with running_monitor(reports, queries, tmp_path) as client:
+        await listening(client)
+        # the locked one holds nobody up
+        await tables_known(client)
+        assert found(await client.query("reports")) == "miss"
+        waits = asyncio.create_task(client.query("locked"))
+        await until_true(lambda: "query locked reads cannot be found yet" in caplog.text)
+        await locker.execute("COMMIT")
+        assert found(await waits) == "bypass"
+        await all_found(client)
+        assert found(await client.query("locked")) == "miss"
+        await locker.execute("DELETE FROM locked")
+        async with asyncio.timeout(PATIENCE):
+            while (await client.query("locked")).document["rowCount"] != 0:
+                pass
+    await locker.close()
+    assert caplog.text.count("cannot be found yet") == 1
 
 
 async def test_without_ears_nothing_is_kept(reports: str, tmp_path: Path) -> None:
@@ -424,6 +458,7 @@ async def test_without_ears_nothing_is_kept(reports: str, tmp_path: Path) -> Non
         await until_true(lambda: not client.monitor.cache.trusted)
         assert found(await client.query("reports", userId="ann")) == "bypass"
         await listening(client)
+        await all_found(client)
         assert found(await client.query("reports", userId="ann")) == "miss"
 
 
