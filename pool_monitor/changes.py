@@ -6,8 +6,9 @@ A partition's changes are told of as those of the partitioned table that it belo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
 import asyncpg
@@ -23,6 +24,8 @@ TRIGGER = "siding_changed"
 HEARTBEAT_SECONDS = 5.0
 ANSWER_SECONDS = 2.0
 RETRY_SECONDS = 1.0
+LOCK_SECONDS = 3.0
+"""How long the lock on a table is waited for, behind which everybody else waits meanwhile."""
 
 _FUNCTION_SQL = f"""
 CREATE OR REPLACE FUNCTION {FUNCTION}() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -34,12 +37,16 @@ BEGIN
 END $$
 """
 _TREE = """
-SELECT n.nspname AS schema, c.relname AS name, c.oid = root.oid AS is_root
+SELECT n.nspname AS schema, c.relname AS name, c.oid = root.oid AS is_root, t.oid IS NOT NULL AS has_one,
+       coalesce(t.tgtype = 60 AND t.tgenabled IN ('O', 'A') AND t.tgqual IS NULL AND p.proname = $3, false) AS tells
 FROM (SELECT coalesce(pg_partition_root(to_regclass($1)), to_regclass($1)) AS oid) root
 JOIN pg_class c ON c.oid = root.oid OR c.oid IN (SELECT relid FROM pg_partition_tree(root.oid))
 JOIN pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN pg_trigger t ON t.tgrelid = c.oid AND t.tgname = $2
+LEFT JOIN pg_proc p ON p.oid = t.tgfoid
 WHERE c.relkind IN ('r', 'p') ORDER BY is_root DESC, 1, 2
 """
+"""60 is pg_trigger.tgtype of after, each statement, for all four kinds."""
 _INSTALLED = """
 SELECT n.nspname AS schema, c.relname AS name, NOT c.relispartition AS is_root
 FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -48,7 +55,7 @@ WHERE t.tgname = $1 ORDER BY 1, 2
 
 
 class TableError(Exception):
-    """A table that does not exist or is not one; the text names it."""
+    """A table that does not exist, is not one, or is held by others; the text names it."""
 
 
 def _quoted(row: Any) -> str:
@@ -59,37 +66,56 @@ def _roots(rows: Iterable[Any]) -> list[str]:
     return [f"{row['schema']}.{row['name']}" for row in rows if row["is_root"]]
 
 
+@contextlib.asynccontextmanager
+async def _with_lock(connection: Any, table: str) -> AsyncIterator[None]:
+    """A transaction that has to do with one table alone, and does not wait for it for long. Raises TableError."""
+    try:
+        async with connection.transaction():
+            await connection.execute(f"SET LOCAL lock_timeout = {round(1000 * LOCK_SECONDS)}")
+            yield
+    except asyncpg.LockNotAvailableError as fault:
+        raise TableError(
+            f"{table} was left as it is: others hold it, and its lock was not to be had within {LOCK_SECONDS:g} s; "
+            "do it again when they have ended (pg_stat_activity names them), which goes on with this table"
+        ) from fault
+
+
 async def install(connection: Any, tables: Sequence[str]) -> list[str]:
-    """Let `tables` notify of their changes; all or none. Raises TableError.
+    """Let `tables` notify of their changes; one that does is left alone. Raises TableError, before all if one is none.
 
     A partition stands for its partitioned table, which notifies with all the partitions that it has now: a statement
     fires the triggers of the table that it names, and not those of others that it reaches through that one.
     """
     found: list[Any] = []
-    async with connection.transaction():
-        for table in tables:
-            tree = await connection.fetch(_TREE, table)
-            if not tree:
-                raise TableError(f"there is no table {table!r} in this database")
-            found += tree
-        await connection.execute(_FUNCTION_SQL)
-        for row in found:
-            where = _quoted(row)
-            await connection.execute(f"DROP TRIGGER IF EXISTS {TRIGGER} ON {where}")
+    for table in tables:
+        tree = await connection.fetch(_TREE, table, TRIGGER, FUNCTION)
+        if not tree:
+            raise TableError(f"there is no table {table!r} in this database")
+        found += tree
+    await connection.execute(_FUNCTION_SQL)
+    replaces = connection.get_server_version().major >= 14
+    # each in a transaction of its own: nobody waits for one table because of another
+    for row in {_quoted(row): row for row in found if not row["tells"]}.values():
+        where = _quoted(row)
+        async with _with_lock(connection, where):
+            if row["has_one"] and not replaces:
+                await connection.execute(f"DROP TRIGGER {TRIGGER} ON {where}")
             await connection.execute(
-                f"CREATE TRIGGER {TRIGGER} AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON {where} "
-                f"FOR EACH STATEMENT EXECUTE FUNCTION {FUNCTION}()"
+                f"CREATE {'OR REPLACE ' if replaces else ''}TRIGGER {TRIGGER} "
+                f"AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON {where} FOR EACH STATEMENT "
+                f"EXECUTE FUNCTION {FUNCTION}()"
             )
     return list(dict.fromkeys(_roots(found)))
 
 
 async def remove(connection: Any) -> list[str]:
-    """Take every trigger and the function away again."""
-    async with connection.transaction():
-        rows = await connection.fetch(_INSTALLED, TRIGGER)
-        for row in rows:
-            await connection.execute(f"DROP TRIGGER {TRIGGER} ON {_quoted(row)}")
-        await connection.execute(f"DROP FUNCTION IF EXISTS {FUNCTION}()")
+    """Take every trigger and the function away again. Raises TableError."""
+    rows = await connection.fetch(_INSTALLED, TRIGGER)
+    for row in rows:
+        where = _quoted(row)
+        async with _with_lock(connection, where):
+            await connection.execute(f"DROP TRIGGER IF EXISTS {TRIGGER} ON {where}")
+    await connection.execute(f"DROP FUNCTION IF EXISTS {FUNCTION}()")
     return _roots(rows)
 
 

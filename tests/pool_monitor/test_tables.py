@@ -85,6 +85,45 @@ async def test_a_partitioned_table_tells_with_all_its_partitions(connection: Any
     assert await connection.fetchval("SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal") == 0
 
 
+async def test_installing_again_does_not_touch_what_tells_already(connection: Any, database: str) -> None:
+    await changes.install(connection, ["plain", "homework"])
+    reader = await asyncpg.connect(database)
+    await reader.execute("BEGIN; SELECT FROM plain; SELECT FROM homework; INSERT INTO homework VALUES (1, 1)")
+    assert await changes.install(connection, ["homework", "plain"]) == ["public.homework", "public.plain"]
+    # what came later is what it is about
+    await reader.execute("COMMIT")
+    await reader.execute("CREATE TABLE later PARTITION OF homework DEFAULT")
+    await reader.execute("BEGIN; SELECT FROM plain")
+    await changes.install(connection, ["homework", "plain"])
+    await reader.execute("COMMIT")
+    await reader.execute("ALTER TABLE plain DISABLE TRIGGER siding_changed")
+    await reader.execute("BEGIN; SELECT FROM plain")
+    # with readers about, a trigger can be made, and made again
+    await changes.install(connection, ["plain"])
+    await reader.close()
+    states = await connection.fetch("SELECT tgenabled FROM pg_trigger WHERE tgname = 'siding_changed'")
+    assert [row["tgenabled"] for row in states] == [b"O"] * 6
+
+
+async def test_a_table_that_is_held_is_left_alone_and_told(
+    connection: Any, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "LOCK_SECONDS", 0.1)
+    writer = await asyncpg.connect(database)
+    await writer.execute("BEGIN; INSERT INTO plain VALUES (1)")
+    with pytest.raises(changes.TableError, match=r'"public"\."plain" was left as it is: others'):
+        await changes.install(connection, ["homework", "plain"])
+    assert await changes.installed(connection) == ["public.homework"]
+    await writer.execute("COMMIT")
+    await changes.install(connection, ["homework", "plain"])
+    await writer.execute("BEGIN; SELECT FROM plain")
+    with pytest.raises(changes.TableError, match='"plain" was left as it is'):
+        await changes.remove(connection)
+    await writer.execute("COMMIT")
+    assert "public.plain" in await changes.remove(connection)
+    await writer.close()
+
+
 async def test_what_the_database_has_by_a_name(connection: Any) -> None:
     await changes.install(connection, ["plain"])
     await connection.execute('CREATE TABLE "Odd".plain (id int)')
