@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Any
@@ -11,25 +13,116 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-_AS_TEXT = ("xml", "tsvector", "tsquery", "macaddr", "macaddr8", "money", "pg_lsn", "interval", "timetz", "oid", "xid8")
-"""Types whose own text says it best."""
+_AS_TEXT = ("interval", "money", "timetz", "tsvector", "tsquery", "pg_lsn")
+"""Types whose own text says it best, and may be given for a parameter."""
 _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_SUBCLASS
+
+_EPOCH = datetime(2000, 1, 1)
+_DAY = 86_400_000_000
+_CYCLE_DAYS = 146_097
+"""After 400 years the calendar is the same again."""
+_ENDLESS = {2**31 - 1: "infinity", -(2**31): "-infinity", 2**63 - 1: "infinity", -(2**63): "-infinity"}
+
+
+class Unreadable(Exception):
+    """A value whose type cannot be read where it stands; the text says what to do."""
+
+    def __init__(self) -> None:
+        super().__init__("a row within a row has a type that cannot be read there; give it as to_jsonb(…) or as text")
 
 
 async def prepare_once(connection: Any) -> None:
-    """Set the codecs on a connection, the first time it is seen. jsonb and json come as the server wrote them."""
+    """Set the codecs on a connection, the first time it is seen.
+
+    They are binary where they can be: what is within a record is never text. json and jsonb come as the server has
+    them.
+    """
     record = connection.record
     if record.prepared:
         return
-    record.prepared = True
-    for name in ("json", "jsonb"):
-        await connection.set_type_codec(name, schema="pg_catalog", encoder=str, decoder=_fragment, format="text")
+    for codecs, form in ((_BINARY, "binary"), (_TUPLES, "tuple")):
+        for name, encoder, decoder in codecs:
+            await connection.set_type_codec(name, schema="pg_catalog", encoder=encoder, decoder=decoder, format=form)
     for name in _AS_TEXT:
         await connection.set_type_codec(name, schema="pg_catalog", encoder=str, decoder=str, format="text")
+    # not before: whoever asked may leave in between
+    record.prepared = True
 
 
-def _fragment(text: str) -> orjson.Fragment:
-    return orjson.Fragment(text)
+def _number_codec(name: str, octets: int) -> _Codec:
+    return name, lambda value: int(value).to_bytes(octets), lambda value: str(int.from_bytes(value))
+
+
+def _octets(text: str) -> bytes:
+    return bytes.fromhex(re.sub(r"[:.-]", "", text))
+
+
+def _date_given(value: date) -> tuple[int]:
+    return (value.toordinal() - _EPOCH.toordinal(),)
+
+
+def _time_given(value: time) -> tuple[int]:
+    return (_microseconds(datetime.combine(_EPOCH, value)),)
+
+
+def _moment_given(value: datetime) -> tuple[int]:
+    return (_microseconds(value.astimezone(UTC).replace(tzinfo=None) if value.tzinfo else value),)
+
+
+def _microseconds(value: datetime) -> int:
+    return (value - _EPOCH) // timedelta(microseconds=1)
+
+
+def _calendar(days: int) -> tuple[str, str]:
+    """A day since 2000 and its era, as PostgreSQL's to_json writes them; Python has the years 1 to 9999 alone."""
+    cycles, rest = divmod(days + _EPOCH.toordinal() - 1, _CYCLE_DAYS)
+    day = date.fromordinal(rest + 1)
+    year = day.year + 400 * cycles
+    return f"{year if year > 0 else 1 - year:04}-{day.month:02}-{day.day:02}", "" if year > 0 else " BC"
+
+
+def _clock(microseconds: int) -> str:
+    """A time of day; 24:00 is one, too."""
+    seconds, fraction = divmod(microseconds, 1_000_000)
+    text = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+    return f"{text}.{fraction:06}" if fraction else text
+
+
+def _date_read(value: tuple[int]) -> str:
+    return _ENDLESS.get(value[0]) or "".join(_calendar(value[0]))
+
+
+def _time_read(value: tuple[int]) -> str:
+    return _clock(value[0])
+
+
+def _moment_reader(zone: str) -> Callable[[tuple[int]], str]:
+    def read(value: tuple[int]) -> str:
+        days, rest = divmod(value[0], _DAY)
+        day, era = _calendar(days)
+        return f"{day}T{_clock(rest)}{zone}{era}"
+
+    return lambda value: _ENDLESS.get(value[0]) or read(value)
+
+
+_Codec = tuple[str, Callable[[Any], object], Callable[[Any], object]]
+"""A type's name, and what goes to and comes from asyncpg."""
+_BINARY: tuple[_Codec, ...] = (
+    ("json", str.encode, orjson.Fragment),
+    # before the text there is the version of the format
+    ("jsonb", lambda text: b"\x01" + text.encode(), lambda value: orjson.Fragment(value[1:])),
+    ("xml", str.encode, bytes.decode),
+    ("macaddr", _octets, lambda value: value.hex(":")),
+    ("macaddr8", _octets, lambda value: value.hex(":")),
+    _number_codec("oid", 4),
+    _number_codec("xid8", 8),
+)
+_TUPLES: tuple[_Codec, ...] = (
+    ("date", _date_given, _date_read),
+    ("time", _time_given, _time_read),
+    ("timestamp", _moment_given, _moment_reader("")),
+    ("timestamptz", _moment_given, _moment_reader("+00:00")),
+)
 
 
 def encode(value: object) -> bytes:
@@ -38,8 +131,20 @@ def encode(value: object) -> bytes:
 
 
 def row(record: Any) -> bytes:
-    """A row as a JSON object; of columns with the same name the last one counts."""
-    return encode(dict(record.items()))
+    """A row as a JSON object; of columns with the same name the last one counts. Raises Unreadable."""
+    encoded = encode(dict(record.items()))
+    if b"\\u0000" in encoded and any(map(_is_misread, record.values())):
+        raise Unreadable
+    return encoded
+
+
+def _is_misread(value: object, within: bool = False) -> bool:
+    """Whether a record without a type of its own has text that is none: what it has comes binary, whatever it is."""
+    if isinstance(value, str):
+        return within and "\0" in value
+    if isinstance(value, asyncpg.Record):
+        return any(_is_misread(one, within) for one in value.values())
+    return isinstance(value, list | tuple) and any(_is_misread(one, within or type(value) is tuple) for one in value)
 
 
 def _default(value: object) -> object:
@@ -59,6 +164,9 @@ def _default(value: object) -> object:
             return value.as_string().replace(" ", "")
         case asyncpg.Point():
             return [value.x, value.y]
+        case asyncpg.Path():
+            # a polygon is one as well
+            return list(value.points)
         case str():
             return str.__str__(value)
         case Mapping():

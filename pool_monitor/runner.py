@@ -196,6 +196,10 @@ def _told(query: Query, fault: Exception) -> QueryError:
             return QueryError(400 if client else 500, "query-failed", describe(fault), sqlstate=sqlstate(fault))
         case asyncpg.DataError():
             return QueryError(400, "bad-argument", str(fault))
+        case results.Unreadable():
+            return QueryError(500, "query-failed", str(fault))
+        case asyncpg.UnsupportedClientFeatureError() | asyncpg.InternalClientError() | UnicodeDecodeError():
+            return QueryError(500, "query-failed", f"{results.Unreadable()} ({describe(fault)})")
         case OSError() | asyncpg.InterfaceError():
             return QueryError(503, "database-unreachable", describe(fault), retry=True)
     log.error("query %s failed inside Siding", query.name, exc_info=fault)

@@ -305,6 +305,32 @@ async def test_a_query_that_fails_is_told_of_once_until_it_works(
     assert told == ['query has-report fails: relation "reports" does not exist (42P01)'] * 2
 
 
+async def test_what_cannot_be_read_within_a_record_is_refused(
+    database: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await execute(database, "CREATE DOMAIN document AS jsonb; CREATE TABLE spans AS SELECT '1 day'::interval AS span")
+    refused = (
+        "SELECT ROW(1, '1 day'::interval)",
+        "SELECT ROW('pg_class'::regclass)",
+        "SELECT ARRAY[ROW(5::money)]",
+        "SELECT ROW('{}'::document)",
+        "SELECT spans FROM spans",
+        "SELECT array_agg(spans) FROM spans",
+    )
+    read = ("SELECT to_jsonb(spans) AS v FROM spans", "SELECT ROW('{}'::jsonb) AS v")
+    queries = "".join(
+        f'[[query]]\nname = "q{number}"\nsql = "{sql}"\nttl = 0\n' for number, sql in enumerate((*refused, *read))
+    )
+    async with running_monitor(database, queries, tmp_path) as client:
+        for number in range(len(refused)):
+            answer = await client.query(f"q{number}")
+            assert (answer.status, answer.document["error"]["code"]) == (500, "query-failed"), refused[number]
+            assert "to_jsonb" in answer.document["error"]["message"]
+        assert (await client.query(f"q{len(refused)}")).document["rows"] == [{"v": {"span": "1 day"}}]
+        assert (await client.query(f"q{len(refused) + 1}")).document["rows"] == [{"v": [{}]}]
+    assert "failed inside Siding" not in caplog.text
+
+
 async def test_tables_that_are_altered_are_read_on(reports: str, tmp_path: Path) -> None:
     queries = "".join(
         f'[[query]]\nname = "{name}"\nsql = "{sql}"\nttl = 0\n{more}\n'

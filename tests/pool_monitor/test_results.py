@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from datetime import date, datetime, time, timedelta, timezone
 
 import asyncpg
 import pytest
 
 from pool_monitor import results
 from pool_monitor.pool import Record, Tracked
+
+TYPES = (
+    "CREATE TYPE mood AS ENUM ('happy', 'sad'); CREATE TYPE pair AS (x int, y text); "
+    "CREATE TYPE noted AS (j jsonb, d date); CREATE DOMAIN document AS jsonb"
+)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +54,35 @@ from pool_monitor.pool import Record, Tracked
         ("point(1, 2)", "[1.0,2.0]"),
         ("ROW(1, 'a')", '[1,"a"]'),
         ("ROW(1, 'a')::pair", '{"x":1,"y":"a"}'),
+        ("'2026-01-31T12:00:00.25'::timestamp", '"2026-01-31T12:00:00.250000"'),
+        ("'0044-03-15T01:02:03 BC'::timestamp", '"0044-03-15T01:02:03 BC"'),
+        ("'0001-02-29 BC'::date", '"0001-02-29 BC"'),
+        ("'12026-01-01'::date", '"12026-01-01"'),
+        ("'12026-01-01T00:00:00Z'::timestamptz", '"12026-01-01T00:00:00+00:00"'),
+        ("'4713-01-01 BC'::date", '"4713-01-01 BC"'),
+        ("ARRAY['infinity', '-infinity']::date[]", '["infinity","-infinity"]'),
+        ("'infinity'::timestamptz", '"infinity"'),
+        ("'-infinity'::timestamp", '"-infinity"'),
+        ("tsrange('2026-01-01', 'infinity')", '"[2026-01-01T00:00:00,infinity)"'),
+        ("'24:00'::time", '"24:00:00"'),
+        ("'12:30:00.5'::time", '"12:30:00.500000"'),
+        ("'12:30+02'::timetz", '"12:30:00+02"'),
+        ("path '((0,0),(1,1))'", "[[0.0,0.0],[1.0,1.0]]"),
+        ("polygon '((0,0),(1,1),(1,0))'", "[[0.0,0.0],[1.0,1.0],[1.0,0.0]]"),
+        ("'08:00:2b:01:02:03'::macaddr", '"08:00:2b:01:02:03"'),
+        ("1::oid", '"1"'),
+        ("'18446744073709551615'::xid8", '"18446744073709551615"'),
+        ("5::money", '"$5.00"'),
+        ("'16/B374D848'::pg_lsn", '"16/B374D848"'),
+        ("'a:1 b'::tsvector", "\"'a':1 'b'\""),
+        # within records and composites nothing comes as text
+        ("ROW(1, '{\"a\": 1}'::jsonb, '[1]'::json)", '[1,{"a": 1},[1]]'),
+        ("ROW('2026-01-31T12:00:00Z'::timestamptz, 2.50::numeric, NULL)", '["2026-01-31T12:00:00+00:00",2.50,null]'),
+        ("ROW('08:00:2b:01:02:03'::macaddr, 7::oid)", '["08:00:2b:01:02:03","7"]'),
+        ("ROW('{}', '2026-01-31')::noted", '{"j":{},"d":"2026-01-31"}'),
+        ("ARRAY[ROW('{}', NULL)::noted]", '[{"j":{},"d":null}]'),
+        ("'{}'::document", "{}"),
+        ("ROW('a\\u0000'::text, '\"\\u0000\"'::json)", '["a\\\\u0000","\\u0000"]'),
         ("'happy'::mood", '"happy"'),
         ("ARRAY['happy']::mood[]", '["happy"]'),
     ],
@@ -55,7 +91,7 @@ async def test_types(database: str, sql: str, expected: str) -> None:
     connection = await asyncpg.connect(database, connection_class=Tracked)
     try:
         connection.record = Record(0, 0, 0)
-        await connection.execute("CREATE TYPE mood AS ENUM ('happy', 'sad'); CREATE TYPE pair AS (x int, y text)")
+        await connection.execute(TYPES)
         await results.prepare_once(connection)
         record = await connection.fetchrow(f"SELECT {sql} AS v")
         encoded = results.row(record).decode()
@@ -68,3 +104,41 @@ async def test_types(database: str, sql: str, expected: str) -> None:
 def test_what_has_no_form_is_refused() -> None:
     with pytest.raises(TypeError, match="object"):
         results.encode({"a": object()})
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        ("date", date(1999, 12, 31)),
+        ("time", time(12, 30, 0, 5)),
+        ("timestamp", datetime(1970, 1, 1, 0, 0, 0, 1)),
+        ("timestamptz", datetime(2026, 1, 31, 12, tzinfo=timezone(timedelta(hours=2)))),
+        ("jsonb", '{"a":[1]}'),
+        ("json", '{"a":[1]}'),
+        ("interval", "1 day"),
+        ("oid", 5),
+        ("macaddr", "08:00:2b:01:02:03"),
+    ],
+)
+async def test_what_is_given_arrives(database: str, kind: str, given: object) -> None:
+    connection = await asyncpg.connect(database, connection_class=Tracked)
+    try:
+        connection.record = Record(0, 0, 0)
+        await results.prepare_once(connection)
+        assert await connection.fetchval(f"SELECT $1::{kind}::text = '{given}'::{kind}::text", given)
+    finally:
+        await connection.close()
+
+
+async def test_a_connection_whose_preparation_was_broken_off_is_prepared_again(database: str) -> None:
+    connection = await asyncpg.connect(database, connection_class=Tracked)
+    try:
+        connection.record = Record(0, 0, 0)
+        task = asyncio.create_task(results.prepare_once(connection))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await results.prepare_once(connection)
+        assert results.row(await connection.fetchrow("SELECT '{}'::jsonb AS v")) == b'{"v":{}}'
+    finally:
+        await connection.close()
