@@ -318,8 +318,11 @@ class Pool:
             try:
                 yield connection
             except Exception as fault:
-                fault_told = _kind_of(fault)
-                await self._note(fault)
+                reason = _reason(fault)
+                fault_told = _kind_of(reason)
+                await self._note(reason)
+                if reason is not fault:
+                    raise reason from None
                 raise
             finally:
                 del self._leases[id(lease)]
@@ -483,6 +486,17 @@ def sqlstate(fault: BaseException) -> str:
 def is_gone(fault: BaseException) -> bool:
     """Whether the server, or the connection to it, has gone, rather than refused something."""
     return sqlstate(fault).startswith(_GONE)
+
+
+def _reason(fault: Exception) -> Exception:
+    """What ended a connection: what the server said last, which asyncpg tells as that of a lost connection, and
+    complains afterwards that a transaction cannot be ended on it."""
+    reason: BaseException | None = fault
+    while isinstance(reason, asyncpg.InterfaceError):
+        reason = reason.__context__
+    if isinstance(reason, asyncpg.ConnectionDoesNotExistError) and isinstance(reason.__cause__, asyncpg.PostgresError):
+        reason = reason.__cause__
+    return reason if isinstance(reason, asyncpg.PostgresError | OSError) else fault
 
 
 def _kind_of(fault: Exception) -> str:

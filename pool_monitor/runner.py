@@ -13,7 +13,7 @@ import asyncpg
 
 from config.flags import Flags
 from pool_monitor import results
-from pool_monitor.pool import Pool, PoolError, describe, sqlstate
+from pool_monitor.pool import Pool, PoolError, describe, is_gone, sqlstate
 from pool_monitor.queries import Query
 from pool_monitor.query_cache import Found, QueryCache
 
@@ -191,6 +191,11 @@ def _told(query: Query, fault: Exception) -> QueryError:
             return QueryError(503, "schema-changed", f"what {query.name} reads was altered; ask again", retry=True)
         case asyncpg.QueryCanceledError():
             return QueryError(504, "query-timeout", f"{query.name} took too long", sqlstate=fault.sqlstate)
+        case asyncpg.PostgresError() if is_gone(fault):
+            # what it may have written is not known
+            return QueryError(
+                503, "database-unreachable", describe(fault), retry=not query.write, sqlstate=sqlstate(fault)
+            )
         case asyncpg.PostgresError():
             client = sqlstate(fault)[:2] in {"22", "23"}
             return QueryError(400 if client else 500, "query-failed", describe(fault), sqlstate=sqlstate(fault))

@@ -331,6 +331,20 @@ async def test_what_cannot_be_read_within_a_record_is_refused(
     assert "failed inside Siding" not in caplog.text
 
 
+async def test_a_connection_that_ends_meanwhile_is_told_with_the_reason(database: str, tmp_path: Path) -> None:
+    queries = "".join(
+        f'[[query]]\nname = "{name}"\nsql = "SELECT pg_terminate_backend(pg_backend_pid())"\nttl = 0\n{more}\n'
+        for name, more in (("reads", ""), ("writes", "write = true"))
+    )
+    async with running_monitor(database, queries, tmp_path) as client:
+        for name, again in (("reads", "1"), ("writes", None)):
+            answer = await client.query(name)
+            assert (answer.status, answer.document["sqlstate"]) == (503, "57P01")
+            assert "terminating connection" in answer.document["error"]["message"]
+            assert answer.fields.get("Retry-After") == again
+        assert (await client.get("/api/metrics/database-pool")).document["errorsTotal"] == {"57": 2}
+
+
 async def test_tables_that_are_altered_are_read_on(reports: str, tmp_path: Path) -> None:
     queries = "".join(
         f'[[query]]\nname = "{name}"\nsql = "{sql}"\nttl = 0\n{more}\n'

@@ -277,6 +277,17 @@ async def test_connections_that_the_server_ended_are_not_lent(database: str) -> 
         assert pool.admission.held == 0
 
 
+async def test_a_connection_that_ends_in_a_transaction_is_counted_by_its_reason(database: str) -> None:
+    seen = Seen()
+    async with pool_of(database, seen, most=1) as pool:
+        with pytest.raises(asyncpg.AdminShutdownError):
+            async with pool.acquire("test") as connection, connection.transaction():
+                await connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        assert await one(pool) == 1
+        assert pool.numbers().errors == {"57": 1}
+    assert seen.failures == ["57"]
+
+
 async def test_a_frozen_server_holds_nobody_longer_than_agreed() -> None:
     async with running() as server, pool_of(server.url(), query=0.2, acquire=0.3) as pool:
         await one(pool)
