@@ -142,15 +142,18 @@ class Runner:
 
     async def _run(self, connection: Any, query: Query, values: Sequence[object]) -> AsyncGenerator[Any, None]:
         count = 0
+        # asyncpg bounds each call by the pool's otherwise, which may be shorter
+        seconds = query.timeout or self._pool.tuning.query
         async with connection.transaction(readonly=not query.write):
             limit = query.timeout or (self._pool.tuning.statement if self._pool.through_pgbouncer else None)
             if limit is not None:
                 await connection.execute(f"SET LOCAL statement_timeout = {round(1000 * limit)}")
             if query.write:
-                for record in await connection.fetch(query.statement(), *values):
+                for record in await connection.fetch(query.statement(), *values, timeout=seconds):
                     yield record
                 return
-            async for record in connection.cursor(query.statement(), *values, prefetch=FETCH_ROWS):
+            cursor = connection.cursor(query.statement(), *values, prefetch=FETCH_ROWS, timeout=seconds)
+            async for record in cursor:
                 count += 1
                 if count > query.rows:
                     raise TooManyRows

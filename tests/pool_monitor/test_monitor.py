@@ -305,6 +305,15 @@ async def test_a_query_that_fails_is_told_of_once_until_it_works(
     assert told == ['query has-report fails: relation "reports" does not exist (42P01)'] * 2
 
 
+@pytest.mark.parametrize("more", ["", "write = true"])
+async def test_a_query_may_take_longer_than_others(database: str, tmp_path: Path, more: str) -> None:
+    query = '[[query]]\nname = "long"\nsql = "SELECT 1 AS one FROM pg_sleep(1)"\nttl = 0\ntimeout_ms = 20000\n'
+    async with running_monitor(
+        database, query + more, tmp_path, db_query_timeout_ms=500, db_statement_timeout_ms=500
+    ) as client:
+        assert (await client.query("long")).document == {"rows": [{"one": 1}], "rowCount": 1}
+
+
 async def test_what_cannot_be_read_within_a_record_is_refused(
     database: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
