@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import asyncpg
-import orjson
 from aiohttp import hdrs, web
 from pydantic import SecretStr
 
@@ -16,10 +15,11 @@ from config.access import Refusal, refusal_of
 from config.answers import MAX_CONTENT_BYTES, READ_SECONDS, answer_json, change_asked, errors_as_json, peer_of
 from config.everywhere import Tell, change_of, set_flags
 from config.flags import FlagError, Flags
+from config.words import quoted
 from pool_monitor.observe import Metrics
 from pool_monitor.pool import PoolError, describe
 from pool_monitor.pool_stats import Numbers, Verdict, document, verdict
-from pool_monitor.queries import ArgumentError, Query
+from pool_monitor.queries import ArgumentError, Query, read_json
 from pool_monitor.query_cache import QueryCache
 from pool_monitor.runner import QueryError, Runner
 
@@ -161,7 +161,7 @@ class _Endpoints:
         if query.write and request.method != "POST":
             raise Refusal(405, "method-not-allowed", "a query that writes is asked with POST", {"Allow": "POST"})
         try:
-            values = query.arguments(await _arguments(request))
+            values = query.arguments(await _arguments(request), as_text=request.method != "POST")
         except ArgumentError as fault:
             raise Refusal(400, "bad-arguments", str(fault)) from fault
         try:
@@ -179,16 +179,20 @@ class _Endpoints:
 async def _arguments(request: web.Request) -> Mapping[str, object]:
     """From the content of a POST (a JSON object), or from the URL's query."""
     if request.method != "POST":
+        given_twice = sorted({name for name in request.query if len(request.query.getall(name)) > 1})
+        if given_twice:
+            names = ", ".join(map(quoted, given_twice))
+            raise Refusal(400, "bad-arguments", f"{names}: given more than once; an array is one value, with commas")
         return dict(request.query)
     if request.content_type != "application/json":
         raise Refusal(415, "not-json", "Content-Type must be application/json", {"Accept": "application/json"})
     try:
         async with asyncio.timeout(READ_SECONDS):
             content = await request.read()
-        given = orjson.loads(content) if content.strip() else {}
+        given = read_json(content) if content.strip() else {}
     except TimeoutError:
         raise Refusal(408, "too-slow", f"the content did not arrive within {READ_SECONDS:.0f} s") from None
-    except orjson.JSONDecodeError as fault:
+    except ValueError as fault:
         raise Refusal(400, "bad-json", f"the content is not JSON: {fault}") from fault
     if not isinstance(given, dict):
         raise Refusal(400, "bad-json", "give a JSON object with the query's parameters")

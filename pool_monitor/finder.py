@@ -80,7 +80,7 @@ class Finder:
         await end([self._task])
 
     async def _run(self) -> None:
-        sought = [query for query in self._queries if not (query.tables or query.write)]
+        sought = self._queries
         while True:
             sought = [query for query in sought if not await self._finds(query)]
             if not sought and await self._tells():
@@ -89,11 +89,18 @@ class Finder:
         self.told.set()
 
     async def _finds(self, query: Query) -> bool:
-        """Whether what a query reads is known now."""
+        """Whether what a query reads is known now, as far as it is to be."""
         seconds = min(LOCK_SECONDS, self._pool.tuning.query / 2)
+        counting = partial(tables.takes, sql=query.statement(), lock_seconds=seconds)
         asking = partial(tables.read_by, sql=query.statement(), parameters=len(query.parameters), lock_seconds=seconds)
         try:
-            self._found[query.name] = await _asked(self._pool, asking)
+            expected, declared = await _asked(self._pool, counting), len(query.parameters)
+            if expected != declared:
+                log.warning(
+                    "query %s fails: its SQL has %d parameters, `parameters` %d", query.name, expected, declared
+                )
+            elif not (query.tables or query.write):
+                self._found[query.name] = await _asked(self._pool, asking)
         except _BUSY as fault:
             if query.name not in self._locked:
                 log.warning(
@@ -105,6 +112,9 @@ class Finder:
             self._locked.add(query.name)
             return False
         except (asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
+            if query.tables or query.write:
+                log.warning("query %s fails: %s", query.name, describe(fault))
+                return True
             self._found[query.name] = ()
             log.warning(
                 "the tables that query %s reads cannot be found, so its answers live for their ttl whatever "

@@ -13,15 +13,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
+
+import orjson
 
 from config.words import counted, did_you_mean, quoted
 
@@ -49,11 +52,22 @@ class ArgumentError(ValueError):
 # -- parameters
 
 
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+_NUMBER = re.compile(
+    r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|[+-]?inf(?:inity)?|nan", re.IGNORECASE | re.ASCII
+)
+_NUMERIC_DIGITS = 131_072
+"""What PostgreSQL's numeric has before the point; fewer after it."""
+
+
 def _integer(value: object) -> int:
     if isinstance(value, bool):
         raise TypeError
     if isinstance(value, str):
-        return _within_64_bits(int(value, 10))
+        # int() takes 1_000, and digits of other scripts
+        if not _INTEGER.fullmatch(value):
+            raise TypeError
+        return _within_64_bits(int(value))
     if not isinstance(value, int):
         raise TypeError
     return _within_64_bits(value)
@@ -65,16 +79,27 @@ def _within_64_bits(value: int) -> int:
     return value
 
 
-def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+def _as_number(value: object) -> int | float | Decimal:
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        return Decimal(value)
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         raise TypeError
-    return float(value)
+    return value
+
+
+def _double(value: object) -> float:
+    number = _as_number(value)
+    double = float(number)
+    if math.isinf(double) and not Decimal(number).is_infinite():
+        raise ValueError("it is beyond a double")
+    return double
 
 
 def _decimal(value: object) -> Decimal:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise TypeError
-    return Decimal(str(value))
+    number = Decimal(str(_as_number(value)))
+    if number.is_finite() and max(abs(number.adjusted()), abs(int(number.as_tuple().exponent))) >= _NUMERIC_DIGITS:
+        raise ValueError("it is beyond a numeric")
+    return number
 
 
 def _boolean(value: object) -> bool:
@@ -105,7 +130,23 @@ def _plain_moment(value: object) -> datetime:
     return moment
 
 
+def read_json(content: bytes | str) -> object:
+    """JSON without losing a digit: numbers that are no integers are Decimals. Raises ValueError."""
+    # which is stricter: no NaN, no halves of characters
+    orjson.loads(content)
+    try:
+        return json.loads(content, parse_float=Decimal)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
 def _json(value: object) -> str:
+    if isinstance(value, Decimal):
+        return str(value)
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(name)}: {_json(one)}" for name, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_json, value)) + "]"
     return json.dumps(value)
 
 
@@ -113,7 +154,7 @@ _TYPES: dict[str, Callable[[object], object]] = {
     "text": _string,
     "integer": _integer,
     "bigint": _integer,
-    "double": _number,
+    "double": _double,
     "numeric": _decimal,
     "boolean": _boolean,
     "uuid": lambda value: UUID(_string(value)),
@@ -131,10 +172,15 @@ class Parameter:
     name: str
     type: str
 
-    def convert(self, value: object) -> object:
-        """The value for asyncpg. Raises ValueError or TypeError."""
+    def convert(self, value: object, as_text: bool = False) -> object:
+        """The value for asyncpg. Raises ValueError, TypeError, ArithmeticError or RecursionError.
+
+        as_text -- it comes from a URL, where there is no other type.
+        """
         if value is None:
             return None
+        if as_text and self.type in {"jsonb", "jsonb[]"}:
+            value = read_json(_string(value))
         if self.type.endswith("[]"):
             if isinstance(value, str):
                 value = [part for part in value.split(",") if part]
@@ -167,8 +213,8 @@ class Query:
     tables: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
 
-    def arguments(self, given: Mapping[str, object]) -> list[object]:
-        """Values in the order of the parameters. Raises ArgumentError."""
+    def arguments(self, given: Mapping[str, object], as_text: bool = False) -> list[object]:
+        """Values in the order of the parameters. Raises ArgumentError. as_text -- see `Parameter.convert`."""
         names = [parameter.name for parameter in self.parameters]
         faults = [f"{quoted(name)} is no parameter{did_you_mean(name, names)}" for name in given if name not in names]
         values: list[object] = []
@@ -177,8 +223,8 @@ class Query:
                 faults.append(f"{quoted(parameter.name)} is missing: give {parameter.type}")
                 continue
             try:
-                values.append(parameter.convert(given[parameter.name]))
-            except (ValueError, TypeError, InvalidOperation) as fault:
+                values.append(parameter.convert(given[parameter.name], as_text))
+            except (ValueError, TypeError, ArithmeticError, RecursionError) as fault:
                 reason = f": {fault}" if str(fault) and isinstance(fault, ValueError) else ""
                 faults.append(f"{quoted(parameter.name)} is not of the type {parameter.type}{reason}")
         if faults:
@@ -198,7 +244,9 @@ class Query:
     def statement(self) -> str:
         """The SQL as it is sent."""
         sql = self.sql.strip().rstrip(";")
-        return f"SELECT EXISTS ({sql})" if self.exists else sql
+        # a comment at the end is not to reach the parenthesis
+        end = "\n" if "--" in sql.rpartition("\n")[2] else ""
+        return f"SELECT EXISTS ({sql}{end})" if self.exists else sql
 
     def describe(self) -> dict[str, object]:
         """For `GET /api/queries`."""

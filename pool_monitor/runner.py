@@ -23,6 +23,8 @@ FETCH_ROWS = 500
 PIECE_BYTES = 64 * 1024
 OUTDATED = (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheError)
 """What a connection remembers of tables and types is not so any more."""
+MISCOUNTED = "the server expects"
+"""How asyncpg begins when there are more or fewer arguments than parameters."""
 
 Observe = Callable[[str, str, float], None]
 """Told of a query's name, how it was answered, and seconds."""
@@ -204,10 +206,16 @@ def _told(query: Query, fault: Exception) -> QueryError:
             return QueryError(400 if client else 500, "query-failed", describe(fault), sqlstate=sqlstate(fault))
         case asyncpg.DataError():
             return QueryError(400, "bad-argument", str(fault))
-        case results.Unreadable():
-            return QueryError(500, "query-failed", str(fault))
-        case asyncpg.UnsupportedClientFeatureError() | asyncpg.InternalClientError() | UnicodeDecodeError():
-            return QueryError(500, "query-failed", f"{results.Unreadable()} ({describe(fault)})")
+        case (
+            results.Unreadable()
+            | asyncpg.UnsupportedClientFeatureError()
+            | asyncpg.InternalClientError()
+            | UnicodeDecodeError()
+        ):
+            why = "" if isinstance(fault, results.Unreadable) else f" ({describe(fault)})"
+            return QueryError(500, "query-failed", f"{results.Unreadable()}{why}")
+        case asyncpg.InterfaceError() if str(fault).startswith(MISCOUNTED):
+            return QueryError(500, "query-failed", f"{fault}; correct `parameters`")
         case OSError() | asyncpg.InterfaceError():
             return QueryError(503, "database-unreachable", describe(fault), retry=True)
     log.error("query %s failed inside Siding", query.name, exc_info=fault)

@@ -89,6 +89,14 @@ async def read_by(connection: Any, sql: str, parameters: int, lock_seconds: floa
     return tuple(row["name"] for row in rows)
 
 
+async def takes(connection: Any, sql: str, lock_seconds: float = 1.0) -> int:
+    """How many parameters a statement has. Raises asyncpg's errors."""
+    async with connection.transaction(readonly=True):
+        await connection.execute(f"SET LOCAL lock_timeout = {max(1, round(1000 * lock_seconds))}")
+        statement = await connection.prepare(sql)
+        return len(statement.get_parameters())
+
+
 def _walk(node: Any, seen: dict[tuple[str, str], None]) -> None:
     if isinstance(node, dict):
         if "Relation Name" in node:

@@ -263,6 +263,55 @@ async def test_queries_that_fail(
         assert (await client.query("has-report", userId="ann")).status == 200
 
 
+NUMBERS = """
+[[query]]
+name = "exact"
+sql = "SELECT $1::numeric AS n, $2::jsonb AS j"
+parameters = ["n: numeric", "j: jsonb"]
+[[query]]
+name = "sum"
+sql = "SELECT $1::int + $2::int AS n"
+parameters = ["a: integer"]
+ttl = 0
+[[query]]
+name = "miscounted"
+sql = "INSERT INTO reports (user_id) VALUES ('x')"
+parameters = ["a: integer"]
+write = true
+[[query]]
+name = "any"
+sql = "SELECT 1 -- any?"
+exists = true
+"""
+
+
+async def test_no_digit_is_lost(reports: str, tmp_path: Path) -> None:
+    content = b'{"n": 12345678901234567890.50, "j": [1.10, 123456789012345678901234567890]}'
+    async with running_monitor(reports, NUMBERS, tmp_path) as client:
+        headers = {"Content-Type": "application/json"}
+        async with client.session.post("/api/queries/exact", data=content, headers=headers) as answer:
+            exact = b'{"n":12345678901234567890.50,"j":[1.10, 123456789012345678901234567890]}'
+            assert await answer.read() == b'{"rows":[' + exact + b'],"rowCount":1}'
+        assert (await client.get('/api/queries/exact?n=1&j={"a":1}')).document["rows"] == [{"n": 1, "j": {"a": 1}}]
+        twice = await client.get("/api/queries/exact?n=1&n=2&j=1")
+        assert (twice.status, twice.document["error"]["code"]) == (400, "bad-arguments")
+        assert "'n': given more than once" in twice.document["error"]["message"]
+        assert (await client.query("any")).document == {"exists": True}
+
+
+async def test_parameters_that_do_not_fit_the_sql_are_told_of(
+    reports: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running_monitor(reports, NUMBERS, tmp_path) as client:
+        await all_found(client)
+        assert "query sum fails: its SQL has 2 parameters, `parameters` 1" in caplog.text
+        assert "query miscounted fails: its SQL has 0 parameters, `parameters` 1" in caplog.text
+        for name in ("sum", "miscounted"):
+            answer = await client.query(name, a=1)
+            assert (answer.status, answer.document["error"]["code"]) == (500, "query-failed")
+            assert "correct `parameters`" in answer.document["error"]["message"]
+
+
 async def test_one_that_may_not_write_is_no_fail_over(
     reports: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -91,7 +91,14 @@ def test_files_that_are_no_list_of_queries(tmp_path: Path, text: str) -> None:
         ("date", "2026-01-31", date(2026, 1, 31)),
         ("timestamptz", "2026-01-31T12:00:00Z", datetime(2026, 1, 31, 12, tzinfo=UTC)),
         ("timestamp", "2026-01-31T12:00:00", datetime(2026, 1, 31, 12)),
+        ("numeric", Decimal("12345678901234567890.5"), Decimal("12345678901234567890.5")),
+        ("numeric", 10**30, Decimal(10**30)),
+        ("numeric", "-1.5E3", Decimal(-1500)),
+        ("double", Decimal("0.1"), 0.1),
+        ("double", "-Infinity", float("-inf")),
         ("jsonb", {"a": [1]}, '{"a": [1]}'),
+        ("jsonb", [Decimal("1.10"), 10**30, "é", None, True], f'[1.10, {10**30}, "\\u00e9", null, true]'),
+        ("jsonb", '{"a":1}', '"{\\"a\\":1}"'),
         ("integer[]", [1, None, "2"], [1, None, 2]),
         ("text[]", "a,b", ["a", "b"]),
         ("text", None, None),
@@ -108,6 +115,16 @@ def test_values(kind: str, given_value: object, expected: object) -> None:
         ("text", "a\0b"),
         ("integer", "x"),
         ("integer", 1.5),
+        ("integer", Decimal("1.0")),
+        ("integer", "1_000"),
+        ("integer", " 7 "),
+        ("integer", "\u0663"),
+        ("double", "1_0.5"),
+        ("double", "1e400"),
+        ("double", 10**400),
+        ("numeric", "sNaN"),
+        ("numeric", "1_0"),
+        ("numeric", Decimal("1e999999999")),
         ("integer", True),
         ("bigint", 2**63),
         ("bigint", "-9223372036854775809"),
@@ -146,6 +163,19 @@ def test_values_have_keys_with_their_types_and_stay_secret() -> None:
     assert len(set(keys)) == len(keys)
     assert {len(query.key(["secret" * size])) for size in (1, 10_000)} == {40}
     assert "secret" not in query.key(["secret"])
+
+
+def test_what_comes_by_url_is_text() -> None:
+    query = Query("q", "SELECT $1", (Parameter("a", "jsonb"), Parameter("b", "jsonb[]"), Parameter("c", "integer[]")))
+    given_values = {"a": '{"x": 1.10}', "b": "[1, {}]", "c": "1,2"}
+    assert query.arguments(given_values, as_text=True) == ['{"x": 1.10}', ["1", "{}"], [1, 2]]
+    for bad in ("", "{", "NaN", "[" * 5000, "[" * 900 + "]" * 900):
+        with pytest.raises(ArgumentError, match="'a' is not of the type jsonb"):
+            query.arguments(given_values | {"a": bad}, as_text=True)
+
+
+def test_a_comment_does_not_swallow_the_parenthesis() -> None:
+    assert Query("q", "SELECT 1 -- any?", exists=True).statement() == "SELECT EXISTS (SELECT 1 -- any?\n)"
 
 
 @given(st.dictionaries(st.text(), st.none() | st.integers() | st.text() | st.lists(st.integers())))
