@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -137,7 +137,7 @@ class Monitor:
                 self.cache.distrust()
                 self._listener = changes.Listener(url, self._changed, self._heard)
                 self._listener.start()
-                self.finder = Finder(self._pool, self._queries.values(), self.parts.runner.tables)
+                self.finder = Finder(self._pool, self._queries.values(), self.parts.runner.tables, self._altered)
                 self.finder.start()
         else:
             log.warning("DATABASE_URL is not set: the pool part is off")
@@ -178,6 +178,15 @@ class Monitor:
         self.cache.changed(table, table.rpartition(".")[2])
         tags = {tag for query in self._queries.values() if self._reads(query, table) for tag in query.tags}
         self._tags.purge(tags)
+
+    def _altered(self, query: Query, names: Collection[str]) -> None:
+        """What a query reads is another than before."""
+        for table in names:
+            self._changed(table)
+        if not names:
+            # what was kept of it has no table to be spoilt by
+            self.cache.forget()
+        self._tags.purge(set(query.tags))
 
     def _reads(self, query: Query, table: str) -> bool:
         """Whether it may; what a query reads is found out after the start."""

@@ -1,10 +1,13 @@
-"""Finds out what each named query reads, where the operator did not say, and tells what is kept whatever changes."""
+"""Finds out what each named query reads, where the operator did not say, and tells what is kept whatever changes.
+
+Nobody tells of changes of the schema: it is all found again now and then, and what was kept before is spoilt.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from functools import partial
 from typing import TypeVar
 
@@ -21,6 +24,7 @@ T = TypeVar("T")
 
 READ_TABLES_SECONDS = 5.0
 ASK_AGAIN_SECONDS = 1.0
+FIND_AGAIN_SECONDS = 60.0
 LOCK_SECONDS = 1.0
 """A table that is locked for longer is asked about again later; others are not to wait for it."""
 _BUSY = (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError, TimeoutError)
@@ -58,16 +62,26 @@ async def _asked(pool: Pool, asking: Callable[[Connection], Awaitable[T]]) -> T:
 
 
 class Finder:
-    """Finds from `start` to `close`. tables -- of each query that is not declared with them; what is found comes there.
+    """Finds from `start` to `close`. found -- tables of each query; they come there.
 
-    told -- set once everything was found and what nobody hears of was told.
+    altered -- called with a query that reads other tables than before, or the same that are no longer as they were, and
+    the tables of both times. told -- set once everything was found and what nobody hears of was told.
     """
 
-    def __init__(self, pool: Pool, queries: Iterable[Query], found: dict[str, tuple[str, ...]]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        queries: Iterable[Query],
+        found: dict[str, tuple[str, ...]],
+        altered: Callable[[Query, Collection[str]], None],
+    ) -> None:
         self._pool = pool
         self._queries = list(queries)
         self._found = found
-        self._locked: set[str] = set()
+        self._altered = altered
+        self._marks: dict[str, str] = {}
+        self._failing: set[str] = set()
+        self._said: set[str] = set()
         self._task: asyncio.Task[None] | None = None
         self.told = asyncio.Event()
 
@@ -83,58 +97,81 @@ class Finder:
         sought = self._queries
         while True:
             sought = [query for query in sought if not await self._finds(query)]
-            if not sought and await self._tells():
-                break
-            await asyncio.sleep(ASK_AGAIN_SECONDS)
-        self.told.set()
+            if sought or not await self._tells():
+                await asyncio.sleep(ASK_AGAIN_SECONDS)
+                continue
+            self.told.set()
+            await asyncio.sleep(FIND_AGAIN_SECONDS)
+            sought = self._queries
+
+    def _say(self, text: str) -> None:
+        """Once: it is all found again and again."""
+        if text not in self._said:
+            self._said.add(text)
+            log.warning("%s", text)
 
     async def _finds(self, query: Query) -> bool:
-        """Whether what a query reads is known now, as far as it is to be."""
-        seconds = min(LOCK_SECONDS, self._pool.tuning.query / 2)
-        counting = partial(tables.takes, sql=query.statement(), lock_seconds=seconds)
-        asking = partial(tables.read_by, sql=query.statement(), parameters=len(query.parameters), lock_seconds=seconds)
+        """Whether what a query reads is known now, as far as it can be."""
         try:
-            expected, declared = await _asked(self._pool, counting), len(query.parameters)
-            if expected != declared:
-                log.warning(
-                    "query %s fails: its SQL has %d parameters, `parameters` %d", query.name, expected, declared
-                )
-            elif not (query.tables or query.write):
-                self._found[query.name] = await _asked(self._pool, asking)
+            reading = await _asked(self._pool, partial(_reading, query=query, pool=self._pool))
         except _BUSY as fault:
-            if query.name not in self._locked:
-                log.warning(
-                    "the tables that query %s reads cannot be found yet (tried again, none of its answers are kept "
-                    "until then): %s",
-                    query.name,
-                    describe(fault),
+            if query.name not in self._marks:
+                self._say(
+                    f"the tables that query {query.name} reads cannot be found yet (tried again, none of its answers "
+                    f"are kept until then): {describe(fault)}"
                 )
-            self._locked.add(query.name)
             return False
+        except tables.Miscounted as fault:
+            self._say(f"query {query.name} fails: {fault}, `parameters` {len(query.parameters)}")
+            return True
         except (asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
+            self._failing.add(query.name)
             if query.tables or query.write:
-                log.warning("query %s fails: %s", query.name, describe(fault))
-                return True
-            self._found[query.name] = ()
-            log.warning(
-                "the tables that query %s reads cannot be found, so its answers live for their ttl whatever "
-                "changes; declare `tables`: %s",
-                query.name,
-                describe(fault),
-            )
+                self._say(f"query {query.name} fails: {describe(fault)}")
+            else:
+                self._say(
+                    f"the tables that query {query.name} reads cannot be found, so its answers live for their ttl "
+                    f"whatever changes; declare `tables`: {describe(fault)}"
+                )
+            reading = tables.Reading((), "")
+        else:
+            self._failing.discard(query.name)
+        self._note(query, reading)
         return True
+
+    def _note(self, query: Query, reading: tables.Reading) -> None:
+        known = self._marks.get(query.name)
+        before = query.tables or self._found.get(query.name, ())
+        if not query.write:
+            self._found[query.name] = reading.tables
+        self._marks[query.name] = reading.mark
+        if known is not None and known != reading.mark:
+            log.info("what query %s reads was altered: what was kept of it is dropped", query.name)
+            self._altered(query, {*before, *(query.tables or reading.tables)} if before else ())
 
     async def _tells(self) -> bool:
         """Whether what is kept whatever changes could be seen, which is told then."""
-        kept = [query for query in self._queries if query.ttl and not query.write]
-        read = {query.name: query.tables or self._found.get(query.name, ()) for query in kept}
+        kept = [query for query in self._queries if query.ttl and not query.write and query.name not in self._failing]
+        read = {query.name: query.tables or self._found.get(query.name) for query in kept}
+        known = {name: names for name, names in read.items() if names is not None}
         try:
-            found = await _asked(self._pool, partial(tables.look_at, names=set().union(*read.values())))
+            found = await _asked(self._pool, partial(tables.look_at, names=set().union(*known.values())))
         except TimeoutError:
             return False
         except (asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
-            log.warning("whether tables tell of their changes cannot be seen: %s", describe(fault))
+            self._say(f"whether tables tell of their changes cannot be seen: {describe(fault)}")
             return True
-        for untold in tables.untold(read, found):
-            log.warning("%s", untold)
+        for untold in tables.untold(known, found):
+            self._say(untold)
         return True
+
+
+async def _reading(connection: Connection, query: Query, pool: Pool) -> tables.Reading:
+    """What a query reads; of one that writes, whether it can be run."""
+    seconds = min(LOCK_SECONDS, pool.tuning.query / 2)
+    if not query.write:
+        return await tables.read_by(connection, query.statement(), len(query.parameters), seconds)
+    expected = await tables.takes(connection, query.statement(), seconds)
+    if expected != len(query.parameters):
+        raise tables.Miscounted(expected)
+    return tables.Reading((), "")

@@ -158,8 +158,12 @@ class QueryCache:
 
     def trust(self) -> None:
         """Changes are heard of again; those missed in between count as if everything had changed."""
-        self.clear()
         self.trusted = True
+        self.forget()
+
+    def forget(self) -> None:
+        """Everything counts as if it had changed."""
+        self.clear()
         if self._replicas is not None:
             self._replicas.spoil((EVERYTHING,))
 

@@ -6,14 +6,15 @@ A partition goes by the name of the partitioned table that it belongs to: rows c
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
-import orjson
 
+from config.words import counted
 from pool_monitor.changes import TRIGGER
 
 TABLE_KINDS = {"r", "p"}
@@ -21,15 +22,22 @@ TABLE_KINDS = {"r", "p"}
 _KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}
 _OF_THE_SERVER = ["pg_catalog", "information_schema"]
 
-_ROOTS = """
-SELECT DISTINCT n.nspname || '.' || root.relname AS name
-FROM unnest($1::text[], $2::text[]) AS seen(schema, name)
-JOIN pg_namespace s ON s.nspname = seen.schema
-JOIN pg_class c ON c.relnamespace = s.oid AND c.relname = seen.name
+_READ = """
+SELECT c.oid::bigint AS id, c.relkind::text AS kind, n.nspname || '.' || c.relname AS own,
+       rn.nspname || '.' || root.relname AS name, c.relfilenode::bigint AS file,
+       (SELECT md5(string_agg(a.attname || ' ' || a.atttypid, ',' ORDER BY a.attnum)) FROM pg_attribute a
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns,
+       CASE WHEN c.relkind IN ('v', 'm') THEN md5(pg_get_viewdef(c.oid)) END AS view
+FROM (SELECT DISTINCT relation FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'relation'
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) AS seen
+JOIN pg_class c ON c.oid = seen.relation
+JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_class root ON root.oid = coalesce(pg_partition_root(c.oid), c.oid)
-JOIN pg_namespace n ON n.oid = root.relnamespace
-WHERE n.nspname <> ALL($3::text[]) ORDER BY 1
+JOIN pg_namespace rn ON rn.oid = root.relnamespace
+WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname <> ALL($1::text[]) ORDER BY 1
 """
+"""What a transaction has locked: all that its statements name, views and partitions as well, in the plan or not."""
+_PARAMETERS = "SELECT cardinality(parameter_types) FROM pg_prepared_statements WHERE name = $1"
 _LOOK = """
 SELECT asked.name AS asked, rn.nspname || '.' || root.relname AS name, root.relkind::text AS kind,
        root.oid = c.oid AS is_whole,
@@ -59,12 +67,29 @@ class Found:
     tells: bool
 
 
-async def read_by(connection: Any, sql: str, parameters: int, lock_seconds: float = 1.0) -> tuple[str, ...]:
-    """The tables that a statement with so many parameters reads, from its generic plan. Raises asyncpg's errors.
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a query reads. mark -- another once one of the tables, its partitions, children or views is another."""
 
-    lock_seconds -- how long a lock on one of them is waited for.
+    tables: tuple[str, ...]
+    mark: str
 
-    A plan for given values would leave out what those values make unnecessary. The server's own are left out.
+
+class Miscounted(Exception):
+    """A statement has `expected` parameters, and not as many as were declared."""
+
+    def __init__(self, expected: int) -> None:
+        super().__init__(f"its SQL has {counted(expected, 'parameter')}")
+        self.expected = expected
+
+
+async def read_by(connection: Any, sql: str, parameters: int, lock_seconds: float = 1.0) -> Reading:
+    """What a statement with so many parameters reads. Raises asyncpg's errors, and Miscounted.
+
+    lock_seconds -- how long a lock on one of its tables is waited for.
+
+    It is planned, which locks all that it may read, and what is locked is looked at. Planned for any values: given ones
+    would leave out partitions that they make unnecessary. The server's own tables are left out.
     """
     name = f"siding_plan_{secrets.token_hex(4)}"
     arguments = f"({', '.join(['NULL'] * parameters)})" if parameters else ""
@@ -76,17 +101,20 @@ async def read_by(connection: Any, sql: str, parameters: int, lock_seconds: floa
             await connection.execute("SET LOCAL enable_partition_pruning = off")
             await connection.execute(f"SET LOCAL lock_timeout = {max(1, round(1000 * lock_seconds))}")
             await connection.execute(f"PREPARE {name} AS {sql}")
-            plan = await connection.fetchval(f"EXPLAIN (VERBOSE, FORMAT JSON) EXECUTE {name}{arguments}")
+            expected = await connection.fetchval(_PARAMETERS, name)
+            if expected == parameters:
+                await connection.execute(f"EXPLAIN EXECUTE {name}{arguments}")
+            rows = await connection.fetch(_READ, _OF_THE_SERVER)
             await connection.execute(f"DEALLOCATE {name}")
     except asyncpg.PostgresError:
         with contextlib.suppress(asyncpg.PostgresError):
             await connection.execute(f"DEALLOCATE {name}")
         raise
-    seen: dict[tuple[str, str], None] = {}
-    # a connection that queries have used gives JSON as it came
-    _walk(orjson.loads(plan.contents if isinstance(plan, orjson.Fragment) else plan), seen)
-    rows = await connection.fetch(_ROOTS, [schema for schema, _ in seen], [name for _, name in seen], _OF_THE_SERVER)
-    return tuple(row["name"] for row in rows)
+    if expected != parameters:
+        raise Miscounted(expected)
+    read = sorted({row["name"] for row in rows if row["kind"] != "v"})
+    mark = hashlib.blake2b(repr([tuple(row) for row in rows]).encode(), digest_size=16).hexdigest()
+    return Reading(tuple(read), mark)
 
 
 async def takes(connection: Any, sql: str, lock_seconds: float = 1.0) -> int:
@@ -95,17 +123,6 @@ async def takes(connection: Any, sql: str, lock_seconds: float = 1.0) -> int:
         await connection.execute(f"SET LOCAL lock_timeout = {max(1, round(1000 * lock_seconds))}")
         statement = await connection.prepare(sql)
         return len(statement.get_parameters())
-
-
-def _walk(node: Any, seen: dict[tuple[str, str], None]) -> None:
-    if isinstance(node, dict):
-        if "Relation Name" in node:
-            seen[node.get("Schema", "public"), node["Relation Name"]] = None
-        for value in node.values():
-            _walk(value, seen)
-    elif isinstance(node, list):
-        for value in node:
-            _walk(value, seen)
 
 
 async def look_at(connection: Any, names: Iterable[str]) -> dict[str, Found]:
@@ -118,20 +135,31 @@ async def look_at(connection: Any, names: Iterable[str]) -> dict[str, Found]:
 
 
 def untold(read: Mapping[str, Sequence[str]], found: Mapping[str, Found]) -> list[str]:
-    """What to say of the tables whose changes nobody hears of, each with the queries that read it, by their names.
+    """What to say of the tables whose changes nobody hears of, each with the queries that read it, by their names; and
+    of queries that read none.
 
     read -- what each query reads. found -- what `look_at` has of it.
     """
     readers: dict[str, list[str]] = {}
+    unseen = ", ".join(query for query, tables in read.items() if not tables)
     for query, tables in read.items():
         for table in tables:
             readers.setdefault(table, []).append(query)
     said = (_said(table, ", ".join(queries), found.get(table)) for table, queries in readers.items())
-    return [one for one in said if one is not None]
+    told = [one for one in said if one is not None]
+    if unseen:
+        told.append(
+            f"no table can be seen that {unseen} reads (a function hides its own), {_so(unseen)}; declare `tables`"
+        )
+    return told
+
+
+def _so(queries: str) -> str:
+    return f"so answers of {queries} live for their ttl whatever changes"
 
 
 def _said(table: str, queries: str, found: Found | None) -> str | None:
-    so = f"so answers of {queries} live for their ttl whatever changes"
+    so = _so(queries)
     if found is None:
         return f"there is no table {table}, {so}; correct `tables`"
     if found.kind not in TABLE_KINDS:

@@ -213,11 +213,11 @@ async def test_a_database_that_goes_while_it_is_asked_for_tables_is_asked_again(
     read_by = tables.read_by
     gone: list[int] = []
 
-    async def read_by_one_that_goes(connection: Any, **asked: Any) -> tuple[str, ...]:
+    async def read_by_one_that_goes(connection: Any, *asked: Any) -> tables.Reading:
         if not gone:
             gone.append(await connection.fetchval("SELECT pg_backend_pid()"))
             await execute(reports, f"SELECT pg_terminate_backend({gone[0]})")
-        return await read_by(connection, **asked)
+        return await read_by(connection, *asked)
 
     monkeypatch.setattr(tables, "read_by", read_by_one_that_goes)
     async with running_monitor(reports, QUERIES, tmp_path) as client:
@@ -545,6 +545,49 @@ async def test_nothing_is_kept_of_tables_that_are_not_known_yet(
                 pass
     await locker.close()
     assert caplog.text.count("cannot be found yet") == 1
+
+
+async def test_an_altered_schema_is_heard_of_in_the_end(
+    database: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finder, "FIND_AGAIN_SECONDS", 0.05)
+    connection = await asyncpg.connect(database)
+    await connection.execute(
+        "CREATE TABLE parts (id int) PARTITION BY RANGE (id); CREATE TABLE more (id int); INSERT INTO more VALUES (1);"
+        "CREATE TABLE one (id int); CREATE TABLE two (id int); CREATE VIEW seen AS SELECT id FROM one;"
+        "CREATE FUNCTION hidden() RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT count(*) FROM one); END'"
+    )
+    await changes.install(connection, ["parts", "more", "one", "two"])
+    asked = {"whole": "SELECT id FROM parts", "view": "SELECT id FROM seen", "hides": "SELECT hidden()"}
+    queries = "".join(f'[[query]]\nname = "{name}"\nsql = "{sql}"\n' for name, sql in asked.items())
+
+    async def comes_to(client: Client, name: str, count: int) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while (await client.query(name)).document["rowCount"] != count:
+                pass
+
+    async with running_monitor(database, queries, tmp_path) as client:
+        await listening(client)
+        await all_found(client)
+        for name in ("whole", "view"):
+            assert [found(await client.query(name)) for _ in range(2)] == ["miss", "hit"]
+        await connection.execute("ALTER TABLE parts ATTACH PARTITION more FOR VALUES FROM (0) TO (10)")
+        await comes_to(client, "whole", 1)
+        await connection.execute("DROP TABLE more")
+        await comes_to(client, "whole", 0)
+        await connection.execute("INSERT INTO two VALUES (1)")
+        await connection.execute("CREATE OR REPLACE VIEW seen AS SELECT id FROM two")
+        await comes_to(client, "view", 1)
+        runner = client.monitor.parts.runner
+        assert runner is not None
+        await until_true(lambda: runner.tables["view"] == ("public.two",))
+        await client.query("view")
+        await connection.execute("DELETE FROM two")
+        await comes_to(client, "view", 0)
+        # and while nothing is altered, it is kept
+        assert found(await client.query("view")) == "hit"
+    await connection.close()
+    assert caplog.text.count("no table can be seen that hides reads") == 1
 
 
 async def test_without_ears_nothing_is_kept(reports: str, tmp_path: Path) -> None:
