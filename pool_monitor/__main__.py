@@ -55,7 +55,8 @@ async def _triggers(url: str, action: str, tables: list[str]) -> str:
         match action:
             case "install":
                 names = await changes.install(connection, tables)
-                return f"these tables notify of their changes now: {', '.join(names)}"
+                doubts = await changes.doubts(connection)
+                return f"these tables notify of their changes now: {', '.join(names)}" + (doubts and f"\n{doubts}")
             case "remove":
                 names = await changes.remove(connection)
                 return f"these tables do not notify any more: {', '.join(names) or 'none did'}"

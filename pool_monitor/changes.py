@@ -108,6 +108,17 @@ async def install(connection: Any, tables: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(_roots(found)))
 
 
+async def doubts(connection: Any) -> str:
+    """What tables that notify may break in this database; nothing where they do not."""
+    prepared = await connection.fetchval("SELECT current_setting('max_prepared_transactions')::int")
+    if not prepared:
+        return ""
+    return (
+        f"max_prepared_transactions is {prepared}: a transaction that has notified cannot be prepared, so whoever uses "
+        "PREPARE TRANSACTION (two-phase commit) fails with 0A000 after a change of these tables"
+    )
+
+
 async def remove(connection: Any) -> list[str]:
     """Take every trigger and the function away again. Raises TableError."""
     rows = await connection.fetch(_INSTALLED, TRIGGER)

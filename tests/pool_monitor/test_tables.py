@@ -9,7 +9,9 @@ from typing import Any
 import asyncpg
 import pytest
 
+from deploy.postgres import running
 from pool_monitor import changes, tables
+from pool_monitor.__main__ import _triggers
 from pool_monitor.tables import Found
 from tests.support import PATIENCE
 
@@ -160,6 +162,22 @@ async def test_a_table_that_is_held_is_left_alone_and_told(
     await writer.execute("COMMIT")
     assert "public.plain" in await changes.remove(connection)
     await writer.close()
+
+
+async def test_two_phase_commit_is_warned_of(database: str) -> None:
+    connection = await asyncpg.connect(database)
+    assert await changes.doubts(connection) == ""
+    await connection.close()
+    async with running({"max_prepared_transactions": "2"}) as other:
+        connection = await asyncpg.connect(other.url())
+        await connection.execute("CREATE TABLE plain (id int)")
+        told = await _triggers(other.url(), "install", ["plain"])
+        assert told.startswith("these tables notify of their changes now: public.plain\nmax_prepared_transactions is 2")
+        await connection.execute("BEGIN; INSERT INTO plain VALUES (1)")
+        # as it is said
+        with pytest.raises(asyncpg.FeatureNotSupportedError):
+            await connection.execute("PREPARE TRANSACTION 'x'")
+        await connection.close()
 
 
 async def test_what_the_database_has_by_a_name(connection: Any) -> None:
