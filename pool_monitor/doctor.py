@@ -14,6 +14,7 @@ from config.settings import MonitorSettings
 from pool_monitor import pgbouncer
 from pool_monitor.pgbouncer import BouncerSample
 from pool_monitor.pool import APPLICATION, describe
+from pool_monitor.server_stats import STATEMENTS_THERE
 
 SECONDS = 5.0
 
@@ -110,11 +111,11 @@ async def _server_checks(settings: MonitorSettings, connection: Any) -> list[Che
     row = await connection.fetchrow(_BUDGET, f"{APPLICATION}%")
     hint = "a second replica of the monitor, or a deploy with both versions running, does not fit; lower DB_POOL_MAX"
     found = [budget_check(settings.db_pool_max, hint, Budget(row["allowed"], row["reserved"], row["others"]))]
-    if not await connection.fetchval("SELECT to_regclass('pg_stat_statements') IS NOT NULL"):
+    if not await connection.fetchval(STATEMENTS_THERE):
         found.append(
             Check(
                 Grade.WARNING,
-                "pg_stat_statements is not there, so neither top statements nor advice can be given",
+                "pg_stat_statements is not there or not loaded, so neither top statements nor advice can be given",
                 "add it to shared_preload_libraries, restart, and CREATE EXTENSION pg_stat_statements",
             )
         )

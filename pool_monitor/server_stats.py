@@ -35,6 +35,10 @@ SELECT blks_hit::float8, blks_read::float8, deadlocks::float8, temp_bytes::float
        (SELECT coalesce(max(extract(epoch FROM replay_lag)), 0)::float8 FROM pg_stat_replication) AS lag
 FROM pg_stat_database WHERE datname = current_database()
 """
+STATEMENTS_THERE = """
+SELECT to_regclass('pg_stat_statements') IS NOT NULL AND current_setting('pg_stat_statements.max', true) IS NOT NULL
+"""
+"""Whether the extension was created and its library was loaded when the server started, without which it only fails."""
 _STATEMENTS = """
 SELECT query, calls::float8, total_exec_time::float8 / 1000 AS seconds, rows::float8
 FROM pg_stat_statements WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -61,7 +65,7 @@ async def look(connection: Any) -> Sample:
     """Sample the server."""
     states = await connection.fetch(_STATES, timeout=QUERY_SECONDS)
     database = await connection.fetchrow(_DATABASE, timeout=QUERY_SECONDS)
-    there = await connection.fetchval("SELECT to_regclass('pg_stat_statements') IS NOT NULL", timeout=QUERY_SECONDS)
+    there = await connection.fetchval(STATEMENTS_THERE, timeout=QUERY_SECONDS)
     statements = await connection.fetch(_STATEMENTS, TOP_STATEMENTS, timeout=QUERY_SECONDS) if there else []
     return Sample(
         states={row["state"]: row["connections"] for row in states},

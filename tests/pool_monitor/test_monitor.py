@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from deploy.postgres import Postgres, running
-from pool_monitor import changes, finder, tables
+from pool_monitor import changes, finder, server_stats, tables
 from tests.pool_monitor.support import Client, Served, purged_proxy, running_monitor
 from tests.support import PATIENCE
 
@@ -144,6 +144,16 @@ async def test_the_pool_for_prometheus(server: Postgres, database: str) -> None:
         'siding_flag{flag="ENABLE_QUERY_CACHE"} 1.0',
     ):
         assert line in text, line
+
+
+async def test_statistics_without_statements_that_are_not_loaded() -> None:
+    async with running() as plain:
+        await execute(plain.url(), "CREATE EXTENSION pg_stat_statements")
+        connection = await asyncpg.connect(plain.url())
+        sample = await server_stats.look(connection)
+        await connection.close()
+    assert sample.database["max_connections"] == 100
+    assert sample.statements == []
 
 
 async def test_a_starving_pool_is_seen(reports: str, tmp_path: Path) -> None:
