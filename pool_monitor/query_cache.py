@@ -73,13 +73,20 @@ class QueryCache:
         ttl: float,
         tables: Iterable[str],
         ask: Callable[[], Awaitable[bytes]],
+        collapses: bool = True,
     ) -> tuple[bytes, Found]:
-        """The kept answer, or that of `ask`, which is called once however many want it at the same time."""
+        """The kept answer, or that of `ask`, which is called once however many want it at the same time.
+
+        collapses -- False: each that finds nothing kept has it called.
+        """
         if not self.trusted or ttl <= 0:
             return await ask(), self._count(Found.BYPASS)
         kept = self._find(key)
         if kept is not None:
             return kept.content, self._count(Found.HIT)
+        if not collapses:
+            content, found = await self._ask(key, ttl, frozenset(tables), self._epoch, ask)
+            return content, self._count(found)
         asking = self._asking.get(key)
         if asking is not None:
             content, _ = await asyncio.shield(asking)

@@ -77,7 +77,8 @@ class Runner:
         # nothing could spoil what is kept of tables that are not known yet
         tables = query.tables or self.tables.get(query.name)
         keeps = tables is not None and self._flags.query_cache and not self._flags.bypass and not query.write
-        return await self._cache.answer(query.key(values), query.ttl if keeps else 0.0, tables or (), ask)
+        ttl = query.ttl if keeps else 0.0
+        return await self._cache.answer(query.key(values), ttl, tables or (), ask, self._flags.dedup)
 
     async def _document(self, query: Query, values: Sequence[object]) -> AsyncGenerator[bytes, None]:
         async with contextlib.aclosing(self._records(query, values)) as records:

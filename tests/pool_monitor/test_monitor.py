@@ -479,6 +479,10 @@ async def test_equal_calls_ask_once(reports: str, tmp_path: Path) -> None:
         await listening(client)
         answers = await asyncio.gather(*(client.query("held", seconds=0.2) for _ in range(20)))
         assert sorted(found(answer) for answer in answers) == ["collapsed"] * 19 + ["miss"]
+        await client.ask("PATCH", "/api/flags", {"ENABLE_DEDUP": False})
+        answers = await asyncio.gather(*(client.query("held", seconds=0.3) for _ in range(4)))
+        assert [found(answer) for answer in answers] == ["miss"] * 4
+        assert found(await client.query("held", seconds=0.3)) == "hit"
 
 
 async def test_a_change_makes_answers_fresh(reports: str, tmp_path: Path) -> None:
