@@ -20,14 +20,20 @@ _TEXT = re.compile(
     r"""(?P<long>\"\"\"|''')(?P<a>.*?)(?P=long)|(?P<quote>["'`])(?P<b>(?:\\.|(?!(?P=quote)).)*?)(?P=quote)""", re.DOTALL
 )
 _SELECT_COUNT = re.compile(r"\bselect\b.*\bcount\s*\(", re.IGNORECASE | re.DOTALL)
-_HOLE = re.compile(r"\$?\{[^{}]*\}")
+# what becomes a parameter: holes, those in quotes with them, and the placeholders of other drivers
+_PLACE = re.compile(
+    r"""'\$?\{(?P<quoted>[^{}]*)\}'|\$?\{(?P<hole>[^{}]*)\}|%\((?P<named>\w+)\)s|%s|\?(?![|&])"""
+    r"""|(?<![:\w]):(?P<colon>[a-z_]\w*)"""
+)
 _ALIAS = re.compile(r"count\s*\([^()]*\)(?:::\w+)?\s+(?:as\s+)?\"?(\w+)\"?", re.IGNORECASE)
-_TESTED = r"(?:\)|::\w+)*\s*(?:>=?\s*[01]\b|!==?\s*['\"]?0\b|===?\s*['\"]?0\b|<\s*1\b)"
+# with nothing or with one in such a way that it only matters whether there is any
+_TESTED = r"(?:\)|::\w+)*\s*(?:>\s*0|>=\s*1|!==?\s*['\"]?0|===?\s*['\"]?0|<\s*1|<=\s*0)(?![\w.])"
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A finding in a file. tested -- the result is compared with nothing nearby, which makes the rewrite safe there."""
+    """A finding in a file. tested -- all that is done with the result nearby is to compare it with nothing, which makes
+    the rewrite safe there."""
 
     file: str
     line: int
@@ -44,24 +50,37 @@ def texts(source: str) -> Iterator[tuple[int, int, str]]:
 
 
 def as_sql(text: str) -> str:
-    """A quoted text with its holes, and the placeholders of other drivers, as parameters."""
-    sql = _HOLE.sub("$1", text.replace("\\n", " ").replace("\\'", "'").replace('\\"', '"'))
-    return re.sub(r"%\(\w+\)s|%s|\?(?![|&])|(?<![:\w]):[a-z_]\w*", "$1", sql)
+    """A quoted text with its holes, and the placeholders of other drivers, as parameters; each has its number."""
+    sql = text.replace("\\n", " ").replace("\\'", "'").replace('\\"', '"')
+    last = max((int(number) for number in re.findall(r"\$(\d+)", sql)), default=0)
+    numbers: dict[str, int] = {}
+
+    def parameter(match: re.Match[str]) -> str:
+        nonlocal last
+        name = next((one for one in match.groups() if one), None)
+        if name is None or name not in numbers:
+            last += 1
+        return f"${last if name is None else numbers.setdefault(name, last)}"
+
+    return _PLACE.sub(parameter, sql)
 
 
 def is_tested(sql: str, after: str) -> bool:
-    """Whether the code behind a query compares the count with nothing, as in `rows[0].total > 0`."""
+    """Whether the code behind a query compares the count with nothing, as in `rows[0].total > 0`, and does no more."""
     alias = _ALIAS.search(sql)
     name = re.escape(alias[1]) if alias is not None and alias[1].lower() not in {"from", "where"} else "count"
-    return re.search(rf"\b{name}\b['\"\]]*{_TESTED}", after) is not None
+    uses = re.findall(rf"\b{name}\b['\"\]]*({_TESTED})?", after)
+    return bool(uses) and all(uses)
 
 
 def scan_text(source: str, file: str) -> Iterator[Place]:
     """The findings in one file's text."""
-    for start, end, text in texts(source):
+    found = list(texts(source))
+    ends = [start for start, _, _ in found[1:]] + [len(source)]
+    for (start, end, text), following in zip(found, ends, strict=False):
         finding = detect(as_sql(text))
         if finding is not None:
-            after = "\n".join(source[end:].splitlines()[:LINES_AFTER])
+            after = "\n".join(source[end:following].splitlines()[:LINES_AFTER])
             yield Place(file, source.count("\n", 0, start) + 1, finding, is_tested(text, after))
 
 

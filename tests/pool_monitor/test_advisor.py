@@ -137,11 +137,52 @@ def test_source_code(tmp_path: Path) -> None:
 
 def test_placeholders_of_drivers_are_parameters() -> None:
     assert as_sql("a = %s AND b = %(x)s AND c = :name AND d = ? AND e::text = 'f'") == (
-        "a = $1 AND b = $1 AND c = $1 AND d = $1 AND e::text = 'f'"
+        "a = $1 AND b = $2 AND c = $3 AND d = $4 AND e::text = 'f'"
     )
 
 
 # -- on real rows
+
+
+@pytest.mark.parametrize(
+    ("behind", "tested"),
+    [
+        *(
+            (f"if (r.rows[0].total {test}) return;", True)
+            for test in ("> 0", ">= 1", "!= 0", "!== '0'", "=== 0", "< 1")
+        ),
+        *(
+            (f"if (r.rows[0].total {test}) return;", False)
+            for test in ("> 1", ">= 0", "> 0.5", "> 10", "=== 1", "< 10")
+        ),
+        ('return cursor.fetchone()["total"] > 0', True),
+        ("if (r.rows[0].total > 0) { return r.rows[0].total; }", False),
+        ("if (r.rows[0].total > 0) ok(); if (r.rows[0].total === 0) fail();", True),
+        ("log(r.rows[0]);", False),
+    ],
+)
+def test_what_is_merely_tested(behind: str, tested: bool) -> None:
+    query = 'await db.query("SELECT COUNT(*) AS total FROM t WHERE a = $1", [a]);'
+    source = f"const r = {query}\n{behind}\n"
+    assert [place.tested for place in scan_text(source, "a.js")] == [tested]
+    # what is done with another's result is not done with this one's
+    other = f"{source}const s = {query}\nsend(s.rows[0].total / 20);\n"
+    assert [place.tested for place in scan_text(other, "a.js")] == [tested, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "sql"),
+    [
+        ("a = ${a} AND b = ${b} AND c = '${c}' AND d = ${a}", "a = $1 AND b = $2 AND c = $3 AND d = $1"),
+        ("a = %s AND b = %s", "a = $1 AND b = $2"),
+        ("a = ? AND b = ?", "a = $1 AND b = $2"),
+        ("a = :uid AND b = :kid AND c = :uid AND d::text = 'x'", "a = $1 AND b = $2 AND c = $1 AND d::text = 'x'"),
+        ("a = %(user)s AND b = %(kind)s AND c = %(user)s", "a = $1 AND b = $2 AND c = $1"),
+        ("a = $2 AND b = $1 AND c = ${c}", "a = $2 AND b = $1 AND c = $3"),
+    ],
+)
+def test_each_hole_has_its_number(text: str, sql: str) -> None:
+    assert as_sql(text) == sql
 
 
 async def _million(connection: asyncpg.Connection[asyncpg.Record], rows: int) -> None:
