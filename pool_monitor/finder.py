@@ -44,6 +44,7 @@ async def _asked(pool: Pool, asking: Callable[[Connection], Awaitable[T]]) -> T:
     Raises asyncpg's errors of what is asked itself, and TimeoutError if that takes too long.
     """
     while True:
+        refused: asyncpg.PostgresError | None = None
         try:
             async with pool.acquire("finding tables", READ_TABLES_SECONDS) as connection:
                 try:
@@ -51,6 +52,13 @@ async def _asked(pool: Pool, asking: Callable[[Connection], Awaitable[T]]) -> T:
                 except asyncpg.InterfaceError:
                     if not _was_lost(connection):
                         raise
+                except asyncpg.PostgresError as fault:
+                    if is_gone(fault):
+                        raise
+                    # of a statement of the operator's that is tried each minute; no error of the pool's
+                    refused = fault
+            if refused is not None:
+                raise refused
         except TimeoutError:
             raise
         except (PoolError, OSError):
@@ -112,6 +120,8 @@ class Finder:
 
     async def _finds(self, query: Query) -> bool:
         """Whether what a query reads is known now, as far as it can be."""
+        if query.write and query.name in self._marks:
+            return True
         try:
             reading = await _asked(self._pool, partial(_reading, query=query, pool=self._pool))
         except _BUSY as fault:

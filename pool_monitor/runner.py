@@ -216,7 +216,7 @@ def _told(query: Query, fault: Exception) -> QueryError:
             why = "" if isinstance(fault, results.Unreadable) else f" ({describe(fault)})"
             return QueryError(500, "query-failed", f"{results.Unreadable()}{why}")
         case asyncpg.InterfaceError() if str(fault).startswith(MISCOUNTED):
-            return QueryError(500, "query-failed", f"{fault}; correct `parameters`")
+            return QueryError(500, "query-failed", f"{describe(fault)}; correct `parameters`")
         case OSError() | asyncpg.InterfaceError():
             return QueryError(503, "database-unreachable", describe(fault), retry=True)
     log.error("query %s failed inside Siding", query.name, exc_info=fault)

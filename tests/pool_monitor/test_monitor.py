@@ -319,7 +319,29 @@ async def test_parameters_that_do_not_fit_the_sql_are_told_of(
         for name in ("sum", "miscounted"):
             answer = await client.query(name, a=1)
             assert (answer.status, answer.document["error"]["code"]) == (500, "query-failed")
-            assert "correct `parameters`" in answer.document["error"]["message"]
+            message = answer.document["error"]["message"]
+            assert "correct `parameters`" in message
+            assert "\n" not in message
+
+
+async def test_statements_that_cannot_be_looked_at_are_no_errors_of_the_pool(
+    reports: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finder, "FIND_AGAIN_SECONDS", 0.01)
+    queries = "".join(
+        f'[[query]]\nname = "{name}"\nsql = "TABLE late"\n{more}\n'
+        for name, more in (("late", ""), ("declared", 'tables = ["late"]'))
+    )
+    async with running_monitor(reports, queries, tmp_path) as client:
+        await all_found(client)
+        await asyncio.sleep(0.2)
+        assert (await client.get("/api/metrics/database-pool")).document["errorsTotal"] == {}
+        await execute(reports, "CREATE TABLE late AS SELECT 1 AS id")
+        runner = client.monitor.parts.runner
+        assert runner is not None
+        await until_true(lambda: runner.tables["late"] == ("public.late",))
+    assert caplog.text.count("that query late reads cannot be found") == 1
+    assert caplog.text.count("query declared fails") == 1
 
 
 async def test_one_that_may_not_write_is_no_fail_over(
