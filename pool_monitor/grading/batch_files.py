@@ -1,19 +1,27 @@
-"""Files of batches: on disk, private to their owner and to this process, gone after a day and when it ends."""
+"""Files of batches: on disk, private to their owner and to this process, gone after a day and when it ends.
+
+They have no name in any folder, so that nothing is left of them however the process ends.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import secrets
-import shutil
+import sys
 import tempfile
+import threading
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from pool_monitor.grading.calls import UpstreamFault
+
+if sys.platform != "win32":  # which has no such limit
+    import resource
 
 FILE_PREFIX = "file-siding-"
 BUDGET_BYTES = 2 * 1024**3
@@ -21,6 +29,8 @@ KEEP_SECONDS = 86_400.0
 SWEEP_SECONDS = 300.0
 PIECE_BYTES = 256 * 1024
 MOST_FILES = 10_000
+DESCRIPTORS_SHARE = 4
+"""Each file takes a descriptor: no more than this part of those that the process may have."""
 
 
 class FolderError(OSError):
@@ -32,15 +42,52 @@ def new_id(prefix: str) -> str:
     return prefix + secrets.token_hex(16)
 
 
+class Octets:
+    """What is on disk under no name. folder -- where; None: where temporary files go."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._stream: BinaryIO | None = None
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def write(self, content: bytes, at: int) -> None:
+        """In a thread, which may outlive whoever waits for it, and closes this. Raises OSError."""
+        with self._lock:
+            if self._closed:
+                return
+            if self._stream is None:
+                self._stream = _nameless(self._folder)
+            left = memoryview(content)
+            while left:
+                written = os.pwrite(self._stream.fileno(), left, at)
+                left, at = left[written:], at + written
+
+    def opened(self) -> BinaryIO:
+        """To be read by position, and closed, by somebody else. Raises OSError."""
+        return os.fdopen(os.dup(self._stream.fileno() if self._stream is not None else -1), "rb", buffering=0)
+
+    def close(self) -> None:
+        """It is gone. Who has opened it reads on."""
+        with self._lock:
+            self._closed = True
+            if self._stream is not None:
+                self._stream.close()
+
+
+def _nameless(folder: Path | None) -> BinaryIO:
+    return tempfile.TemporaryFile(prefix="siding-batches-", buffering=0, dir=folder)
+
+
 @dataclass(frozen=True, slots=True)
 class File:
-    """Octets `begin` to `begin + size` of what is at `path`. Times in seconds since 1970."""
+    """Octets `begin` to `begin + size` of these. Times in seconds since 1970."""
 
     id: str
     owner: str
     purpose: str
     name: str
-    path: Path
+    octets: Octets
     begin: int
     size: int
     created: float
@@ -65,11 +112,12 @@ class File:
 class Draft:
     """What is being written; on disk only when it is more than a piece, or kept."""
 
-    def __init__(self, path: Path, reserve: Callable[[int], None]) -> None:
-        self.path = path
+    def __init__(self, folder: Path | None, reserve: Callable[[int], None]) -> None:
+        self.octets = Octets(folder)
         self._reserve = reserve
         self._buffer = bytearray()
         self._written = 0
+        self._kept = False
         self._lock = asyncio.Lock()
 
     @property
@@ -89,7 +137,7 @@ class Draft:
             content = bytes(self._buffer)
             self._reserve(len(content))
             try:
-                await asyncio.to_thread(_append, self.path, content)
+                await asyncio.to_thread(self.octets.write, content, self._written)
             except OSError as fault:
                 self._reserve(-len(content))
                 raise _full(f"it cannot be written: {fault.strerror}") from fault
@@ -99,45 +147,60 @@ class Draft:
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """All of it."""
         if self._written:
-            async with aclosing(read(self.path, 0, self._written)) as pieces:
-                async for piece in pieces:
-                    yield piece
+            with self.octets.opened() as stream:
+                async with aclosing(read(stream, 0, self._written)) as pieces:
+                    async for piece in pieces:
+                        yield piece
         if self._buffer:
             yield bytes(self._buffer)
 
-    async def discard(self) -> None:
-        """Remove what is on disk."""
-        async with self._lock:
-            self._buffer.clear()
-            if self._written:
-                await asyncio.to_thread(self.path.unlink, missing_ok=True)
-                self._reserve(-self._written)
-                self._written = 0
+    def discard(self) -> None:
+        """Remove what is on disk, unless a file was made of it. At once: whoever does may have been given up."""
+        self._buffer.clear()
+        if not self._kept:
+            self.octets.close()
+        self._reserve(-self._written)
+        self._written = 0
 
     def given_up(self) -> int:
         """What it has reserved, which is another's from now on."""
+        self._kept = True
         written, self._written = self._written, 0
         return written
 
 
-def _append(path: Path, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write(content)
+async def read(stream: BinaryIO, begin: int, size: int) -> AsyncGenerator[bytes, None]:
+    """Octets of what was opened, piece by piece. Raises OSError.
+
+    On the event loop: they were written a short while ago, and a thread could outlive whoever closes the stream.
+    """
+    while size > 0 and (piece := os.pread(stream.fileno(), min(size, PIECE_BYTES), begin)):
+        yield piece
+        begin += len(piece)
+        size -= len(piece)
 
 
-async def read(path: Path, begin: int, size: int) -> AsyncGenerator[bytes, None]:
-    """Octets of a file, piece by piece. Raises OSError."""
-    with open_for_reading(path) as file:
-        while size > 0 and (piece := os.pread(file.fileno(), min(size, PIECE_BYTES), begin)):
-            yield piece
-            begin += len(piece)
-            size -= len(piece)
+class _Part(io.RawIOBase):
+    """Octets of what was opened as a stream of their own: streams that were opened together share their position."""
+
+    def __init__(self, stream: BinaryIO, begin: int, size: int) -> None:
+        self._stream = stream
+        self._at = begin
+        self._end = begin + size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        piece = os.pread(self._stream.fileno(), min(len(buffer), self._end - self._at), self._at)
+        buffer[: len(piece)] = piece
+        self._at += len(piece)
+        return len(piece)
 
 
-def open_for_reading(path: Path) -> BinaryIO:
-    """Read it on the event loop: it was written a short while ago, and a thread could outlive whoever closes it."""
-    return cast(BinaryIO, path.open("rb", buffering=0))
+def lines_of(stream: BinaryIO, begin: int, size: int) -> io.BufferedReader:
+    """The same, line by line."""
+    return io.BufferedReader(_Part(stream, begin, size), PIECE_BYTES)
 
 
 def _full(message: str) -> UpstreamFault:
@@ -145,7 +208,7 @@ def _full(message: str) -> UpstreamFault:
 
 
 class Files:
-    """See the module. folder -- where a private one is made; None: where temporary files go. wall -- since 1970."""
+    """See the module. folder -- where they are; None: where temporary files go. wall -- since 1970."""
 
     def __init__(
         self,
@@ -157,27 +220,27 @@ class Files:
         most: int = MOST_FILES,
     ) -> None:
         self._wall = wall
-        self._parent = folder
+        self._folder = folder
         self._budget = budget
         self._most = most
         self.keep_seconds = keep_seconds
         self._files: dict[str, File] = {}
-        self._sizes: dict[Path, int] = {}
+        self._sizes: dict[str, int] = {}
         self._sweeper: asyncio.Task[None] | None = None
         self.bytes = 0
-        self.folder: Path
 
     def __len__(self) -> int:
         return len(self._files)
 
     async def start(self) -> None:
-        """Make the folder. Raises FolderError."""
+        """See whether there is a place for them. Raises FolderError."""
         try:
-            self.folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="siding-batches-", dir=self._parent))
+            await asyncio.to_thread(lambda: _nameless(self._folder).close())
         except OSError as fault:
             advice = "free some space, or set TMPDIR to a folder that can be written"
             why = f"no folder for files of batches can be made: {fault.strerror}; {advice}"
             raise FolderError(fault.errno, why) from fault
+        self._most = min(self._most, _descriptors() // DESCRIPTORS_SHARE)
         self._sweeper = asyncio.create_task(self._sweep_on())
 
     async def close(self) -> None:
@@ -185,8 +248,8 @@ class Files:
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
-            await asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True)
-        self._files.clear()
+        for file in list(self._files.values()):
+            self.remove(file)
 
     async def _sweep_on(self) -> None:
         while True:
@@ -200,7 +263,7 @@ class Files:
 
     def draft(self) -> Draft:
         """Something to write to. Discard or keep it."""
-        return Draft(self.folder / secrets.token_hex(16), self._reserve)
+        return Draft(self._folder, self._reserve)
 
     def _reserve(self, size: int) -> None:
         if size > 0 and self.bytes + size > self._budget:
@@ -228,9 +291,8 @@ class Files:
         begin, end = part if part is not None else (0, draft.size)
         now = self._wall()
         keep = min(self.keep_seconds, seconds) if seconds is not None else self.keep_seconds
-        path = draft.path
-        file = File(new_id(FILE_PREFIX), owner, purpose, name, path, begin, end - begin, now, now + keep)
-        self._sizes[path] = draft.given_up()
+        file = File(new_id(FILE_PREFIX), owner, purpose, name, draft.octets, begin, end - begin, now, now + keep)
+        self._sizes[file.id] = draft.given_up()
         self._files[file.id] = file
         return file
 
@@ -247,6 +309,13 @@ class Files:
     def remove(self, file: File) -> None:
         """Now. Who reads it already reads on."""
         if self._files.pop(file.id, None) is not None:
-            self.bytes -= self._sizes.pop(file.path)
-            with suppress(OSError):
-                file.path.unlink()
+            self.bytes -= self._sizes.pop(file.id)
+            file.octets.close()
+
+
+def _descriptors() -> int:
+    """How many the process may have."""
+    if sys.platform == "win32":
+        return MOST_FILES * DESCRIPTORS_SHARE
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_FILES * DESCRIPTORS_SHARE if soft == resource.RLIM_INFINITY else soft

@@ -21,7 +21,7 @@ from config.tracing import apart
 from config.words import counted, quoted
 from pool_monitor.grading.batch import CONCURRENCY, Crew, Work
 from pool_monitor.grading.batch_asking import NO_TOKENS, Asking, Outcome, Tokens, refusal
-from pool_monitor.grading.batch_files import Draft, File, Files, new_id, open_for_reading
+from pool_monitor.grading.batch_files import Draft, File, Files, lines_of, new_id
 from pool_monitor.grading.batch_items import CHAT, Item, Parsed, Refused, parse_line, together
 from pool_monitor.grading.calls import Call, UpstreamFault
 
@@ -156,11 +156,9 @@ def error_of(code: str, message: str, line: int | None = None, param: str | None
 
 def _lines(file: File) -> Iterator[tuple[int, int, bytes]]:
     """Number, place and content of each line that is not blank."""
-    with open_for_reading(file.path) as raw, os.fdopen(os.dup(raw.fileno()), "rb") as stream:
-        stream.seek(file.begin)
-        at, end, number = file.begin, file.begin + file.size, 0
-        while at < end and (line := stream.readline(end - at)):
-            number += 1
+    at = file.begin
+    with file.octets.opened() as stream, lines_of(stream, file.begin, file.size) as lines:
+        for number, line in enumerate(lines, 1):
             if line.strip():
                 yield number, at, line
             at += len(line)
@@ -322,10 +320,10 @@ class _Running:
         name = f"{batch.id}_{what}.jsonl"
         return await self._files.keep(draft, batch.owner, "batch_output", name, seconds=batch.keep_seconds)
 
-    async def discard(self) -> None:
+    def discard(self) -> None:
         """Remove what no file was made of."""
-        await self._output.discard()
-        await self._errors.discard()
+        self._output.discard()
+        self._errors.discard()
 
 
 class Batches:
@@ -382,7 +380,7 @@ class Batches:
         batch = Batch(new_id(BATCH_PREFIX), source.owner, source, metadata, keep_seconds, self._wall())
         self._batches[batch.id] = batch
         # it is read even when the file is deleted before its turn comes
-        stream = open_for_reading(source.path)
+        stream = source.octets.opened()
         task = apart(self._go(batch, stream, asker))
         self._tasks[batch.id] = task
         task.add_done_callback(lambda _: (self._tasks.pop(batch.id, None), stream.close()))
@@ -458,7 +456,7 @@ class Batches:
             log.exception("the output of a batch cannot be kept")
             status, batch.errors = Status.FAILED, [*batch.errors, _what_failed(fault)]
         finally:
-            await running.discard()
+            running.discard()
         batch.enter(status, self._wall())
 
     def _fail(self, batch: Batch, errors: list[dict[str, Any]]) -> None:

@@ -101,7 +101,7 @@ class BatchesApi:
                     return await self._forward(request, _chained(draft, pieces))
                 return await self._keep(request, form, draft)
             finally:
-                await draft.discard()
+                draft.discard()
 
     async def _keep(self, request: web.Request, form: Form, draft: Draft) -> web.StreamResponse:
         if form.file is None:
@@ -224,9 +224,10 @@ async def _rest(request: web.Request) -> AsyncIterator[bytes]:
 async def _content(request: web.Request, file: File) -> web.StreamResponse:
     fields = {"Content-Type": "application/octet-stream", "Content-Length": str(file.size)}
     response = web.StreamResponse(headers=fields)
-    await response.prepare(request)
-    async with aclosing(read(file.path, file.begin, file.size)) as pieces:
-        async for piece in pieces:
-            await response.write(piece)
+    with file.octets.opened() as stream:
+        await response.prepare(request)
+        async with aclosing(read(stream, file.begin, file.size)) as pieces:
+            async for piece in pieces:
+                await response.write(piece)
     await response.write_eof()
     return response

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import resource
+import tempfile
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -250,14 +254,42 @@ async def test_with_no_room_the_upstream_does_the_batch(wrapped: Wrapped) -> Non
     assert wrapped.upstream.asked[0].content == content
 
 
-async def test_nothing_is_left_behind() -> None:
+async def test_what_is_on_disk_has_no_name_there(
+    wrapped: Wrapped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So nothing is left of it however the process ends: SIGKILL, no memory, no power."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    async with wrapped.sdk() as sdk:
+        batch = await ended(sdk, await begun(sdk, line(0)))
+        assert len(await lines_of(sdk, batch.output_file_id)) == 1
+        assert os.listdir(tmp_path) == []
+        for file in wrapped.monitor.monitor.grading._files._files.values():
+            with file.octets.opened() as stream:
+                assert os.fstat(stream.fileno()).st_nlink == 0
+
+
+async def test_no_descriptor_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with wrapping() as wrapped:
         wrapped.upstream.answering = says(SAID)
-        folder = wrapped.monitor.monitor.grading._files.folder
-        assert folder.stat().st_mode & 0o777 == 0o700
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
         async with wrapped.sdk() as sdk:
+            files = wrapped.monitor.monitor.grading._files
             await ended(sdk, await begun(sdk, line(0)))
-    assert not folder.exists()
+            octets = [one.octets for one in files._files.values()]
+            assert len(octets) == 2
+    for one in octets:
+        with pytest.raises(ValueError, match="closed"):
+            one.opened()
+
+
+async def test_files_take_no_more_than_a_part_of_the_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (12, 12))
+    async with wrapping() as wrapped, wrapped.sdk() as sdk:
+        for number in range(3):
+            await sdk.files.create(file=("a.jsonl", line(number)), purpose="batch")
+        with pytest.raises(openai.APIStatusError, match="there are 3 files") as fault:
+            await sdk.files.create(file=("a.jsonl", line(3)), purpose="batch")
+        assert fault.value.status_code == 507
 
 
 # -- the form, as it arrives
