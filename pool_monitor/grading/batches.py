@@ -154,23 +154,23 @@ def error_of(code: str, message: str, line: int | None = None, param: str | None
     return {"code": code, "message": message, "line": line, "param": param}
 
 
-def _lines(file: File) -> Iterator[tuple[int, int, bytes]]:
+def _lines(stream: BinaryIO, file: File) -> Iterator[tuple[int, int, bytes]]:
     """Number, place and content of each line that is not blank."""
     at = file.begin
-    with file.octets.opened() as stream, lines_of(stream, file.begin, file.size) as lines:
+    with lines_of(stream, file.begin, file.size) as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 yield number, at, line
             at += len(line)
 
 
-def entered_in(file: File, *, equal_once: bool, most: int = MOST_LINES) -> Entered:
-    """Raises Unusable, OSError."""
+def entered_in(stream: BinaryIO, file: File, *, equal_once: bool, most: int = MOST_LINES) -> Entered:
+    """What is in a file that was opened as this stream. Raises Unusable, OSError."""
     places: list[tuple[int, int]] = []
     parsed: list[Parsed] = []
     numbers: list[int] = []
     seen: set[str] = set()
-    for number, at, line in _lines(file):
+    for number, at, line in _lines(stream, file):
         if len(parsed) >= most:
             message = f"The batch has more than {counted(most, 'request')}."
             raise Unusable([error_of("too_many_requests", message)])
@@ -430,7 +430,7 @@ class Batches:
         until = self._asking.clock() + self._window
         async with self._turns:
             try:
-                entered = await asyncio.to_thread(entered_in, batch.input, equal_once=self._equal_once())
+                entered = await asyncio.to_thread(entered_in, stream, batch.input, equal_once=self._equal_once())
             except Unusable as fault:
                 self._fail(batch, fault.errors)
                 return

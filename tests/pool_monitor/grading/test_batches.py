@@ -17,6 +17,7 @@ import pytest
 from aiohttp import web
 
 from pool_monitor.grading.batch_form import Form, FormError
+from pool_monitor.grading.batches import MOST_RUNNING
 from tests.pool_monitor.grading.test_serve import FULL, SAID, Wrapped, asked_for, says, wrapping
 from tests.pool_monitor.grading.upstreams import Asked, completion, whole
 from tests.support import until
@@ -150,6 +151,28 @@ async def test_files_can_be_looked_at_and_deleted(wrapped: Wrapped) -> None:
         assert (await sdk.files.delete(file.id)).deleted
         with pytest.raises(openai.NotFoundError):
             await sdk.files.content(file.id)
+
+
+async def test_a_waiting_batch_outlasts_its_file(wrapped: Wrapped) -> None:
+    go = asyncio.Event()
+
+    async def slowly(asked: Asked, request: web.Request) -> web.StreamResponse:
+        await go.wait()
+        return await whole(completion(SAID))
+
+    wrapped.upstream.answering = slowly
+    async with wrapped.sdk() as sdk:
+        running = [await begun(sdk, line(number)) for number in range(MOST_RUNNING)]
+        await until(lambda: len(wrapped.upstream.asked) == MOST_RUNNING)
+        waiting = await begun(sdk, b"\n".join([line(98), line(99)]))
+        assert (await sdk.files.delete(waiting.input_file_id)).deleted
+        assert waiting.status == "validating"
+        go.set()
+        batch = await ended(sdk, waiting)
+        assert (batch.status, batch.errors) == ("completed", None)
+        assert len(await lines_of(sdk, batch.output_file_id)) == 2
+        for one in running:
+            await ended(sdk, one)
 
 
 @pytest.mark.parametrize(("endpoint", "window"), [("/v1/embeddings", "24h"), ("/v1/chat/completions", "1h")])
