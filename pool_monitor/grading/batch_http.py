@@ -18,7 +18,7 @@ from aiohttp import hdrs, web
 
 from pool_monitor.grading.batch import CONCURRENCY, RUN_SECONDS, Result, Run, Work
 from pool_monitor.grading.batch_asking import Asking
-from pool_monitor.grading.batch_items import Parsed, content_digest, parse_array, parse_lines, together
+from pool_monitor.grading.batch_items import Parsed, Shares, content_digest, parse_array, parse_lines, together
 from pool_monitor.grading.batch_runs import BUSY_SECONDS, Runs
 from pool_monitor.grading.calls import Call, Lane, UpstreamFault
 
@@ -111,8 +111,8 @@ async def in_order(results: AsyncIterator[Result]) -> AsyncGenerator[Result, Non
 
 
 class BatchCompletions:
-    """The handler. call_of -- gives a call with a request's own fields. equal_once -- whether equal items are asked
-    once, looked at for each request. secret -- of the keys of runs and owners.
+    """The handler. call_of -- gives a call with a request's own fields. shares -- whether equal bodies of this content
+    may have one answer. secret -- of the keys of runs and owners.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class BatchCompletions:
         call_of: CallOf,
         *,
         secret: bytes,
-        equal_once: Callable[[], bool] = lambda: True,
+        shares: Shares,
         concurrency: int = CONCURRENCY,
         most_requests: int = MOST_REQUESTS,
         most_bytes: int = MOST_BYTES,
@@ -132,7 +132,7 @@ class BatchCompletions:
         self._runs = runs
         self._call_of = call_of
         self._secret = secret
-        self._equal_once = equal_once
+        self._shares = shares
         self._concurrency = concurrency
         self._most_requests = most_requests
         self._most_bytes = most_bytes
@@ -201,7 +201,7 @@ class BatchCompletions:
         return hmac.new(self._secret, text.encode("utf-8", "surrogateescape"), "sha256").hexdigest()
 
     def _run(self, asker: Call, parsed: Sequence[Parsed], kept: bool) -> Run:
-        groups = together(parsed, equal_once=self._equal_once())
+        groups = together(parsed, lambda one: one.body is not None and self._shares(one.body))
         return Run(
             self._asking,
             asker,

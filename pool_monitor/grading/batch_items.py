@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,13 @@ import orjson
 
 from config.words import counted, quoted
 from pool_monitor.grading.calls import UpstreamFault
+from pool_monitor.grading.jsons import canonical
 
 CHAT = "/v1/chat/completions"
 MOST_ID_CHARACTERS = 512
+
+Shares = Callable[[Mapping[str, Any]], bool]
+"""Whether equal bodies of this content may have one answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """An item with its content. digest -- the same for equal content, whatever its order and white space."""
+    """An item with its content. digest -- the same for equal content, in its canonical form."""
 
     item: Item
     digest: bytes
@@ -69,10 +73,10 @@ def parse_item(index: int, document: object, *, strict: bool = False) -> Parsed:
     named = custom_id if isinstance(custom_id, str) and len(custom_id) <= MOST_ID_CHARACTERS else None
     try:
         body = _body_of(document, strict)
-        canonical = _canonical(body)
+        content = _canonical(body)
     except _Bad as bad:
         return Parsed(Item(index, named, bad.refused), _digest_of(document), None)
-    return Parsed(Item(index, named if _is_line(document) else None), hashlib.sha256(canonical).digest(), body)
+    return Parsed(Item(index, named if _is_line(document) else None), hashlib.sha256(content).digest(), body)
 
 
 def parse_line(index: int, line: bytes, number: int, *, strict: bool = False) -> Parsed:
@@ -121,8 +125,8 @@ def _checked(body: object) -> dict[str, Any]:
 
 def _canonical(body: Mapping[str, Any]) -> bytes:
     try:
-        return orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
-    except orjson.JSONEncodeError:
+        return canonical(body)
+    except TypeError:
         raise _Bad("invalid_body", "`body` is nested too deeply", "body") from None
 
 
@@ -179,13 +183,16 @@ def content_digest(parsed: Iterable[Parsed]) -> bytes:
     return found.digest()
 
 
-def together(parsed: Iterable[Parsed], *, equal_once: bool) -> Iterator[list[Parsed]]:
-    """Items in their order, equal ones with the first of them. Refused ones are left out."""
-    asked = [one for one in parsed if one.item.refused is None]
-    if not equal_once:
-        yield from ([one] for one in asked)
-        return
-    groups: dict[bytes, list[Parsed]] = {}
-    for one in asked:
-        groups.setdefault(one.digest, []).append(one)
-    yield from groups.values()
+def together(parsed: Iterable[Parsed], shares: Callable[[Parsed], bool]) -> list[list[Parsed]]:
+    """Items in their order, equal ones that may share an answer with the first of them. Refused ones are left out.
+
+    shares -- whether those that are equal to this one may; only asked of those that are not alone.
+    """
+    equal: dict[bytes, list[Parsed]] = {}
+    for one in parsed:
+        if one.item.refused is None:
+            equal.setdefault(one.digest, []).append(one)
+    groups: list[list[Parsed]] = []
+    for group in equal.values():
+        groups += [group] if len(group) == 1 or shares(group[0]) else [[one] for one in group]
+    return sorted(groups, key=lambda group: group[0].item.index)

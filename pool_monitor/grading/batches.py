@@ -22,7 +22,7 @@ from config.words import counted, quoted
 from pool_monitor.grading.batch import CONCURRENCY, Crew, Work
 from pool_monitor.grading.batch_asking import NO_TOKENS, Asking, Outcome, Tokens, refusal
 from pool_monitor.grading.batch_files import Draft, File, Files, lines_of, new_id
-from pool_monitor.grading.batch_items import CHAT, Item, Parsed, Refused, parse_line, together
+from pool_monitor.grading.batch_items import CHAT, Item, Parsed, Refused, Shares, parse_line, together
 from pool_monitor.grading.calls import Call, UpstreamFault
 
 log = logging.getLogger("siding.grading")
@@ -164,7 +164,7 @@ def _lines(stream: BinaryIO, file: File) -> Iterator[tuple[int, int, bytes]]:
             at += len(line)
 
 
-def entered_in(stream: BinaryIO, file: File, *, equal_once: bool, most: int = MOST_LINES) -> Entered:
+def entered_in(stream: BinaryIO, file: File, shares: Shares, most: int = MOST_LINES) -> Entered:
     """What is in a file that was opened as this stream. Raises Unusable, OSError."""
     places: list[tuple[int, int]] = []
     parsed: list[Parsed] = []
@@ -185,7 +185,7 @@ def entered_in(stream: BinaryIO, file: File, *, equal_once: bool, most: int = MO
         raise Unusable([_error(item.refused, numbers[item.index]) for item in refused[:MOST_ERRORS] if item.refused])
     groups = [
         (tuple(one.item for one in group), *places[group[0].item.index])
-        for group in together(parsed, equal_once=equal_once)
+        for group in together(parsed, lambda one: shares(_body_at(stream, *places[one.item.index])))
     ]
     return Entered(groups, refused)
 
@@ -207,10 +207,14 @@ def _without_twins(one: Parsed, seen: set[str]) -> Parsed:
 
 def _work(stream: BinaryIO, items: tuple[Item, ...], at: int, size: int) -> Work:
     async def load() -> Mapping[str, Any]:
-        body: Mapping[str, Any] = orjson.loads(os.pread(stream.fileno(), size, at))["body"]
-        return body
+        return _body_at(stream, at, size)
 
     return Work(items, load)
+
+
+def _body_at(stream: BinaryIO, at: int, size: int) -> Mapping[str, Any]:
+    body: Mapping[str, Any] = orjson.loads(os.pread(stream.fileno(), size, at))["body"]
+    return body
 
 
 # -- what is answered
@@ -327,7 +331,7 @@ class _Running:
 
 
 class Batches:
-    """Every batch. equal_once -- whether equal requests are asked once. wall -- seconds since 1970.
+    """Every batch. shares -- whether equal bodies of this content may have one answer. wall -- seconds since 1970.
 
     running -- batches at once; others wait in `validating`. window_seconds -- the longest for one.
     """
@@ -338,7 +342,7 @@ class Batches:
         asking: Asking,
         *,
         wall: Callable[[], float],
-        equal_once: Callable[[], bool] = lambda: True,
+        shares: Shares,
         concurrency: int = CONCURRENCY,
         running: int = MOST_RUNNING,
         most: int = MOST_BATCHES,
@@ -347,7 +351,7 @@ class Batches:
         self.files = files
         self._asking = asking
         self._wall = wall
-        self._equal_once = equal_once
+        self._shares = shares
         self._concurrency = concurrency
         self._turns = asyncio.Semaphore(running)
         self._most = most
@@ -430,7 +434,7 @@ class Batches:
         until = self._asking.clock() + self._window
         async with self._turns:
             try:
-                entered = await asyncio.to_thread(entered_in, stream, batch.input, equal_once=self._equal_once())
+                entered = await asyncio.to_thread(entered_in, stream, batch.input, self._shares)
             except Unusable as fault:
                 self._fail(batch, fault.errors)
                 return

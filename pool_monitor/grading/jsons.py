@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -21,6 +22,12 @@ def decoded(content: bytes) -> dict[str, Any] | None:
         except (ValueError, RecursionError):
             return None
     return document if isinstance(document, dict) else None
+
+
+def canonical(document: Mapping[str, Any]) -> bytes:
+    """The same for equal documents, whatever their white space and the order of their members. Members of members are
+    told apart by their order: a schema's is that of the answer. Raises TypeError where it is nested too deep."""
+    return orjson.dumps(dict(sorted(document.items())))
 
 
 def encoded(document: object) -> bytes:

@@ -109,14 +109,11 @@ class GradingPart:
             secret=key_secret,
             item_seconds=seconds,
         )
-
-        def equal_once() -> bool:
-            return flags.dedup and not flags.bypass
-
-        self.batch = BatchCompletions(asking, Runs(), self.grading.call_of, secret=key_secret, equal_once=equal_once)
+        shares = self.grading.shares
+        self.batch = BatchCompletions(asking, Runs(), self.grading.call_of, secret=key_secret, shares=shares)
         self._local_batches = settings.grading_batches
         self._files = Files(wall=time.time)
-        self._batches = Batches(self._files, asking, wall=time.time, equal_once=equal_once)
+        self._batches = Batches(self._files, asking, wall=time.time, shares=shares)
         self.batches = BatchesApi(self._batches, self._files, self.grading.call_of, self.grading.forward, key_secret)
 
     def _expanded(self, outcome: Outcome) -> None:

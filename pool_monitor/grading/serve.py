@@ -351,6 +351,13 @@ class Grading:
 
     # -- for batches and the like
 
+    def shares(self, body: Mapping[str, Any]) -> bool:
+        """Whether equal requests of a caller, with this content, may have one answer."""
+        if not self._flags.dedup or self._flags.bypass:
+            return False
+        known = recognise(body, self._templates) is not Left.UNRECOGNISED
+        return shareable(Call(body, (), self._clock()), known=known)
+
     async def ask(self, call: Call) -> Answer:
         """A whole answer to a call whose content is decoded; shared and kept as a request's would be."""
         decision = Decision(Left.OFF, call=call) if self._flags.bypass else self._decided(call)

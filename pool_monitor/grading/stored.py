@@ -21,7 +21,7 @@ from config.tier import SharedTier
 from config.tracing import apart
 from pool_monitor.grading import sse
 from pool_monitor.grading.calls import Answer, Call, Fields, UpstreamFault
-from pool_monitor.grading.jsons import decoded
+from pool_monitor.grading.jsons import canonical, decoded
 from pool_monitor.grading.outcomes import said_by
 from pool_monitor.grading.wire import without_coding
 
@@ -66,8 +66,7 @@ class Where(StrEnum):
 
 
 def key_of(call: Call, secret: bytes, form: str) -> bytes:
-    """What equal requests have in common: content whatever its white space and the order of its members, credential,
-    and other fields. Members of members are told apart by their order: a schema's is that of the answer.
+    """What equal requests have in common: content in its canonical form, credential, and other fields.
 
     form -- what is done to it on the way; answers of one form are not those of another. Raises TypeError where the
     content is nested too deep.
@@ -77,7 +76,7 @@ def key_of(call: Call, secret: bytes, form: str) -> bytes:
     for text in (form, call.credential, *(part for field in fields for part in field)):
         part = text.encode("utf-8", "surrogateescape")
         found.update(b"%d:" % len(part) + part)
-    found.update(orjson.dumps(dict(sorted(call.body.items()))))
+    found.update(canonical(call.body))
     return found.digest()
 
 

@@ -85,6 +85,38 @@ async def test_equal_items_are_asked_once(wrapped: Wrapped) -> None:
     assert [content_of(one) for one in told["results"]] == [FULL] * 4
 
 
+SCHEMA = {"type": "object", "properties": {"reasoning": {"type": "string"}, "answer": {"type": "string"}}}
+
+
+def with_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    return asked_for("Tell a joke.", temperature=0, response_format=form)
+
+
+JOKE = asked_for("Tell a joke.", temperature=1)
+OTHERS = {
+    "samples": (JOKE, JOKE),
+    "without a temperature": (asked_for("Tell a joke."), asked_for("Tell a joke.")),
+    "stored": (asked_for(temperature=0, store=True), asked_for(temperature=0, store=True)),
+    "a schema in another order": (
+        with_schema(SCHEMA),
+        with_schema({**SCHEMA, "properties": dict(reversed(SCHEMA["properties"].items()))}),  # type: ignore[attr-defined]
+    ),
+}
+
+
+@pytest.mark.parametrize("items", OTHERS.values(), ids=OTHERS)
+async def test_what_is_not_shared_outside_of_batches_is_not_shared_in_them(wrapped: Wrapped, items: Any) -> None:
+    _, told = await send(wrapped, [asked_for(seed=1), *items, asked_for(seed=1)])
+    assert [one["index"] for one in told["results"]] == [0, 1, 2, 3]
+    assert (len(wrapped.upstream.asked), told["summary"]["collapsed"]) == (3, 1)
+
+
+async def test_items_at_temperature_0_are_asked_once(wrapped: Wrapped) -> None:
+    _, told = await send(wrapped, [with_schema(SCHEMA)] * 3)
+    assert (len(wrapped.upstream.asked), told["summary"]["collapsed"]) == (1, 2)
+
+
 async def test_with_dedup_off_each_is_asked(wrapped: Wrapped) -> None:
     await wrapped.flag(ENABLE_DEDUP=False)
     await send(wrapped, [asked_for()] * 3)

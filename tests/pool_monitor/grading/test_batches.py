@@ -153,6 +153,25 @@ async def test_files_can_be_looked_at_and_deleted(wrapped: Wrapped) -> None:
             await sdk.files.content(file.id)
 
 
+async def test_samples_of_an_unknown_prompt_are_each_asked(wrapped: Wrapped) -> None:
+    numbers = iter(range(10))
+
+    async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
+        return await whole(completion(SAID if asked.compact else f"joke {next(numbers)}"))
+
+    wrapped.upstream.answering = answering
+    joke = asked_for("Tell a joke.", temperature=1)
+    content = b"\n".join([line(0), line(1, body=joke), line(2, body=joke), line(3, body=asked_for(seed=0))])
+    async with wrapped.sdk() as sdk:
+        batch = await ended(sdk, await begun(sdk, content))
+        lines = await lines_of(sdk, batch.output_file_id)
+    said = {one["custom_id"]: one["response"]["body"]["choices"][0]["message"]["content"] for one in lines}
+    assert {said["hw-1"], said["hw-2"]} == {"joke 0", "joke 1"}
+    assert json.loads(said["hw-0"]) == json.loads(said["hw-3"]) == FULL
+    assert len(wrapped.upstream.asked) == 3
+    assert batch.usage.total_tokens == 3 * 150
+
+
 async def test_a_waiting_batch_outlasts_its_file(wrapped: Wrapped) -> None:
     go = asyncio.Event()
 
