@@ -64,8 +64,9 @@ class Octets:
                 left, at = left[written:], at + written
 
     def opened(self) -> BinaryIO:
-        """To be read by position, and closed, by somebody else. Raises OSError."""
-        return os.fdopen(os.dup(self._stream.fileno() if self._stream is not None else -1), "rb", buffering=0)
+        """To be read by position, and closed, by somebody else. Raises OSError; ValueError when it is gone."""
+        with self._lock:
+            return os.fdopen(os.dup(self._stream.fileno() if self._stream is not None else -1), "rb", buffering=0)
 
     def close(self) -> None:
         """It is gone. Who has opened it reads on."""

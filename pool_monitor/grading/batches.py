@@ -21,7 +21,7 @@ from config.tracing import apart
 from config.words import counted, quoted
 from pool_monitor.grading.batch import CONCURRENCY, Crew, Work
 from pool_monitor.grading.batch_asking import NO_TOKENS, Asking, Outcome, Tokens, refusal
-from pool_monitor.grading.batch_files import Draft, File, Files, lines_of, new_id
+from pool_monitor.grading.batch_files import Draft, File, Files, Octets, lines_of, new_id
 from pool_monitor.grading.batch_items import CHAT, Item, Parsed, Refused, Shares, parse_line, together
 from pool_monitor.grading.calls import Call, UpstreamFault
 
@@ -162,6 +162,18 @@ def _lines(stream: BinaryIO, file: File) -> Iterator[tuple[int, int, bytes]]:
             if line.strip():
                 yield number, at, line
             at += len(line)
+
+
+def endpoint_of(octets: Octets, begin: int, size: int) -> str | None:
+    """Where the first request of a file is to go; None where it does not tell. Raises OSError."""
+    with octets.opened() as stream, lines_of(stream, begin, size) as lines:
+        first = next((line for line in lines if line.strip()), b"")
+    try:
+        document = orjson.loads(first)
+    except orjson.JSONDecodeError:
+        return None
+    url = document.get("url") if isinstance(document, dict) else None
+    return url if isinstance(url, str) else None
 
 
 def entered_in(stream: BinaryIO, file: File, shares: Shares, most: int = MOST_LINES) -> Entered:

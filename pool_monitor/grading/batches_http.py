@@ -1,12 +1,13 @@
 """The files and batches of OpenAI's API, as far as batches need them; whatever is not ours is forwarded as it came.
 
-A file is ours when its purpose is `batch`; that stands before or behind its content, so what arrives is written aside
-until it is known, and handed on from there when the file is another's. Where there is no room for it, it is handed on
-too: then the upstream does the batch.
+A file is ours when its purpose is `batch` and its requests are for chat completions; the one stands before or behind
+its content, the other in it, so what arrives is written aside until it is known, and handed on from there when the file
+is another's. Where there is no room for it, it is handed on too: then the upstream does the batch.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
@@ -19,7 +20,7 @@ from pool_monitor.grading.batch_files import FILE_PREFIX, Draft, File, Files, re
 from pool_monitor.grading.batch_form import Form, FormError
 from pool_monitor.grading.batch_http import CallOf, answer_fault, asker_of, owner_of, pieces_of
 from pool_monitor.grading.batch_items import CHAT
-from pool_monitor.grading.batches import BATCH_PREFIX, MOST_METADATA, WINDOW, Batches
+from pool_monitor.grading.batches import BATCH_PREFIX, MOST_METADATA, WINDOW, Batches, endpoint_of
 from pool_monitor.grading.calls import Call, UpstreamFault
 
 FILES = "/v1/files"
@@ -97,20 +98,21 @@ class BatchesApi:
         form, draft = Form(boundary), self._files.draft()
         async with aclosing(pieces_of(request)) as pieces:
             try:
-                if not await _is_ours(form, draft, pieces):
+                kept = await self._kept(request, form, draft) if await _is_ours(form, draft, pieces) else None
+                if kept is None:
                     return await self._forward(request, _chained(draft, pieces))
-                return await self._keep(request, form, draft)
+                return answer_json(200, kept.document)
             finally:
                 draft.discard()
 
-    async def _keep(self, request: web.Request, form: Form, draft: Draft) -> web.StreamResponse:
-        if form.file is None:
-            raise UpstreamFault(400, "missing_file", "'file' is a required property", "invalid_request_error")
+    async def _kept(self, request: web.Request, form: Form, draft: Draft) -> File | None:
+        """None where there is no room for it."""
         seconds = _seconds(form.values.get("expires_after[seconds]"))
-        kept = await self._files.keep(
-            draft, self._owner(request), PURPOSE, form.file_name or "upload", part=form.file, seconds=seconds
-        )
-        return answer_json(200, kept.document)
+        name = form.file_name or "upload"
+        try:
+            return await self._files.keep(draft, self._owner(request), PURPOSE, name, part=form.file, seconds=seconds)
+        except UpstreamFault:
+            return None
 
     # -- batches
 
@@ -151,7 +153,8 @@ def _checked(given: dict[str, Any]) -> dict[str, str] | None:
     wanted = {"endpoint": CHAT, "completion_window": WINDOW}
     for name, value in wanted.items():
         if given.get(name) != value:
-            raise UpstreamFault(400, "invalid_value", f"{name} must be {value!r} here", "invalid_request_error")
+            message = f"{name} must be {value!r} for this file"
+            raise UpstreamFault(400, "invalid_value", message, "invalid_request_error")
     metadata = given.get("metadata")
     if metadata is None:
         return None
@@ -189,7 +192,7 @@ def _boundary_of(content_type: str) -> str | None:
 
 
 async def _is_ours(form: Form, draft: Draft, pieces: AsyncIterator[bytes]) -> bool:
-    """Read until it is known whose file it is, and all of it when it is ours. What was read is in the draft."""
+    """Read until it is known whose file it is; all of it when it is ours. What was read is in the draft."""
     async for piece in pieces:
         try:
             await draft.write(piece)
@@ -199,7 +202,14 @@ async def _is_ours(form: Form, draft: Draft, pieces: AsyncIterator[bytes]) -> bo
         purpose = form.values.get("purpose")
         if (purpose is not None and purpose != PURPOSE) or draft.size > MOST_FILE_BYTES:
             return False
-    return form.ended and form.values.get("purpose") == PURPOSE
+    if not form.ended or form.values.get("purpose") != PURPOSE or form.file is None:
+        return False
+    try:
+        await draft.flush()
+    except UpstreamFault:
+        return False
+    begin, end = form.file
+    return await asyncio.to_thread(endpoint_of, draft.octets, begin, end - begin) in {None, CHAT}
 
 
 async def _chained(draft: Draft, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
