@@ -8,12 +8,14 @@ is another's. Where there is no room for it, it is handed on too: then the upstr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
 import orjson
 from aiohttp import web
+from multidict import CIMultiDict
+from yarl import URL
 
 from config.answers import answer_json
 from pool_monitor.grading.batch_files import FILE_PREFIX, Draft, File, Files, read
@@ -21,7 +23,7 @@ from pool_monitor.grading.batch_form import Form, FormError
 from pool_monitor.grading.batch_http import CallOf, answer_fault, asker_of, owner_of, pieces_of
 from pool_monitor.grading.batch_items import CHAT
 from pool_monitor.grading.batches import BATCH_PREFIX, MOST_METADATA, WINDOW, Batches, endpoint_of
-from pool_monitor.grading.calls import Call, UpstreamFault
+from pool_monitor.grading.calls import Answer, Call, UpstreamFault
 
 FILES = "/v1/files"
 BATCHES = "/v1/batches"
@@ -31,17 +33,26 @@ MOST_FILE_BYTES = 200 * 1024 * 1024
 MOST_REQUEST_BYTES = 64 * 1024
 MOST_LISTED = 100
 
+NO_SUCH_LIST = frozenset({404, 405})
+"""Of an API like OpenAI's that has no batches."""
+
 Forward = Callable[[web.Request, AsyncIterator[bytes] | bytes | None], Awaitable[web.StreamResponse]]
+Fetch = Callable[[web.Request, str], Awaitable[Answer]]
 
 
 class BatchesApi:
-    """See the module. forward -- sends a request on with this content. secret -- of owners' keys."""
+    """See the module. forward -- sends a request on with this content. fetch -- gets what the upstream has at a target.
+    secret -- of owners' keys.
+    """
 
-    def __init__(self, batches: Batches, files: Files, call_of: CallOf, forward: Forward, secret: bytes) -> None:
+    def __init__(
+        self, batches: Batches, files: Files, call_of: CallOf, forward: Forward, fetch: Fetch, secret: bytes
+    ) -> None:
         self._batches = batches
         self._files = files
         self._call_of = call_of
         self._forward = forward
+        self._fetch = fetch
         self._secret = secret
 
     @staticmethod
@@ -68,7 +79,7 @@ class BatchesApi:
                 case ["POST", "batches"]:
                     return await self._create(request)
                 case ["GET", "batches"]:
-                    return answer_json(200, self._listed(request))
+                    return await self._list(request)
                 case ["GET", "batches", batch_id]:
                     return answer_json(200, self._batches.find(self._owner(request), batch_id).document)
                 case ["POST", "batches", batch_id, "cancel"]:
@@ -134,18 +145,33 @@ class BatchesApi:
         seconds = _seconds(expires.get("seconds")) if isinstance(expires, dict) else None
         return answer_json(200, self._batches.create(source, asker, metadata, seconds).document)
 
-    def _listed(self, request: web.Request) -> dict[str, Any]:
-        text = request.query.get("limit", "20")
-        if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= MOST_LISTED):
-            raise UpstreamFault(400, "invalid_limit", f"limit must be 1 to {MOST_LISTED}", "invalid_request_error")
-        found, more = self._batches.of(self._owner(request), request.query.get("after"), int(text))
-        return {
-            "object": "list",
-            "data": [one.document for one in found],
-            "first_id": found[0].id if found else None,
-            "last_id": found[-1].id if found else None,
-            "has_more": more,
-        }
+    async def _list(self, request: web.Request) -> web.StreamResponse:
+        """Ours, the newest first, and behind them the upstream's, as it lists them."""
+        after, text = request.query.get("after"), request.query.get("limit", "20")
+        valid = text.isascii() and text.isdecimal() and 1 <= int(text) <= MOST_LISTED
+        if not valid or (after is not None and not after.startswith(BATCH_PREFIX)):
+            return await self._forward(request, None)
+        found, more = self._batches.of(self._owner(request), after, int(text))
+        if not found and after is None:
+            return await self._forward(request, None)
+        ours = [one.document for one in found]
+        if len(ours) == int(text):
+            # there may be some of the upstream's as well: who asks for the next page sees
+            return answer_json(200, _page({"object": "list"}, ours, more=True))
+        left = {"limit": str(int(text) - len(ours))}
+        others = {name: value for name, value in request.query.items() if name not in {"after", "limit"}}
+        answer = await self._fetch(request, str(URL.build(path="/batches", query={**others, **left})))
+        if answer.status in NO_SUCH_LIST:
+            return answer_json(200, _page({"object": "list"}, ours, more=more))
+        theirs = _object(answer.content) if answer.ok else {}
+        if not isinstance(theirs.get("data"), list):
+            return web.Response(status=answer.status, headers=CIMultiDict(answer.fields), body=answer.content)
+        return answer_json(200, _page(theirs, [*ours, *theirs["data"]], more=theirs.get("has_more") is True))
+
+
+def _page(like: Mapping[str, Any], data: list[Any], *, more: bool) -> dict[str, Any]:
+    ids = [one.get("id") if isinstance(one, dict) else None for one in data] or [None]
+    return {**like, "data": data, "first_id": ids[0], "last_id": ids[-1], "has_more": more}
 
 
 def _checked(given: dict[str, Any]) -> dict[str, str] | None:

@@ -114,7 +114,10 @@ class GradingPart:
         self._local_batches = settings.grading_batches
         self._files = Files(wall=time.time)
         self._batches = Batches(self._files, asking, wall=time.time, shares=shares)
-        self.batches = BatchesApi(self._batches, self._files, self.grading.call_of, self.grading.forward, key_secret)
+        grading = self.grading
+        self.batches = BatchesApi(
+            self._batches, self._files, grading.call_of, grading.forward, grading.fetch, key_secret
+        )
 
     def _expanded(self, outcome: Outcome) -> None:
         self._metrics.expanded(outcome)

@@ -36,6 +36,7 @@ LARGE_BYTES = 256 * 1024
 """The digest of larger content is made beside the event loop."""
 _TEMPERATURE = b'"temperature"'
 _NOT_SENT_ON = frozenset({"host", "content-length", "content-type", "content-encoding", "accept-encoding", "expect"})
+_OF_ITS_LENGTH = frozenset({"content-length"})
 _STORABLE = frozenset({Expansion.EXPANDED, Expansion.REPAIRED, Expansion.ALREADY_FULL, Expansion.ASKED_AGAIN})
 COLLAPSED = "siding; fwd=miss; collapsed"
 _GIVEN = web.ResponseKey("given", frozenset[str])
@@ -160,6 +161,13 @@ class Grading:
         finally:
             served.seconds = self._clock() - began
             self._observe(served)
+
+    async def fetch(self, request: web.Request, target: str) -> Answer:
+        """The upstream's own answer to a GET of this target with the fields of a request. Raises UpstreamFault."""
+        fields = end_to_end(request.headers.items(), _NOT_SENT_ON)
+        async with self._upstream.forward("GET", target, fields, None) as answer, aclosing(answer.pieces()) as pieces:
+            content = b"".join([piece async for piece in pieces])
+            return Answer(answer.status, end_to_end(answer.fields, _OF_ITS_LENGTH), content)
 
     async def _forward(
         self, request: web.Request, served: Served, content: bytes | AsyncIterator[bytes] | None

@@ -23,10 +23,18 @@ from tests.pool_monitor.grading.upstreams import Asked, completion, whole
 from tests.support import until
 
 
+async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
+    """It has no batches of its own."""
+    if asked.method == "GET":
+        return await whole({"object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False})
+    answered: web.StreamResponse = await says(SAID)(asked, request)
+    return answered
+
+
 @pytest.fixture
 async def wrapped() -> AsyncIterator[Wrapped]:
     async with wrapping() as one:
-        one.upstream.answering = says(SAID)
+        one.upstream.answering = answering
         yield one
 
 
@@ -79,7 +87,7 @@ async def test_a_batch_by_the_sdk(wrapped: Wrapped) -> None:
         assert one["response"]["status_code"] == 200
         assert json.loads(one["response"]["body"]["choices"][0]["message"]["content"]) == FULL
     assert listed == [batch.id]
-    assert all(asked.compact for asked in wrapped.upstream.asked)
+    assert all(asked.compact for asked in wrapped.upstream.asked if asked.method == "POST")
 
 
 async def test_what_fails_is_in_the_other_file(wrapped: Wrapped) -> None:
@@ -305,6 +313,59 @@ async def test_a_batch_of_the_upstreams_files_is_the_upstreams(wrapped: Wrapped)
         assert batch.id == "batch_theirs"
         assert (await sdk.batches.retrieve("batch_theirs")).id == "batch_theirs"
     assert wrapped.upstream.asked[0].body["input_file_id"] == "file-theirs"
+
+
+THEIRS = [{"id": f"batch_{number}", "object": "batch", "status": "completed"} for number in range(5)]
+
+
+def lists(batches: list[dict[str, Any]]) -> Any:
+    async def listing(asked: Asked, request: web.Request) -> web.StreamResponse:
+        if not asked.path.startswith("/v1/batches"):
+            return await answering(asked, request)
+        begin = next((at for at, one in enumerate(batches, 1) if one["id"] == request.query.get("after")), 0)
+        end = begin + int(request.query.get("limit", 20))
+        return await whole({"object": "list", "data": batches[begin:end], "has_more": end < len(batches)})
+
+    return listing
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 100])
+async def test_batches_of_both_are_listed(wrapped: Wrapped, limit: int) -> None:
+    wrapped.upstream.answering = lists(THEIRS)
+    async with wrapped.sdk() as sdk:
+        ours = [(await ended(sdk, await begun(sdk, line(number)))).id for number in range(3)]
+        wanted = [*reversed(ours), *(one["id"] for one in THEIRS)]
+        assert [one.id async for one in sdk.batches.list(limit=limit)] == wanted
+        page = await sdk.batches.list(limit=limit)
+        assert ([one.id for one in page.data], page.has_more) == (wanted[:limit], limit < len(wanted))
+        assert [one.id async for one in sdk.batches.list(limit=limit, after=ours[0])] == wanted[3:]
+    async with wrapped.sdk("sk-two") as other:
+        assert [one.id async for one in other.batches.list(limit=limit)] == wanted[3:]
+
+
+async def test_an_api_without_batches_lists_ours(wrapped: Wrapped) -> None:
+    async def none(asked: Asked, request: web.Request) -> web.StreamResponse:
+        return web.Response(status=404) if asked.method == "GET" else await answering(asked, request)
+
+    wrapped.upstream.answering = none
+    async with wrapped.sdk() as sdk:
+        batch = await ended(sdk, await begun(sdk, line(0)))
+        assert [one.id async for one in sdk.batches.list(limit=1)] == [batch.id]
+
+
+@pytest.mark.parametrize("limit", [1, 20, 0, 1000])
+async def test_an_error_of_the_upstreams_list_is_the_callers(wrapped: Wrapped, limit: int) -> None:
+    async def refuse(asked: Asked, request: web.Request) -> web.StreamResponse:
+        if asked.method == "GET":
+            return await whole({"error": {"message": "no", "code": "c"}}, 429, retry_after="7")
+        return await answering(asked, request)
+
+    wrapped.upstream.answering = refuse
+    async with wrapped.sdk() as sdk:
+        await ended(sdk, await begun(sdk, line(0)))
+        with pytest.raises(openai.RateLimitError) as fault:
+            assert [one async for one in sdk.batches.list(limit=limit)]
+    assert (fault.value.code, fault.value.response.headers["retry-after"]) == ("c", "7")
 
 
 @pytest.mark.parametrize("how", ["setting", "bypass"])
