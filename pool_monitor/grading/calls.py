@@ -11,6 +11,8 @@ import orjson
 
 Fields = tuple[tuple[str, str], ...]
 """Field lines in their order."""
+KEY = "idempotency-key"
+"""An upstream that knows it gives the answer to the first request with a key to the others that have it."""
 
 
 class Lane(StrEnum):
@@ -51,6 +53,16 @@ class Call:
     def asking(self, body: Mapping[str, Any]) -> Call:
         """The same with another body."""
         return replace(self, body=body)
+
+    def asking_apart(self, body: Mapping[str, Any], what: str) -> Call:
+        """The same with another body of its own: under the caller's Idempotency-Key stands the answer to the caller's
+        own body, whenever that is asked; one is made of it for `what`."""
+        fields = [(name, f"{value}-{what}" if name.lower() == KEY else value) for name, value in self.fields]
+        return replace(self, body=body, fields=tuple(fields))
+
+    def asking_again(self, body: Mapping[str, Any]) -> Call:
+        """The same with another body, whatever was answered before."""
+        return replace(self, body=body, fields=tuple(pair for pair in self.fields if pair[0].lower() != KEY))
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ class Completions:
         """Tell the answer to a call whose prompt was recognised. Raises UpstreamFault."""
         call = replace(call, template=recognised.template.name)
         outcome = Outcome(call, recognised.template, recognised.body)
-        compact = call.asking(recognised.body)
+        compact = call.asking_apart(recognised.body, f"compact-{recognised.template.digest}")
         try:
             if call.body.get("stream") is True:
                 await Streaming(self._upstream, self._clock, call, compact, outcome, telling).run()

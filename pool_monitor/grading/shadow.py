@@ -191,7 +191,7 @@ class Shadow:
             self.tally[Shadowed.NOT_SAMPLED] += 1
             return
         asked = {name: value for name, value in body.items() if name not in _NOT_REPEATED}
-        job = _Job(call.asking(asked), template, form, answer, _weight(asked) + len(answer))
+        job = _Job(call.asking_again(asked), template, form, answer, _weight(asked) + len(answer))
         if self._queue.full() or self._waiting_characters + job.weight > MOST_WAITING_CHARACTERS:
             self.tally[Shadowed.TOO_MANY_WAITING] += 1
             return

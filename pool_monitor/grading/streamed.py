@@ -215,7 +215,7 @@ class Streaming:
         body = {name: value for name, value in self._call.body.items() if name not in {"stream", "stream_options"}}
         self._outcome.expansion = Expansion.FAILED
         try:
-            answer = await self._upstream.complete(self._call.asking(body))
+            answer = await self._upstream.complete(self._call.asking_apart(body, "whole"))
             completion = decoded(answer.content)
             said = said_by(completion)
             if not answer.ok or completion is None or said is None or said.content is None:

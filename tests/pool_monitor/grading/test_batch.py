@@ -12,6 +12,7 @@ import aiohttp
 import orjson
 import pytest
 from aiohttp import web
+from multidict import CIMultiDict
 
 from pool_monitor.grading.batch_http import form_asked
 from tests.pool_monitor.grading.samples import pretty
@@ -234,6 +235,8 @@ async def test_with_a_key_what_is_done_survives_a_broken_line(wrapped: Wrapped) 
     go.set()
     status, told = await again
     assert (status, told["summary"]["succeeded"]) == (200, 3)
+    # it speaks of all items together
+    assert not any("Idempotency-Key" in CIMultiDict(asked.fields) for asked in wrapped.upstream.asked)
     assert len(wrapped.upstream.asked) == 3
     status, told = await send(wrapped, items[:2], Idempotency_Key="monday")
     assert (status, told["error"]["code"]) == (422, "idempotency_key_reused")

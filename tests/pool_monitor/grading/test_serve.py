@@ -15,6 +15,7 @@ import openai
 import orjson
 import pytest
 from aiohttp import web
+from multidict import CIMultiDict
 from yarl import URL
 
 from pool_monitor.grading.serve import CHAT
@@ -192,6 +193,42 @@ async def test_what_is_not_certain_is_asked_again_with_the_original_prompt(wrapp
     assert answer.usage.total_tokens == 300
     assert answer.usage.prompt_tokens_details.cached_tokens == 20
     assert wrapped.metric("siding_grading_asked_again_total", template="homework-grading") == 1
+
+
+def remembering(answering: Any) -> Any:
+    """An upstream that gives the answer to the first request with an Idempotency-Key to all that have it."""
+    first: dict[str, Asked] = {}
+
+    async def remembered(asked: Asked, request: web.Request) -> web.StreamResponse:
+        answered: web.StreamResponse = await answering(
+            first.setdefault(request.headers["Idempotency-Key"], asked), request
+        )
+        return answered
+
+    return remembered
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("said", [SAID, "no JSON", BROKEN["an unknown grade"]], ids=["compact", "none", "half"])
+async def test_under_an_idempotency_key_both_prompts_have_their_own_answers(
+    wrapped: Wrapped, stream: bool, said: str
+) -> None:
+    wrapped.upstream.answering = remembering(says(said))
+
+    async def got() -> Any:
+        sdk = wrapped.sdk(default_headers={"Idempotency-Key": "k-1"})
+        if stream:
+            return json.loads((await graded_in_a_stream(sdk))[0])
+        return json.loads((await graded(sdk)).choices[0].message.content)
+
+    for _ in range(2):
+        assert await got() == FULL
+    await wrapped.flag(USE_OPTIMIZED_PROMPTS=False)
+    assert await got() == FULL
+    bodies: dict[str, Any] = {}
+    for asked in wrapped.upstream.asked:
+        assert bodies.setdefault(CIMultiDict(asked.fields)["Idempotency-Key"], asked.body) == asked.body
+    assert bodies["k-1"] == (asked_for(stream=True) if stream else asked_for())
 
 
 @pytest.mark.parametrize("stream", [False, True])

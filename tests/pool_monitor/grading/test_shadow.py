@@ -7,6 +7,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -182,6 +183,14 @@ async def test_the_compact_prompt_is_asked_after_the_original_one() -> None:
     assert upstream.calls[0].body["messages"] == [{"role": "user", "content": TEMPLATE.compact}]
     # now it is the compact prompt that has the better grade
     assert document["mcnemar"] == {"onlyOriginal": 0, "onlyCompact": 1, "p": 1.0, "midP": 0.5}
+
+
+async def test_the_callers_idempotency_key_stays_the_callers() -> None:
+    upstream = Upstream(completion(pretty(RIGHT)))
+    async with running(upstream) as shadow:
+        shadow.offer_original(replace(CALL, fields=(*CALL.fields, ("Idempotency-Key", "k"))), TEMPLATE, pretty(WRONG))
+        await ended(shadow, Shadowed.COMPARED)
+    assert [asked.fields for asked in upstream.calls] == [CALL.fields]
 
 
 async def test_only_a_share_is_sampled() -> None:
