@@ -82,7 +82,7 @@ class Outcome:
     def error(self) -> Any:
         """What went wrong, as OpenAI's errors tell it."""
         document = orjson.loads(self.body)
-        return document["error"] if isinstance(document, dict) and "error" in document else document
+        return (document.get("error") if isinstance(document, dict) else None) or document
 
 
 def refusal(refused: Refused) -> Outcome:

@@ -42,14 +42,15 @@ def is_whole(answer: Answer, *, stream: bool) -> bool:
     try:
         content = without_coding(answer.content, coding)
         if not stream:
-            return said_by(decoded(content)) is not None
+            completion = decoded(content)
+            return said_by(completion) is not None and not (completion or {}).get("error")
         decoder = sse.Decoder()
         *documents, last = decoder.feed(content)
     except (ValueError, UpstreamFault):
         return False
     said = [event.document or {} for event in documents]
     ended = any(_ends(document) for document in said)
-    return last.is_last and decoder.rest() is None and ended and not any("error" in document for document in said)
+    return last.is_last and decoder.rest() is None and ended and not any(document.get("error") for document in said)
 
 
 def _ends(chunk: Mapping[str, Any]) -> bool:

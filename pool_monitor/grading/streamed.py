@@ -116,7 +116,7 @@ class Streaming:
         if document is None or self._plain:
             self._pass(event.raw)
             return
-        if "error" in document:
+        if document.get("error"):
             self._plain = True
             self._release()
             self._telling.write(event.raw)

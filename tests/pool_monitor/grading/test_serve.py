@@ -440,6 +440,27 @@ async def test_an_error_in_mid_stream_is_passed_on(wrapped: Wrapped) -> None:
     assert len(wrapped.upstream.asked) == 1
 
 
+def with_no_error(answered: bytes) -> bytes:
+    """As some compatible APIs say that there is none."""
+    return answered.replace(b'"object"', b'"error":null,"object"')
+
+
+async def test_an_error_that_is_null_is_none(wrapped: Wrapped) -> None:
+    async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
+        if asked.body.get("stream"):
+            return await streamed(request, [with_no_error(event) for event in chunks([SAID])])
+        content = with_no_error(orjson.dumps(completion(SAID)))
+        return web.Response(body=content, content_type="application/json")
+
+    wrapped.upstream.answering = answering
+    await wrapped.flag(ENABLE_COMPLETION_CACHE=True)
+    for _ in range(2):
+        assert (await graded_in_a_stream(wrapped.sdk(), temperature=0))[0] == pretty(FULL)
+        assert (await graded(wrapped.sdk(), temperature=0)).choices[0].message.content == pretty(FULL)
+    # both were kept
+    assert len(wrapped.upstream.asked) == 2
+
+
 @pytest.mark.parametrize("status", [429, 500])
 async def test_an_error_before_the_stream_is_the_callers(wrapped: Wrapped, status: int) -> None:
     async def fail(asked: Asked, request: web.Request) -> web.StreamResponse:
