@@ -16,6 +16,7 @@ from pool_monitor.grading.expanding import Expander, expand
 from pool_monitor.grading.health import Health
 from pool_monitor.grading.jsons import decoded, encoded
 from pool_monitor.grading.outcomes import (
+    CUT,
     NO_COMPLETION,
     REFUSED_AS_ASKED,
     REFUSED_BY_UPSTREAM,
@@ -23,6 +24,7 @@ from pool_monitor.grading.outcomes import (
     added,
     said_by,
     saying,
+    says_one_text,
     usage_of,
 )
 from pool_monitor.grading.streamed import Streaming
@@ -93,15 +95,16 @@ class Completions:
         said = said_by(completion)
         if not answer.ok:
             return answer
-        if completion is None or said is None:
+        if completion is None or said is None or not says_one_text(completion):
             return await self._again(call, outcome, NO_COMPLETION)
-        if said.content is None or said.finish_reason == "content_filter":
+        if said.content is None:
             outcome.expansion = Expansion.REFUSED
             return answer
         outcome.compact = said.content
         try:
-            if said.finish_reason == "length":
-                outcome.expansion, outcome.full = Expansion.CUT, _cut(outcome.template, said.content)
+            if said.refused or said.finish_reason == CUT:
+                outcome.expansion = Expansion.REFUSED if said.refused else Expansion.CUT
+                outcome.full = _cut(outcome.template, said.content)
             else:
                 expanded = expand(outcome.template.shape, said.content)
                 outcome.expansion, outcome.full, outcome.notes = expanded.found, expanded.content, expanded.notes
@@ -128,6 +131,6 @@ class Completions:
 
 
 def _cut(template: Template, content: str) -> str:
-    """What can be told of an answer that was cut at max_tokens, left as open as it came. Raises NotCertain."""
+    """What can be told of an answer that was cut, left as open as it came. Raises NotCertain."""
     expander = Expander(template.shape)
     return expander.feed(content) + expander.cut()

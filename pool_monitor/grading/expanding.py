@@ -136,8 +136,9 @@ class Expander:
         return stated if isinstance(stated, int) and not isinstance(stated, bool) and stated >= 0 else None
 
     def cut(self) -> str:
-        """The rest, where the model's text was cut at the caller's own limit: nothing, as it would be without us."""
-        return ""
+        """The rest, where the model's text was cut, at the caller's own limit or by a filter: nothing of the answer,
+        as it would be without us; all of a text in which none has begun."""
+        return "" if self._scanner.began or self.plain else "".join(self._raw)
 
     def resume(self, full: Mapping[str, Any]) -> str:
         """The rest, after a fault, from a full answer to the original prompt; what was told stays.

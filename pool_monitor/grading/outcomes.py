@@ -12,6 +12,8 @@ from pool_monitor.grading.templates import Template
 REFUSED_AS_ASKED = frozenset({400, 422})
 """The upstream's answer to a request that it does not take, which may be our doing."""
 REFUSED_BY_UPSTREAM = "the upstream refused the compact request"
+CUT, FILTERED = "length", "content_filter"
+"""Why a model ended that was not at the end."""
 NO_COMPLETION = "the upstream's answer is no chat completion"
 
 
@@ -49,10 +51,12 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a completion says. content -- None where it says nothing, as in a refusal."""
+    """What a completion says. content -- None where it says nothing. refused -- by the model, or by a filter; there may
+    be a beginning of an answer all the same."""
 
     content: str | None
     finish_reason: str | None
+    refused: bool = False
 
 
 def said_by(completion: Mapping[str, Any] | None) -> Said | None:
@@ -64,13 +68,33 @@ def said_by(completion: Mapping[str, Any] | None) -> Said | None:
         finish = choice.get("finish_reason")
     except (KeyError, IndexError, TypeError, AttributeError):
         return None
-    return Said(content if isinstance(content, str) and not refusal else None, finish)
+    return Said(content if isinstance(content, str) else None, finish, bool(refusal) or finish == FILTERED)
+
+
+def says_one_text(completion: Mapping[str, Any]) -> bool:
+    """Whether there is no text in it but that of its first choice, which is a text or nothing."""
+    choices = completion["choices"]
+    return len(choices) == 1 and isinstance(choices[0]["message"].get("content"), str | None)
+
+
+def without_text(choice: object) -> dict[str, Any]:
+    """A choice of a chunk without the text that it tells. Compatible APIs may have it in other members too."""
+    if not isinstance(choice, dict):
+        return {}
+    kept = {name: value for name, value in choice.items() if name not in {"message", "text"}}
+    delta = choice.get("delta")
+    if isinstance(delta, dict):
+        kept["delta"] = {name: value for name, value in delta.items() if name != "content" or not value}
+    return kept
 
 
 def saying(completion: dict[str, Any], content: str) -> dict[str, Any]:
-    """The completion with other content; everything else as it was."""
-    first, *others = completion["choices"]
-    return {**completion, "choices": [{**first, "message": {**first["message"], "content": content}}, *others]}
+    """The completion of one choice with other content; everything else as it was."""
+    [choice] = completion["choices"]
+    said = {**choice, "message": {**choice["message"], "content": content}}
+    if isinstance(choice.get("text"), str):
+        said["text"] = content
+    return {**completion, "choices": [said]}
 
 
 def added(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

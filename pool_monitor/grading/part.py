@@ -128,7 +128,7 @@ class GradingPart:
     def _original_answered(self, call: Call, recognised: Recognised, answer: Answer) -> None:
         coding = next((value for name, value in answer.fields if name.lower() == "content-encoding"), "")
         said = said_by(stated(answer.content, coding))
-        if said is not None and said.content is not None:
+        if said is not None and said.content is not None and not said.refused:
             self.shadow.offer_compact(call, recognised, said.content)
 
     def levels(self) -> Iterable[Metric]:

@@ -12,7 +12,9 @@ from pool_monitor.grading.jsons import decoded, encoded
 
 DONE = b"data: [DONE]\n\n"
 MAX_EVENT_BYTES = 8 * 1024 * 1024
-_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+_END = re.compile(rb"(?>\r\n|\n|\r){2}")
+"""An end of a line and a blank one; they need not be alike."""
+_BOM = b"\xef\xbb\xbf"
 _LINE = re.compile(rb"\r\n|\n|\r")
 
 
@@ -61,7 +63,7 @@ class Decoder:
 
 
 def _data_of(raw: bytes) -> bytes:
-    lines = [line[5:] for line in _LINE.split(raw) if line.startswith(b"data:")]
+    lines = [line[5:] for line in _LINE.split(raw.removeprefix(_BOM)) if line.startswith(b"data:")]
     return b"\n".join(line.removeprefix(b" ") for line in lines)
 
 

@@ -10,12 +10,14 @@ from contextlib import aclosing
 from typing import Any
 
 from pool_monitor.grading import sse
-from pool_monitor.grading.answers import NotCertain
+from pool_monitor.grading.answers import Doubt, NotCertain
 from pool_monitor.grading.calls import Call, Expansion, Fields, UpstreamFault
 from pool_monitor.grading.collapse import Telling
 from pool_monitor.grading.expanding import Expander, full_answer
 from pool_monitor.grading.jsons import decoded
 from pool_monitor.grading.outcomes import (
+    CUT,
+    FILTERED,
     NO_COMPLETION,
     REFUSED_AS_ASKED,
     REFUSED_BY_UPSTREAM,
@@ -23,6 +25,7 @@ from pool_monitor.grading.outcomes import (
     added,
     said_by,
     usage_of,
+    without_text,
 )
 from pool_monitor.grading.upstream import Streamed, Upstream
 
@@ -52,7 +55,8 @@ class Streaming:
         """What came before the first text; kept back, for until then another answer can take its place."""
         self._told = False
         self._finished = False
-        self._plain = False
+        self._over = False
+        """A refusal or an error has come: nothing more is expanded, and no more text is told."""
         self._last: dict[str, Any] = {}
         self._compact_text: list[str] = []
         self._full_text: list[str] = []
@@ -113,59 +117,77 @@ class Streaming:
         if event.is_last:
             self._end()
         document = event.document
-        if document is None or self._plain:
+        if document is None:
+            if event.data.strip() and not event.is_last and not self._settled:
+                raise NotCertain(Doubt.NOT_JSON, "an event is no JSON object")
             self._pass(event.raw)
             return
-        if document.get("error"):
-            self._plain = True
+        self._outcome.usage = usage_of(document) or self._outcome.usage
+        if self._over or document.get("error"):
+            self._over = True
             self._release()
-            self._telling.write(event.raw)
+            self._telling.write(self._silent(event, document))
             return
-        usage = usage_of(document)
-        if usage is not None:
-            self._outcome.usage = usage
         choices = document.get("choices")
-        if not (isinstance(choices, list) and choices and isinstance(choices[0], dict)):
+        if not (isinstance(choices, list) and choices):
             self._pass(event.raw)
-            return
-        self._take_choice(event, document, choices[0])
+        elif len(choices) == 1 and isinstance(choices[0], dict) and choices[0].get("index") in (0, None):
+            self._take_choice(event, document, choices[0])
+        elif self._settled:
+            self._pass(self._silent(event, document))
+        else:
+            raise NotCertain(Doubt.NOT_COMPACT, "there are several choices")
+
+    @property
+    def _settled(self) -> bool:
+        """Whether no doubt can come any more."""
+        return self._finished or self._over or self._expander.plain
+
+    def _silent(self, event: sse.Event, document: dict[str, Any]) -> bytes:
+        """An event without the text of its choices; as it came where it has none."""
+        choices = document.get("choices")
+        if not isinstance(choices, list) or self._expander.plain:
+            return event.raw
+        silent = [*map(without_text, choices)]
+        return event.raw if silent == choices else sse.event({**document, "choices": silent})
 
     def _take_choice(self, event: sse.Event, document: dict[str, Any], choice: dict[str, Any]) -> None:
         self._last = document
         given = choice.get("delta")
         delta: dict[str, Any] = given if isinstance(given, dict) else {}
-        finish = choice.get("finish_reason")
-        if delta.get("refusal") or finish == "content_filter":
+        # some compatible APIs say "" as long as there is none
+        finish = choice.get("finish_reason") or None
+        if delta.get("refusal"):
             self._outcome.expansion = Expansion.REFUSED
-            self._plain = True
+            self._over = True
             self._release()
-            self._telling.write(event.raw)
+            self._telling.write(self._silent(event, document))
             return
         content = delta.get("content")
         text = ""
-        if isinstance(content, str) and content:
+        if isinstance(content, str) and content and (not self._finished or self._expander.plain):
             self._compact_text.append(content)
             text = self._expander.feed(content)
         if finish is not None and not self._finished:
             text += self._finish(str(finish))
-        others = {name: value for name, value in delta.items() if name != "content"}
-        if others and content and finish is None:
-            self._pass(sse.event({**document, "choices": [{**choice, "delta": others}]}))
+        silent = without_text(choice)
+        if content and silent["delta"] and finish is None:
+            self._pass(sse.event({**document, "choices": [silent]}))
         self._say(text)
         if finish is not None:
-            self._pass(sse.event({**document, "choices": [{**choice, "delta": others}]}))
-        elif content is None or content == "":
-            self._pass(event.raw)
+            self._pass(sse.event({**document, "choices": [silent]}))
+        elif not content:
+            self._pass(self._silent(event, document))
 
     def _end(self) -> None:
         """Of a stream that may not have said how the model ended. Raises NotCertain where the answer is not whole."""
-        if not self._finished and not self._plain and not self._expander.plain:
+        if not self._settled:
             self._say(self._finish("stop"))
 
     def _finish(self, reason: str) -> str:
         self._finished = True
-        if reason == "length":
-            self._outcome.expansion = Expansion.CUT
+        if reason in {CUT, FILTERED}:
+            self._outcome.expansion = Expansion.CUT if reason == CUT else Expansion.REFUSED
             return self._expander.cut()
         finished = self._expander.finish()
         self._outcome.expansion, self._outcome.notes = finished.found, finished.notes
@@ -218,7 +240,7 @@ class Streaming:
             answer = await self._upstream.complete(self._call.asking_apart(body, "whole"))
             completion = decoded(answer.content)
             said = said_by(completion)
-            if not answer.ok or completion is None or said is None or said.content is None:
+            if not answer.ok or completion is None or said is None or said.content is None or said.refused:
                 raise UpstreamFault(
                     answer.status if not answer.ok else 502, "upstream_no_answer", "the answer could not be completed"
                 )
@@ -255,7 +277,7 @@ def _is_events(fields: Fields) -> bool:
 def _chunk(like: Mapping[str, Any], delta: Mapping[str, Any], finish: str | None) -> dict[str, Any]:
     """A chunk of the same completion."""
     first = like["choices"][0] if like.get("choices") else {"index": 0}
-    choice = {**first, "delta": dict(delta), "finish_reason": finish}
+    choice = {**without_text(first), "delta": dict(delta), "finish_reason": finish}
     chunk = {**like, "choices": [choice]}
     chunk.pop("obfuscation", None)
     return chunk
