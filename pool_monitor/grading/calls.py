@@ -11,6 +11,8 @@ import orjson
 
 Fields = tuple[tuple[str, str], ...]
 """Field lines in their order."""
+_WHO = ("authorization", "openai-organization", "openai-project", "api-key", "x-api-key")
+"""Compatible APIs know a caller by other fields than OpenAI's. Cookies are set anew by what stands before them."""
 KEY = "idempotency-key"
 """An upstream that knows it gives the answer to the first request with a key to the others that have it."""
 
@@ -40,9 +42,9 @@ class Call:
 
     @property
     def credential(self) -> str:
-        """Who asks: the Authorization field's value, organization and project added. Never to be logged or kept."""
+        """Who asks: the values of the fields that say so. Never to be logged or kept."""
         named = {name.lower(): value for name, value in self.fields}
-        return "\n".join(named.get(name, "") for name in ("authorization", "openai-organization", "openai-project"))
+        return "\n".join(named.get(name, "") for name in _WHO)
 
     @property
     def model(self) -> str:

@@ -245,6 +245,16 @@ async def test_with_a_key_what_is_done_survives_a_broken_line(wrapped: Wrapped) 
     assert len(wrapped.upstream.asked) == 6
 
 
+@pytest.mark.parametrize("field", ["api-key", "X-Api-Key"])
+async def test_a_key_is_its_callers(wrapped: Wrapped, field: str) -> None:
+    for caller in ("one", "two"):
+        headers = {field: caller, "Idempotency-Key": "monday"}
+        async with wrapped.monitor.session.post(BATCH, json=[asked_for()], headers=headers) as answer:
+            assert "Idempotent-Replayed" not in answer.headers
+            assert (await answer.json())["summary"]["succeeded"] == 1
+    assert [CIMultiDict(asked.fields)[field] for asked in wrapped.upstream.asked] == ["one", "two"]
+
+
 async def test_with_a_key_what_failed_is_asked_again(wrapped: Wrapped) -> None:
     failing = True
 

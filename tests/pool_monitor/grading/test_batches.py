@@ -156,6 +156,18 @@ async def test_nobody_sees_anothers(wrapped: Wrapped) -> None:
         assert [found.id async for found in await two.batches.list()] == []
 
 
+@pytest.mark.parametrize("field", ["api-key", "X-Api-Key"])
+async def test_whom_another_field_names_is_kept_apart_too(wrapped: Wrapped, field: str) -> None:
+    """As compatible APIs have it, where Authorization says nothing."""
+    one, two = (wrapped.sdk("none", default_headers={field: caller}) for caller in ("one", "two"))
+    async with one, two:
+        batch = await ended(one, await begun(one, line(0)))
+        assert [found.id async for found in one.batches.list()] == [batch.id]
+        assert [found.id async for found in two.batches.list()] == []
+        with pytest.raises(openai.NotFoundError):
+            await two.files.content(batch.output_file_id)
+
+
 async def test_files_can_be_looked_at_and_deleted(wrapped: Wrapped) -> None:
     async with wrapped.sdk() as sdk:
         file = await sdk.files.create(file=("a.jsonl", line(0)), purpose="batch")
