@@ -13,6 +13,7 @@ import orjson
 
 from pool_monitor.grading.batch_items import Refused
 from pool_monitor.grading.calls import Answer, Ask, Call, Fields, UpstreamFault
+from pool_monitor.grading.jsons import decoded, encoded
 
 log = logging.getLogger("siding.grading")
 
@@ -81,7 +82,7 @@ class Outcome:
     @property
     def error(self) -> Any:
         """What went wrong, as OpenAI's errors tell it."""
-        document = orjson.loads(self.body)
+        document = decoded(self.body) or orjson.loads(self.body)
         return (document.get("error") if isinstance(document, dict) else None) or document
 
 
@@ -99,10 +100,10 @@ def outcome_of(answer: Answer, calls: int) -> Outcome:
     """Of an item that was answered."""
     request_id = next((value for name, value in answer.fields if name.lower() == "x-request-id"), "")
     try:
-        document = orjson.loads(answer.content)
+        document = decoded(answer.content) or orjson.loads(answer.content)
         # on one line, which the upstream's own text need not be
-        body = orjson.dumps(document)
-    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        body = encoded(document)
+    except (orjson.JSONDecodeError, RecursionError):
         status = 502 if answer.ok else answer.status
         fault = UpstreamFault(status, "upstream_no_json", f"the upstream answered {answer.status} without JSON")
         return Outcome(status, orjson.dumps(fault.document), request_id=request_id, calls=calls)

@@ -133,6 +133,24 @@ async def test_what_is_wrong_with_one_is_told_of_that_one(wrapped: Wrapped) -> N
     assert told["summary"]["by_status"] == {"200": 1, "400": 4}
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (orjson.dumps(completion("a joke")).replace(b"joke", b"j\\ud83d"), "a j\ud83d"),
+        (b"\xef\xbb\xbf" + orjson.dumps(completion("a joke")), "a joke"),
+    ],
+    ids=["half a surrogate pair", "a byte order mark"],
+)
+async def test_json_that_strict_parsers_refuse_is_an_answer(wrapped: Wrapped, content: bytes, said: str) -> None:
+    async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
+        return web.Response(body=content, content_type="application/json")
+
+    wrapped.upstream.answering = answering
+    _, told = await send(wrapped, [asked_for("Tell a joke.")])
+    assert told["results"][0]["status"] == 200
+    assert told["results"][0]["response"]["choices"][0]["message"]["content"] == said
+
+
 async def test_an_error_of_the_upstream_is_that_items(wrapped: Wrapped) -> None:
     async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
         if asked.body["seed"] == 1:
