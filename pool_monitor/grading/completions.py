@@ -6,8 +6,9 @@ Never worse than without: what cannot be expanded with certainty is asked once m
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from pool_monitor.grading.answers import NotCertain
 from pool_monitor.grading.calls import Answer, Call, Expansion, UpstreamFault
@@ -30,6 +31,7 @@ from pool_monitor.grading.outcomes import (
 from pool_monitor.grading.streamed import Streaming
 from pool_monitor.grading.templates import Recognised, Template
 from pool_monitor.grading.upstream import Upstream
+from pool_monitor.grading.wire import OF_OCTETS, end_to_end
 
 log = logging.getLogger("siding.grading")
 
@@ -110,7 +112,7 @@ class Completions:
                 outcome.expansion, outcome.full, outcome.notes = expanded.found, expanded.content, expanded.notes
         except NotCertain as doubt:
             return await self._again(call, outcome, str(doubt))
-        return replace(answer, content=encoded(saying(completion, outcome.full)))
+        return _with_content(answer, saying(completion, outcome.full))
 
     async def _again(self, call: Call, outcome: Outcome, reason: str) -> Answer:
         """The answer to the original prompt, with what both cost."""
@@ -127,7 +129,11 @@ class Completions:
             outcome.usage = outcome.usage or usage_of(completion)
             return answer
         outcome.usage = added(outcome.usage, usage_of(completion))
-        return replace(answer, content=encoded({**completion, "usage": outcome.usage}))
+        return _with_content(answer, {**completion, "usage": outcome.usage})
+
+
+def _with_content(answer: Answer, document: Mapping[str, Any]) -> Answer:
+    return replace(answer, fields=end_to_end(answer.fields, OF_OCTETS), content=encoded(document))
 
 
 def _cut(template: Template, content: str) -> str:

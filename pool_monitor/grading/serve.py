@@ -25,7 +25,7 @@ from pool_monitor.grading.outcomes import Outcome
 from pool_monitor.grading.stored import Stored, Where, is_whole, key_of, repeatable, shareable
 from pool_monitor.grading.templates import AS_ASKED, Recognised, Template, may_hold, recognise, with_detail
 from pool_monitor.grading.upstream import Upstream
-from pool_monitor.grading.wire import end_to_end
+from pool_monitor.grading.wire import OF_OCTETS, end_to_end
 from pool_monitor.request_traces import SERVED
 
 PREFIX = "/v1"
@@ -35,7 +35,7 @@ MOST_SEEN_BYTES = 1024 * 1024
 LARGE_BYTES = 256 * 1024
 """The digest of larger content is made beside the event loop."""
 _TEMPERATURE = b'"temperature"'
-_NOT_SENT_ON = frozenset({"host", "content-length", "content-type", "content-encoding", "accept-encoding", "expect"})
+_NOT_SENT_ON = OF_OCTETS | {"host", "content-length", "content-type", "content-encoding", "accept-encoding", "expect"}
 _OF_ITS_LENGTH = frozenset({"content-length"})
 _STORABLE = frozenset({Expansion.EXPANDED, Expansion.REPAIRED, Expansion.ALREADY_FULL, Expansion.ASKED_AGAIN})
 COLLAPSED = "siding; fwd=miss; collapsed"

@@ -28,6 +28,7 @@ from pool_monitor.grading.outcomes import (
     without_text,
 )
 from pool_monitor.grading.upstream import Streamed, Upstream
+from pool_monitor.grading.wire import OF_OCTETS, end_to_end
 
 
 class Streaming:
@@ -103,7 +104,7 @@ class Streaming:
 
     async def _expand(self, streamed: Streamed) -> None:
         decoder = sse.Decoder()
-        self._head = (streamed.status, streamed.fields)
+        self._head = (streamed.status, end_to_end(streamed.fields, OF_OCTETS))
         async with aclosing(streamed.pieces()) as pieces:
             async for piece in pieces:
                 for event in decoder.feed(piece):

@@ -31,6 +31,8 @@ _OF_ONE_HOP = frozenset(
     }
 )
 """RFC 9110 7.6.1, RFC 9112 appendix C.2.2."""
+OF_OCTETS = frozenset({"content-digest", "repr-digest", "digest", "content-md5", "etag"})
+"""What these say of content is not so of other content that takes its place (RFC 9530, RFC 9110 8.8.3)."""
 _NOT_TO_BE_NAMED = frozenset({"authorization", "content-length", "content-type", "cookie", "host"})
 """Fields that Connection cannot take away: without them the message means something else."""
 

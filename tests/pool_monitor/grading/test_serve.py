@@ -142,6 +142,25 @@ async def test_fields_of_the_caller_go_on_and_none_are_added(wrapped: Wrapped) -
     assert not {"via", "x-forwarded-for", "cookie", "forwarded"} & set(fields)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_fields_that_speak_of_other_octets_are_left_out(wrapped: Wrapped, stream: bool) -> None:
+    """A gateway or a caller that checks them would refuse what was made here."""
+    fields = {"Content-Digest": "sha-256=:AAAA:", "ETag": '"x"', "X-Own": "1"}
+
+    async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
+        answered = web.Response(body=orjson.dumps(completion(SAID)), content_type="application/json", headers=fields)
+        if stream:
+            events = b"".join(chunks([SAID]))
+            answered = web.Response(body=events, content_type="text/event-stream", headers=fields)
+        return answered
+
+    wrapped.upstream.answering = answering
+    async with wrapped.monitor.session.post(CHAT, json=asked_for(stream=stream), headers=fields) as answer:
+        assert b"question_text" in await answer.read()
+    for got in (answer.headers, CIMultiDict(wrapped.upstream.asked[0].fields)):
+        assert (got["X-Own"], "Content-Digest" in got, "ETag" in got) == ("1", False, False)
+
+
 @pytest.mark.parametrize(
     "said",
     [
