@@ -85,13 +85,22 @@ class Streaming:
 
     async def _relay(self, streamed: Streamed) -> None:
         """As it comes; what it says is noted for the books."""
-        decoder = sse.Decoder()
+        decoder, noted = sse.Decoder(), True
         self._telling.begin(streamed.status, streamed.fields)
         async with aclosing(streamed.pieces()) as pieces:
             async for piece in pieces:
                 self._telling.write(piece)
-                for event in decoder.feed(piece):
-                    self._note(event.document or {})
+                if noted:
+                    noted = self._note_all(decoder, piece)
+
+    def _note_all(self, decoder: sse.Decoder, piece: bytes) -> bool:
+        """Whether what it says could be read."""
+        try:
+            for event in decoder.feed(piece):
+                self._note(event.document or {})
+        except UpstreamFault:
+            return False
+        return True
 
     def _note(self, document: Mapping[str, Any]) -> None:
         self._outcome.usage = usage_of(document) or self._outcome.usage

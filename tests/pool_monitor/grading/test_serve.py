@@ -19,7 +19,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from pool_monitor.grading.serve import CHAT
-from pool_monitor.grading.sse import Decoder
+from pool_monitor.grading.sse import MAX_EVENT_BYTES, Decoder
 from tests.pool_monitor.grading.samples import compact_by_hand, minified, pretty, two_questions
 from tests.pool_monitor.grading.upstreams import (
     COMPACT,
@@ -612,6 +612,17 @@ async def test_other_choices_than_one_text_are_asked_for_again(wrapped: Wrapped,
     wrapped.upstream.answering = answering
     answer = await graded(wrapped.sdk())
     assert [json.loads(one.message.content or "") for one in answer.choices] == [FULL]
+
+
+async def test_what_is_passed_on_may_be_no_events(wrapped: Wrapped) -> None:
+    long = pretty(FULL) + " " * MAX_EVENT_BYTES
+
+    async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
+        return await whole(completion(SAID if asked.compact else long))
+
+    wrapped.upstream.answering = answering
+    async with wrapped.monitor.session.post(CHAT, json=asked_for(stream=True)) as answer:
+        assert (await answer.json())["choices"][0]["message"]["content"] == long
 
 
 @pytest.mark.parametrize("status", [429, 500])
