@@ -139,9 +139,12 @@ class Draft:
             self._reserve(len(content))
             try:
                 await asyncio.to_thread(self.octets.write, content, self._written)
-            except OSError as fault:
+            except BaseException as fault:
+                # also where whoever sends it leaves meanwhile
                 self._reserve(-len(content))
-                raise _full(f"it cannot be written: {fault.strerror}") from fault
+                if isinstance(fault, OSError):
+                    raise _full(f"it cannot be written: {fault.strerror}") from fault
+                raise
             del self._buffer[: len(content)]
             self._written += len(content)
 

@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import tempfile
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import orjson
 import pytest
 from aiohttp import web
 
+from pool_monitor.grading.batch_files import Files
 from pool_monitor.grading.batch_form import Form, FormError
 from pool_monitor.grading.batches import MOST_RUNNING
 from tests.pool_monitor.grading.test_serve import FULL, SAID, Wrapped, asked_for, says, wrapping
@@ -419,6 +421,26 @@ async def test_what_is_on_disk_has_no_name_there(
         for file in wrapped.monitor.monitor.grading._files._files.values():
             with file.octets.opened() as stream:
                 assert os.fstat(stream.fileno()).st_nlink == 0
+
+
+async def test_who_leaves_while_it_is_written_uses_up_no_room() -> None:
+    files = Files(wall=lambda: 0.0)
+    draft = files.draft()
+    await draft.write(b"x")
+    begins, go = threading.Event(), threading.Event()
+
+    def slowly(*_: object) -> None:
+        begins.set()
+        go.wait(10)
+
+    draft.octets.write = slowly  # type: ignore[method-assign,assignment]
+    flushing = asyncio.create_task(draft.flush())
+    await asyncio.to_thread(begins.wait, 10)
+    flushing.cancel()
+    await asyncio.gather(flushing, return_exceptions=True)
+    go.set()
+    draft.discard()
+    assert files.bytes == 0
 
 
 async def test_no_descriptor_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
