@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import aiohttp
@@ -22,14 +23,23 @@ class Failed(Exception):
     """What was ordered did not come about. Its text says where, why, and what did."""
 
 
+class Told(StrEnum):
+    """Who knows of a flip by now."""
+
+    EVERYWHERE = "in all replicas"
+    HERE = "here"
+    NOT_YET = "here ALONE so far"
+    """It has a shared tier, which does not answer: the others hear of it once that does."""
+
+
 @dataclass(frozen=True, slots=True)
 class Flipped:
-    """before, after -- all flags of one listener. everywhere -- whether all replicas have been told, too."""
+    """before, after -- all flags of one listener."""
 
     admin: str
     before: Mapping[str, bool]
     after: Mapping[str, bool]
-    everywhere: bool
+    told: Told
 
 
 async def flags_of(client: aiohttp.ClientSession, admin: str) -> dict[str, bool]:
@@ -46,15 +56,15 @@ async def flip(
     if not changes:
         raise Failed(f"{masked(admin)} has none of these flags: {', '.join(wanted)}")
     fields = {"Authorization": f"Bearer {token}"} if token else {}
-    everywhere = not here
-    if everywhere:
+    told = Told.HERE
+    if here:
+        await _json(client, "PATCH", admin, changes, fields)
+    else:
         try:
             answer = await _json(client, "PATCH", admin, {**changes, "everywhere": True}, fields)
+            told = Told.EVERYWHERE if answer.get("everywhere") is True else Told.NOT_YET
         except _NobodyToTell:
-            everywhere = False
-    if not everywhere:
-        answer = await _json(client, "PATCH", admin, changes, fields)
-    told = bool(answer.pop("everywhere", False))
+            await _json(client, "PATCH", admin, changes, fields)
     after = await flags_of(client, admin)
     wrong = [name for name, on in changes.items() if after[name] != on]
     if wrong:

@@ -16,12 +16,16 @@ from config.words import masked
 from deploy.asking import Way
 from deploy.options import address
 from deploy.rollback import around, switches
-from deploy.rollback.act import Failed, flip, shown
+from deploy.rollback.act import Failed, Told, flip, shown
 from deploy.stack import say
 
 DONE, FELL_SHORT, BAD = 0, 1, 2
 ADMIN = "http://127.0.0.1:9090"
 ANSWER_SECONDS = 10.0
+NOT_YET = (
+    "  Redis is away: the other replicas are not told yet, and hear of it once it answers. "
+    "Until then: --here, and one --admin for each replica"
+)
 UNDO_FILE = "siding-undo-%Y%m%d-%H%M%S.sh"
 OPTIONS: Mapping[str, Mapping[str, tuple[str | None, bool, str]]] = {
     "flags, effective at once": {
@@ -132,17 +136,17 @@ async def _flip(
     except Failed as fault:
         print(f"siding rollback: {fault}", file=sys.stderr)
         return FELL_SHORT
-    where = "in all replicas" if done.everywhere else "here"
     undo = switches.undoing(done.before, wanted)
     told = [
-        f"{masked(admin)}: {where}, in {1000 * (time.monotonic() - began):.0f} ms",
+        f"{masked(admin)}: {done.told}, in {1000 * (time.monotonic() - began):.0f} ms",
         *(f"  {name} {_word(done.before[name])} -> {_word(done.after[name])}" for name in wanted if name in done.after),
         f"  undo: {shlex.join(switches.undo_words(undo, [masked(admin)], here=here))}"
         if undo
         else "  nothing changed: they stood so before",
+        *([NOT_YET] if done.told is Told.NOT_YET else []),
     ]
     say("\n".join(told))
-    return DONE
+    return FELL_SHORT if done.told is Told.NOT_YET else DONE
 
 
 async def _shown(client: aiohttp.ClientSession, url: str, path: str, wanted: Mapping[str, bool]) -> int:

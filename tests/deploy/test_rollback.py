@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import socket
@@ -21,9 +22,12 @@ from deploy.rollback import around, command, drill, switches
 from deploy.rollback.switches import BadOrder, Seen, expected, judged, order, undoing
 from tests.deploy.processes import ROOT, Child, environment, python, refused
 from tests.deploy.stacks import Up, running_stack
+from tests.e2e.proxies import proxy_process
+from tests.redis_servers import running_redis
 
 ROLLBACK = ("-m", "deploy", "rollback")
 TOKEN = "geheim-token"  # noqa: S105 - of this test
+NOBODY = "http://127.0.0.1:9"
 
 
 # -- orders
@@ -268,6 +272,26 @@ async def test_nobody_who_listens_keeps_nothing_from_being_done(stack: Up) -> No
 def test_nothing_of_an_order_is_passed_over(options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert refused(command.main, *options) == 2
     assert said in capsys.readouterr().err
+
+
+async def test_replicas_that_could_not_be_told_are_said(tmp_path: Path) -> None:
+    """With Redis away, what was ordered everywhere is done in one replica alone, which is no success."""
+    async with running_redis(tmp_path) as redis, contextlib.AsyncExitStack() as running:
+        one, other = [
+            (await running.enter_async_context(proxy_process(NOBODY, redis_url=redis.url))).admin for _ in range(2)
+        ]
+        redis.process.kill()
+        await redis.process.wait()
+        child = await rollback("--all", "--admin", one, token=None)
+        assert child.process.returncode == 1, child.output
+        assert f"{one}: here ALONE so far, in " in child.output
+        assert "other replicas are not told yet" in child.output
+        assert (await flags(one))["BYPASS"]
+        assert not (await flags(other))["BYPASS"]
+        # as it advises
+        child = await rollback("--all", "--here", "--admin", one, "--admin", other, token=None)
+        assert child.process.returncode == 0, child.output
+        assert (await flags(other))["BYPASS"]
 
 
 def test_a_flag_that_is_none_is_said(capsys: pytest.CaptureFixture[str]) -> None:
