@@ -27,10 +27,10 @@ from urllib.parse import urlsplit
 import asyncpg
 from pydantic import Field, SecretStr
 
-from config.kinds import Host, OptionalApiUrl, OptionalDatabaseUrl, OptionalHttpUrl, Whole
+from config.kinds import Host, OptionalApiUrl, OptionalDatabaseUrl, OptionalHttpUrl, Seconds, Whole
 from config.listen import ListenError, address_of, open_socket, open_spare
 from config.load import load
-from config.settings import ProxySettings, Settings
+from config.settings import MonitorSettings, ProxySettings, Settings
 from config.words import masked
 from deploy.postgres import USER
 from deploy.stack import FAILED, PROBE_SECONDS, STOP_GRACE_SECONDS, Part, Ready, Stack, answers, listens, text_of
@@ -71,6 +71,12 @@ class MonitorOptions(Settings):
     monitor_host: Host = Field("::", description="address the pool monitor listens on")
     monitor_port: Whole = Field(
         8081, ge=0, le=65_535, description="port the pool monitor listens on; 0 takes a free one"
+    )
+    drain_seconds: Seconds = Field(
+        MonitorSettings.model_fields["drain_seconds"].default,
+        ge=0,
+        le=86_400,
+        description="how long the pool monitor lets requests on their way finish",
     )
 
 
@@ -300,6 +306,7 @@ def monitor_plan(
             command=(sys.executable, "-m", "pool_monitor"),
             environ=own,
             ready=answers(f"http://{addresses.monitor}/healthz"),
+            stop_seconds=options.drain_seconds + STOP_GRACE_SECONDS,
         )
     )
     return parts

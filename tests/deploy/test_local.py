@@ -28,6 +28,7 @@ from deploy.local import (
     plan,
     seen_by_proxy,
 )
+from deploy.stack import STOP_GRACE_SECONDS
 from tests.deploy.processes import PATIENCE, Child, environment, listens, python, reserved_ports
 
 LOCAL = ("-m", "deploy.local")
@@ -102,6 +103,13 @@ def test_the_monitor_has_the_proxys_token_wherever_that_is_set(option: bool) -> 
         part for part in local.prepare(given, ANYWHERE | environ, "test").parts if "pool_monitor" in part.command
     ]
     assert ("PROXY_ADMIN_TOKEN", "door") in monitor.environ.items()
+
+
+@pytest.mark.parametrize(("environ", "drains"), [({}, 25.0), ({"DRAIN_SECONDS": "3"}, 3.0)])
+def test_a_service_has_the_time_to_drain_before_it_is_killed(environ: dict[str, str], drains: float) -> None:
+    parts = local.prepare([], ANYWHERE | environ, "test").parts
+    services = [part for part in parts if part.command[2] in {"proxy", "pool_monitor"}]
+    assert [part.stop_seconds for part in services] == [drains + STOP_GRACE_SECONDS] * 2
 
 
 def test_in_front_of_a_given_origin_there_is_only_the_proxy_and_no_rules_but_the_users(tmp_path: Path) -> None:
