@@ -24,6 +24,7 @@ from aiohttp import web
 
 from config.listen import ListenError, address_of, open_socket
 from deploy.grading_model import Asked, Form, Way, cut_at, digest_of, most_tokens, text_of, tokens, usage_of
+from deploy.stack import voice
 
 CANNOT_LISTEN = 1
 MAX_CONTENT_BYTES = 256 * 1024 * 1024
@@ -376,8 +377,9 @@ async def _serve(given: argparse.Namespace) -> None:
         await runner.setup()
         try:
             await web.SockSite(runner, sock).start()
-            print(f"grading simulator: http://{address_of(sock)}/v1", flush=True)
-            await stopped.wait()
+            with voice() as say:
+                say(f"grading simulator: http://{address_of(sock)}/v1")
+                await stopped.wait()
         finally:
             await runner.cleanup()
 

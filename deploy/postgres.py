@@ -22,7 +22,7 @@ from pathlib import Path
 import asyncpg
 
 from config.listen import spare_port
-from deploy.stack import say
+from deploy.stack import voice
 from pool_monitor import changes
 
 USER = "siding"
@@ -206,9 +206,10 @@ async def _serve(port: int, sql: str | None, notifying: Sequence[str]) -> None:
             await connection.execute(sql)
             await changes.install(connection, notifying)
             await connection.close()
-        say(f"postgres: {server.url()}")
         asked, ended = asyncio.create_task(stopped.wait()), asyncio.create_task(server.ended())
-        await asyncio.wait({asked, ended}, return_when=asyncio.FIRST_COMPLETED)
+        with voice() as say:
+            say(f"postgres: {server.url()}")
+            await asyncio.wait({asked, ended}, return_when=asyncio.FIRST_COMPLETED)
         died = not asked.done()
         for one in (asked, ended):
             one.cancel()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import queue
 import signal
 import sys
+import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TextIO
 
 import aiohttp
 
@@ -21,6 +23,10 @@ FAILED = 1
 POLL_SECONDS = 0.05
 PROBE_SECONDS = 2.0
 STOP_GRACE_SECONDS = 10.0
+MOST_UNTOLD = 1_000
+"""Texts that wait for whoever reads them; further ones are dropped."""
+TELL_SECONDS = 1.0
+"""How long the last of them may take."""
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -32,6 +38,36 @@ def say(text: str) -> None:
         # what is left in the buffer would fail again when the process ends
         with contextlib.suppress(OSError, ValueError), open(os.devnull, "w", encoding="utf-8") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def voice() -> Iterator[Callable[[str], None]]:
+    """As `say`, in a thread: whoever stops reading holds nothing up, and misses what does not fit."""
+    untold: queue.Queue[str | None] = queue.Queue(MOST_UNTOLD)
+    teller = threading.Thread(target=_tell, args=(untold,), name="siding voice", daemon=True)
+    teller.start()
+
+    def told(text: str | None) -> None:
+        with contextlib.suppress(queue.Full):
+            untold.put_nowait(text)
+
+    try:
+        yield told
+    finally:
+        told(None)
+        teller.join(TELL_SECONDS)
+
+
+def _tell(untold: queue.Queue[str | None]) -> None:
+    out: TextIO | None = sys.stdout
+    while (text := untold.get()) is not None:
+        if out is None:
+            continue
+        # past its buffer, which nobody else could flush at the end of the process while this waits
+        left = f"{text}\n".encode(out.encoding, "replace")
+        with contextlib.suppress(OSError, ValueError):
+            while left:
+                left = left[os.write(out.fileno(), left) :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +146,19 @@ class Stack:
     """All are ready."""
     _running: list[_Running] = field(default_factory=list)
     _verdict: asyncio.Future[int] = field(init=False)
+    _say: Callable[[str], None] = field(init=False, default=lambda text: None)
 
     async def run(self, welcome: str) -> int:
         """Say `welcome` once all are ready; return the exit status once all have stopped.
 
         0 after SIGINT, SIGTERM or SIGHUP; otherwise the status of the part that ended first.
         """
+        with contextlib.ExitStack() as until_all_have:
+            if self.attended:
+                self._say = until_all_have.enter_context(voice())
+            return await self._run(welcome)
+
+    async def _run(self, welcome: str) -> int:
         loop = asyncio.get_running_loop()
         self._verdict = loop.create_future()
         for number in STOPPING if self.attended else ():
@@ -138,10 +181,6 @@ class Stack:
         """As asked: `run` returns 0 once all have stopped."""
         if not self._verdict.done():
             self._verdict.set_result(0)
-
-    def _say(self, text: str) -> None:
-        if self.attended:
-            say(text)
 
     def _conclude(self, status: int, why: str) -> None:
         """The first reason to stop is the one that counts."""

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from config.listen import ListenError, address_of, open_socket
 from deploy.example_origin.app import REPORT_SECONDS, make_app
+from deploy.stack import voice
 
 CANNOT_LISTEN = 1
 STOP_SECONDS = 1.0
@@ -59,8 +60,9 @@ async def serve(sock: socket.socket, report_seconds: float) -> None:
     await runner.setup()
     try:
         await web.SockSite(runner, sock).start()
-        print(f"example origin: http://{address_of(sock)}", flush=True)
-        await stopped.wait()
+        with voice() as say:
+            say(f"example origin: http://{address_of(sock)}")
+            await stopped.wait()
     finally:
         await runner.cleanup()
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import signal
+import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 
-from tests.deploy.processes import Child, environment, is_alive, python, reserved_ports
+from config.listen import spare_port
+from tests.deploy.processes import PATIENCE, ROOT, Child, environment, is_alive, listens, python, reserved_ports
 
 STACK = ("-m", "tests.deploy.stack_of")
 
@@ -79,6 +84,77 @@ async def test_a_part_that_does_not_stop_in_time_is_killed(ports: tuple[int, int
     assert "siding: two did not stop in 0.5 seconds and is killed" in child.lines
     assert "one has stopped" in child.lines
     assert not any(map(is_alive, pids(child)))
+
+
+@dataclass
+class Unread:
+    read: int
+    write: int
+
+    def fill(self) -> None:
+        # a description of its own, or the process would not wait for room either
+        full = os.open(f"/proc/self/fd/{self.write}", os.O_WRONLY | os.O_NONBLOCK)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(full, b"x")
+        os.close(full)
+
+    async def status_of(self, process: asyncio.subprocess.Process) -> int:
+        """Of a process that is asked to stop."""
+        process.terminate()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await process.wait()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+
+@pytest.fixture
+def unread() -> Iterator[Unread]:
+    """As the output of a process: a pipe that is full, and that nobody reads any more, as of a pager."""
+    read, write = os.pipe()
+    yield Unread(read, write)
+    os.close(read)
+    os.close(write)
+
+
+async def test_a_stack_that_nobody_reads_stops_as_well(ports: tuple[int, int], unread: Unread) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, *STACK, f"one {ports[0]} --listen {ports[0]}"),
+        cwd=ROOT,
+        env=environment(STOP_SECONDS="0.5"),
+        stdout=unread.write,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(PATIENCE):
+        told = b""
+        while b"all are ready" not in told:
+            told += await asyncio.to_thread(os.read, unread.read, 4096)
+    unread.fill()
+    assert await unread.status_of(process) == 0
+    assert process.stderr is not None
+    assert await process.stderr.read() == b""
+
+
+@pytest.mark.parametrize("part", ["example_origin", "grading_simulator", "postgres"])
+async def test_a_part_that_nobody_reads_stops_as_well(part: str, unread: Unread) -> None:
+    port = spare_port()
+    unread.fill()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", f"deploy.{part}", "--port", str(port)),
+        cwd=ROOT,
+        env=environment(),
+        stdout=unread.write,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(PATIENCE):
+        while not listens(f"127.0.0.1:{port}"):  # noqa: ASYNC110 - another process
+            await asyncio.sleep(0.05)
+    assert await unread.status_of(process) == 0
+    assert process.stderr is not None
+    assert await process.stderr.read() == b""
 
 
 @pytest.mark.parametrize("victim", [0, 1])
