@@ -1,10 +1,12 @@
-"""Values of command-line options that several commands take."""
+"""Values of options and of the environment that several commands take."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from config.kinds import read_secret
 from config.words import masked
 
 
@@ -18,6 +20,15 @@ def address(text: str) -> str:
     if not good or parts.query or parts.fragment:
         raise argparse.ArgumentTypeError(f"{masked(text)!r} is no URL like https://service.example.com")
     return text.rstrip("/")
+
+
+def token(environ: Mapping[str, str]) -> str | None:
+    """ADMIN_TOKEN as the services read it, which leave out a line's end that came with it. Raises ValueError."""
+    given = environ.get("ADMIN_TOKEN", "")
+    try:
+        return read_secret(given) if given.strip() else None
+    except ValueError as fault:
+        raise ValueError(f"ADMIN_TOKEN (not shown) is no token: {fault}") from fault
 
 
 def positive(text: str) -> float:

@@ -127,7 +127,7 @@ async def grade(monitor: Way) -> Graded:
     from pool_monitor.grading.template_files import load_templates  # noqa: PLC0415
 
     [template, *_] = load_templates()
-    key = os.environ.get("OPENAI_API_KEY", "siding-check")
+    key = os.environ.get("OPENAI_API_KEY", "").strip() or "siding-check"
     nonce, earlier = secrets.token_hex(6), await graded(monitor)
     async with openai.AsyncOpenAI(base_url=f"{monitor.url}/v1", api_key=key, max_retries=0) as client:
 

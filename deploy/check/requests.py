@@ -19,6 +19,8 @@ READING = frozenset({"GET", "HEAD"})
 NONCE = "nonce"
 _BLANK = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
+_UNSENDABLE = re.compile(r"[\r\n\0]")
+
 
 class BadRequests(Exception):
     """The file cannot be used. Its text lists every fault."""
@@ -102,7 +104,9 @@ def _checked(document: dict[str, Any], environ: Mapping[str, str], where: str) -
     apart = {place: tuple(one for one in file.request if one.at == place) for place in ("proxy", "monitor")}
     if not apart["proxy"]:
         raise BadRequests(f"{where}: there must be a request for the proxy")
-    made = Requests(apart["proxy"], tuple(file.user) or ({},), environ, apart["monitor"])
+    # as the services read theirs: a line's end that came with a secret is no part of it
+    words = {name: value.strip() for name, value in environ.items()}
+    made = Requests(apart["proxy"], tuple(file.user) or ({},), words, apart["monitor"])
     faults = list(_faults(made))
     if faults:
         raise BadRequests("\n  ".join([f"{where}:", *faults]))
@@ -129,6 +133,9 @@ def _faults(requests: Requests) -> Iterator[str]:
             }
             for name in sorted(missing):
                 yield f"{form.name!r} needs ${{{name}}}, which neither user {number} nor the environment has"
+            for name, value in form.headers.items():
+                if _UNSENDABLE.search(_fill(value, words)):
+                    yield f"{form.name!r} has a line's end or a NUL in its {name} for user {number}"
 
 
 def _found(text: str) -> list[tuple[str, str | None]]:

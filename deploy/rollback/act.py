@@ -88,10 +88,11 @@ async def _json(
         async with client.request(
             method, url, json=document, headers=fields, skip_auto_headers=() if document else ("Content-Type",)
         ) as answer:
-            given = orjson.loads(await answer.read())
-            status = answer.status
+            text, status = await answer.read(), answer.status
     except (aiohttp.ClientError, OSError, TimeoutError) as fault:
         raise Failed(f"{masked(admin)} does not answer: {str(fault) or type(fault).__name__}") from fault
+    try:
+        given = orjson.loads(text)
     except ValueError as fault:
         raise Failed(f"{masked(admin)} is no admin listener: it answers {method} /api/flags without JSON") from fault
     content: dict[str, Any] = given if isinstance(given, dict) else {}

@@ -14,7 +14,7 @@ import aiohttp
 
 from config.words import masked
 from deploy.asking import Way
-from deploy.options import address
+from deploy.options import address, token
 from deploy.rollback import around, switches
 from deploy.rollback.act import Failed, Told, flip, shown
 from deploy.stack import say
@@ -87,7 +87,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         if options.around:
             return _around(options, environ)
         wanted = switches.order(options.flag, options.set, everything=options.all)
-        return asyncio.run(_flags(options, wanted, environ.get("ADMIN_TOKEN") or None))
+        return asyncio.run(_flags(options, wanted, _token(environ)))
     except (switches.BadOrder, around.BadStep) as fault:
         print(f"siding rollback: {fault}", file=sys.stderr)
         return BAD
@@ -112,13 +112,20 @@ def _one_order(options: argparse.Namespace) -> None:
 # -- flags
 
 
-async def _flags(options: argparse.Namespace, wanted: Mapping[str, bool], token: str | None) -> int:
+def _token(environ: Mapping[str, str]) -> str | None:
+    try:
+        return token(environ)
+    except ValueError as fault:
+        raise switches.BadOrder(str(fault)) from fault
+
+
+async def _flags(options: argparse.Namespace, wanted: Mapping[str, bool], secret: str | None) -> int:
     async with aiohttp.ClientSession(
         timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS), auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()
     ) as client:
         admins = options.admin or [ADMIN]
         # all at once: one that hangs does not hold up the others
-        statuses = await asyncio.gather(*(_flip(client, one, wanted, token, here=options.here) for one in admins))
+        statuses = await asyncio.gather(*(_flip(client, one, wanted, secret, here=options.here) for one in admins))
         status = max(statuses)
         if options.url:
             return max(status, await _shown(client, options.url, options.path or "/", wanted))
@@ -128,11 +135,11 @@ async def _flags(options: argparse.Namespace, wanted: Mapping[str, bool], token:
 
 
 async def _flip(
-    client: aiohttp.ClientSession, admin: str, wanted: Mapping[str, bool], token: str | None, *, here: bool
+    client: aiohttp.ClientSession, admin: str, wanted: Mapping[str, bool], secret: str | None, *, here: bool
 ) -> int:
     began = time.monotonic()
     try:
-        done = await flip(client, admin, wanted, token, here=here)
+        done = await flip(client, admin, wanted, secret, here=here)
     except Failed as fault:
         print(f"siding rollback: {fault}", file=sys.stderr)
         return FELL_SHORT

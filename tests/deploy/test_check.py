@@ -263,6 +263,14 @@ def test_blanks_come_from_the_user_then_the_environment_then_their_own_word(tmp_
     assert asked.fill(asked.forms[0], "n").path == "/user/environment/word/n"
 
 
+def test_a_lines_end_of_the_environment_is_not_sent(tmp_path: Path) -> None:
+    path = write(tmp_path, '[[request]]\nname = "x"\npath = "/"\nheaders = { Authorization = "Bearer ${T}" }')
+    asked = requests.read(path, {"T": "token\r\n"})
+    assert asked.fill(asked.forms[0], "n").fields["Authorization"] == "Bearer token"
+    with pytest.raises(requests.BadRequests, match="'x' has a line's end or a NUL in its Authorization for user 1"):
+        requests.read(path, {"T": "to\nken"})
+
+
 # -- the whole
 
 

@@ -204,6 +204,23 @@ async def test_without_the_token_nothing_changes_and_it_is_said(stack: Up) -> No
 
 
 @pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize("end", ["\r", "\n", "\r\n"])
+async def test_the_token_is_read_as_the_services_read_it(stack: Up, end: str) -> None:
+    """A line's end comes with it from a file, of Windows even, and is no part of it."""
+    child = await rollback("--set", "ENABLE_ETAG=on", "--admin", stack.admin, token=f"{TOKEN}{end}")
+    assert child.process.returncode == 0, child.output
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_token_that_cannot_be_sent_is_said_and_not_shown(stack: Up) -> None:
+    child = await rollback("--flag", "ENABLE_ETAG", "--admin", stack.admin, token="geheim\ntoken")
+    assert child.process.returncode == 2
+    assert child.lines == [
+        "siding rollback: ADMIN_TOKEN (not shown) is no token: it has spaces or characters beyond ASCII in it"
+    ]
+
+
+@pytest.mark.asyncio(loop_scope="session")
 async def test_one_listener_that_is_away_does_not_keep_the_others_from_it(stack: Up) -> None:
     child = await rollback("--flag", "ENABLE_ETAG", "--admin", "http://127.0.0.1:9", "--admin", stack.admin)
     assert child.process.returncode == 1
