@@ -22,6 +22,13 @@ def address(text: str) -> str:
     return text.rstrip("/")
 
 
+def path(text: str) -> str:
+    """A path at a service, which would belong to its name without the slash. Raises argparse.ArgumentTypeError."""
+    if not text.startswith("/"):
+        raise argparse.ArgumentTypeError(f"{masked(text)!r} is no path: a path begins with /")
+    return text
+
+
 def token(environ: Mapping[str, str]) -> str | None:
     """ADMIN_TOKEN as the services read it, which leave out a line's end that came with it. Raises ValueError."""
     given = environ.get("ADMIN_TOKEN", "")

@@ -7,14 +7,14 @@ import asyncio
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import aiohttp
 
 from config.words import masked
 from deploy.asking import Way
-from deploy.options import address, token
+from deploy.options import address, path, token
 from deploy.rollback import around, switches
 from deploy.rollback.act import Failed, Told, flip, shown
 from deploy.stack import say
@@ -50,6 +50,8 @@ OPTIONS: Mapping[str, Mapping[str, tuple[str | None, bool, str]]] = {
     "drill": {"drill": (None, False, "all of it on a stack of this machine's own, under load")},
 }
 """By name: the word for its value or None for a switch, whether it may be repeated, and its meaning."""
+KINDS: Mapping[str, Callable[[str], str]] = {"URL": address, "PATH": path}
+"""How a value is read, by the word for it."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -65,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     for title, options in OPTIONS.items():
         group = made.add_argument_group(title)
         for name, (metavar, repeatable, meaning) in options.items():
-            kind = address if metavar == "URL" else str
+            kind = KINDS.get(metavar or "", str)
             if metavar is None:
                 group.add_argument(f"--{name}", action="store_true", help=meaning)
             elif repeatable:
@@ -156,15 +158,15 @@ async def _flip(
     return FELL_SHORT if done.told is Told.NOT_YET else DONE
 
 
-async def _shown(client: aiohttp.ClientSession, url: str, path: str, wanted: Mapping[str, bool]) -> int:
+async def _shown(client: aiohttp.ClientSession, url: str, target: str, wanted: Mapping[str, bool]) -> int:
     try:
-        seen = await shown(Way(url, client), path, wanted)
+        seen = await shown(Way(url, client), target, wanted)
     except (aiohttp.ClientError, OSError, TimeoutError) as fault:
         why = str(fault) or type(fault).__name__
         print(f"siding rollback: {masked(url)} does not answer: {why}", file=sys.stderr)
         return FELL_SHORT
     for name, verdict, words in seen:
-        say(f"{masked(url)}{path}: {verdict}, {name}: {words}")
+        say(f"{masked(url)}{target}: {verdict}, {name}: {words}")
     if not seen:
         say(f"no answer shows how these stand: {', '.join(wanted)}; the listeners say so")
     return FELL_SHORT if any(verdict is switches.Seen.NOT for _, verdict, _ in seen) else DONE

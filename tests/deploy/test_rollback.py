@@ -284,6 +284,8 @@ async def test_nobody_who_listens_keeps_nothing_from_being_done(stack: Up) -> No
         (["--drill", "--admin", "http://127.0.0.1:9"], "--admin does not belong to --drill"),
         (["--flag", "BYPASS", "--yes"], "--yes does not belong to flags"),
         (["--all", "--admin", "127.0.0.1:9090"], "is no URL like"),
+        # with that another host would be asked, example.comx
+        (["--all", "--url", "https://example.com", "--path", "x"], "'x' is no path: a path begins with /"),
     ],
 )
 def test_nothing_of_an_order_is_passed_over(options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
