@@ -33,6 +33,14 @@ POOL = Board(
                 "names the holders.",
             ),
             Panel(
+                "State",
+                "bars",
+                "short",
+                {"{{state}}": f"max by (state) (siding_pool_state{{{MONITOR}}}) > 0"},
+                "The verdict of now. unreachable: no connection can be made, and the monitor's log says why. leaking, saturated: "
+                "see 'Top holders'.",
+            ),
+            Panel(
                 "Waits for a connection",
                 "heat",
                 "s",
