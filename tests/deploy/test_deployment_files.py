@@ -389,6 +389,15 @@ def test_the_guides_commands_are_understood() -> None:
             parsers[name].parse_args(arguments)
 
 
+def test_what_the_guide_switches_on_while_it_runs_are_flags() -> None:
+    guide = (DEPLOY / "README.md").read_text(encoding="utf-8")
+    weeks = re.findall(r"^\| ([1-4]) \|([^|]*)\|([^|]*)\|[^|]*\|$", guide, re.MULTILINE)
+    assert len(weeks) == 4
+    for week, proxy, monitor in weeks:
+        for name in re.findall(r"`(\w+)=true`", proxy + monitor):
+            assert name in set(FlagName), (week, name)
+
+
 def test_the_guide_names_what_there_is() -> None:
     guide = (DEPLOY / "README.md").read_text(encoding="utf-8")
     known = set().union(*map(variables_of, MODELS.values()))
