@@ -26,6 +26,7 @@ NOT_YET = (
     "  Redis is away: the other replicas are not told yet, and hear of it once it answers. "
     "Until then: --here, and one --admin for each replica"
 )
+ALIKE = "  (in all replicas, to what this one had; to give each back its own: --here, and one --admin for each)"
 UNDO_FILE = "siding-undo-%Y%m%d-%H%M%S.sh"
 OPTIONS: Mapping[str, Mapping[str, tuple[str | None, bool, str]]] = {
     "flags, effective at once": {
@@ -151,7 +152,8 @@ async def _flip(
         *(f"  {name} {_word(done.before[name])} -> {_word(done.after[name])}" for name in wanted if name in done.after),
         f"  undo: {shlex.join(switches.undo_words(undo, [masked(admin)], here=here))}"
         if undo
-        else "  nothing changed: they stood so before",
+        else "  nothing changed here: they stood so before",
+        *([ALIKE] if undo and done.told is not Told.HERE else []),
         *([NOT_YET] if done.told is Told.NOT_YET else []),
     ]
     say("\n".join(told))

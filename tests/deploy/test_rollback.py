@@ -20,7 +20,7 @@ from config.flags import FlagName
 from deploy.asking import Answer
 from deploy.rollback import around, command, drill, switches
 from deploy.rollback.switches import BadOrder, Seen, expected, judged, order, undoing
-from tests.deploy.processes import ROOT, Child, environment, python, refused
+from tests.deploy.processes import PATIENCE, ROOT, Child, environment, python, refused
 from tests.deploy.stacks import Up, running_stack
 from tests.e2e.proxies import proxy_process
 from tests.redis_servers import running_redis
@@ -311,6 +311,32 @@ async def test_replicas_that_could_not_be_told_are_said(tmp_path: Path) -> None:
         child = await rollback("--all", "--here", "--admin", one, "--admin", other, token=None)
         assert child.process.returncode == 0, child.output
         assert (await flags(other))["BYPASS"]
+
+
+async def test_where_replicas_differ_each_gets_back_its_own_by_here_alone(tmp_path: Path) -> None:
+    async with (
+        running_redis(tmp_path) as redis,
+        proxy_process(NOBODY, redis_url=redis.url, enable_etag="off") as one,
+        proxy_process(NOBODY, redis_url=redis.url) as other,
+    ):
+        before = {admin: await flags(admin) for admin in (one.admin, other.admin)}
+        child = await rollback("--all", "--here", *admins(one.admin, other.admin), token=None)
+        assert child.process.returncode == 0, child.output
+        for line in [line for line in child.lines if line.startswith("  undo: ")]:
+            await rollback(*line.split()[3:], token=None)
+        assert {admin: await flags(admin) for admin in before} == before
+        # what is done everywhere is undone everywhere, and said to be
+        child = await rollback("--all", *admins(one.admin), token=None)
+        assert "(in all replicas, to what this one had; to give each back its own: --here" in child.output
+        await rollback(*undo_of(child), token=None)
+        assert await flags(one.admin) == before[one.admin]
+        async with asyncio.timeout(PATIENCE):
+            while await flags(other.admin) != before[one.admin]:  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.01)
+
+
+def admins(*urls: str) -> list[str]:
+    return [word for url in urls for word in ("--admin", url)]
 
 
 def test_a_flag_that_is_none_is_said(capsys: pytest.CaptureFixture[str]) -> None:
