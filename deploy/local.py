@@ -98,16 +98,44 @@ class Addresses:
         return address.rpartition(":")[2]
 
 
-def free_addresses(settings: LocalSettings) -> Addresses:
+class Held(contextlib.ExitStack):
+    """Sockets on the addresses found so far: all are held until the last is found, so that no two are the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ports: dict[int, str] = {}
+
+    def named(self, host_variable: str, host: str, port_variable: str, port: int) -> str:
+        """The address in the settings, with a free port where that is left open. Raises PortTaken."""
+        try:
+            found = self.any(open_socket(host, port) if port else open_spare(host))
+        except ListenError as fault:
+            if fault.errno != errno.EADDRINUSE:
+                raise PortTaken(f"{fault.strerror} ({host_variable}, {port_variable})") from fault
+            if port in self._ports:
+                why, which = f"{port_variable} and {self._ports[port]} are both {port}", f"one, say {port_variable},"
+            else:
+                why, which = f"port {port} is taken by another process", port_variable
+            advice = f"set {which} to a free one, or to 0 for any: make run {port_variable}=0"
+            raise PortTaken(f"{why}; {advice}") from fault
+        self._ports[port] = port_variable
+        return found
+
+    def any(self, sock: socket.socket) -> str:
+        """The address of a socket that is held as well."""
+        return address_of(self.enter_context(sock))
+
+
+def free_addresses(settings: LocalSettings, others: Held | None = None) -> Addresses:
     """See that the addresses in the settings can be listened on, and choose those left open. Raises PortTaken.
 
-    All are held until the last is found, so that no two are the same.
+    others -- what is not to be the same either.
     """
-    with contextlib.ExitStack() as held:
-        public = held.enter_context(_reserved("HOST", settings.host, "PORT", settings.port))
-        admin = held.enter_context(_reserved("ADMIN_HOST", settings.admin_host, "ADMIN_PORT", settings.admin_port))
-        origin = held.enter_context(_origin_socket(settings.port)) if settings.upstream_url is None else None
-        return Addresses(address_of(public), address_of(admin), address_of(origin) if origin is not None else None)
+    with Held() if others is None else contextlib.nullcontext(others) as held:
+        public = held.named("HOST", settings.host, "PORT", settings.port)
+        admin = held.named("ADMIN_HOST", settings.admin_host, "ADMIN_PORT", settings.admin_port)
+        origin = held.any(_origin_socket(settings.port)) if settings.upstream_url is None else None
+        return Addresses(public, admin, origin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,29 +148,13 @@ class MonitorAddresses:
     simulator: str | None = None
 
 
-def free_monitor_addresses(options: MonitorOptions) -> MonitorAddresses:
+def free_monitor_addresses(options: MonitorOptions, held: Held) -> MonitorAddresses:
     """As `free_addresses`. Raises PortTaken."""
-    with contextlib.ExitStack() as held:
-        monitor = held.enter_context(
-            _reserved("MONITOR_HOST", options.monitor_host, "MONITOR_PORT", options.monitor_port)
-        )
-        postgres = held.enter_context(open_spare("127.0.0.1")) if options.database_url is None else None
-        simulator = held.enter_context(open_spare("127.0.0.1")) if options.grading_upstream_url is None else None
-        return MonitorAddresses(
-            address_of(monitor),
-            address_of(postgres) if postgres is not None else None,
-            address_of(simulator) if simulator is not None else None,
-        )
-
-
-def _reserved(host_variable: str, host: str, port_variable: str, port: int) -> socket.socket:
-    try:
-        return open_socket(host, port) if port else open_spare(host)
-    except ListenError as fault:
-        if fault.errno == errno.EADDRINUSE:
-            advice = f"set {port_variable} to a free one, or to 0 for any: make run {port_variable}=0"
-            raise PortTaken(f"port {port} is taken by another process; {advice}") from fault
-        raise PortTaken(f"{fault.strerror} ({host_variable}, {port_variable})") from fault
+    return MonitorAddresses(
+        held.named("MONITOR_HOST", options.monitor_host, "MONITOR_PORT", options.monitor_port),
+        held.any(open_spare("127.0.0.1")) if options.database_url is None else None,
+        held.any(open_spare("127.0.0.1")) if options.grading_upstream_url is None else None,
+    )
 
 
 def _origin_socket(port: int) -> socket.socket:
@@ -415,7 +427,10 @@ def prepare(given: Sequence[str], environ: Mapping[str, str], prog: str) -> Prep
     options = load(
         MonitorOptions, [], {name: value for name, value in environ.items() if name != "SIDING_CONFIG"}, prog=prog
     )
-    addresses, monitor = free_addresses(settings), free_monitor_addresses(options)
+    with Held() as held:
+        # the example origin takes what is left
+        monitor = free_monitor_addresses(options, held)
+        addresses = free_addresses(settings, held)
     parts: list[Part] = []
     redis = redis_address(settings)
     if redis is not None:

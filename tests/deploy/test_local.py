@@ -194,6 +194,27 @@ async def test_a_taken_port_is_said_in_one_line(taken: int, variable: str, upstr
     ]
 
 
+@pytest.mark.parametrize("variable", ["PORT", "ADMIN_PORT"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "::"])
+def test_a_port_that_is_given_twice_is_said_before_anything_starts(variable: str, host: str) -> None:
+    with reserved_ports(1) as (port,):
+        environ = {**ANYWHERE, variable: str(port), "MONITOR_PORT": str(port), "MONITOR_HOST": host}
+        with pytest.raises(local.PortTaken) as refused:
+            local.prepare([], environ, "test")
+    assert str(refused.value) == (
+        f"{variable} and MONITOR_PORT are both {port}; "
+        f"set one, say {variable}, to a free one, or to 0 for any: make run {variable}=0"
+    )
+
+
+def test_the_example_origin_does_not_take_the_monitors_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    with reserved_ports(2) as (usual, public):
+        monkeypatch.setattr(local, "ORIGIN_PORT", usual)
+        found = local.prepare([], {**ANYWHERE, "PORT": str(public), "MONITOR_PORT": str(usual)}, "test")
+    assert found.monitor.monitor == f"127.0.0.1:{usual}"
+    assert found.addresses.origin != f"127.0.0.1:{usual}"
+
+
 async def test_an_address_that_is_not_ours_is_said_in_one_line() -> None:
     environ = environment(**{**ANYWHERE, "HOST": "192.0.2.1"})
     async with python(*LOCAL, environ=environ) as child:
