@@ -5,16 +5,21 @@ from __future__ import annotations
 import atexit
 import json
 import logging
+import os
 import queue
 import sys
 import threading
+import time
 from contextlib import suppress
 from datetime import UTC, datetime
+from io import UnsupportedOperation
 from typing import TextIO
 
 MOST_WAITING = 10_000
 """Lines that wait for whoever reads them; further ones are dropped."""
 CLOSE_SECONDS = 1.0
+RETRY_SECONDS = 0.05
+"""How long to wait before writing again to a pipe that is full and does not block."""
 
 
 def instant(seconds: float) -> str:
@@ -49,7 +54,11 @@ class _TextFormatter(logging.Formatter):
 
 
 class _Handler(logging.Handler):
-    """Writes in a thread: who stops reading the log holds nobody up, and misses lines."""
+    """Writes in a thread: who stops reading the log holds nobody up, and misses lines.
+
+    It writes to the descriptor, beside the stream's buffer: a thread that waits there would hold its lock, which the
+    end of the process and the start of another take as well, and what cannot be written would stay in it for them.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
@@ -70,8 +79,20 @@ class _Handler(logging.Handler):
     def _write(self) -> None:
         while (text := self._waiting.get()) is not None:
             with suppress(OSError, ValueError):
-                self._stream.write(f"{text}\n")
-                self._stream.flush()
+                self._write_line(f"{text}\n")
+
+    def _write_line(self, line: str) -> None:
+        try:
+            fd = self._stream.fileno()
+        except UnsupportedOperation:
+            self._stream.write(line)
+            return
+        rest = line.encode("utf-8", "backslashreplace")
+        while rest:
+            try:
+                rest = rest[os.write(fd, rest) :]
+            except BlockingIOError:
+                time.sleep(RETRY_SECONDS)
 
     def close(self) -> None:
         """Write what waits, for a moment."""

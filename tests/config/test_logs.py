@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import sys
 
+import pytest
+
 from tests.deploy.processes import PATIENCE, ROOT, python
+from tests.logs import COLLECTORS, Collector
 
 SAYS_MUCH = """
 import logging, sys
@@ -41,6 +44,13 @@ async def test_who_does_not_read_the_log_holds_nobody_up() -> None:
     finally:
         process.kill()
         await process.communicate()
+
+
+@pytest.mark.parametrize("collector", COLLECTORS)
+async def test_who_does_not_take_the_log_holds_no_end_up(collector: Collector) -> None:
+    with collector() as stderr:
+        async with python("-c", SAYS_LITTLE, stderr=stderr) as child:
+            assert await child.end() == 0
 
 
 async def test_everything_is_written_before_the_end() -> None:

@@ -63,15 +63,20 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 @contextlib.asynccontextmanager
-async def python(*arguments: str, environ: Mapping[str, str] | None = None) -> AsyncIterator[Child]:
-    """A Python process in a group of its own; killed, if it still runs at the end."""
+async def python(
+    *arguments: str, environ: Mapping[str, str] | None = None, stderr: int = asyncio.subprocess.STDOUT
+) -> AsyncIterator[Child]:
+    """A Python process in a group of its own; killed, if it still runs at the end.
+
+    stderr -- where that goes, if not to the lines that are read.
+    """
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-W", "error", *arguments),
         cwd=ROOT,
         env=environment() if environ is None else environ,
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
+        stderr=stderr,
         start_new_session=True,
     )
     child = Child(process)
