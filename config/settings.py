@@ -318,6 +318,14 @@ class MonitorSettings(FlagSettings):
     log_level: LogLevel = Field(default="info", description="least level that is logged")
     log_format: LogFormat = Field(default="json", description="form of log lines")
 
+    @field_validator("grading_upstream_url")
+    @classmethod
+    def _not_its_own(cls, upstream: str, others: ValidationInfo) -> str:
+        host, port = others.data.get("host"), others.data.get("port")
+        if port and host is not None and is_at(upstream, host, port):
+            raise ValueError("it leads to the monitor itself: each request would come back for ever")
+        return upstream
+
     @field_validator("db_pool_min")
     @classmethod
     def _within_the_pool(cls, least: int, others: ValidationInfo) -> int:

@@ -63,6 +63,7 @@ class GradingPart:
             silence_seconds=seconds,
             clock=time.monotonic,
             observe=self._metrics,
+            own_port=settings.port,
         )
         self.books = Bookkeeping(models, time.time, settings.grading_data_dir, self._metrics.counted)
         self.completions = Completions(self.upstream, time.monotonic, self._expanded)

@@ -93,7 +93,7 @@ class Upstream:
     url -- the API's base, as `https://api.openai.com/v1`. api_key -- for callers without an Authorization field.
     capacity -- calls at once; more wait for their turn, most_waiting of them. connect_seconds -- for a connection.
     silence_seconds -- the longest while something is forwarded; a call has its deadline.
-    clock -- monotonic; wall -- since 1970.
+    clock -- monotonic; wall -- since 1970. own_port -- where callers come to.
     """
 
     def __init__(
@@ -111,6 +111,7 @@ class Upstream:
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
         ssl_context: ssl.SSLContext | None = None,
+        own_port: int | None = None,
     ) -> None:
         self.url = url.rstrip("/")
         self._api_key = api_key
@@ -128,6 +129,9 @@ class Upstream:
         self._told_state = BreakerState.CLOSED
         self._host = URL(self.url).host_port_subcomponent
         self._told_faults, self._told_refusals, self._told_breaks = Told(), Told(), Told()
+        self._mark, self._told_loops = f"siding-monitor-{secrets.token_hex(8)}", Told()
+        # by whatever name of this machine; to all others nothing is said that the caller has not
+        self._may_loop = URL(self.url).port == own_port
         self._limits = RateLimits()
         self._vendor: Vendor | None = None
         self._forwarding: Forwarding
@@ -274,7 +278,7 @@ class Upstream:
         assert self._vendor is not None
         try:
             async with asyncio.timeout(call.deadline - self._clock()):
-                response = await self._vendor.post(self._with_key(call.fields), call.body, stream=stream)
+                response = await self._vendor.post(self._with_own(call.fields), call.body, stream=stream)
         except FAULTS as fault:
             self._heard(fault)
             return failure_of(fault)
@@ -340,7 +344,7 @@ class Upstream:
     def _forwarded(
         self, method: str, path: str, fields: Fields, content: Content
     ) -> AbstractAsyncContextManager[Forwarded]:
-        forwarding = self._forwarding.forward(method, path, self._with_key(fields), content)
+        forwarding = self._forwarding.forward(method, path, self._with_own(fields), content)
         return self._by_our_key(forwarding) if self._lacks_key(fields) else forwarding
 
     @asynccontextmanager
@@ -351,12 +355,23 @@ class Upstream:
 
     # -- both
 
+    def refuse_own(self, loop: str) -> None:
+        """Refuse what comes from here itself. loop -- what its field CDN-Loop says. Raises UpstreamFault."""
+        if self._mark not in loop:
+            return
+        if self._told_loops.news("loop"):
+            log.error("GRADING_UPSTREAM_URL %s leads back to this monitor: what comes back is refused", self.url)
+        raise UpstreamFault(502, "loop", "what was asked of the grading upstream came back here")
+
     def _lacks_key(self, fields: Fields) -> bool:
         """Whether our key goes with these fields."""
         return self._api_key is not None and care.value_of(fields, "authorization") is None
 
-    def _with_key(self, fields: Fields) -> Fields:
-        return (*fields, ("Authorization", f"Bearer {self._api_key}")) if self._lacks_key(fields) else fields
+    def _with_own(self, fields: Fields) -> Fields:
+        """With our key, where there is no other, and with what shows that it has been here (RFC 8586)."""
+        if self._lacks_key(fields):
+            fields = (*fields, ("Authorization", f"Bearer {self._api_key}"))
+        return (*fields, ("CDN-Loop", self._mark)) if self._may_loop else fields
 
     def _key_was_sent(self, status: int) -> None:
         """Say once that our key is refused. status -- of the answer."""

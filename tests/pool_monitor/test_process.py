@@ -8,7 +8,9 @@ from pathlib import Path
 
 import aiohttp
 import asyncpg
+import pytest
 
+from config.listen import spare_port
 from tests.deploy.processes import environment, python, with_few_descriptors
 
 MONITOR = ("-m", "pool_monitor")
@@ -60,6 +62,31 @@ async def test_it_takes_the_file_descriptors_that_it_may_have() -> None:
     async with python(*with_few_descriptors("pool_monitor"), environ=environment(PORT="0", DB_POOL_MAX="30")) as child:
         assert "200 file descriptors are allowed, and 542 may be needed" in await child.line("file descriptors")
         await child.line("pool monitor: ")
+
+
+async def test_a_grading_upstream_that_is_the_monitor_itself_is_refused_at_the_start() -> None:
+    environ = environment(PORT="8081", GRADING_UPSTREAM_URL="http://localhost:8081/v1")
+    async with python(*MONITOR, environ=environ) as child:
+        assert await child.end() == 2
+    assert "leads to the monitor itself" in child.output
+
+
+@pytest.mark.parametrize("content", [b'{"model":"m"}', b'{"model":"m","temperature":0,"messages":[]}'])
+async def test_what_comes_back_by_another_name_of_this_machine_is_refused(content: bytes) -> None:
+    port = spare_port()
+    # an address as inet_aton has it, which no setting takes for one
+    upstream = f"http://0x7f000001:{port}/v1"
+    environ = environment(HOST="0.0.0.0", PORT=str(port), GRADING_UPSTREAM_URL=upstream, LOG_FORMAT="text")  # noqa: S104
+    async with python(*MONITOR, environ=environ) as child:
+        await child.line("pool monitor: ")
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+            for _ in range(2):
+                async with session.post("/v1/chat/completions", data=content) as answer:
+                    assert answer.status == 502
+                    assert (await answer.json(content_type=None))["error"]["code"] == "loop"
+        child.send(signal.SIGTERM)
+        assert await child.end() == 0
+    assert child.output.count("leads back to this monitor") == 1
 
 
 async def test_triggers(database: str) -> None:
