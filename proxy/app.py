@@ -111,7 +111,9 @@ class Worker:
         self._siblings = siblings
         self._wall = wall
         secret = settings.cache_secret.get_secret_value().encode() if settings.cache_secret is not None else b""
-        self.replicas = self._share(secret, group or secrets.token_hex(8), wall, flipped)
+        group = group or secrets.token_hex(8)
+        mark = f"siding-{group}"
+        self.replicas = self._share(secret, group, wall, flipped)
         self._metrics = Metrics(
             flags,
             store=self.store,
@@ -121,7 +123,9 @@ class Worker:
             replicas=self.replicas,
         )
         digest = keyed_digest(secret or secrets.token_bytes(32))
-        self._fast = Index(self.store, self._invalidations, routes, flags, digest, show_keys=settings.cache_status_key)
+        self._fast = Index(
+            self.store, self._invalidations, routes, flags, digest, show_keys=settings.cache_status_key, mark=mark
+        )
         self._briefs = Briefs(
             [self._metrics.observe_briefs, self._slow.observe_briefs, self._access_log.observe_briefs]
         )
@@ -152,6 +156,7 @@ class Worker:
             observe_origin=self._metrics.observe_origin,
             announce=self._announce if siblings is not None or self.replicas is not None else None,
             fast=self._fast,
+            mark=mark,
             remote=self.replicas.store if self.replicas is not None else None,
             traces=traces,
         )

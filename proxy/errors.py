@@ -157,6 +157,13 @@ class OriginMalformed(OriginError):
     code = "origin-malformed"
 
 
+class OriginLoops(OriginError):
+    """The origin is this proxy itself, by whatever way."""
+
+    status = 502
+    code = "loop"
+
+
 class OriginOverloaded(OriginError):
     """Every connection to the origin is in use, and none came free in time."""
 

@@ -7,6 +7,8 @@ from proxy.policy.messages import Fields, Line, RequestHead
 
 PSEUDONYM = "siding"
 VIA = f"1.1 {PSEUDONYM}"
+CDN_LOOP = "CDN-Loop"
+"""Who a request has been at, so that who sees his own mark in it knows that it goes round (RFC 8586)."""
 
 HOP_BY_HOP = frozenset(
     {
@@ -35,6 +37,11 @@ _LIMITED = frozenset({"TRACE", "OPTIONS"})
 MOST_FORWARDS = 10**9
 """A greater Max-Forwards counts as this one."""
 _SET_ANEW = frozenset({"x-forwarded-for", "via"})
+
+
+def loops(fields: Fields, mark: str) -> bool:
+    """Whether a request has been where `mark` is given."""
+    return mark in (fields.get("cdn-loop") or "")
 
 
 def without_named(fields: Fields) -> Fields:
@@ -79,11 +86,21 @@ def strip(fields: Fields) -> Fields:
     return fields.without(HOP_BY_HOP | _FRAMING) if present or "content-length" in fields else fields
 
 
-def to_origin(head: RequestHead, *, peer: str, scheme: str, request_id: str, traceparent: str, upgrade: bool) -> Fields:
+def to_origin(
+    head: RequestHead,
+    *,
+    peer: str,
+    scheme: str,
+    request_id: str,
+    traceparent: str,
+    upgrade: bool,
+    mark: str = "",
+) -> Fields:
     """A request's fields for the next hop, without framing, which the origin's client writes.
 
     peer -- the client's address. scheme -- of the target URI as the client used it.
     request_id, traceparent -- set where the client brought none. upgrade -- offer the client's upgrade on.
+    mark -- shows that it has been here; empty: nothing does.
     """
     fields = strip(head.fields)
     kept = fields.without(_SET_ANEW)
@@ -102,6 +119,8 @@ def to_origin(head: RequestHead, *, peer: str, scheme: str, request_id: str, tra
         added.append(("X-Request-Id", request_id))
     if "traceparent" not in fields:
         added.append(("traceparent", traceparent))
+    if mark:
+        added.append((CDN_LOOP, mark))
     if upgrade:
         added.append(("Connection", "Upgrade"))
         added.append(("Upgrade", head.fields.get("upgrade") or ""))

@@ -113,7 +113,7 @@ def field_line(raw: bytes) -> tuple[bytes, Line] | None:
 
 def may_be_cut(kind: int, lower: bytes) -> bool:
     """Whether it makes no difference to what a request asks for what the field says."""
-    return kind not in (SHAPE, PLACE, DEMANDING) and lower != b"connection"
+    return kind not in (SHAPE, PLACE, DEMANDING) and lower not in (b"connection", b"cdn-loop")
 
 
 class Known:
@@ -165,12 +165,14 @@ class Start:
 class Lines:
     """Lines that were understood before, so that most are read by one look-up. For one thread.
 
+    mark -- of this process, which no plain request has in CDN-Loop (see `forwarding`).
     news -- how often each name was read with a line that was not known.
     """
 
-    __slots__ = ("_names", "_once", "known", "news", "starts")
+    __slots__ = ("_mark", "_names", "_once", "known", "news", "starts")
 
-    def __init__(self) -> None:
+    def __init__(self, mark: bytes) -> None:
+        self._mark = mark
         self.known: dict[bytes, Known] = {}
         self.starts: dict[bytes, Start] = {}
         self._once = bytearray(MAX_KNOWN)
@@ -228,8 +230,10 @@ class Lines:
         found = Known(kind, lower, (text, value.decode("latin-1")))
         if kind in ALWAYS_ANEW:
             return found
-        if (lower == b"connection" and value.lower() != b"keep-alive") or (
-            lower == b"host" and _AUTHORITY.fullmatch(value) is None
+        if (
+            (lower == b"connection" and value.lower() != b"keep-alive")
+            or (lower == b"host" and _AUTHORITY.fullmatch(value) is None)
+            or (lower == b"cdn-loop" and self._mark in value)
         ):
             return None
         if len(raw) > MAX_KNOWN_BYTES:

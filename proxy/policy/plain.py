@@ -223,8 +223,8 @@ class Lexicon(Lines):
 
     __slots__ = ("_met", "_read", "cuts", "headings")
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, mark: bytes = b"siding") -> None:
+        super().__init__(mark)
         self.headings: dict[bytes, Heading] = {}
         self.cuts: list[bytes] = []
         self._met: set[int] = set()
@@ -538,10 +538,11 @@ class Onward:
         return f"X-Forwarded-For: {chain}\r\n{self.added}Via: {hops}\r\n".encode("latin-1")
 
 
-def to_origin(plain: Plain, peer: str, request_id: str, traceparent: str) -> bytes:
+def to_origin(plain: Plain, peer: str, request_id: str, traceparent: str, mark: bytes = b"") -> bytes:
     """The head of `plain` for the next hop, as `forwarding.to_origin` has it, without the line that ends it.
 
     peer -- the client's address. request_id, traceparent -- set where the client brought none.
+    mark -- the line with this hop's, if it has one.
     """
     heading, values = plain.heading, plain.values
     if heading is None:
@@ -559,4 +560,5 @@ def to_origin(plain: Plain, peer: str, request_id: str, traceparent: str) -> byt
         pieces.append(b"X-Request-Id: %b\r\n" % request_id.encode("latin-1"))
     if not onward.traced:
         pieces.append(b"traceparent: %b\r\n" % traceparent.encode("latin-1"))
+    pieces.append(mark)
     return b"".join(pieces)

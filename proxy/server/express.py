@@ -23,6 +23,7 @@ from proxy.origin.connection import OnInterim, OriginConnection
 from proxy.origin.fetch import SMALL_BYTES, SMALL_SECONDS
 from proxy.policy import cache_key, invalidation, plain
 from proxy.policy.decisions import Forward, Outcome
+from proxy.policy.forwarding import CDN_LOOP
 from proxy.policy.judgement import route_tag
 from proxy.policy.messages import RequestHead, ResponseHead
 from proxy.policy.passing import Passed, Replies, Reply, unchunked
@@ -95,6 +96,7 @@ class Express:
         self._invalidations = shared.invalidations
         self._announces = shared.announce is not None
         self._max_request_bytes = shared.limits.max_request_bytes
+        self.mark = f"{CDN_LOOP}: {shared.mark}\r\n".encode()
         self.digits = _Digits()
         self.in_flight = in_flight
         self.replies = Replies(shared.targets)
@@ -221,7 +223,7 @@ class Passing:
             self._request_id = express.digits.take(32)
         if not self._traceparent:
             self._traceparent = f"00-{express.digits.take(32)}-{express.digits.take(16)}-00"
-        head = plain.to_origin(request, self._seat.address, self._request_id, self._traceparent)
+        head = plain.to_origin(request, self._seat.address, self._request_id, self._traceparent, express.mark)
         if request.framed:
             wire = b"%bContent-Length: %d\r\n\r\n%b" % (head, len(self.content), self.content)
         else:

@@ -64,6 +64,7 @@ class Index:
     """Where `answer` looks. For the event loop's thread.
 
     digest -- a keyed hash, as cache keys have it. show_keys -- Cache-Status tells keys: nothing is prepared.
+    mark -- of this process.
     """
 
     def __init__(
@@ -75,10 +76,11 @@ class Index:
         digest: Digest,
         *,
         show_keys: bool,
+        mark: str,
     ) -> None:
         self.store = store
         self.invalidations = invalidations
-        self.lexicon = Lexicon()
+        self.lexicon = Lexicon(mark.encode())
         self.generation = 0
         self._routes = routes
         self._flags = flags

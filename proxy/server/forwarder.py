@@ -43,6 +43,7 @@ async def ask(
         request_id=visit.request_id,
         traceparent=visit.traceparent,
         upgrade=upgrade,
+        mark=shared.mark,
     )
     if not isinstance(content, AsyncIterator):
         # nothing is held back, so there is nothing to wait for

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from enum import Enum, auto
 
+from config.told import Told
 from proxy import errors
 from proxy.observe.events import BriefKind, Tier
 from proxy.origin.client import IDEMPOTENT, OriginResponse
@@ -71,6 +72,7 @@ class Handler:
         self._sharing = Sharing(shared)
         self.fetches = Fetches(shared, self._sharing)
         self.requests = InFlight()
+        self._told = Told()
 
     async def __call__(self, exchange: Exchange) -> None:
         """Answer one request; every way it can end is recorded in one observation."""
@@ -161,10 +163,13 @@ class Handler:
             return
         await self._from_cache(visit)
 
-    @staticmethod
-    def _check(request: RequestHead) -> None:
+    def _check(self, request: RequestHead) -> None:
         if not request.target.startswith("/") and not (request.target == "*" and request.method == "OPTIONS"):
             raise errors.MalformedRequest(f"the request target must begin with '/': {request.target[:80]!r}")
+        if forwarding.loops(request.fields, self._shared.mark):
+            if self._told.news("loop"):
+                log.error("UPSTREAM_URL leads back to this proxy: what comes back is refused")
+            raise errors.OriginLoops("the request came back here: it goes round between this proxy and its origin")
 
     async def _may_be_keyed(self, visit: Visit) -> bool:
         """Read the content where it is part of the key. False when it is not the cache's business."""

@@ -45,6 +45,7 @@ class Shared:
     clock -- monotonic seconds. observe, observe_origin -- take what is told.
     announce -- lets other processes know what is invalid; None where there are none. What it gives is done when those
     know that have to before a client does.
+    mark -- shows that a request has been at this proxy, whichever of its workers.
     remote -- what replicas share; None without REDIS_URL. fast -- prepared answers.
     traces -- spans of requests; None where nobody asked for them, and then nothing of it costs anything.
     """
@@ -66,6 +67,7 @@ class Shared:
     observe_origin: Callable[[OriginObservation], None]
     announce: Callable[[list[str]], asyncio.Future[None] | None] | None
     fast: Index
+    mark: str
     remote: SharedStore | None = None
     traces: Traces | None = None
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from proxy.server.protocol import ClientServer
 from tests.support import PATIENCE, Client, Message, Origin, Proxy, running_proxy, until
 
-MADE_HERE = ("x-request-id", "traceparent")
+MADE_HERE = ("x-request-id", "traceparent", "cdn-loop")
+"""Other for each request, or for each proxy."""
 
 Answer = tuple[bytes, bytes]
 """Head and content as the client got them."""

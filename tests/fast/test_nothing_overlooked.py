@@ -28,8 +28,8 @@ TEXT = b'{"text": "' + b"lorem ipsum " * 150 + b'"}'
 JSON = "Content-Type: application/json"
 DATE = "Date: Fri, 15 Jan 2027 08:00:00 GMT"
 
-NOT_PLAIN = {"connection", "upgrade", "expect", "transfer-encoding", "http2-settings", "max-forwards"}
-"""Fields without which, or with one value of which alone, a request is plain."""
+NOT_PLAIN = {"connection", "upgrade", "expect", "transfer-encoding", "http2-settings", "max-forwards", "cdn-loop"}
+"""Fields without which, or with some of their values alone, a request is plain."""
 WRITTEN_ANEW = {"x-forwarded-for", "via", "x-forwarded-proto", "x-forwarded-host", "x-request-id", "traceparent"}
 """Fields that are read for the sake of the next hop (`policy.plain.to_origin` is held to `forwarding.to_origin`)."""
 

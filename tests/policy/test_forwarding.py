@@ -11,6 +11,7 @@ from proxy.policy.forwarding import (
     MOST_FORWARDS,
     forwards_left,
     from_origin,
+    loops,
     strip,
     to_origin,
     wants_websocket,
@@ -184,3 +185,22 @@ def test_max_forwards(method: str, value: str | None, left: int | None, goes_on:
     fields = to_origin(head, peer="10.0.0.1", scheme="http", request_id="id", traceparent="trace", upgrade=False)
     assert fields.get("max-forwards") == goes_on
     assert value is None or fields.lines[0][0] == "max-Forwards"
+
+
+# -- requests that go round
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(None, False), ("", False), ("cloudflare", False), ("siding-2", False), ("cloudflare, siding-1; a=b", True)],
+)
+def test_a_request_that_has_been_here(value: str | None, expected: bool) -> None:
+    assert loops(fields() if value is None else fields(("Cdn-Loop", value)), "siding-1") is expected
+
+
+def test_it_is_marked() -> None:
+    head = RequestHead("GET", "/", fields(("CDN-Loop", "cloudflare")), "http", "app.example", (1, 1))
+    sent = to_origin(
+        head, peer="10.0.0.1", scheme="http", request_id="id", traceparent="trace", upgrade=False, mark="siding-1"
+    )
+    assert sent.all("cdn-loop") == ("cloudflare", "siding-1")

@@ -287,10 +287,17 @@ def goes_on(found: Plain) -> None:
     if "x-forwarded-proto" in head.fields:
         head = RequestHead("GET", "/a?b", head.fields, "https", found.host)
     wanted = forwarding.to_origin(
-        head, peer="192.0.2.1", scheme=head.scheme, request_id="id", traceparent="trace", upgrade=False
+        head, peer="192.0.2.1", scheme=head.scheme, request_id="id", traceparent="trace", upgrade=False, mark="siding-1"
     )
-    octets = plain.to_origin(found, "192.0.2.1", "id", "trace")
+    octets = plain.to_origin(found, "192.0.2.1", "id", "trace", b"CDN-Loop: siding-1\r\n")
     assert octets == b"GET /a?b HTTP/1.1\r\n" + wanted.wire()
+
+
+def test_a_request_that_has_been_here_is_not_plain() -> None:
+    lexicon = Lexicon(b"siding-1")
+    for _ in range(3 * REVIEW_HEADS):
+        assert read(HOST, "CDN-Loop: siding-2", lexicon=lexicon) is not None
+        assert read(HOST, "cdn-LOOP:\ta, siding-1;x=1", lexicon=lexicon) is None
 
 
 # -- heads that were met before

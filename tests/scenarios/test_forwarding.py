@@ -8,7 +8,9 @@ import pytest
 
 from tests.support import Message, Origin, Proxy, Turn, joined, running_proxy, until
 
-ADDED_TO_REQUESTS = {"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "via", "x-request-id", "traceparent"}
+ADDED_TO_REQUESTS = {
+    *("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "via", "x-request-id", "traceparent", "cdn-loop")
+}
 ADDED_TO_RESPONSES = {"via", "cache-status", "date", "etag", "content-length", "transfer-encoding"}
 
 
@@ -536,3 +538,29 @@ async def test_cookies_and_codings_of_one_client_are_not_anothers(origin: Origin
         await proxy.get("/a")
         await until(lambda: len(origin.requests) == 2)
     assert joined(origin.requests[1].all("cookie")) == ""
+
+
+async def test_two_proxies_one_after_the_other(origin: Origin) -> None:
+    """Short ways and all: the second sees the mark of the first, which is not its own."""
+    async with running_proxy(origin.url) as second, running_proxy(f"http://127.0.0.1:{second.port}") as first:
+        client = await first.connect()
+        for _ in range(5):
+            for method in ("GET", "POST"):
+                answer = await client.request(method, "/a", "CDN-Loop: cloudflare")
+                assert (answer.status, answer.content) == (200, b"hello")
+    for request in origin.requests:
+        _, one, other = request.all("cdn-loop")
+        assert one != other
+
+
+async def test_what_has_been_here_is_refused(origin: Origin) -> None:
+    async with running_proxy(origin.url) as proxy:
+        await proxy.get("/a")
+        mark = origin.requests[0].get("cdn-loop")
+        client = await proxy.connect()
+        for method in ("GET", "POST", "POST", "OPTIONS"):
+            answer = await client.request(method, "/b", f"cdn-loop:cloudflare, {mark}; x=1")
+            assert (answer.status, b'"loop"' in answer.content) == (502, True)
+        proxy.flags.update({"BYPASS": True})
+        assert (await client.request("POST", "/b", f"CDN-Loop: {mark}")).status == 502
+    assert len(origin.requests) == 1
