@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from pydantic import BeforeValidator, SecretStr
 
@@ -31,7 +31,10 @@ _SIZE_UNITS = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "tb": 10
     "gib": GIB,
     "tib": TIB,
 }
-_HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?")
+_LABEL = "[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?"
+_HOST_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?")
+MAX_LABEL, MAX_HOST_NAME = 63, 253
+"""RFC 1035 2.3.4, without what is not written."""
 _FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 
@@ -125,9 +128,18 @@ def read_host(raw: object) -> str:
     host = _text(raw)
     if host.startswith("["):
         raise ValueError("an IPv6 address stands without brackets here")
-    if not is_address(host) and not (len(host) <= 253 and _HOST_NAME.fullmatch(host)):
-        raise ValueError("it is neither a host name nor an IP address")
+    if not is_address(host):
+        if not _HOST_NAME.fullmatch(host):
+            raise ValueError("it is neither a host name nor an IP address")
+        _check_length(host, "it")
     return host
+
+
+def _check_length(name: str, what: str) -> None:
+    if len(name.rstrip(".")) > MAX_HOST_NAME:
+        raise ValueError(f"{what} is longer than the {MAX_HOST_NAME} characters that a host name may have")
+    if any(len(label) > MAX_LABEL for label in name.split(".")):
+        raise ValueError(f"{what} has more than {MAX_LABEL} characters without a dot, so it is no host name")
 
 
 def _read_url(raw: object, schemes: tuple[str, ...]) -> SplitResult:
@@ -150,16 +162,24 @@ def _checked_host(parts: SplitResult) -> str:
     host = parts.hostname or ""
     if not host:
         raise ValueError("it names no host")
-    if not is_address(host) and not _HOST_NAME.fullmatch(host):
-        raise ValueError("its host is malformed")
+    _check_place(host)
     return host
+
+
+def _check_place(host: str) -> None:
+    """A URL's host, without brackets."""
+    if not is_address(host):
+        if not _HOST_NAME.fullmatch(host):
+            raise ValueError("its host is malformed")
+        _check_length(host, "its host")
 
 
 def _read_base_url(raw: object) -> SplitResult:
     parts = _read_url(raw, ("http", "https"))
     if "@" in parts.netloc:
         raise ValueError("it has a user name or a password, which would not be sent")
-    _checked_host(parts)
+    if "%" in _checked_host(parts):
+        raise ValueError("its host has a zone, which a request cannot name; give an address without one, or a name")
     return parts
 
 
@@ -190,8 +210,7 @@ def read_redis_url(raw: object) -> str:
     if not _VISIBLE.fullmatch(url) or "\\" in url:
         raise ValueError("it has characters that a URL must escape")
     for host, _ in read_place(url).hosts:
-        if not is_address(host) and not _HOST_NAME.fullmatch(host):
-            raise ValueError("its host is malformed")
+        _check_place(host)
     return url
 
 
@@ -200,6 +219,9 @@ def read_database_url(raw: object) -> str:
     parts = _read_url(raw, ("postgresql", "postgres"))
     if "host=" not in parts.query:
         _checked_host(parts)
+    for host in ",".join(parse_qs(parts.query).get("host", ())).split(","):
+        if not host.startswith("/"):
+            _check_length(host.partition(":")[0], "its host")
     return _text(raw)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import errno
 import itertools
-import os
 import random
 import socket
 from collections import deque
@@ -102,8 +101,9 @@ def spare_port() -> int:
 def _family_of(host: str) -> socket.AddressFamily:
     try:
         return socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
-    except socket.gaierror as fault:
-        raise ListenError(errno.EADDRNOTAVAIL, f"cannot listen on {host!r}: {fault.strerror}") from fault
+    except (socket.gaierror, UnicodeError) as fault:
+        reason = fault.strerror if isinstance(fault, OSError) else "it is no host name"
+        raise ListenError(errno.EADDRNOTAVAIL, f"cannot listen on {host!r}: {reason}") from fault
 
 
 def _has_ipv6() -> bool:
@@ -118,7 +118,7 @@ def _has_ipv6() -> bool:
 
 
 def _advice(fault: OSError, host: str, port: int) -> str:
-    what = f"cannot listen on {host} port {port}: {os.strerror(fault.errno or 0)}"
+    what = f"cannot listen on {host} port {port}: {fault.strerror or fault}"
     if fault.errno == errno.EADDRINUSE:
         return f"{what}; another process has it (set PORT or ADMIN_PORT to a free one)"
     if fault.errno == errno.EACCES:

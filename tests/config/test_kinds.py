@@ -151,6 +151,10 @@ def test_http_urls(text: str, url: str) -> None:
         ("http://bücher.example", "must escape"),
         ("http://-a", "host is malformed"),
         ("http://a..b", "host is malformed"),
+        (f"http://{'a' * 64}.example", "its host has more than 63 characters without a dot"),
+        ("http://" + "a." * 128, "its host is longer than the 253 characters"),
+        ("http://[fe80::1%25eth0]:80", "its host has a zone"),
+        ("http://[fe80::1%eth0]:80", "its host has a zone"),
         (3000, "not text"),
     ],
 )
@@ -202,9 +206,33 @@ def test_hosts(host: str) -> None:
     assert kinds.read_host(host) == host
 
 
-@pytest.mark.parametrize("host", ["", "[::]", "localhost:80", "a b", "http://a", "-a", "a" * 254, "1:2"])
+@pytest.mark.parametrize(
+    "host", ["", "[::]", "localhost:80", "a b", "http://a", "-a", "a" * 254, "a" * 64, "a." * 128, "1:2"]
+)
 def test_what_is_no_host(host: str) -> None:
     assert refusal(kinds.read_host, host)
+
+
+@pytest.mark.parametrize("host", ["a" * 63, f"{'a' * 63}.{'b' * 63}.{'c' * 63}.{'d' * 61}."])
+def test_the_longest_hosts(host: str) -> None:
+    assert kinds.read_host(host) == host
+    assert kinds.read_http_url(f"http://{host}:1") == f"http://{host}:1"
+
+
+LONG = "a" * 64
+
+
+@pytest.mark.parametrize(
+    "url", [f"postgresql://{LONG}/db", f"postgresql:///db?host={LONG}", f"postgresql:///db?host=/tmp,b.{LONG}:5432"]
+)
+def test_what_is_no_database_url(url: str) -> None:
+    assert "its host has more than 63 characters" in str(refusal(kinds.read_database_url, url))
+    assert "its host has more" in str(refusal(kinds.read_redis_url, f"redis://{LONG}/0"))
+
+
+@pytest.mark.parametrize("url", ["postgresql://a/db", f"postgresql:///db?host=/{LONG}", "postgresql:///db?host=a,b"])
+def test_database_urls(url: str) -> None:
+    assert kinds.read_database_url(url) == url
 
 
 @pytest.mark.parametrize("secret", ["", "   ", "a b", "line\nbreak", "pässword", 7])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import socket
 import subprocess
 import sys
@@ -62,3 +63,11 @@ def test_an_address_of_another_machine_is_refused_with_what_was_asked_for() -> N
 def test_a_spare_port_can_be_listened_on_at_once() -> None:
     with socket.create_server(("127.0.0.1", spare_port())) as server:
         assert server.getsockname()[1] in SPARE
+
+
+@pytest.mark.parametrize("host", ["999.1.1.1", "1.2.3.4.5", "fe80::1%no-such-zone", "nobody.invalid", "a" * 64])
+def test_what_is_no_address_here_is_refused_with_the_reason(host: str) -> None:
+    with pytest.raises(ListenError) as caught:
+        listen.open_socket(host, 0)
+    assert "cannot listen on" in str(caught.value.strerror)
+    assert not re.search("Unknown error|Success|None", str(caught.value.strerror))

@@ -79,6 +79,22 @@ async def test_a_taken_port_is_said_plainly(origin: Origin, workers: str) -> Non
     assert "Traceback" not in child.output
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "status"),
+    [
+        *((name, "a" * 64, 2) for name in ("HOST", "ADMIN_HOST")),
+        *((name, f"http://{'a' * 64}", 2) for name in ("UPSTREAM_URL", "POOL_MONITOR_URL")),
+        ("UPSTREAM_URL", "http://[fe80::1%25eth9]:80", 2),
+        *(("HOST", host, 1) for host in ("999.1.1.1", "1.2.3.4.5", "fe80::1%eth9")),
+    ],
+)
+async def test_a_host_that_is_none_is_said_plainly(origin: Origin, name: str, value: str, status: int) -> None:
+    environ = environment(**{"UPSTREAM_URL": origin.url, "PORT": "0", "ADMIN_PORT": "0", name: value})
+    async with python("-m", "proxy", environ=environ) as child:
+        assert await child.end() == status
+    assert (value in child.output, "Traceback" in child.output, "Unknown" in child.output) == (True, False, False)
+
+
 async def test_it_takes_the_file_descriptors_that_it_may_have(origin: Origin) -> None:
     environ = environment(UPSTREAM_URL=origin.url, PORT="0", ADMIN_PORT="0")
     async with python(*with_few_descriptors("proxy"), environ=environ) as child:
