@@ -50,7 +50,7 @@ def load(model: type[M], argv: Sequence[str], environ: Mapping[str, str], prog: 
     try:
         return read(model, argv, environ, prog)
     except SettingsError as fault:
-        print(f"{prog}: {fault}", file=sys.stderr)
+        print("\n".join([f"{prog}: {fault}", *misspelt(model, environ)]), file=sys.stderr)
         raise SystemExit(BAD_SETTINGS) from None
 
 

@@ -47,6 +47,13 @@ async def test_a_bad_setting_ends_with_status_2_and_says_everything() -> None:
     assert "Traceback" not in child.output
 
 
+async def test_a_variable_that_is_misspelt_is_named_beside_the_one_that_is_missing() -> None:
+    async with python("-m", "proxy", environ=environment(UPSTREAM_URI="http://localhost:3000")) as child:
+        assert await child.end() == 2
+    assert "UPSTREAM_URL is not set" in child.output
+    assert "the environment has UPSTREAM_URI, which is no setting; was UPSTREAM_URL meant?" in child.output
+
+
 async def test_the_start_says_what_is_in_force(origin: Origin, tmp_path: Path) -> None:
     path = tmp_path / "rules.toml"
     path.write_text('[[route]]\nmatch = "/a"\nttl = 9\n')
