@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, TypeVar
@@ -20,6 +19,7 @@ from pydantic.fields import FieldInfo
 
 from config.describe import CONFIG, add_options, allowed, default, kind_of, option, variable
 from config.settings import MonitorSettings, ProxySettings, Settings
+from config.toml_file import TomlError, read_toml
 from config.version import VERSION
 from config.words import counted, did_you_mean, masked, shown
 
@@ -146,14 +146,9 @@ def _unknown_options(rest: Sequence[str], known: Sequence[str]) -> Iterator[str]
 def _file(model: type[Settings], path: str, faults: list[str]) -> dict[str, Given] | None:
     """The settings that are given in the file; None if it cannot be read."""
     try:
-        with open(path, "rb") as file:
-            document = tomllib.load(file)
-    except OSError as fault:
-        faults.append(f"{variable(CONFIG)} {path} cannot be read: {fault.strerror or fault}")
-    except UnicodeDecodeError:
-        faults.append(f"{variable(CONFIG)} {path} is not TOML: it is not UTF-8 text")
-    except ValueError as fault:
-        faults.append(f"{variable(CONFIG)} {path} is not TOML: {fault}")
+        document = read_toml(path)
+    except TomlError as fault:
+        faults.append(f"{variable(CONFIG)} {path} {fault}")
     else:
         known = model.model_fields
         faults += [

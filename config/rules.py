@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import unquote
 
 from config.patterns import PathIndex, Pattern
 from config.rule import Rule, read_rule
+from config.toml_file import TomlError, read_toml
 from config.words import counted, did_you_mean, quoted
 
 __all__ = ["OTHER", "RouteTable", "Rule", "RulesError", "load_rules"]
@@ -101,14 +101,9 @@ class RouteTable:
 def load_rules(path: str | os.PathLike[str], default_ttl: float) -> RouteTable:
     """The rules in a TOML file. default_ttl -- seconds, for rules without one. Raises RulesError."""
     try:
-        with open(path, "rb") as file:
-            document = tomllib.load(file)
-    except OSError as fault:
-        raise RulesError(path, [f"it cannot be read: {fault.strerror or fault}"]) from fault
-    except UnicodeDecodeError as fault:
-        raise RulesError(path, ["it is not TOML: it is not UTF-8 text"]) from fault
-    except ValueError as fault:
-        raise RulesError(path, [f"it is not TOML: {fault}"]) from fault
+        document = read_toml(path)
+    except TomlError as fault:
+        raise RulesError(path, [f"it {fault}"]) from fault
     rules, faults = read_rules(document, default_ttl)
     if faults:
         raise RulesError(path, faults)

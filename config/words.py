@@ -27,12 +27,19 @@ def masked(text: str) -> str:
 
 def quoted(value: object) -> str:
     """A given value as a message repeats it: quoted, on one line, not endless."""
-    return _cut(repr(value))
+    return _cut(_written(value))
 
 
 def shown(value: object) -> str:
     """`quoted`, for values that may be URLs with secrets in them."""
-    return _cut(repr(masked(value)) if isinstance(value, str) else masked(repr(value)))
+    return _cut(repr(masked(value)) if isinstance(value, str) else masked(_written(value)))
+
+
+def _written(value: object) -> str:
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, or tables in tables
+        return f"{type(value).__name__}, too long to be shown,"
 
 
 def _cut(text: str) -> str:

@@ -16,7 +16,6 @@ import json
 import math
 import os
 import re
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -26,6 +25,7 @@ from uuid import UUID
 
 import orjson
 
+from config.toml_file import TomlError, read_toml
 from config.words import counted, did_you_mean, quoted
 
 DEFAULT_ROWS = 10_000
@@ -263,12 +263,9 @@ class Query:
 def load_queries(path: str | os.PathLike[str]) -> dict[str, Query]:
     """The queries in a TOML file, by name. Raises QueriesError."""
     try:
-        with open(path, "rb") as file:
-            document = tomllib.load(file)
-    except OSError as fault:
-        raise QueriesError(path, [f"it cannot be read: {fault.strerror or fault}"]) from fault
-    except ValueError as fault:
-        raise QueriesError(path, [f"it is not TOML: {fault}"]) from fault
+        document = read_toml(path)
+    except TomlError as fault:
+        raise QueriesError(path, [f"it {fault}"]) from fault
     faults = [f"{name}: this key is not known{did_you_mean(name, ['query'])}" for name in document if name != "query"]
     tables = document.get("query", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):

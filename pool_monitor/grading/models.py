@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -13,6 +12,7 @@ from annotated_types import Ge, Len
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 import config
+from config.toml_file import TomlError, read_toml
 from config.words import counted
 
 PACKAGED = Path(config.__file__).parent / "models.toml"
@@ -92,13 +92,9 @@ def load_models(path: Path | None = None) -> Models:
     """The table in a file, or the one that comes with Siding. Raises ModelsError."""
     file = path or PACKAGED
     try:
-        given = _ModelsFile.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
-    except OSError as fault:
-        raise ModelsError(file, [f"it cannot be read: {fault.strerror}"]) from fault
-    except UnicodeDecodeError:
-        raise ModelsError(file, ["it is not TOML: it is not UTF-8 text"]) from None
-    except tomllib.TOMLDecodeError as fault:
-        raise ModelsError(file, [f"it is not TOML: {fault}"]) from fault
+        given = _ModelsFile.model_validate(read_toml(file))
+    except TomlError as fault:
+        raise ModelsError(file, [f"it {fault}"]) from fault
     except ValidationError as fault:
         errors = fault.errors(include_url=False, include_input=False)
         raise ModelsError(file, [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in errors]) from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +11,7 @@ from annotated_types import Len
 from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, ValidationError
 
 import config
+from config.toml_file import TomlError, read_toml
 from config.words import counted
 from pool_monitor.grading.shapes import EXCEPTIONS, NOTHING, Field, Shape
 from pool_monitor.grading.templates import Template, words_pattern
@@ -99,14 +99,10 @@ def _clashes(templates: Sequence[Template]) -> Iterable[str]:
 def read_template(file: Path, faults: list[str]) -> Template | None:
     """A template; None, and what is wrong with it added to `faults`."""
     try:
-        document = tomllib.loads(file.read_text(encoding="utf-8"))
+        document = read_toml(file)
         given = _TemplateFile.model_validate(document)
-    except OSError as fault:
-        faults.append(f"{file}: it cannot be read: {fault.strerror}")
-    except UnicodeDecodeError:
-        faults.append(f"{file}: it is not TOML: it is not UTF-8 text")
-    except tomllib.TOMLDecodeError as fault:
-        faults.append(f"{file}: it is not TOML: {fault}")
+    except TomlError as fault:
+        faults.append(f"{file}: it {fault}")
     except ValidationError as fault:
         faults += [
             f"{file}: {'.'.join(map(str, error['loc']))}: {error['msg']}"

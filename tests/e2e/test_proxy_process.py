@@ -70,6 +70,38 @@ async def test_a_bad_rules_file_ends_with_status_2(origin: Origin, tmp_path: Pat
     assert "Traceback" not in child.output
 
 
+DEEP = "[" * 3000
+LARGE = f"0x{'f' * 20_000}"
+
+
+@pytest.mark.parametrize(
+    ("setting", "text", "words"),
+    [
+        ("RULES_FILE", f"route = {DEEP}", "nested too deep"),
+        ("SIDING_CONFIG", f"port = {DEEP}", "nested too deep"),
+        ("RULES_FILE", f'[[route]]\nmatch = "/a"\nttl = {LARGE}', "ttl: int, too long to be shown,"),
+        ("SIDING_CONFIG", f"port = {LARGE}", "PORT is int, too long to be shown,"),
+        ("RULES_FILE", f'[[route]]\nmatch = "/a"\n{".".join(["ttl"] * 3000)} = 1', "ttl: dict, too long to be shown,"),
+        ("SIDING_CONFIG", f"{'.'.join(['port'] * 3000)} = 1", "PORT is dict, too long to be shown,"),
+    ],
+)
+async def test_an_unlikely_file_is_a_fault(origin: Origin, tmp_path: Path, setting: str, text: str, words: str) -> None:
+    path = tmp_path / "file.toml"
+    path.write_text(text)
+    async with python("-m", "proxy", environ=environment(**{"UPSTREAM_URL": origin.url, setting: str(path)})) as child:
+        assert await child.end() == 2
+    assert words in child.output
+    assert "Traceback" not in child.output
+
+
+async def test_files_with_a_byte_order_mark_are_taken(origin: Origin, tmp_path: Path) -> None:
+    rules, settings = tmp_path / "rules.toml", tmp_path / "siding.toml"
+    rules.write_text('[[route]]\nmatch = "/a"\n', encoding="utf-8-sig")
+    settings.write_text("bypass = true\n", encoding="utf-8-sig")
+    async with proxy_process(origin.url, rules_file=str(rules), siding_config=str(settings)) as proxy:
+        await proxy.child.line("1 route rule, no shared tier, BYPASS is on")
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 async def test_a_taken_port_is_said_plainly(origin: Origin, workers: str) -> None:
     """Also one that whoever has it would share, as the workers of another proxy do."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 from pathlib import Path
 
@@ -32,6 +33,16 @@ async def test_a_bad_queries_file_ends_with_status_2(tmp_path: Path) -> None:
     async with python(*MONITOR, environ=environment(QUERIES_FILE=str(path))) as child:
         assert await child.end() == 2
     assert "sql: it is missing" in child.output
+    assert "Traceback" not in child.output
+
+
+@pytest.mark.parametrize("text", [f"query = {'[' * 3000}", f'[[query]]\nname = "a"\nttl = 0x{"f" * 20_000}'])
+async def test_an_unlikely_queries_file_is_a_fault(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "queries.toml"
+    path.write_text(text)
+    async with python(*MONITOR, environ=environment(QUERIES_FILE=str(path))) as child:
+        assert await child.end() == 2
+    assert re.search("nested too deep|too long to be shown", child.output)
     assert "Traceback" not in child.output
 
 
