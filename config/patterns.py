@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from typing import Generic, TypeVar
+from urllib.parse import unquote
 
 T = TypeVar("T")
 
@@ -19,6 +20,14 @@ _NOT_IN_PATH = re.compile(r"[^A-Za-z0-9\-._~!$&'()*+,;=:@/%{}]")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _NAME = re.compile(r"\{([^{}/]*)\}")
 _ANY = "\0"
+
+
+_DOT_SEGMENT = re.compile(r"[/\\]\.{1,2}(?:[/\\;]|\Z)")
+
+
+def has_dot_segment(text: str) -> bool:
+    """Whether every path that a pattern matches has a segment `.` or `..`, as an origin may decode it."""
+    return _DOT_SEGMENT.search(unquote(unquote(text))) is not None
 
 
 class PatternError(ValueError):
@@ -58,7 +67,8 @@ class Pattern:
 def _fault_of(text: str) -> str:
     """What is wrong with a pattern, or nothing."""
     if not text.startswith("/"):
-        return "it does not begin with a slash"
+        whole = "; a pattern is for the path alone, without scheme and host" if "://" in text else ""
+        return f"it does not begin with a slash{whole}"
     if "?" in text:
         return "it has a query; a pattern is for the path alone, and query:NAME in the key for parts of the query"
     odd = _NOT_IN_PATH.search(text)

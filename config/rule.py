@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from config.patterns import Pattern, PatternError
+from config.patterns import Pattern, PatternError, has_dot_segment
 from config.words import did_you_mean, quoted
 
 METHODS = ("GET", "HEAD", "POST")
@@ -178,6 +178,8 @@ class _Reader:
             self._fault("match", f"{quoted(text)} is not text")
         else:
             self._pattern("match", text)
+            if has_dot_segment(text):
+                self._fault("match", f"{quoted(text)} has a segment . or .., and no rule applies to a path with one")
             return text
         return ""
 

@@ -67,7 +67,7 @@ def test_what_matches(pattern: str, path: str, matches: bool) -> None:
         ("", "does not begin with a slash"),
         ("api", "does not begin with a slash"),
         ("*", "does not begin with a slash"),
-        ("http://a/b", "does not begin with a slash"),
+        ("http://a/b", "does not begin with a slash; a pattern is for the path alone, without scheme and host"),
         ("/a?b=1", "it has a query"),
         ("/a#b", "'#' cannot stand in a path"),
         ("/a b", "' ' cannot stand in a path"),

@@ -121,6 +121,11 @@ def test_bounds_of_seconds(file: Path, ttl: str) -> None:
     assert table(file, route(ttl=ttl, stale_if_error=ttl)).rules[0].ttl == float(ttl)
 
 
+@pytest.mark.parametrize("path", ["/.well-known/a", "/a/..*", "/a/...", "/a.", "/.*"])
+def test_dots_that_are_no_segments(file: Path, path: str) -> None:
+    assert table(file, route(path)).rules[0].name == path
+
+
 # -- what is refused
 
 
@@ -130,6 +135,14 @@ def test_bounds_of_seconds(file: Path, ttl: str) -> None:
         (route("api"), "match: 'api' is no pattern: it does not begin with a slash"),
         (route("/a?b"), "match: '/a?b' is no pattern: it has a query"),
         (route("/{a"), "match: '/{a' is no pattern: '{a': a name in braces must be a whole segment"),
+        (
+            route("http://h/a"),
+            "it does not begin with a slash; a pattern is for the path alone, without scheme and host",
+        ),
+        *(
+            (route(path), f"match: {path!r} has a segment . or .., and no rule applies to a path with one")
+            for path in ("/a/../b", "/./*", "/a/.", "/a/%2e%2E/c", "/{id}/%252e", "/a/..;x=1")
+        ),
         ("[[route]]\nttl = 1\n", "match: it is missing"),
         ("[[route]]\nmatch = 3\n", "match: 3 is not text"),
         (route(methods='["PUT"]'), "methods: 'PUT' cannot be stored, only GET, HEAD, POST"),
