@@ -27,6 +27,7 @@ ASK_AGAIN_SECONDS = 1.0
 FIND_AGAIN_SECONDS = 60.0
 LOCK_SECONDS = 1.0
 """A table that is locked for longer is asked about again later; others are not to wait for it."""
+_REFUSED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 _BUSY = (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError, TimeoutError)
 
 
@@ -102,15 +103,17 @@ class Finder:
         await end([self._task])
 
     async def _run(self) -> None:
-        sought = self._queries
+        now, due, sought = asyncio.get_running_loop().time, 0.0, self._queries
         while True:
+            if now() >= due:
+                # all of them, though some may still be sought because of a lock
+                due, sought = now() + FIND_AGAIN_SECONDS, self._queries
             sought = [query for query in sought if not await self._finds(query)]
             if sought or not await self._tells():
                 await asyncio.sleep(ASK_AGAIN_SECONDS)
-                continue
-            self.told.set()
-            await asyncio.sleep(FIND_AGAIN_SECONDS)
-            sought = self._queries
+            else:
+                self.told.set()
+                await asyncio.sleep(max(0.0, due - now()))
 
     def _say(self, text: str) -> None:
         """Once: it is all found again and again."""
@@ -134,7 +137,7 @@ class Finder:
         except tables.Miscounted as fault:
             self._say(f"query {query.name} fails: {fault}, `parameters` {len(query.parameters)}")
             return True
-        except (asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
+        except _REFUSED as fault:
             self._failing.add(query.name)
             if query.tables or query.write:
                 self._say(f"query {query.name} fails: {describe(fault)}")
@@ -168,7 +171,7 @@ class Finder:
             found = await _asked(self._pool, partial(tables.look_at, names=set().union(*known.values())))
         except TimeoutError:
             return False
-        except (asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
+        except _REFUSED as fault:
             self._say(f"whether tables tell of their changes cannot be seen: {describe(fault)}")
             return True
         for untold in tables.untold(known, found):

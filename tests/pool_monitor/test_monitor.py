@@ -626,6 +626,27 @@ async def test_an_altered_schema_is_heard_of_in_the_end(
     assert caplog.text.count("no table can be seen that hides reads") == 1
 
 
+async def test_a_table_that_is_locked_for_long_keeps_nobody_from_looking_at_others_again(
+    reports: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finder, "ASK_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(finder, "FIND_AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(finder, "LOCK_SECONDS", 0.05)
+    queries = "".join(f'[[query]]\nname = "{name}"\nsql = "TABLE {name}"\n' for name in ("locked", "seen"))
+    locker = await asyncpg.connect(reports)
+    await locker.execute("CREATE TABLE locked (id int); CREATE VIEW seen AS SELECT id FROM reports")
+    await locker.execute("CREATE TABLE other (id int)")
+    await locker.execute("BEGIN; LOCK TABLE locked IN ACCESS EXCLUSIVE MODE")
+    async with running_monitor(reports, queries, tmp_path) as client:
+        runner = client.monitor.parts.runner
+        assert runner is not None
+        await until_true(lambda: runner.tables.get("seen") == ("public.reports",))
+        await execute(reports, "CREATE OR REPLACE VIEW seen AS SELECT id FROM other")
+        await until_true(lambda: runner.tables["seen"] == ("public.other",))
+        assert "locked" not in runner.tables
+    await locker.close()
+
+
 async def test_without_ears_nothing_is_kept(reports: str, tmp_path: Path) -> None:
     async with running_monitor(reports, QUERIES, tmp_path) as client:
         await listening(client)
