@@ -45,7 +45,8 @@ def up(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     given = {variable: value for variable, value in chosen.items() if value is not None}
     from deploy import local  # noqa: PLC0415 - each command imports what it needs, and nothing else
 
-    return local.main(rest, {**environ, **given}, prog="siding up")
+    named = {variable: f"--{option}" for option, (variable, _) in REPLACED.items() if variable in given}
+    return local.main(rest, {**environ, **given}, "siding up", named)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

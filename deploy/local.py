@@ -29,7 +29,7 @@ from pydantic import Field, SecretStr
 
 from config.kinds import Host, OptionalApiUrl, OptionalDatabaseUrl, OptionalHttpUrl, Seconds, Whole
 from config.listen import ListenError, address_of, open_socket, open_spare
-from config.load import load
+from config.load import BAD_SETTINGS, SettingsError, read
 from config.settings import MonitorSettings, ProxySettings, Settings
 from config.words import masked
 from deploy.postgres import USER
@@ -409,6 +409,32 @@ def check(addresses: Addresses, monitor: MonitorAddresses) -> list[str]:
     return [*command, "--direct", f"http://{addresses.origin}", "--requests", "example", "--grade"]
 
 
+def _read(
+    given: Sequence[str], environ: Mapping[str, str], prog: str, named: Mapping[str, str]
+) -> tuple[LocalSettings, MonitorOptions]:
+    faults: list[str] = []
+    try:
+        settings = read(LocalSettings, given, environ, prog)
+    except SettingsError as fault:
+        faults += fault.faults
+    try:
+        without_file = {name: value for name, value in environ.items() if name != "SIDING_CONFIG"}
+        options = read(MonitorOptions, [], without_file, prog)
+    except SettingsError as fault:
+        faults += fault.faults
+    if faults:
+        told = SettingsError([_placed(fault, named) for fault in dict.fromkeys(faults)])
+        print(f"{prog}: {told}", file=sys.stderr)
+        raise SystemExit(BAD_SETTINGS)
+    return settings, options
+
+
+def _placed(fault: str, named: Mapping[str, str]) -> str:
+    """With the option in place of the environment, for what was given by one."""
+    option = named.get(fault.partition(" is ")[0])
+    return fault if option is None else fault.replace(" (environment)", f" (command line, {option})", 1)
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A stack that can be started. The proxy is the last of the parts."""
@@ -421,12 +447,14 @@ class Prepared:
     """URLs of services that are not started here, by the settings that name them."""
 
 
-def prepare(given: Sequence[str], environ: Mapping[str, str], prog: str) -> Prepared:
-    """From the user's options and environment. Raises PortTaken; exits with status 2 if a setting is at fault."""
-    settings = load(LocalSettings, given, environ, prog=prog)
-    options = load(
-        MonitorOptions, [], {name: value for name, value in environ.items() if name != "SIDING_CONFIG"}, prog=prog
-    )
+def prepare(
+    given: Sequence[str], environ: Mapping[str, str], prog: str, named: Mapping[str, str] | None = None
+) -> Prepared:
+    """From the user's options and environment. Raises PortTaken; exits with status 2 if a setting is at fault.
+
+    named -- the options by which settings of `environ` were given.
+    """
+    settings, options = _read(given, environ, prog, named or {})
     with Held() as held:
         # the example origin takes what is left
         monitor = free_monitor_addresses(options, held)
@@ -450,12 +478,18 @@ def prepare(given: Sequence[str], environ: Mapping[str, str], prog: str) -> Prep
 
 
 def main(
-    argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None, prog: str = "python -m deploy.local"
+    argv: Sequence[str] | None = None,
+    environ: Mapping[str, str] | None = None,
+    prog: str = "python -m deploy.local",
+    named: Mapping[str, str] | None = None,
 ) -> int:
-    """Returns the exit status: 0 stopped as asked, 1 a port is taken, 2 a bad setting, or a failed part's own."""
+    """Returns the exit status: 0 stopped as asked, 1 a port is taken, 2 a bad setting, or a failed part's own.
+
+    named -- as for `prepare`.
+    """
     given, settings = sys.argv[1:] if argv is None else argv, os.environ if environ is None else environ
     try:
-        prepared = prepare(given, settings, prog)
+        prepared = prepare(given, settings, prog, named)
     except PortTaken as fault:
         print(f"siding: {fault}", file=sys.stderr)
         return FAILED

@@ -83,6 +83,20 @@ async def test_parts_are_replaced_by_real_ones(tmp_path: Path) -> None:
             assert await child.end() == 0
 
 
+async def test_a_bad_value_is_said_to_be_where_it_was_given() -> None:
+    options = ("--upstream", "nope", "--grading-upstream-url", "no", "--log-level", "loud")
+    async with python(*SIDING, "up", *options, environ=environment(**ANYWHERE, REDIS_URL="x")) as child:
+        assert await child.end() == 2
+    assert child.lines[0] == "siding up: 4 faults in the settings:"
+    for told in (
+        "UPSTREAM_URL is 'nope' (command line, --upstream); ",
+        "GRADING_UPSTREAM_URL is 'no' (command line, --grading-upstream-url); ",
+        "LOG_LEVEL is 'loud' (command line, --log-level); ",
+        "REDIS_URL is 'x' (environment); ",
+    ):
+        assert f"\n  {told}" in child.output
+
+
 async def test_what_is_named_and_does_not_answer_is_said() -> None:
     options = ("--upstream", "http://127.0.0.1:9", "--database-url", "postgresql://u:geheim@127.0.0.1:9/x")
     async with python(*SIDING, "up", *options, environ=environment(**ANYWHERE, ENABLE_REDIS_CACHE="off")) as child:
