@@ -299,6 +299,7 @@ def monitor_plan(
                 command=(sys.executable, "-m", "deploy.postgres", "--port", port, *sql),
                 environ=environ,
                 ready=has_table(own["DATABASE_URL"], EXAMPLE_TABLE),
+                tidies=True,
             )
         )
     if addresses.simulator is not None:

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -27,6 +27,8 @@ MOST_UNTOLD = 1_000
 """Texts that wait for whoever reads them; further ones are dropped."""
 TELL_SECONDS = 1.0
 """How long the last of them may take."""
+GUARD = ("/bin/sh", "-c", 'while read -r pid; do parts="$pid $parts"; done; kill -s TERM $parts')
+"""Reads the process IDs of parts, and asks them to stop once its input ends: then whoever writes it is gone."""
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -76,6 +78,7 @@ class Part:
 
     name -- as it is called in a sentence. environ -- its whole environment. ready -- whether it serves by now;
     asked until it does. ready_seconds, stop_seconds -- how long starting and stopping (after SIGTERM) may take.
+    tidies -- it has something to remove when it stops, so that it is asked to before it is killed.
     """
 
     name: str
@@ -84,6 +87,7 @@ class Part:
     ready: Ready
     ready_seconds: float = 30.0
     stop_seconds: float = STOP_GRACE_SECONDS
+    tidies: bool = False
 
 
 async def text_of(url: str) -> str | None:
@@ -125,12 +129,50 @@ class _Running:
     part: Part
     process: asyncio.subprocess.Process
     ended: asyncio.Task[None]
+    hurried: bool = False
+
+    def ask(self) -> None:
+        """To stop."""
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.terminate()
+
+    def hurry(self) -> None:
+        """End it at once, but for what it has to remove; the second time without."""
+        if self.part.tidies and not self.hurried:
+            self.hurried = True
+            self.ask()
+        else:
+            self.kill()
 
     def kill(self) -> None:
         """End it and every process it started: it leads a group of its own."""
         if self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
+
+
+@contextlib.asynccontextmanager
+async def _guard() -> AsyncIterator[Callable[[int], None]]:
+    """A process that asks others to stop if this one ends without having done so, killed for instance.
+
+    What is given is to be called with their process IDs.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *GUARD,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    pipe = process.stdin
+    assert pipe is not None
+    try:
+        yield lambda pid: pipe.write(f"{pid}\n".encode())
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
 
 
 @dataclass(slots=True)
@@ -165,17 +207,18 @@ class Stack:
             # nohup has a hang-up ignored
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 loop.add_signal_handler(number, self._asked_to_stop)
-        try:
-            for part in self.parts:
-                await self._bring_up(part)
-                if self._verdict.done():
-                    break
-            else:
-                self.up.set()
-                self._say(welcome)
-            return await self._verdict
-        finally:
-            await self._stop()
+        async with _guard() as guarded:
+            try:
+                for part in self.parts:
+                    await self._bring_up(part, guarded)
+                    if self._verdict.done():
+                        break
+                else:
+                    self.up.set()
+                    self._say(welcome)
+                return await self._verdict
+            finally:
+                await self._stop()
 
     def stop(self) -> None:
         """As asked: `run` returns 0 once all have stopped."""
@@ -191,11 +234,11 @@ class Stack:
     def _asked_to_stop(self) -> None:
         if self._verdict.done():
             for running in self._running:
-                running.kill()
+                running.hurry()
         self._conclude(0, "\nsiding: stopping, requests on their way may finish; Ctrl-C again stops at once")
 
-    async def _bring_up(self, part: Part) -> None:
-        """Start `part` and wait until it is ready, or there is a reason to stop."""
+    async def _bring_up(self, part: Part, guarded: Callable[[int], None]) -> None:
+        """Start `part` and wait until it is ready, or there is a reason to stop. guarded -- is told its process ID."""
         began = time.monotonic()
         try:
             # in a session of its own, Ctrl-C does not reach it: the stack decides who stops when
@@ -210,6 +253,7 @@ class Stack:
         except OSError as fault:
             self._conclude(FAILED, f"siding: {part.name} cannot be started: {part.command[0]}: {fault.strerror}")
             return
+        guarded(process.pid)
         self._running.append(_Running(part, process, asyncio.create_task(self._watch(part, process))))
         ready = asyncio.create_task(self._until_ready(part))
         first: set[asyncio.Future[Any]] = {ready, self._verdict}
@@ -236,9 +280,7 @@ class Stack:
     async def _stop(self) -> None:
         """Last started, first stopped: what the proxy has under way may still need the origin."""
         for running in reversed(self._running):
-            if running.process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    running.process.terminate()
+            running.ask()
             try:
                 async with asyncio.timeout(running.part.stop_seconds):
                     await asyncio.shield(running.ended)

@@ -13,7 +13,7 @@ from aiohttp import ClientSession
 
 from deploy.postgres import running
 from tests.deploy.processes import PATIENCE, ROOT, environment, listens, python
-from tests.deploy.test_local import ANYWHERE, address
+from tests.deploy.test_local import ALONE, ANYWHERE, address
 from tests.redis_servers import running_redis
 
 SIDING = ("-m", "deploy")
@@ -130,6 +130,35 @@ async def test_a_database_that_dies_stops_the_stack_and_one_that_is_killed_leave
 
 def children_of(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+async def test_a_second_ctrl_c_leaves_no_database_behind() -> None:
+    async with python(*SIDING, "up", environ=environment(**ALONE | {"DATABASE_URL": ""})) as child:
+        await child.line(" check http")
+        (part,) = [pid for pid in children_of(child.process.pid) if "deploy.postgres" in command_of(pid)]
+        (postmaster,) = children_of(part)
+        command = command_of(postmaster)
+        folder = Path(command[command.index("-D") + 1]).parents[1]
+        assert folder.is_dir()
+        child.press_ctrl_c()
+        await child.line("Ctrl-C again stops at once")
+        child.press_ctrl_c()
+        assert await child.end() == 0
+    assert not folder.exists()
+
+
+def command_of(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+
+
+async def test_all_parts_of_a_stack_that_is_killed_stop() -> None:
+    async with python(*SIDING, "up", environ=environment(**ANYWHERE)) as child:
+        await child.line(" check http")
+        redis = address(child, "redis").removeprefix("redis://").removesuffix("/0")
+        child.send(signal.SIGKILL)
+        # all who write to its output are gone
+        assert await child.end(2 * PATIENCE) == -signal.SIGKILL
+    assert not listens(redis)
 
 
 async def test_a_reader_that_leaves_does_not_stop_the_stack() -> None:

@@ -75,6 +75,14 @@ async def test_a_second_ctrl_c_ends_what_does_not_stop(ports: tuple[int, int]) -
     assert not any(map(is_alive, pids(child)))
 
 
+async def test_the_parts_of_a_stack_that_is_killed_stop(ports: tuple[int, int]) -> None:
+    async with python(*STACK, f"one {ports[0]} --listen {ports[0]}", f"two {ports[1]} --listen {ports[1]}") as child:
+        await child.line("all are ready")
+        child.send(signal.SIGKILL)
+        assert await child.end() == -signal.SIGKILL
+    assert {"one has stopped", "two has stopped"} <= set(child.lines)
+
+
 async def test_a_part_that_does_not_stop_in_time_is_killed(ports: tuple[int, int]) -> None:
     parts = (f"one {ports[0]} --listen {ports[0]}", f"two {ports[1]} --listen {ports[1]} --deaf")
     async with python(*STACK, *parts, environ=environment(STOP_SECONDS="0.5")) as child:
