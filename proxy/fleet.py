@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from multiprocessing.process import BaseProcess
 from typing import cast
 
-from prometheus_client import generate_latest
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector, CollectorRegistry
@@ -293,11 +293,12 @@ class Fleet:
         return serving == len(self._members), f"{serving} of {len(self._members)} workers serve"
 
     async def metrics(self, accept: str) -> tuple[bytes, str]:
-        """Every worker's exposition, told apart by a `worker` label."""
+        """Every worker's exposition, told apart by a `worker` label; OpenMetrics where `accept` asks for it."""
         registry = CollectorRegistry()
         texts = {number: str(text) for number, text in (await self._ask_all("metrics")).items()}
         registry.register(_Merged(texts))
-        return generate_latest(registry), "text/plain; version=0.0.4; charset=utf-8"
+        encode, content_type = choose_encoder(accept)
+        return encode(registry), content_type
 
     async def report_cache(self) -> dict[str, object]:
         """The workers' numbers added up."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
 from tests.deploy.processes import environment, python, with_few_descriptors
 from tests.e2e.proxies import Running, proxy_process
@@ -204,6 +205,21 @@ async def test_workers_share_the_port_flags_and_invalidations(origin: Origin) ->
         assert 'siding_flag{flag="BYPASS",worker="0"} 1.0' in text
         assert 'worker="1"' in text
     assert "Traceback" not in proxy.child.output
+
+
+async def test_the_metrics_of_several_workers_are_openmetrics_where_asked_for(origin: Origin) -> None:
+    accept = {"Accept": "application/openmetrics-text; version=1.0.0; q=0.9, text/plain; q=0.5"}
+    async with proxy_process(origin.url, workers="2") as proxy, aiohttp.ClientSession() as session:
+        async with session.get(f"{proxy.url}/a") as answer:
+            assert answer.status == 200
+        async with session.get(f"{proxy.admin}/metrics", headers=accept) as answer:
+            assert answer.content_type == "application/openmetrics-text"
+            text = await answer.text()
+    families = {family.name: family for family in parse_openmetrics(text)}  # type: ignore[no-untyped-call]
+    counted = families["siding_requests"]
+    assert counted.type == "counter"
+    assert {sample.name for sample in counted.samples} == {"siding_requests_total"}
+    assert {sample.labels["worker"] for sample in families["siding_flag"].samples} == {"0", "1"}
 
 
 async def test_what_one_worker_has_answered_no_other_contradicts(origin: Origin) -> None:
