@@ -6,14 +6,42 @@ not.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import errno
 import logging
 import sys
+from typing import Any
 
 if sys.platform != "win32":  # which has no such limit
     import resource
 
 log = logging.getLogger("siding")
+
+
+SILENT_SECONDS = 60.0
+"""That no connection can be accepted is said again after it was not the case for so long."""
+_NOTHING_LEFT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+def say_once_that_none_is_left(loop: asyncio.AbstractEventLoop) -> None:
+    """Where asyncio has no descriptor for a client it says so with a traceback, hundreds of times a second."""
+    last = -SILENT_SECONDS
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        nonlocal last
+        fault = context.get("exception")
+        if not (isinstance(fault, OSError) and fault.errno in _NOTHING_LEFT and "socket" in context):
+            loop.default_exception_handler(context)
+            return
+        before, last = last, loop.time()
+        if last - before >= SILENT_SECONDS:
+            log.error(
+                "no connection can be accepted until others end: %s; raise the hard limit (ulimit -Hn, LimitNOFILE)",
+                fault.strerror,
+            )
+
+    loop.set_exception_handler(handle)
 
 
 def raise_limit(needed: int, why: str) -> None:

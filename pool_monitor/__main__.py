@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import asyncpg
 
-from config.descriptors import raise_limit
+from config.descriptors import raise_limit, say_once_that_none_is_left
 from config.flags import Flags
 from config.listen import ListenError, address_of, open_socket
 from config.load import load, misspelt
@@ -179,8 +179,9 @@ def main(argv: list[str] | None = None) -> int:
     for doubt in misspelt(MonitorSettings, os.environ):
         log.warning("%s", doubt)
     try:
-        with sock:
-            asyncio.run(app.serve(settings, queries, sock, _until_stopped, templates, models))
+        with sock, asyncio.Runner() as runner:
+            say_once_that_none_is_left(runner.get_loop())
+            runner.run(app.serve(settings, queries, sock, _until_stopped, templates, models))
     except FolderError as fault:
         print(fault.strerror, file=sys.stderr)
         return FAILED

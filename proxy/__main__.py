@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from config.descriptors import raise_limit
+from config.descriptors import raise_limit, say_once_that_none_is_left
 from config.flags import Flags
 from config.listen import ListenError, address_of, open_socket
 from config.load import load, misspelt
@@ -48,6 +48,7 @@ def run(main: Coroutine[Any, Any, None]) -> None:
     gc.freeze()
     gc.set_threshold(GARBAGE_EVERY, 20, 50)
     with asyncio.Runner(loop_factory=new_loop()) as runner:
+        say_once_that_none_is_left(runner.get_loop())
         runner.run(main)
 
 

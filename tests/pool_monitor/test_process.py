@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import signal
+import socket
 from pathlib import Path
 
 import aiohttp
@@ -98,6 +100,25 @@ async def test_what_comes_back_by_another_name_of_this_machine_is_refused(conten
         child.send(signal.SIGTERM)
         assert await child.end() == 0
     assert child.output.count("leads back to this monitor") == 1
+
+
+async def test_out_of_file_descriptors_it_says_so_once() -> None:
+    environ = environment(HOST="127.0.0.1", PORT="0", LOG_FORMAT="text")
+    async with python(*with_few_descriptors("pool_monitor"), environ=environ) as child:
+        address = (await child.line("pool monitor: ")).split("http://")[1].split(",")[0]
+        host, _, port = address.partition(":")
+        with contextlib.ExitStack() as held:
+            for _ in range(250):
+                held.enter_context(socket.create_connection((host, int(port))))
+            await child.line("no connection can be accepted until others end: Too many open files")
+            # it tries again each second
+            await asyncio.sleep(2.5)
+        async with aiohttp.ClientSession() as session, session.get(f"http://{address}/healthz") as answer:
+            assert answer.status == 200
+        child.send(signal.SIGTERM)
+        assert await child.end() == 0
+    assert child.output.count("Too many open files") == 1
+    assert "Traceback" not in child.output
 
 
 async def test_triggers(database: str) -> None:
