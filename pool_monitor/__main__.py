@@ -10,16 +10,19 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import asyncpg
 
+import config.interrupted  # noqa: F401 - before what takes its time
 from config.descriptors import raise_limit, say_once_that_none_is_left
 from config.flags import Flags
 from config.listen import ListenError, address_of, open_socket
 from config.load import load, misspelt
 from config.logs import configure_logging
+from config.process import INTERRUPTED, until_stopped
 from config.settings import MonitorSettings
 from config.words import counted
 from pool_monitor import app, changes, doctor
@@ -39,14 +42,6 @@ BAD_SETTINGS = 2
 FAILED = 1
 PROG = "siding-monitor"
 USAGE = f"usage: {PROG} triggers install TABLE … | remove | show   (DATABASE_URL names the database)"
-
-
-async def _until_stopped() -> None:
-    stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    await stopped.wait()
-    log.info("stopping: no new connections; requests on their way may finish")
 
 
 async def _triggers(url: str, action: str, tables: list[str]) -> str:
@@ -143,17 +138,24 @@ def see_the_doctor(argv: list[str]) -> int:
     return FAILED if any(check.grade is doctor.Grade.FAULT for check in checks) else 0
 
 
+COMMANDS: Mapping[str, Callable[[list[str]], int]] = {
+    "advise": give_advice,
+    "doctor": see_the_doctor,
+    "evaluate": lambda argv: evaluate.main(argv, os.environ),
+    "triggers": triggers,
+}
+
+
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit status: 0 stopped as asked, 1 cannot listen or write temporary files, 2 a bad setting."""
     given = sys.argv[1:] if argv is None else argv
-    if given[:1] == ["advise"]:
-        return give_advice(given[1:])
-    if given[:1] == ["doctor"]:
-        return see_the_doctor(given[1:])
-    if given[:1] == ["evaluate"]:
-        return evaluate.main(given[1:], os.environ)
-    if given[:1] == ["triggers"]:
-        return triggers(given[1:])
+    if given and given[0] in COMMANDS:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            return COMMANDS[given[0]](given[1:])
+        except KeyboardInterrupt:
+            print(f"{PROG} {given[0]}: stopped", file=sys.stderr)
+            return INTERRUPTED
     settings = load(MonitorSettings, given, os.environ, prog=PROG)
     queries: dict[str, Query] = {}
     try:
@@ -181,7 +183,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with sock, asyncio.Runner() as runner:
             say_once_that_none_is_left(runner.get_loop())
-            runner.run(app.serve(settings, queries, sock, _until_stopped, templates, models))
+            runner.run(app.serve(settings, queries, sock, until_stopped, templates, models))
     except FolderError as fault:
         print(fault.strerror, file=sys.stderr)
         return FAILED

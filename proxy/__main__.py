@@ -6,17 +6,18 @@ import asyncio
 import gc
 import logging
 import os
-import signal
 import socket
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import config.interrupted  # noqa: F401 - before what takes its time
 from config.descriptors import raise_limit, say_once_that_none_is_left
 from config.flags import Flags
 from config.listen import ListenError, address_of, open_socket
 from config.load import load, misspelt
 from config.logs import configure_logging
+from config.process import until_stopped
 from config.rules import RouteTable, RulesError
 from config.settings import ProxySettings
 from config.words import counted
@@ -50,15 +51,6 @@ def run(main: Coroutine[Any, Any, None]) -> None:
     with asyncio.Runner(loop_factory=new_loop()) as runner:
         say_once_that_none_is_left(runner.get_loop())
         runner.run(main)
-
-
-async def _until_stopped() -> None:
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    await stopped.wait()
-    log.info("stopping: no new connections; requests on their way may finish")
 
 
 def check_parsers() -> None:
@@ -111,9 +103,9 @@ def main(argv: list[str] | None = None) -> int:
     for doubt in (*misspelt(ProxySettings, os.environ), *routes.idle()):
         log.warning("%s", doubt)
     if settings.workers == 1:
-        run(app.serve(settings, routes, public, admin, _until_stopped))
+        run(app.serve(settings, routes, public, admin, until_stopped))
     else:
-        run(fleet.serve(settings, routes, public, admin, _until_stopped))
+        run(fleet.serve(settings, routes, public, admin, until_stopped))
     log.info("stopped")
     return 0
 

@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 
 from config.listen import spare_port
-from tests.deploy.processes import environment, python, with_few_descriptors
+from tests.deploy.processes import PATIENCE, environment, python, with_few_descriptors
 
 MONITOR = ("-m", "pool_monitor")
 
@@ -119,6 +119,18 @@ async def test_out_of_file_descriptors_it_says_so_once() -> None:
         assert await child.end() == 0
     assert child.output.count("Too many open files") == 1
     assert "Traceback" not in child.output
+
+
+@pytest.mark.parametrize("command", [("doctor",), ("triggers", "show"), ("advise",)])
+async def test_ctrl_c_ends_a_command_with_one_line(command: tuple[str, ...]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(PATIENCE)
+        environ = environment(DATABASE_URL=f"postgresql://127.0.0.1:{silent.getsockname()[1]}/db")
+        async with python(*MONITOR, *command, environ=environ) as child:
+            with (await asyncio.to_thread(silent.accept))[0]:
+                child.press_ctrl_c()
+                assert await child.end() == 130
+    assert child.lines == [f"siding-monitor {command[0]}: stopped"]
 
 
 async def test_triggers(database: str) -> None:
