@@ -13,9 +13,10 @@ INTERRUPTED = 130
 
 
 async def until_stopped() -> None:
-    """Wait for SIGTERM or Ctrl-C."""
+    """Wait for SIGTERM, Ctrl-C, or the end of the terminal, unless that is ignored (nohup)."""
     stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    hangup = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+    for number in (signal.SIGTERM, signal.SIGINT, *hangup):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     await stopped.wait()
     log.info("stopping: no new connections; requests on their way may finish")

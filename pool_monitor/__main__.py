@@ -1,5 +1,5 @@
-"""`python -m pool_monitor`: serve until SIGTERM or Ctrl-C; `triggers`, `advise`, `doctor` and `evaluate` do one
-thing and end."""
+"""`python -m pool_monitor`: serve until SIGTERM, SIGHUP or Ctrl-C; `triggers`, `advise`, `doctor` and `evaluate` do
+one thing and end."""
 
 from __future__ import annotations
 

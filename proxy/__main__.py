@@ -1,4 +1,4 @@
-"""`python -m proxy`: read the settings, open the listeners, serve until SIGTERM or Ctrl-C."""
+"""`python -m proxy`: read the settings, open the listeners, serve until SIGTERM, SIGHUP or Ctrl-C."""
 
 from __future__ import annotations
 

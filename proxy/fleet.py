@@ -55,7 +55,9 @@ def work(
     from proxy.__main__ import run  # noqa: PLC0415 - __main__ imports this module
 
     configure_logging(settings.log_level, settings.log_format)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # a terminal tells all processes; the parent tells its workers
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     run(_work(settings, flags, routes, port, end, group))
 
 
