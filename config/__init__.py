@@ -14,7 +14,7 @@ Start with `settings`: one definition a setting, with its default, bounds and me
     bulletin.py   a numbered log that all replicas read; everywhere.py flips flags by it
     tracing.py    whether there are traces, and what the running code works for; otel.py makes them by OpenTelemetry's
                   SDK, and is imported only then; trace_context.py reads and writes `traceparent`
-    process.py    how a process is told to stop; interrupted.py is for Ctrl-C before it can be told
+    process.py    standard streams, and how a process is told to stop; interrupted.py is for Ctrl-C at its very start
     toml_file.py  a TOML file, or why it is none
     words.py      what messages have in common: values shown safely, did-you-mean
     version.py    the version, said once

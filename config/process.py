@@ -1,15 +1,29 @@
-"""What both services have of a process: how it is told to stop."""
+"""What both services have of a process: its standard streams, and how it is told to stop."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
+import sys
 
 log = logging.getLogger("siding")
 
 INTERRUPTED = 130
 """The exit status that shells have for Ctrl-C."""
+
+
+def open_standard_streams() -> None:
+    """Those that the process was started without lead nowhere: their numbers would be given to the next sockets."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this
+            os.set_inheritable(nowhere, True)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 async def until_stopped() -> None:

@@ -22,7 +22,7 @@ from config.flags import Flags
 from config.listen import ListenError, address_of, open_socket
 from config.load import load, misspelt
 from config.logs import configure_logging
-from config.process import INTERRUPTED, until_stopped
+from config.process import INTERRUPTED, open_standard_streams, until_stopped
 from config.settings import MonitorSettings
 from config.words import counted
 from pool_monitor import app, changes, doctor
@@ -148,6 +148,7 @@ COMMANDS: Mapping[str, Callable[[list[str]], int]] = {
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit status: 0 stopped as asked, 1 cannot listen or write temporary files, 2 a bad setting."""
+    open_standard_streams()
     given = sys.argv[1:] if argv is None else argv
     if given and given[0] in COMMANDS:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -17,7 +17,7 @@ from config.flags import Flags
 from config.listen import ListenError, address_of, open_socket
 from config.load import load, misspelt
 from config.logs import configure_logging
-from config.process import until_stopped
+from config.process import open_standard_streams, until_stopped
 from config.rules import RouteTable, RulesError
 from config.settings import ProxySettings
 from config.words import counted
@@ -76,6 +76,7 @@ def _open(settings: ProxySettings) -> tuple[socket.socket, socket.socket]:
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit status: 0 stopped as asked, 1 cannot listen, 2 a bad setting."""
+    open_standard_streams()
     settings = load(ProxySettings, sys.argv[1:] if argv is None else argv, os.environ, prog="siding-proxy")
     try:
         routes: RouteTable = app.build_routes(settings)

@@ -10,19 +10,9 @@ import pytest
 
 from config.listen import spare_port
 from tests.deploy.processes import Child, environment, python
+from tests.e2e.waiting import until_ready
 from tests.logs import COLLECTORS, Collector
 from tests.support import PATIENCE, Origin
-
-
-async def _ready(url: str) -> None:
-    async with asyncio.timeout(PATIENCE), aiohttp.ClientSession() as session:
-        while True:
-            try:
-                async with session.get(f"{url}/readyz") as answer:
-                    if answer.status == 200:
-                        return
-            except aiohttp.ClientConnectionError:
-                await asyncio.sleep(0.05)
 
 
 async def _kill_a_worker(child: Child) -> None:
@@ -37,12 +27,12 @@ async def test_workers_are_replaced_and_all_end(origin: Origin, collector: Colle
     with collector() as stderr:
         environ = environment(UPSTREAM_URL=origin.url, DRAIN_SECONDS="1", **settings)
         async with python("-m", "proxy", environ=environ, stderr=stderr) as child:
-            await _ready(admin)
+            await until_ready(admin)
             await _kill_a_worker(child)
             async with asyncio.timeout(PATIENCE), aiohttp.ClientSession() as session:
                 while (await session.get(f"{admin}/readyz")).status != 503:
                     pass
-            await _ready(admin)
+            await until_ready(admin)
             child.send(signal.SIGTERM)
             assert await child.end() == 0
 
@@ -53,6 +43,6 @@ async def test_the_monitor_ends(collector: Collector) -> None:
     with collector() as stderr:
         environ = environment(HOST="127.0.0.1", PORT=port, DRAIN_SECONDS="1")
         async with python("-m", "pool_monitor", environ=environ, stderr=stderr) as child:
-            await _ready(f"http://127.0.0.1:{port}")
+            await until_ready(f"http://127.0.0.1:{port}")
             child.send(signal.SIGTERM)
             assert await child.end() == 0
