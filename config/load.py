@@ -12,6 +12,7 @@ import difflib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NoReturn, TypeVar
 
 from pydantic import ValidationError
@@ -45,19 +46,34 @@ class Given:
     place: str
 
 
-def load(model: type[M], argv: Sequence[str], environ: Mapping[str, str], prog: str) -> M:
-    """The settings. Exits with status 2 and one message on standard error if any is at fault."""
+def load(
+    model: type[M],
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    prog: str,
+    commands: Mapping[str, str] | None = None,
+) -> M:
+    """The settings. Exits with status 2 and one message on standard error if any is at fault.
+
+    commands -- what may stand in place of settings, and what it does: for `--help`, and for whoever misspells one.
+    """
     try:
-        return read(model, argv, environ, prog)
+        return read(model, argv, environ, prog, commands or {})
     except SettingsError as fault:
         print("\n".join([f"{prog}: {fault}", *misspelt(model, environ)]), file=sys.stderr)
         raise SystemExit(BAD_SETTINGS) from None
 
 
-def read(model: type[M], argv: Sequence[str], environ: Mapping[str, str], prog: str) -> M:
+def read(
+    model: type[M],
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    prog: str,
+    commands: Mapping[str, str] = MappingProxyType({}),
+) -> M:
     """The settings. Raises SettingsError with every fault; `--help` and `--version` print and exit."""
     faults: list[str] = []
-    options = _command_line(model, argv, prog, faults)
+    options = _command_line(model, argv, prog, commands, faults)
     path = ((options or {}).get(CONFIG, "") or environ.get(variable(CONFIG), "")).strip()
     file = _file(model, path, faults) if path else {}
     given = _merged(model, file or {}, environ, options or {})
@@ -105,6 +121,13 @@ def _is_unset(model: type[Settings], name: str, given: Given) -> bool:
 # -- the sources
 
 
+class _Described(argparse.HelpFormatter):
+    """Leaves the lines of a description as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(f"{indent}{line}" for line in text.split("\n"))
+
+
 class _Parser(argparse.ArgumentParser):
     """Tells its faults instead of ending the process."""
 
@@ -112,12 +135,20 @@ class _Parser(argparse.ArgumentParser):
         raise ValueError(message)
 
 
-def _command_line(model: type[Settings], argv: Sequence[str], prog: str, faults: list[str]) -> dict[str, str] | None:
+def _command_line(
+    model: type[Settings], argv: Sequence[str], prog: str, commands: Mapping[str, str], faults: list[str]
+) -> dict[str, str] | None:
     """The options that are given; None if the line cannot be read."""
+    width = max(map(len, commands), default=0)
+    lines = ["A setting on the command line goes before the environment, and that before the file."]
+    if commands:
+        lines += ["", "commands, each with a --help of its own:"]
+        lines += [f"  {prog} {name:{width}}  {about}" for name, about in commands.items()]
     parser = _Parser(
         prog=prog,
-        usage=f"{prog} [--setting VALUE ...]",
-        description="A setting on the command line goes before the environment, and that before the file.",
+        usage=f"{prog} [--setting VALUE ...]{f' | {prog} COMMAND ...' if commands else ''}",
+        description="\n".join(lines),
+        formatter_class=_Described,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"{prog} {VERSION}")
@@ -127,11 +158,11 @@ def _command_line(model: type[Settings], argv: Sequence[str], prog: str, faults:
     except ValueError as fault:
         faults.append(f"command line: {fault}")
         return None
-    faults += _unknown_options(rest, [option(name) for name in (*model.model_fields, CONFIG)])
+    faults += _unknown_options(rest, [option(name) for name in (*model.model_fields, CONFIG)], list(commands))
     return dict(vars(options))
 
 
-def _unknown_options(rest: Sequence[str], known: Sequence[str]) -> Iterator[str]:
+def _unknown_options(rest: Sequence[str], known: Sequence[str], commands: Sequence[str]) -> Iterator[str]:
     """A fault for each; what follows an unknown option may be its value, and a secret, so it is not repeated."""
     follows = False
     for word in rest:
@@ -139,7 +170,8 @@ def _unknown_options(rest: Sequence[str], known: Sequence[str]) -> Iterator[str]
         if word.startswith("-"):
             yield f"{name} (command line) is no option{did_you_mean(name, known)}"
         elif not follows:
-            yield f"{shown(word)} (command line) belongs to no option"
+            hint = f", and is no command: {', '.join(commands)}{did_you_mean(word, commands)}" if commands else ""
+            yield f"{shown(word)} (command line) belongs to no option{hint}"
         follows = word.startswith("-") and "=" not in word
 
 

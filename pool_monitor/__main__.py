@@ -63,6 +63,9 @@ async def _triggers(url: str, action: str, tables: list[str]) -> str:
 
 def triggers(argv: list[str]) -> int:
     """`siding-monitor triggers …`."""
+    if argv in (["--help"], ["-h"]):
+        print(USAGE)
+        return 0
     action, tables = (argv[0], argv[1:]) if argv else ("", [])
     if action not in {"install", "remove", "show"} or bool(tables) is not (action == "install"):
         print(USAGE, file=sys.stderr)
@@ -138,12 +141,16 @@ def see_the_doctor(argv: list[str]) -> int:
     return FAILED if any(check.grade is doctor.Grade.FAULT for check in checks) else 0
 
 
-COMMANDS: Mapping[str, Callable[[list[str]], int]] = {
-    "advise": give_advice,
-    "doctor": see_the_doctor,
-    "evaluate": lambda argv: evaluate.main(argv, os.environ),
-    "triggers": triggers,
+COMMANDS: Mapping[str, tuple[str, Callable[[list[str]], int]]] = {
+    "advise": ("find COUNT(*) used as an existence check, and prove what EXISTS would save", give_advice),
+    "doctor": ("look for the known traps between a pool, a PgBouncer and a server", see_the_doctor),
+    "evaluate": (
+        "compare the grades of both prompts on labelled homework",
+        lambda argv: evaluate.main(argv, os.environ),
+    ),
+    "triggers": ("have tables tell of their changes, so that the query cache is fresh", triggers),
 }
+"""What each does, and the function that is given what follows it."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -153,11 +160,12 @@ def main(argv: list[str] | None = None) -> int:
     if given and given[0] in COMMANDS:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
-            return COMMANDS[given[0]](given[1:])
+            return COMMANDS[given[0]][1](given[1:])
         except KeyboardInterrupt:
             print(f"{PROG} {given[0]}: stopped", file=sys.stderr)
             return INTERRUPTED
-    settings = load(MonitorSettings, given, os.environ, prog=PROG)
+    commands = {name: about for name, (about, _) in COMMANDS.items()}
+    settings = load(MonitorSettings, given, os.environ, prog=PROG, commands=commands)
     queries: dict[str, Query] = {}
     try:
         if settings.queries_file is not None:

@@ -121,13 +121,31 @@ async def test_out_of_file_descriptors_it_says_so_once() -> None:
     assert "Traceback" not in child.output
 
 
+async def test_help_names_the_commands() -> None:
+    async with python(*MONITOR, "--help", environ=environment()) as child:
+        assert await child.end() == 0
+    for command in ("advise", "doctor", "evaluate", "triggers"):
+        assert f"  siding-monitor {command} " in child.output
+        async with python(*MONITOR, command, "--help", environ=environment()) as other:
+            assert (await other.end(), "usage" in other.output) == (0, True)
+
+
+async def test_a_command_that_is_none() -> None:
+    async with python(*MONITOR, "doktor", environ=environment()) as child:
+        assert await child.end() == 2
+    known = "'doktor' (command line) belongs to no option, and is no command: advise, doctor, evaluate, triggers"
+    assert f"{known}; did you mean doctor?" in child.output
+
+
 @pytest.mark.parametrize("command", [("doctor",), ("triggers", "show"), ("advise",)])
 async def test_ctrl_c_ends_a_command_with_one_line(command: tuple[str, ...]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(PATIENCE)
         environ = environment(DATABASE_URL=f"postgresql://127.0.0.1:{silent.getsockname()[1]}/db")
         async with python(*MONITOR, *command, environ=environ) as child:
-            with (await asyncio.to_thread(silent.accept))[0]:
+            with (await asyncio.to_thread(silent.accept))[0] as connection:
+                # it is connected, and waits for an answer
+                assert await asyncio.to_thread(connection.recv, 1)
                 child.press_ctrl_c()
                 assert await child.end() == 130
     assert child.lines == [f"siding-monitor {command[0]}: stopped"]
