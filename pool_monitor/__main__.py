@@ -80,7 +80,7 @@ def triggers(argv: list[str]) -> int:
         print(f"{PROG}: {fault}", file=sys.stderr)
         return FAILED
     except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
-        print(f"{PROG}: {describe(fault)}", file=sys.stderr)
+        print(f"{PROG}: {describe(fault, url)}", file=sys.stderr)
         return FAILED
     return 0
 
@@ -120,7 +120,7 @@ def give_advice(argv: list[str]) -> int:
     try:
         found, why = asyncio.run(_advise(url, given.source))
     except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
-        print(f"{PROG}: {describe(fault)}", file=sys.stderr)
+        print(f"{PROG}: {describe(fault, url or '')}", file=sys.stderr)
         return FAILED
     if why:
         print(why, file=sys.stderr)

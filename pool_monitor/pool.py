@@ -7,11 +7,13 @@ import contextlib
 import logging
 import random
 import socket
+import ssl
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
@@ -504,8 +506,17 @@ def _kind_of(fault: Exception) -> str:
     return str(getattr(fault, "sqlstate", None) or type(fault).__name__)
 
 
-def describe(fault: BaseException) -> str:
-    """One line for a person, without what was sent to the server."""
+def describe(fault: BaseException, url: str = "") -> str:
+    """One line for a person, without what was sent to the server. url -- the database's, of which the host is told."""
+    if isinstance(fault, socket.gaierror):
+        parts = urlsplit(url)
+        host = parts.hostname or ",".join(parse_qs(parts.query).get("host", ()))
+        return f"the host {host or 'of the database'} cannot be found: {fault.strerror}"
+    if isinstance(fault, ssl.SSLError) and not isinstance(fault, ssl.SSLCertVerificationError):
+        return f"TLS with the database failed; look at sslrootcert, sslcert and sslkey: {fault}"
+    if isinstance(fault, FileNotFoundError | PermissionError | IsADirectoryError) and fault.filename is None:
+        # the system does not say which
+        return f"{fault.strerror}: the socket where the host is a path, or the file of sslrootcert, sslcert or sslkey"
     silent = "no answer in time" if isinstance(fault, TimeoutError) else type(fault).__name__
     text = str(fault).splitlines()[0] if str(fault) else silent
     return f"{text} ({fault.sqlstate})" if isinstance(fault, asyncpg.PostgresError) and fault.sqlstate else text

@@ -121,6 +121,22 @@ async def test_out_of_file_descriptors_it_says_so_once() -> None:
     assert "Traceback" not in child.output
 
 
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("postgresql://nobody.invalid/db", "the host nobody.invalid cannot be found: "),
+        ("postgresql:///db?host=nobody.invalid", "the host nobody.invalid cannot be found: "),
+        ("postgresql://127.0.0.1/db?sslmode=verify-ca&sslrootcert=/nope", "No such file or directory: the socket"),
+        ("postgresql:///db?host=/nope", "the socket where the host is a path, or the file of sslrootcert"),
+        (f"postgresql://127.0.0.1/db?sslmode=require&sslcert={__file__}", "TLS with the database failed; look at ssl"),
+    ],
+)
+async def test_what_cannot_be_connected_to_is_told_by_name(url: str, words: str) -> None:
+    async with python(*MONITOR, "advise", environ=environment(DATABASE_URL=url)) as child:
+        assert await child.end() == 1
+    assert words in child.output
+
+
 async def test_help_names_the_commands() -> None:
     async with python(*MONITOR, "--help", environ=environment()) as child:
         assert await child.end() == 0
