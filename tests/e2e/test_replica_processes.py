@@ -35,7 +35,9 @@ async def shared(tmp_path: Path) -> AsyncIterator[Redis]:
 async def replicas(origin: Origin, shared: Redis, count: int, **options: str) -> AsyncIterator[list[Running]]:
     async with contextlib.AsyncExitStack() as stack:
         contexts = [
-            proxy_process(origin.url, redis_url=shared.url, cache_secret=SECRET, **options) for _ in range(count)
+            # who is busy with something else is not away
+            proxy_process(origin.url, redis_url=shared.url, redis_timeout_ms="1000", cache_secret=SECRET, **options)
+            for _ in range(count)
         ]
         yield list(await asyncio.gather(*map(stack.enter_async_context, contexts)))
 
