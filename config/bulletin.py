@@ -41,8 +41,6 @@ READ_SECONDS = 2.0
 LOOK_SECONDS = 10.0
 FOLLOW_SECONDS = 1.0
 """How often a reader asks whether the server is still the one to ask."""
-NOTHING: list[Any] = ["flags", {}, False]
-"""What is told to have a place in a log: flags, of which none is set."""
 
 _BEGIN = """
 local info = redis.pcall('INFO', 'replication')
@@ -120,6 +118,10 @@ class Reader(Protocol):
 
     def missed(self, *, surely: bool) -> None:
         """There were, or (not surely) may have been, entries that nobody can tell any more; `began` follows."""
+
+    def moved(self) -> Entry:
+        """What the readers of another log are to be told by who comes to it, and may have told things elsewhere."""
+        ...
 
     def kept(self, kept: Mapping[str, Any]) -> None:
         """What is kept with the log, when it is read from where it begins."""
@@ -324,9 +326,10 @@ class Bulletin:
     async def _take_place(self, client: Any) -> int:
         """A number after all that was asked before this log was known here.
 
-        It may have been there all the time, beside the other, while two servers believed to be the master.
+        It may have been there all the time, beside the other, while two servers believed to be the master: then what
+        was told to the other its readers do not know either.
         """
-        told = (str(secrets.randbits(MARK_BITS)), self.by, KEPT_ENTRIES, 0, orjson.dumps(NOTHING))
+        told = (str(secrets.randbits(MARK_BITS)), self.by, KEPT_ENTRIES, 0, orjson.dumps(self._reader.moved()))
         _, number = await run_script(client, _TELL, (self._state, self._entries), *self._known(), *told)
         return int(number)
 

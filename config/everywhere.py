@@ -85,6 +85,10 @@ class FlagsEverywhere:
     def missed(self, *, surely: bool) -> None:
         """What is kept is told anew."""
 
+    def moved(self) -> Entry:
+        """None of the flags is another."""
+        return [FLAGS, {}]
+
     def kept(self, kept: Mapping[str, Any]) -> None:
         """Flags that stand."""
         take_kept(self._flags, kept)

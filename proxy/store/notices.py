@@ -131,6 +131,10 @@ class Notices:
         """Entries were lost: nothing stored here is sure to be valid. Softly where it is only possible."""
         self._here.purge_all(soft=not surely)
 
+    def moved(self) -> Entry:
+        """Anything may have been invalidated meanwhile."""
+        return [ALL, "", True]
+
     def kept(self, kept: Mapping[str, Any]) -> None:
         """Flags that stand."""
         take_kept(self._flags, kept)

@@ -21,6 +21,8 @@ from tests.redis_servers import Redis, running_cluster, running_redis, running_s
 from tests.relay import relayed
 from tests.support import PATIENCE
 
+MOVED = ["moved"]
+
 
 class Listener:
     """Keeps what it hears."""
@@ -37,12 +39,15 @@ class Listener:
         self.began_at.append(number)
 
     def took(self, number: int, by: str, entry: Entry) -> None:
-        if entry != module.NOTHING:
+        if entry != MOVED:
             self.numbers.append(number)
             self.entries.append(entry[0])
 
     def missed(self, *, surely: bool) -> None:
         self.missings.append(surely)
+
+    def moved(self) -> Entry:
+        return MOVED
 
     def kept(self, kept: Mapping[str, Any]) -> None:
         self.stands = dict(kept)

@@ -208,6 +208,15 @@ async def test_what_was_asked_before_the_log_was_known_here_is_not_used(untold: 
     assert untold.state(URI, TAGS, at(8)) is Validity.VALID
 
 
+def test_who_comes_from_another_log_makes_everything_stale_for_those_who_read_this_one() -> None:
+    """What he had told there, and read there, they have not heard of."""
+    one, other = notices(), notices()
+    one.began(0, 0)
+    one.took(1, "other", other.moved())
+    assert one._here.state(URI, (), 0) is Validity.STALE
+    assert one.state(URI, (), at(0)) is Validity.STALE
+
+
 async def test_what_was_told_to_a_log_that_is_read_no_more_is_told_again(untold: Notices) -> None:
     untold.bulletin.position = 5
     untold.began(5, 5)
