@@ -29,7 +29,7 @@ from pydantic import Field, SecretStr
 
 from config.kinds import Host, OptionalApiUrl, OptionalDatabaseUrl, OptionalHttpUrl, Seconds, Whole
 from config.listen import ListenError, address_of, open_socket, open_spare
-from config.load import BAD_SETTINGS, SettingsError, read
+from config.load import BAD_SETTINGS, SettingsError, misspelt, read
 from config.settings import MonitorSettings, ProxySettings, Settings
 from config.words import masked
 from deploy.postgres import USER
@@ -425,7 +425,7 @@ def _read(
         faults += fault.faults
     if faults:
         told = SettingsError([_placed(fault, named) for fault in dict.fromkeys(faults)])
-        print(f"{prog}: {told}", file=sys.stderr)
+        print("\n".join([f"{prog}: {told}", *misspelt(LocalSettings, environ)]), file=sys.stderr)
         raise SystemExit(BAD_SETTINGS)
     return settings, options
 

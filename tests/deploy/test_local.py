@@ -225,10 +225,12 @@ async def test_an_address_that_is_not_ours_is_said_in_one_line() -> None:
 
 
 async def test_bad_settings_are_all_told_before_anything_starts() -> None:
-    async with python(*LOCAL, environ=environment(PORT="none", UPSTREAM_URL="app:3000")) as child:
+    environ = environment(PORT="none", UPSTREAM_URL="app:3000", RULES_FILES="rules.toml")
+    async with python(*LOCAL, environ=environ) as child:
         assert await child.end() == 2
     assert "PORT is 'none'" in child.output
     assert "UPSTREAM_URL is 'app:3000'" in child.output
+    assert child.lines[-1] == "the environment has RULES_FILES, which is no setting; was RULES_FILE meant?"
     assert "Traceback" not in child.output
 
 
