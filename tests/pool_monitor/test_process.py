@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 from pathlib import Path
+from urllib.parse import quote
 
 import aiohttp
 import asyncpg
@@ -128,7 +129,10 @@ async def test_out_of_file_descriptors_it_says_so_once() -> None:
         ("postgresql:///db?host=nobody.invalid", "the host nobody.invalid cannot be found: "),
         ("postgresql://127.0.0.1/db?sslmode=verify-ca&sslrootcert=/nope", "No such file or directory: the socket"),
         ("postgresql:///db?host=/nope", "the socket where the host is a path, or the file of sslrootcert"),
-        (f"postgresql://127.0.0.1/db?sslmode=require&sslcert={__file__}", "TLS with the database failed; look at ssl"),
+        (
+            f"postgresql://127.0.0.1/db?sslmode=require&sslcert={quote(__file__)}",
+            "TLS with the database failed; look at ssl",
+        ),
     ],
 )
 async def test_what_cannot_be_connected_to_is_told_by_name(url: str, words: str) -> None:
