@@ -80,7 +80,10 @@ class Channel:
         try:
             while line := await reader.readline():
                 self._take(orjson.loads(line))
-        except (ConnectionError, ValueError) as fault:
+        except ConnectionError as fault:
+            # the other side has ended, and what that means is told by who minds it
+            log.debug("a channel between processes ended: %s", fault)
+        except ValueError as fault:
             log.warning("a channel between processes broke: %s", fault)
         finally:
             self._end()
