@@ -41,9 +41,9 @@ REST_SECONDS = 1.0
 MAX_CALLS = 32
 """Calls, and so connections to each server; further ones wait within their time: a burst is no storm of connects."""
 
-FAULTS = (TimeoutError, OSError, RedisError, RedisClusterException, ValueError, AttributeError)
+FAULTS = (TimeoutError, OSError, RedisError, RedisClusterException, ValueError, AttributeError, RuntimeError)
 """What a call may raise where the tier cannot be had: redis-py looks for connections that it has closed meanwhile, and
-that a cluster is away is no `RedisError`."""
+that a cluster is away is no `RedisError`; and to uvloop it is a RuntimeError to write where the other side has left."""
 
 _Answer = TypeVar("_Answer")
 Observe = Callable[["Result", float], None]

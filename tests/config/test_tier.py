@@ -229,6 +229,25 @@ async def test_a_server_that_refuses(server: Redis, setting: str) -> None:
     await tier.close()
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed"),
+        AttributeError("'NoneType' object has no attribute 'is_connected'"),
+        ConnectionResetError(),
+    ],
+    ids=lambda fault: type(fault).__name__,
+)
+async def test_whatever_the_client_makes_of_a_lost_connection_fails_the_call_alone(fault: Exception) -> None:
+    async def call(_: object) -> bool:
+        raise fault
+
+    tier = SharedTier("redis://127.0.0.1:1/0")
+    assert not await tier.run(call)
+    assert tier.failed == 1
+    await tier.close()
+
+
 async def test_what_is_refused_among_what_is_not_is_told(server: Redis, caplog: pytest.LogCaptureFixture) -> None:
     async with redis.asyncio.Redis(port=server.port) as client:
         await client.config_set("maxmemory", "1")
