@@ -82,13 +82,14 @@ local count = tonumber(ARGV[8])
 for i = 9, 8 + 2 * count, 2 do
   redis.call('HSET', KEYS[1], 'kept ' .. ARGV[i], ARGV[i + 1])
 end
+local log = redis.call('HGET', KEYS[1], 'generation')
 local last = tonumber(redis.call('HGET', KEYS[1], 'last'))
 for i = 9 + 2 * count, #ARGV do
   last = redis.call('HINCRBY', KEYS[1], 'last', 1)
   local id = string.format('%.0f-', last) .. ARGV[5]
-  redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[7], id, 'by', ARGV[6], 'entry', ARGV[i])
+  redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[7], id, 'log', log, 'by', ARGV[6], 'entry', ARGV[i])
 end
-return {redis.call('HGET', KEYS[1], 'generation'), last}
+return {log, last}
 """
 )
 """Keys: state, entries. Arguments: as for the beginning, the entries' mark, who tells, how many entries are kept, how
@@ -146,6 +147,7 @@ class Bulletin:
         self._mark = self._own_mark = ""
         self.told = self.heard = self.whispered = 0
         self._last_whisper = "0-0"
+        self._greeted = 0
         self._heard_at = -DEAF_SECONDS
         self._deaf = False
         self._pending: list[bytes] = []
@@ -211,9 +213,10 @@ class Bulletin:
             arguments = (mark, self.by, KEPT_ENTRIES, len(keeping), *pairs, *batch)
             got = await self._tier.script(_TELL, (self._state, self._entries), *self._known(), *arguments)
             match got:
-                case [bytes(generation), int(last)]:
-                    upto = Standing(generation.decode(), last)
+                case [bytes(its), int(last)] if self._generation in {"", its.decode()}:
+                    upto = Standing(its.decode(), last)
                 case _:
+                    # what went into another log than the one that is read here is told again
                     await asyncio.sleep(RETRY_SECONDS)
                     continue
             # what was replaced meanwhile is still to be told
@@ -304,34 +307,40 @@ class Bulletin:
         keys = (self._state, self._entries, self._whispers)
         listed, first, whisper = await run_script(client, _HELLO, keys, *self._known())
         state = {name.decode(): value for name, value in zip(listed[::2], listed[1::2], strict=True)}
-        generation, last = state["generation"].decode(), int(state["last"])
-        if generation != self._generation:
-            known = bool(self._generation)
-            self._generation = generation
-            self._last_whisper = whisper.decode()
-            self.position, self._mark = (_number(first) - 1 if first else last), ""
-            if self._published_in != generation:
-                self.published = 0
-            if known:
-                log.warning("the log of the replicas began anew: what was told meanwhile may have been lost")
-                self._reader.missed(surely=False)
-            since = await self._take_place(client) if known else self.position
-            self._reader.began(self.position, since)
-            self._reader.kept(
-                {name[5:]: orjson.loads(value) for name, value in state.items() if name.startswith("kept ")}
-            )
-        elif last > self.position and (not first or _number(first) > self.position + 1):
-            await self._skip(client)
+        place = Standing(state["generation"].decode(), int(state["last"]))
+        if place.log == self._generation:
+            self._greeted = place.number
+            if place.number > self.position and (not first or _number(first) > self.position + 1):
+                await self._skip(client)
+            return
+        start = _number(first) - 1 if first else place.number
+        known = bool(self._generation)
+        since = await self._take_place(client, place) if known else start
+        if since is None:
+            # it is yet another by now
+            return await self._greet(client)
+        # from here on without a break: nothing may be judged by the numbers of another log
+        self._generation, self.position, self._mark = place.log, start, ""
+        self._greeted = place.number
+        self._last_whisper = whisper.decode()
+        if self._published_in != place.log:
+            self.published = 0
+        if known:
+            log.warning("the log of the replicas began anew: what was told meanwhile may have been lost")
+            self._reader.missed(surely=False)
+        self._reader.began(start, since)
+        self._reader.kept({name[5:]: orjson.loads(value) for name, value in state.items() if name.startswith("kept ")})
 
-    async def _take_place(self, client: Any) -> int:
-        """A number after all that was asked before this log was known here.
+    async def _take_place(self, client: Any, place: Standing) -> int | None:
+        """A number after all that was asked before this log was known here; None if it is this log no more.
 
         It may have been there all the time, beside the other, while two servers believed to be the master: then what
         was told to the other its readers do not know either.
         """
         told = (str(secrets.randbits(MARK_BITS)), self.by, KEPT_ENTRIES, 0, orjson.dumps(self._reader.moved()))
-        _, number = await run_script(client, _TELL, (self._state, self._entries), *self._known(), *told)
-        return int(number)
+        known = (secrets.token_hex(8), *place, "")
+        generation, number = await run_script(client, _TELL, (self._state, self._entries), *known, *told)
+        return int(number) if generation.decode() == place.log else None
 
     async def _skip(self, client: Any) -> None:
         """Go on where the log begins, or where the next entry is, when those before are no more there."""
@@ -352,10 +361,6 @@ class Bulletin:
         found = await client.xread(places, count=MOST_AT_ONCE, block=block)
         if not found and wait is not None:
             await self._greet(client)
-        self._heard_at = time.monotonic()
-        if self._deaf:
-            self._deaf = False
-            log.info("the log of the replicas can be read now")
         for stream, entries in found or ():
             for identity, fields in entries:
                 if stream.decode() == self._whispers:
@@ -364,13 +369,24 @@ class Bulletin:
                     continue
                 number, mark = _number(identity), identity.partition(b"-")[2].decode()
                 ours = number != self.published or self._own_mark in {"", mark}
-                if not (ours and self._took(number, fields)):
+                # the connection may be to another server by now
+                its = fields.get(b"log", b"").decode() in {"", self._generation}
+                if not (ours and its and self._took(number, fields)):
                     generation = self._generation
                     await self._greet(client)
                     if generation == self._generation:
                         await self._skip(client)
                     return
                 self._mark = mark
+        if self.position >= self._greeted:
+            self._caught_up()
+
+    def _caught_up(self) -> None:
+        """All that there was."""
+        self._heard_at = time.monotonic()
+        if self._deaf:
+            self._deaf = False
+            log.info("the log of the replicas can be read now")
 
     def _whispered(self, word: str) -> None:
         self.whispered += 1

@@ -317,10 +317,24 @@ class Worker:
         if self.replicas is not None:
             self.replicas.notices.sibling_gone(who)
 
+    async def sibling_joined(self) -> None:
+        """It has heard nothing yet. Done when it knows what it cannot read in the log of the replicas."""
+        if self.replicas is None:
+            return
+        if notices := self.replicas.notices.sibling_joined():
+            known = self._announce([f"{'soft ' * soft}{kind} {name}" for kind, name, soft in notices])
+            if known is not None:
+                await asyncio.wait((known,))
+
 
 def _notices(what: list[str]) -> list[Notice]:
-    """What `server.visit.Shared` announces, a line each."""
-    return [(kind, name, False) for kind, _, name in (line.partition(" ") for line in what)]
+    """What `server.visit.Shared` announces, a line each, and what `Worker.sibling_joined` does."""
+    return [_notice(line.removeprefix("soft "), soft=line.startswith("soft ")) for line in what]
+
+
+def _notice(line: str, *, soft: bool) -> Notice:
+    kind, _, name = line.partition(" ")
+    return kind, name, soft
 
 
 def _traces(tracing: Tracing | None, upstream: str) -> Traces | None:

@@ -13,6 +13,7 @@ import secrets
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from typing import cast
 
@@ -34,7 +35,7 @@ from proxy.channel import Channel, ChannelError
 from proxy.observe.live import Numbers, added_up
 from proxy.server.admin import PurgeOrder, admin_app
 from proxy.server.live import LiveSettings
-from proxy.siblings import Siblings
+from proxy.siblings import KNOWN_SECONDS, Siblings
 
 log = logging.getLogger("siding.fleet")
 
@@ -91,7 +92,8 @@ async def _work(
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked.set)
     try:
         # before the first client, so that no purge and no flip of a flag passes it by
-        channel.tell("listening", None)
+        with suppress(ChannelError):
+            await channel.call("listening")
         await worker.start(open_socket(settings.host, port, share=True))
         channel.tell("serving", None)
         waits = {asyncio.create_task(asked.wait()), asyncio.create_task(channel.closed.wait())}
@@ -130,6 +132,9 @@ async def _answer_parent(worker: Worker, name: str, argument: object) -> object:
             return None
         case "gone":
             worker.sibling_gone(cast("int", argument))
+            return None
+        case "joined":
+            await worker.sibling_joined()
             return None
     raise ValueError(f"unknown call {name!r}")
 
@@ -249,13 +254,17 @@ class Fleet:
         await asyncio.gather(*calls, return_exceptions=True)
 
     async def _bring_up_to_date(self, member: Member) -> None:
-        """Flags that were flipped while it started; it is told of every later change."""
+        """Flags that were flipped while it started, and what others have told; it hears of all that follows."""
         assert member.channel is not None
         member.listening = True
+        others = [channel.call("joined") for other, channel in self._others(member) if other.serving]
         try:
             await member.channel.call("set_flags", self._flags.as_dict())
         except ChannelError as fault:
             log.warning("worker %d did not take its flags: %s", member.number, fault)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(KNOWN_SECONDS):
+                await asyncio.gather(*others, return_exceptions=True)
 
     async def stop(self) -> None:
         """SIGTERM to all; those that outlive their drain are killed."""

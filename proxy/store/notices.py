@@ -44,6 +44,8 @@ class Notices:
         self._since = 0
         self._own = Telling()
         self._siblings: dict[int, Telling] = {}
+        self._before: dict[int, int] = {}
+        self._own_before = 0
 
     # -- telling
 
@@ -76,8 +78,12 @@ class Notices:
     def sibling_gone(self, who: int) -> None:
         """It tells nothing any more: what may not be in the log is told from here."""
         telling = self._siblings.pop(who, None)
-        if telling is not None and (notices := telling.waiting(self.bulletin.read)):
+        if telling is not None and (notices := telling.take_waiting(self.bulletin.read)):
             self.tell(notices)
+
+    def sibling_joined(self) -> list[Notice]:
+        """What it has not heard, and cannot read in the log yet; to be told again."""
+        return self._own.take_waiting(self.bulletin.read)
 
     # -- judging
 
@@ -106,8 +112,11 @@ class Notices:
         self._everywhere = Invalidations(begin=number)
         self._since = since
         log = self.bulletin.read.log
-        for telling in self._siblings.values():
-            telling.give_up(log)
+        if since > number:
+            for who, telling in self._siblings.items():
+                telling.give_up(self._before.get(who, 0))
+            # that everything may be stale says it of what was told before as well
+            self._logged(self._own_before, Standing(log, since))
         if lost := self._own.lost(log):
             self.tell(lost)
 
@@ -133,6 +142,9 @@ class Notices:
 
     def moved(self) -> Entry:
         """Anything may have been invalidated meanwhile."""
+        # records that are asked for later are of what there is with all that was told until now
+        self._before = {who: telling.count for who, telling in self._siblings.items()}
+        self._own_before = self._own.count
         return [ALL, "", True]
 
     def kept(self, kept: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ log it gets its number a moment later, or much later where the tier is away; unt
 nothing of it. So whatever is not yet in the log spoils every shared record that it concerns; and what is there, though
 it has not been read here, spoils those of an earlier number. While two servers believe to be the master, what is told
 may be in another log than the one that is read: such places cannot be compared, and what is told there counts as not
-told yet.
+told yet. Who comes to this log tells it that everything may be stale, which is before all that he tells it then.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ ALL = "all"
 Notice = tuple[str, str, bool]
 """What (`uri`, `tag`, `prefix` or `all`), its name, and whether softly."""
 MOST_WAITING = 10_000
+MOST_STEPS = 1_000
+"""Without the oldest, what they speak of counts as not told a little longer."""
 
 
 def note(invalidations: Invalidations, notice: Notice) -> None:
@@ -45,7 +47,7 @@ class Telling:
     def __init__(self, begin: int = 0) -> None:
         self._marks = Invalidations(begin=begin)
         self._settled = begin
-        self._steps: deque[tuple[int, Standing]] = deque()
+        self._steps: deque[tuple[int, Standing]] = deque(maxlen=MOST_STEPS)
         self._waiting: deque[tuple[int, Notice]] = deque()
 
     @property
@@ -70,15 +72,16 @@ class Telling:
         self._steps.append((count, upto))
 
     def lost(self, log: str) -> list[Notice]:
-        """Another log is read from now on: what was told to others, and was not read before, will never be."""
+        """Another log is read from now on: what was told to others, and was not read before, is to be told again."""
         upto = max((count for count, its in self._steps if its.log != log), default=0)
-        self._steps = deque([(count, its) for count, its in self._steps if its.log == log])
-        return [notice for count, notice in self._waiting if count <= upto]
+        self._steps = deque([(count, its) for count, its in self._steps if its.log == log], MOST_STEPS)
+        lost = [notice for count, notice in self._waiting if count <= upto]
+        self._waiting = deque([(count, notice) for count, notice in self._waiting if count > upto])
+        return lost
 
-    def give_up(self, log: str) -> None:
-        """As `lost`, where it is somebody else's to tell it again."""
-        self._settled = max(self._settled, *(count for count, its in self._steps if its.log != log), 0)
-        self._steps = deque([(count, its) for count, its in self._steps if its.log == log])
+    def give_up(self, count: int) -> None:
+        """The first `count` concern no record that may be used."""
+        self._settled = max(self._settled, count)
 
     def state(self, uri: str, tags: tuple[str, ...], at: Standing, read: Standing) -> Validity:
         """What notices say of a shared record whose origin was asked when the log stood `at`."""
@@ -87,18 +90,23 @@ class Telling:
         if count >= self.count:
             return Validity.VALID
         for upto, its in self._steps:
-            if its.log != at.log or its.number > at.number:
-                break
-            count = max(count, upto)
+            if its.log == at.log and its.number <= at.number:
+                count = max(count, upto)
         return self._marks.state(uri, tags, count)
 
-    def waiting(self, read: Standing) -> list[Notice]:
-        """Those that cannot be read in the log yet."""
+    def take_waiting(self, read: Standing) -> list[Notice]:
+        """Those that cannot be read in the log yet, for somebody to tell them again. They count on here."""
         self._settle(read)
-        return [notice for _, notice in self._waiting]
+        waiting = [notice for _, notice in self._waiting]
+        self._waiting.clear()
+        return waiting
 
     def _settle(self, read: Standing) -> None:
-        while self._steps and self._steps[0][1].log == read.log and self._steps[0][1].number <= read.number:
-            self._settled = max(self._settled, self._steps.popleft()[0])
+        there = [count for count, its in self._steps if its.log == read.log and its.number <= read.number]
+        if there:
+            self._settled = max(self._settled, *there)
+            # what was told to other logs before came to this one with whoever told it
+            while self._steps and self._steps[0][0] <= self._settled:
+                self._steps.popleft()
         while self._waiting and self._waiting[0][0] <= self._settled:
             self._waiting.popleft()

@@ -11,12 +11,18 @@ from collections.abc import AsyncIterator
 import pytest
 
 from config.bulletin import Standing
+from config.listen import spare_port
 from proxy import siblings as module
+from proxy.app import build_routes
 from proxy.channel import Channel
+from proxy.fleet import Fleet
+from proxy.observe.events import PurgeKind
+from proxy.server.admin import PurgeOrder
 from proxy.siblings import Siblings
+from proxy.store.invalidations import Validity
 from tests.fast.passing import DATE, POST, begun, connection_of, nothing_left, usual
 from tests.fast.sides import server_of
-from tests.support import Client, Origin, Turn, running_proxy, until
+from tests.support import Client, Origin, Turn, running_proxy, settings_for, until
 
 
 class Parent:
@@ -192,3 +198,45 @@ async def test_what_fails_or_is_safe_is_not_told(origin: Origin) -> None:
             assert (await client.request("POST", "/a", content=b"x")).status == 409
             assert (await client.request("OPTIONS", "/a")).status == 200
     assert parent.told == []
+
+
+async def test_who_joins_is_told_what_he_cannot_read(origin: Origin) -> None:
+    """With the tier away, that is all."""
+    origin.script = usual
+    url, secret = f"redis://127.0.0.1:{spare_port()}/0", "a-secret-of-sixteen"
+    async with (
+        family() as (parent, siblings),
+        running_proxy(origin.url, siblings=siblings, redis_url=url, cache_secret=secret) as proxy,
+    ):
+        client = await proxy.connect()
+        assert (await client.request("POST", "/a", content=b"x")).status == 200
+        await proxy.worker.purge(PurgeOrder(PurgeKind.PREFIX, "/b", soft=True))
+        parent.told.clear()
+        await proxy.worker.sibling_joined()
+        assert parent.told == [("invalidated", [4, ["uri http://app.example/a", "soft prefix /b"]])]
+        other = proxy.worker.replicas
+        assert other is not None
+        proxy.worker.sibling_told(7, 2, ["uri http://a/c", "soft prefix /b"])
+        state = [other.notices.state(f"http://a/{name}", (), other.notices.standing) for name in "cb"]
+        assert state == [Validity.GONE, Validity.STALE]
+
+
+async def test_who_joins_serves_once_the_others_have_told_him() -> None:
+    settings = settings_for("http://127.0.0.1:1", workers=2)
+    fleet = Fleet(settings, build_routes(settings), 0)
+    [new, old] = fleet._members
+    async with family() as (heard, to_old), family() as (_, to_new):
+        new.channel, old.channel, old.serving = to_new._channel, to_old._channel, True
+        heard.knows.clear()
+        joined = asyncio.create_task(fleet._answer_worker(new, "listening", None))
+        await until(lambda: heard.told == [("joined", None)])
+        assert not joined.done()
+        heard.knows.set()
+        await joined
+
+
+async def test_who_joins_a_proxy_alone_is_told_nothing(origin: Origin) -> None:
+    origin.script = usual
+    async with family() as (parent, siblings), running_proxy(origin.url, siblings=siblings) as proxy:
+        await proxy.worker.sibling_joined()
+        assert parent.told == []

@@ -230,11 +230,26 @@ async def test_what_was_told_to_a_log_that_is_read_no_more_is_told_again(untold:
     assert untold.state(URI, ("read",), at(5)) is Validity.VALID
     untold.bulletin._pending.clear()
     untold.bulletin._generation, untold.bulletin.position = "next", 100
-    untold.began(100, 100)
+    untold.moved()
+    untold.sibling_told(1, 2, [("tag", "later", False)])
+    untold.began(99, 100)
     assert [orjson.loads(entry) for entry in untold.bulletin._pending] == [["tag", "t", False]]
     assert untold.state(URI, ("t",), at(100, "next")) is Validity.GONE
     assert untold.state(URI, ("there",), at(100, "next")) is Validity.GONE
-    assert untold.state(URI, ("u",), at(100, "next")) is Validity.VALID, "that is for its sibling to tell again"
+    assert untold.state(URI, ("u",), at(100, "next")) is Validity.VALID, "it was told before the log was known"
+    assert untold.state(URI, ("later",), at(100, "next")) is Validity.GONE, "that is for its sibling to tell again"
     untold.logged(0, at(103, "next"))
     untold.bulletin.position = 103
     assert untold.state(URI, ("t",), at(103, "next")) is Validity.VALID
+
+
+async def test_who_joins_is_told_what_cannot_be_read_yet(untold: Notices) -> None:
+    untold.bulletin.position = 5
+    untold.began(5, 5)
+    untold.tell([("tag", "read", False), ("tag", "t", True)])
+    untold._own.logged(1, at(6))
+    untold._own.logged(2, at(7))
+    untold.bulletin.position = 6
+    assert untold.sibling_joined() == [("tag", "t", True)]
+    assert untold.state(URI, ("t",), at(6)) is Validity.STALE
+    assert untold.sibling_joined() == []

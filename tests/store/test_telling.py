@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from config.bulletin import Standing
 from proxy.store.invalidations import Validity
-from proxy.store.telling import ALL, MOST_WAITING, Notice, Telling
+from proxy.store.telling import ALL, MOST_STEPS, MOST_WAITING, Notice, Telling
 
 URI = "http://a/x"
 CONCERN: list[Notice] = [("uri", URI, False), ("uri", "/x", False), ("tag", "t", False), ("prefix", "/", False)]
@@ -78,35 +78,61 @@ def test_what_can_be_read_in_the_log_is_left_to_it_and_nothing_else(
                 assert not any(one.number is not None and one.number > number for one in concerned)
     telling.logged(len(told), at(last))
     assert telling.state(URI, ("t",), at(0), at(last)) is Validity.VALID
-    assert telling.waiting(at(last)) == []
+    assert telling.take_waiting(at(last)) == []
 
 
 def test_what_waits_is_bounded() -> None:
     telling = Telling()
     for number in range(MOST_WAITING + 1):
         telling.note(("tag", str(number), False), at(0))
-    assert telling.waiting(at(0)) == [(ALL, "", False)]
     telling.note(("tag", "t", False), at(0))
-    assert telling.waiting(at(0)) == [(ALL, "", False), ("tag", "t", False)]
-    telling.logged(MOST_WAITING + 1, at(1))
-    assert telling.waiting(at(1)) == [("tag", "t", False)]
+    telling.logged(MOST_WAITING, at(1))
+    assert telling.take_waiting(at(1)) == [(ALL, "", False), ("tag", "t", False)]
+    assert telling.take_waiting(at(1)) == []
+    assert telling.state(URI, ("t",), at(1), at(1)) is Validity.GONE
 
 
-def test_what_was_told_to_another_log_is_lost_or_given_up() -> None:
-    for gives_up in (False, True):
-        telling = Telling()
-        for tag in ("t", "u", "v"):
-            telling.note(("tag", tag, False), at(0))
-        telling.logged(1, at(1_000))
-        telling.logged(2, at(7, "next"))
-        if gives_up:
-            telling.give_up("next")
-        else:
-            assert telling.lost("next") == [("tag", "t", False)]
-        expected = Validity.VALID if gives_up else Validity.GONE
-        assert telling.state(URI, ("t",), at(6, "next"), at(6, "next")) is expected
-        assert telling.state(URI, ("u",), at(6, "next"), at(6, "next")) is Validity.GONE
-        assert telling.state(URI, ("u",), at(7, "next"), at(6, "next")) is Validity.VALID
-        assert telling.state(URI, ("v",), at(7, "next"), at(7, "next")) is Validity.GONE
-        telling.logged(3, at(8, "next"))
-        assert telling.state(URI, ("v",), at(7, "next"), at(8, "next")) is Validity.VALID
+def test_what_was_told_to_another_log_is_lost_once() -> None:
+    telling = Telling()
+    for tag in ("t", "u", "v"):
+        telling.note(("tag", tag, False), at(0))
+    telling.logged(1, at(1_000))
+    telling.logged(2, at(7, "next"))
+    assert telling.lost("next") == [("tag", "t", False)]
+    assert telling.lost("third") == [("tag", "u", False)]
+    assert telling.take_waiting(at(0)) == [("tag", "v", False)]
+    assert telling.state(URI, ("t",), at(6, "next"), at(6, "next")) is Validity.GONE
+
+
+def test_what_was_told_to_another_log_counts_until_its_teller_comes_to_this_one() -> None:
+    telling = Telling()
+    for tag in ("t", "u", "v"):
+        telling.note(("tag", tag, False), at(0))
+    telling.logged(1, at(1_000))
+    telling.logged(2, at(7, "next"))
+    assert telling.state(URI, ("t",), at(6, "next"), at(6, "next")) is Validity.GONE
+    assert telling.state(URI, ("t",), at(7, "next"), at(6, "next")) is Validity.VALID
+    assert telling.state(URI, ("u",), at(6, "next"), at(7, "next")) is Validity.VALID
+    assert telling.state(URI, ("v",), at(7, "next"), at(7, "next")) is Validity.GONE
+    telling.logged(3, at(8, "next"))
+    assert telling.state(URI, ("v",), at(7, "next"), at(8, "next")) is Validity.VALID
+
+
+def test_what_was_told_before_a_log_was_known_is_given_up() -> None:
+    telling = Telling()
+    for tag in ("t", "u"):
+        telling.note(("tag", tag, False), at(0))
+    telling.give_up(1)
+    assert telling.state(URI, ("t",), at(6), at(6)) is Validity.VALID
+    assert telling.state(URI, ("u",), at(6), at(6)) is Validity.GONE
+
+
+def test_steps_are_bounded() -> None:
+    telling = Telling()
+    for number in range(1, MOST_STEPS + 10):
+        telling.note(("tag", "t", False), at(0))
+        telling.logged(number, at(number, "elsewhere"))
+    assert len(telling._steps) == MOST_STEPS
+    telling.logged(MOST_STEPS + 9, at(1))
+    assert telling.state(URI, ("t",), at(1), at(1)) is Validity.VALID
+    assert not telling._steps
