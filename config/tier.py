@@ -11,11 +11,13 @@ import hashlib
 import logging
 import random
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import redis.asyncio
 from redis.asyncio.cluster import ClusterNode
@@ -38,6 +40,8 @@ QUIET_SECONDS = 60.0
 """From one word on what is refused to the next."""
 REST_SECONDS = 1.0
 """From one try to the next, give or take a fifth, so that replicas do not all come back at once."""
+MASTERS = 3
+"""How often one is looked for until all connections are sure to be to it."""
 MAX_CALLS = 32
 """Calls, and so connections to each server; further ones wait within their time: a burst is no storm of connects."""
 
@@ -94,6 +98,7 @@ class SharedTier:
         self._client, self._closing = _connected(self._place, seconds)
         self._turns = asyncio.Semaphore(MAX_CALLS)
         self._whereabouts = _whereabouts(self._place)
+        self._masters: WeakKeyDictionary[Any, deque[Any]] = WeakKeyDictionary()
         self._trying: asyncio.Task[None] | None = None
         self._failures = 0
         self._quiet_until = 0.0
@@ -230,9 +235,13 @@ class SharedTier:
         It may go on for seconds as if it were, and whoever is connected to it hears of nothing.
         """
         if self._place.mode is Mode.SENTINEL:
-            for one in (client, self._client):
+            for pool in (client.connection_pool, self._client.connection_pool):
                 with suppress(*FAULTS):
-                    await one.connection_pool.get_master_address()
+                    masters = self._masters.setdefault(pool, deque([pool.master_address], MASTERS))
+                    masters.append(await pool.get_master_address())
+                    if len(set(masters)) > 1:
+                        # connections that were in use, or being made, when the pool heard of it are back by now
+                        await pool.disconnect(inuse_connections=False)
 
     @asynccontextmanager
     async def listening(self, seconds: float) -> AsyncIterator[Any]:

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import redis.asyncio
@@ -101,6 +102,33 @@ async def test_a_cluster_whose_keys_are_on_several_nodes(cluster: Cluster) -> No
     assert isinstance(after, tuple)
     assert after[2] == [one + 1 for one in before[2]]
     await tier.close()
+
+
+async def test_a_connection_in_use_follows_the_master_when_it_is_back(server: Redis, tmp_path: Path) -> None:
+    """It may have stayed a server that others write to: nothing else would ever end it."""
+    (tmp_path / "other").mkdir()
+    async with running_redis(tmp_path / "other") as other, redis.asyncio.Redis(port=server.port) as first:
+        tier = SharedTier("redis+sentinel://127.0.0.1:1/main/0", seconds=UNHURRIED)
+        pool, masters = tier._client.connection_pool, [server]
+        pool.sentinel_manager = SimpleNamespace(discover_master=lambda _: _address(masters[-1]))
+        using = asyncio.create_task(tier.run(lambda client: client.blpop("queue", timeout=PATIENCE)))
+        async with asyncio.timeout(PATIENCE):
+            while not (await first.info("clients"))["blocked_clients"]:  # noqa: ASYNC110 - it is another process
+                await asyncio.sleep(0.002)
+        masters.append(other)
+        async with tier.listening(UNHURRIED) as reader:
+            reader.connection_pool.sentinel_manager = pool.sentinel_manager
+            await tier.follow(reader)
+            await first.rpush("queue", "done")
+            assert await using == (b"queue", b"done")
+            await tier.follow(reader)
+        assert await tier.write("key", b"value", 60)
+        assert await first.get("key") is None
+        await tier.close()
+
+
+async def _address(server: Redis) -> tuple[str, int]:
+    return "127.0.0.1", server.port
 
 
 async def test_a_server_that_does_not_write_gives_counters_by_which_nothing_holds(server: Redis) -> None:

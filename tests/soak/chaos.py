@@ -266,10 +266,18 @@ class Chaos:
 
     async def all_is_told(self) -> None:
         """No change is on its way to the service, or to the other proxy."""
-        async with asyncio.timeout(READY_SECONDS):
-            # other processes have no event to wait for
-            while self._clients.writing or any([await proxy.untold() for proxy in self.proxies.values()]):  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(READY_SECONDS):
+                # other processes have no event to wait for
+                while await self._untold():  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+                return
+        self._truth.fault(f"not told within {READY_SECONDS:g} s: {await self._untold()}")
+
+    async def _untold(self) -> list[str]:
+        """Who has still to tell of something."""
+        changing = ["a change is on its way"] if self._clients.writing else []
+        return changing + [name for name, proxy in self.proxies.items() if await proxy.untold()]
 
     async def flag_is_flipped(self) -> None:
         _, proxy = self._any_proxy()
