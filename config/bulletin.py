@@ -40,7 +40,8 @@ RETRY_SECONDS = 0.5
 READ_SECONDS = 2.0
 LOOK_SECONDS = 10.0
 FOLLOW_SECONDS = 1.0
-"""How often a reader asks whether the server is still the one to ask."""
+"""How often a reader asks whether the server is still the one to ask, and the log the one that it reads: where whispers
+come all the time it never waits in vain, and another log may have no later number for long."""
 
 _BEGIN = """
 local info = redis.pcall('INFO', 'replication')
@@ -283,6 +284,7 @@ class Bulletin:
                         if time.monotonic() - followed >= FOLLOW_SECONDS:
                             followed = time.monotonic()
                             await self._tier.follow(client)
+                            await self._greet(client)
             except FAULTS as fault:
                 self._lost(fault)
             except Exception:
