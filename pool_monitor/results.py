@@ -54,7 +54,11 @@ def _number_codec(name: str, octets: int) -> _Codec:
 
 
 def _octets(text: str) -> bytes:
-    return bytes.fromhex(re.sub(r"[:.-]", "", text))
+    octets = bytes.fromhex(re.sub(r"[:.-]", "", text))
+    if len(octets) not in {6, 8}:
+        # the server would take it for a fault of the connection
+        raise ValueError(f"{len(octets)} octets are no address")
+    return octets
 
 
 def _date_given(value: date) -> tuple[int]:

@@ -354,6 +354,17 @@ async def test_one_that_may_not_write_is_no_fail_over(
     assert "every connection is replaced" not in caplog.text
 
 
+@pytest.mark.parametrize("given", ["", "08:00", "08:00:2b:01:02:03:04:05", "08:00:2b:01:02:03:04:05:06"])
+async def test_an_argument_that_is_no_address_is_no_fault_of_the_connection(
+    database: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, given: str
+) -> None:
+    query = '[[query]]\nname = "card"\nsql = "SELECT $1::macaddr AS m"\nparameters = ["m: text"]\nttl = 0\n'
+    async with running_monitor(database, query, tmp_path) as client:
+        answer = await client.query("card", m=given)
+        assert answer.status == 400
+    assert "every connection is replaced" not in caplog.text
+
+
 async def test_a_query_that_writes(reports: str, tmp_path: Path) -> None:
     async with running_monitor(reports, QUERIES, tmp_path) as client:
         assert (await client.query("add", userId="bob", title="x")).document == {"rows": [{"id": 3}], "rowCount": 1}
