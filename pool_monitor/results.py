@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import struct
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -21,6 +23,8 @@ _EPOCH = datetime(2000, 1, 1)
 _DAY = 86_400_000_000
 _CYCLE_DAYS = 146_097
 """After 400 years the calendar is the same again."""
+_QUOTED_IN_RANGES = re.compile(r'[\s"\\()\[\],]')
+_REAL, _DOUBLE = struct.Struct(">f"), struct.Struct(">d")
 _ENDLESS = {2**31 - 1: "infinity", -(2**31): "-infinity", 2**63 - 1: "infinity", -(2**63): "-infinity"}
 
 
@@ -51,6 +55,26 @@ async def prepare_once(connection: Any) -> None:
 
 def _number_codec(name: str, octets: int) -> _Codec:
     return name, lambda value: int(value).to_bytes(octets), lambda value: str(int.from_bytes(value))
+
+
+def _finite(number: float) -> float | str:
+    """JSON has no word for the others, and null is another value: they are as PostgreSQL's own to_json has them."""
+    if math.isfinite(number):
+        return number
+    return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
+
+
+def _double_read(value: bytes) -> float | str:
+    return _finite(_DOUBLE.unpack(value)[0])
+
+
+def _real_read(value: bytes) -> float | str:
+    """With as many digits as it has; as a double, 1.1 would have eight more."""
+    number: float = _REAL.unpack(value)[0]
+    if not math.isfinite(number):
+        return _finite(number)
+    shorter = (float(f"{number:.{digits}g}") for digits in range(6, 10))
+    return next(one for one in shorter if _REAL.pack(one) == value)
 
 
 def _octets(text: str) -> bytes:
@@ -116,6 +140,8 @@ _BINARY: tuple[_Codec, ...] = (
     # before the text there is the version of the format
     ("jsonb", lambda text: b"\x01" + text.encode(), lambda value: orjson.Fragment(value[1:])),
     ("xml", str.encode, bytes.decode),
+    ("float4", _REAL.pack, _real_read),
+    ("float8", _DOUBLE.pack, _double_read),
     ("macaddr", _octets, lambda value: value.hex(":")),
     ("macaddr8", _octets, lambda value: value.hex(":")),
     _number_codec("oid", 4),
@@ -156,7 +182,6 @@ def _default(value: object) -> object:
         case asyncpg.Record():
             return dict(value.items())
         case Decimal():
-            # JSON knows neither; PostgreSQL's own to_json makes strings of them, too
             return orjson.Fragment(str(value)) if value.is_finite() else str(value)
         case UUID() | IPv4Address() | IPv6Address() | IPv4Interface() | IPv6Interface() | IPv4Network() | IPv6Network():
             return str(value)
@@ -181,7 +206,7 @@ def _default(value: object) -> object:
 
 
 def _range(value: Any) -> str:
-    """As PostgreSQL writes it: `[1,5)`, `empty`."""
+    """As PostgreSQL writes it: `[1,5)`, `["a,b",)`, `empty`."""
     if value.isempty:
         return "empty"
     lower = "" if value.lower is None else _bound(value.lower)
@@ -191,4 +216,9 @@ def _range(value: Any) -> str:
 
 def _bound(value: object) -> str:
     text = encode(value).decode()
-    return text[1:-1] if text.startswith('"') else text
+    if text.startswith('"'):
+        text = orjson.loads(text)
+    if text and not _QUOTED_IN_RANGES.search(text):
+        return text
+    # unquoted, nothing would be no bound
+    return '"' + re.sub(r'["\\]', r"\g<0>\g<0>", text) + '"'

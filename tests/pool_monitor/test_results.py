@@ -14,7 +14,8 @@ from pool_monitor.pool import Record, Tracked
 
 TYPES = (
     "CREATE TYPE mood AS ENUM ('happy', 'sad'); CREATE TYPE pair AS (x int, y text); "
-    "CREATE TYPE noted AS (j jsonb, d date); CREATE DOMAIN document AS jsonb"
+    "CREATE TYPE noted AS (j jsonb, d date); CREATE DOMAIN document AS jsonb; "
+    'CREATE TYPE words AS RANGE (subtype = text, collation = "C")'
 )
 
 
@@ -26,7 +27,15 @@ TYPES = (
         ("42::smallint", "42"),
         ("9223372036854775807::bigint", "9223372036854775807"),
         ("1.5::float8", "1.5"),
-        ("'NaN'::float8", "null"),
+        ("'NaN'::float8", '"NaN"'),
+        ("ARRAY['Infinity', '-Infinity', NULL]::float8[]", '["Infinity","-Infinity",null]'),
+        ("'-0.0'::float8", "-0.0"),
+        ("5e-324::float8", "5e-324"),
+        ("1.1::real", "1.1"),
+        ("'NaN'::real", '"NaN"'),
+        ("3.4028235e38::real", "3.4028235e+38"),
+        ("1e-45::real", "1.4013e-45"),
+        ("ROW(0.1::real, 16777215::real)", "[0.1,16777215.0]"),
         ("12345678901234567890.123456789::numeric", "12345678901234567890.123456789"),
         ("'NaN'::numeric", '"NaN"'),
         ("1.0::numeric", "1.0"),
@@ -46,6 +55,10 @@ TYPES = (
         ("'\\x0aff'::bytea", '"\\\\x0aff"'),
         ("int4range(1, 5)", '"[1,5)"'),
         ("int4range(1, 1)", '"empty"'),
+        ("""'["",b)'::words""", '"[\\"\\",b)"'),
+        ("""'["a,b","c""d")'::words""", '"[\\"a,b\\",\\"c\\"\\"d\\")"'),
+        ("numrange(1.10, 'infinity')", '"[1.10,Infinity)"'),
+        ("daterange('0044-03-15 BC', NULL)", '"[\\"0044-03-15 BC\\",)"'),
         ("numrange(NULL, 2.5)", '"(,2.5)"'),
         ("daterange('2026-01-01', '2026-02-01')", '"[2026-01-01,2026-02-01)"'),
         ("'10.0.0.1'::inet", '"10.0.0.1"'),
@@ -117,6 +130,8 @@ def test_what_has_no_form_is_refused() -> None:
         ("json", '{"a":[1]}'),
         ("interval", "1 day"),
         ("oid", 5),
+        ("real", 1.1),
+        ("float8", 1e300),
         ("macaddr", "08:00:2b:01:02:03"),
     ],
 )
