@@ -161,11 +161,12 @@ def encode(value: object) -> bytes:
 
 
 def row(record: Any) -> bytes:
-    """A row as a JSON object; of columns with the same name the last one counts. Raises Unreadable."""
+    """A row as a JSON object on one line; of columns with the same name the last one counts. Raises Unreadable."""
     encoded = encode(dict(record.items()))
     if b"\\u0000" in encoded and any(map(_is_misread, record.values())):
         raise Unreadable
-    return encoded
+    # json comes as it was written, where they can be between words alone
+    return encoded.replace(b"\n", b" ").replace(b"\r", b" ")
 
 
 def _is_misread(value: object, within: bool = False) -> bool:
