@@ -23,20 +23,24 @@ _KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}
 _OF_THE_SERVER = ["pg_catalog", "information_schema"]
 
 _READ = """
+WITH RECURSIVE seen(relation) AS (
+    SELECT relation FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'relation'
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    UNION SELECT inhparent FROM pg_inherits JOIN seen ON inhrelid = relation)
 SELECT c.oid::bigint AS id, c.relkind::text AS kind, n.nspname || '.' || c.relname AS own,
        rn.nspname || '.' || root.relname AS name, c.relfilenode::bigint AS file,
        (SELECT md5(string_agg(a.attname || ' ' || a.atttypid, ',' ORDER BY a.attnum)) FROM pg_attribute a
         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns,
        CASE WHEN c.relkind IN ('v', 'm') THEN md5(pg_get_viewdef(c.oid)) END AS view
-FROM (SELECT DISTINCT relation FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'relation'
-      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) AS seen
+FROM seen
 JOIN pg_class c ON c.oid = seen.relation
 JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_class root ON root.oid = coalesce(pg_partition_root(c.oid), c.oid)
 JOIN pg_namespace rn ON rn.oid = root.relnamespace
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname <> ALL($1::text[]) ORDER BY 1
 """
-"""What a transaction has locked: all that its statements name, views and partitions as well, in the plan or not."""
+"""What a transaction has locked: all that its statements name, views and partitions as well, in the plan or not; and
+what that inherits from, as a statement that names a parent changes the rows of children, and tells as the parent."""
 _PARAMETERS = "SELECT cardinality(parameter_types) FROM pg_prepared_statements WHERE name = $1"
 _LOOK = """
 SELECT asked.name AS asked, rn.nspname || '.' || root.relname AS name, root.relkind::text AS kind,

@@ -22,6 +22,9 @@ CREATE TABLE homework_old_rest PARTITION OF homework_old DEFAULT;
 CREATE TABLE homework_new PARTITION OF homework FOR VALUES FROM (100) TO (200);
 CREATE TABLE plain (id int);
 CREATE TABLE hollow (id int) PARTITION BY RANGE (id);
+CREATE TABLE above (id int);
+CREATE TABLE between () INHERITS (above);
+CREATE TABLE below () INHERITS (between);
 CREATE SCHEMA "Odd";
 CREATE TABLE "Odd"."The "".Name" (id int);
 CREATE VIEW seen AS SELECT id FROM plain;
@@ -50,6 +53,9 @@ async def connection(database: str) -> AsyncIterator[Any]:
             ["public.homework", "public.plain"],
         ),
         ("SELECT id FROM homework_old_rest", ["public.homework"]),
+        # whose rows are changed by way of those above, too
+        ("SELECT id FROM ONLY below", ["public.above", "public.below", "public.between"]),
+        ("SELECT id FROM above", ["public.above", "public.below", "public.between"]),
         ("SELECT id FROM seen JOIN homework USING (id)", ["public.homework", "public.plain"]),
         ("SELECT count FROM counted", ["public.counted"]),
         ('SELECT id FROM "Odd"."The "".Name"', ['Odd.The ".Name']),
