@@ -157,14 +157,18 @@ class Listener(Following):
         self._changed = changed
         self._heard = heard
 
-    async def follow(self) -> None:
-        """See `Following`."""
-        connection = await asyncpg.connect(
+    async def _connect(self) -> Any:
+        return await asyncpg.connect(
             self._url,
             timeout=ANSWER_SECONDS,
+            command_timeout=ANSWER_SECONDS,
             statement_cache_size=0,
             server_settings={"application_name": f"{APPLICATION} changes"},
         )
+
+    async def follow(self) -> None:
+        """See `Following`."""
+        connection = await self._connect()
         lost, echo = asyncio.Event(), asyncio.Event()
 
         def notified(*what: Any) -> None:
@@ -176,7 +180,7 @@ class Listener(Following):
         connection.add_termination_listener(lambda _: lost.set())
         try:
             await connection.add_listener(CHANNEL, notified)
-            await connection.execute(f"SELECT pg_notify('{CHANNEL}', '')")
+            await self._call()
             if await _comes(echo):
                 log.info("changes of tables are heard of")
             else:
@@ -191,8 +195,16 @@ class Listener(Following):
                     async with asyncio.timeout(HEARTBEAT_SECONDS):
                         await lost.wait()
                 except TimeoutError:
-                    await connection.execute("SELECT 1", timeout=ANSWER_SECONDS)
+                    await connection.execute("SELECT 1")
             log.warning("the connection that hears of changes was lost; the query cache is off until it is back")
         finally:
             self._heard(False)
             connection.terminate()
+
+    async def _call(self) -> None:
+        """Notify as others do, from another connection: to its own a PgBouncer may bring what it says itself alone."""
+        other = await self._connect()
+        try:
+            await other.execute(f"SELECT pg_notify('{CHANNEL}', '')")
+        finally:
+            other.terminate()

@@ -109,6 +109,18 @@ async def test_queries_through_it(bouncer: Running, database: str, tmp_path: Pat
     await connection.close()
 
 
+async def test_that_nothing_can_be_heard_through_it_is_told(
+    bouncer: Running, database: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "siding.changes")
+    async with running_monitor(bouncer.url(database.rpartition("/")[2]), QUERIES, tmp_path) as client:
+        async with asyncio.timeout(PATIENCE):
+            while not client.monitor.cache.trusted:  # noqa: ASYNC110 - what is waited for comes over a socket
+                await asyncio.sleep(0.01)
+    assert "changes of tables cannot be heard of here" in caplog.text
+    assert "changes of tables are heard of" not in caplog.text
+
+
 async def test_the_doctor_sees_the_traps(bouncer: Running, database: str) -> None:
     url = bouncer.url(database.rpartition("/")[2])
     environ = environment(DATABASE_URL=url, PGBOUNCER_ADMIN_URL=bouncer.url("pgbouncer"), DB_POOL_MAX="100")
