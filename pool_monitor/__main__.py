@@ -31,7 +31,7 @@ from pool_monitor.grading import evaluate
 from pool_monitor.grading.batch_files import FolderError
 from pool_monitor.grading.models import ModelsError, load_models
 from pool_monitor.grading.template_files import TemplatesError, load_templates
-from pool_monitor.pool import APPLICATION, describe
+from pool_monitor.pool import APPLICATION, FAULTS, describe
 from pool_monitor.queries import QueriesError, Query, load_queries
 
 log = logging.getLogger("siding")
@@ -79,7 +79,7 @@ def triggers(argv: list[str]) -> int:
     except changes.TableError as fault:
         print(f"{PROG}: {fault}", file=sys.stderr)
         return FAILED
-    except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
+    except FAULTS as fault:
         print(f"{PROG}: {describe(fault, url)}", file=sys.stderr)
         return FAILED
     return 0
@@ -119,7 +119,7 @@ def give_advice(argv: list[str]) -> int:
         return BAD_SETTINGS
     try:
         found, why = asyncio.run(_advise(url, given.source))
-    except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
+    except FAULTS as fault:
         print(f"{PROG}: {describe(fault, url or '')}", file=sys.stderr)
         return FAILED
     if why:

@@ -13,7 +13,7 @@ import psycopg
 from config.settings import MonitorSettings
 from pool_monitor import pgbouncer
 from pool_monitor.pgbouncer import BouncerSample
-from pool_monitor.pool import APPLICATION, describe
+from pool_monitor.pool import APPLICATION, FAULTS, describe
 from pool_monitor.server_stats import STATEMENTS_THERE
 
 SECONDS = 5.0
@@ -149,7 +149,7 @@ async def examine(settings: MonitorSettings) -> list[Check]:
                 found += await _server_checks(settings, connection)
             finally:
                 await connection.close()
-        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
+        except FAULTS as fault:
             found.append(Check(Grade.FAULT, f"the database: {describe(fault)}", "check DATABASE_URL, and that it runs"))
     if settings.pgbouncer_admin_url is not None:
         found += await _bouncer(settings)

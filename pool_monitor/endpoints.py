@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import asyncpg
 from aiohttp import hdrs, web
 from pydantic import SecretStr
 
@@ -17,7 +16,7 @@ from config.everywhere import Tell, change_of, set_flags
 from config.flags import FlagError, Flags
 from config.words import quoted
 from pool_monitor.observe import Metrics
-from pool_monitor.pool import PoolError, describe
+from pool_monitor.pool import FAULTS, PoolError, describe
 from pool_monitor.pool_stats import Numbers, Verdict, document, verdict
 from pool_monitor.queries import ArgumentError, Query, read_json
 from pool_monitor.query_cache import QueryCache
@@ -25,6 +24,7 @@ from pool_monitor.runner import QueryError, Runner
 
 ADVICE_SECONDS = 30.0
 NDJSON = "application/x-ndjson"
+_UNADVISED: tuple[type[Exception], ...] = (PoolError, *FAULTS)
 
 
 @dataclass(slots=True)
@@ -129,7 +129,7 @@ class _Endpoints:
                 return answer_json(200, await self._parts.advise())
         except TimeoutError:
             raise Refusal(504, "advice-timeout", f"the advice took longer than {ADVICE_SECONDS:.0f} s") from None
-        except (PoolError, asyncpg.PostgresError, OSError) as fault:
+        except _UNADVISED as fault:
             raise Refusal(503, "database-unavailable", describe(fault), {"Retry-After": "1"}) from fault
 
     # -- named queries

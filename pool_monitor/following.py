@@ -6,13 +6,9 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 
-import asyncpg
-
-from pool_monitor.pool import describe
+from pool_monitor.pool import FAULTS, describe
 
 log = logging.getLogger("siding.following")
-
-FAULTS: tuple[type[Exception], ...] = (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 
 class Following(ABC):

@@ -39,6 +39,16 @@ RETRY_SECONDS = (0.1, 5.0)
 KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 READ_ONLY = "25006"
 """read_only_sql_transaction: after a fail-over the old primary refuses to write."""
+FAULTS: tuple[type[Exception], ...] = (
+    TimeoutError,
+    OSError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+"""What a connection that is asked something may raise."""
+ENDED = "cannot switch to state"
+"""How asyncpg's InternalClientError begins for a connection that the server has told to be over, while it was idle."""
 _GONE = ("08", "57P01", "57P02", "57P03")
 """SQLSTATEs after which no other connection is likely to work either."""
 
@@ -279,7 +289,7 @@ class Pool:
                 row = await connection.fetchrow(_BUDGET, APPLICATION, timeout=self.tuning.acquire)
             finally:
                 connection.terminate()
-        except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as fault:
+        except FAULTS as fault:
             log.warning("the server's connection budget could not be read: %s", describe(fault))
             return
         assert row is not None
@@ -405,7 +415,7 @@ class Pool:
             if now >= record.ends and not connection.is_closed():
                 await connection.close(timeout=RELEASE_SECONDS)
             await self._inner.release(connection, timeout=RELEASE_SECONDS)
-        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
+        except FAULTS as fault:
             log.warning("connection cut: it could not be given back: %s", describe(fault))
 
     async def _note(self, fault: Exception) -> None:
@@ -464,7 +474,7 @@ def _closed(record: Record) -> None:
 async def _lives(connection: Connection) -> bool:
     try:
         await connection.execute("SELECT 1", timeout=PING_SECONDS)
-    except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    except FAULTS:
         return False
     return True
 
@@ -498,6 +508,8 @@ def _reason(fault: Exception) -> Exception:
         reason = reason.__context__
     if isinstance(reason, asyncpg.ConnectionDoesNotExistError) and isinstance(reason.__cause__, asyncpg.PostgresError):
         reason = reason.__cause__
+    if isinstance(reason, asyncpg.InternalClientError) and str(reason).startswith(ENDED):
+        reason = asyncpg.ConnectionDoesNotExistError("the server had ended the connection while it was idle")
     return reason if isinstance(reason, asyncpg.PostgresError | OSError) else fault
 
 

@@ -277,6 +277,44 @@ async def test_connections_that_the_server_ended_are_not_lent(database: str) -> 
         assert pool.admission.held == 0
 
 
+@contextlib.asynccontextmanager
+async def ended_unnoticed(server: Postgres, database: str) -> AsyncIterator[Pool]:
+    """A pool whose one connection the server has ended: it was told so, and the end is still on its way."""
+    async with (
+        Relay(server.port) as relay,
+        pool_of(database.replace(str(server.port), str(relay.port)), most=1) as pool,
+    ):
+        process = await one(pool, "SELECT pg_backend_pid()")
+        relay.closes.clear()
+        admin = await asyncpg.connect(database)
+        await admin.execute("SELECT pg_terminate_backend($1)", process)
+        await relay.ended.wait()
+        # by then what was sent before has arrived
+        await admin.fetchval("SELECT 1")
+        try:
+            yield pool
+        finally:
+            relay.closes.set()
+            await admin.close()
+
+
+async def test_one_that_has_ended_while_it_was_idle_is_told_as_lost(server: Postgres, database: str) -> None:
+    async with ended_unnoticed(server, database) as pool:
+        with pytest.raises(asyncpg.ConnectionDoesNotExistError, match="idle"):
+            async with pool.acquire("test") as connection, connection.transaction():
+                raise AssertionError
+        assert pool.numbers().errors == {"08": 1}
+        assert await one(pool) == 1
+
+
+async def test_one_that_has_ended_is_not_lent_after_long_idleness(
+    server: Postgres, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pool_monitor.pool.PING_AFTER_SECONDS", -1.0)
+    async with ended_unnoticed(server, database) as pool:
+        assert await one(pool) == 1
+
+
 async def test_a_connection_that_ends_in_a_transaction_is_counted_by_its_reason(database: str) -> None:
     seen = Seen()
     async with pool_of(database, seen, most=1) as pool:
@@ -319,13 +357,18 @@ async def test_an_old_primary_is_let_go_of(database: str, caplog: pytest.LogCapt
 
 
 class Relay:
-    """A TCP relay that can stop answering without closing anything."""
+    """A TCP relay that can stop answering without closing anything.
+
+    closes -- what a server has ended is closed once it is set. ended -- a server has ended one.
+    """
 
     def __init__(self, port: int) -> None:
         self._target = port
         self.port = spare_port()
         self.silent = False
         self.muted = 0
+        self.closes, self.ended = asyncio.Event(), asyncio.Event()
+        self.closes.set()
         self._opened = 0
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -357,6 +400,8 @@ class Relay:
             if not self.silent and number > self.muted:
                 writer.write(data)
                 await writer.drain()
+        self.ended.set()
+        await self.closes.wait()
         writer.close()
 
     async def __aexit__(self, *_: object) -> None:
