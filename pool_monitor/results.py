@@ -93,7 +93,10 @@ def _time_given(value: time) -> tuple[int]:
     return (_microseconds(datetime.combine(_EPOCH, value)),)
 
 
-def _moment_given(value: datetime) -> tuple[int]:
+def _moment_given(value: date) -> tuple[int]:
+    if not isinstance(value, datetime):
+        # a day is its beginning, as asyncpg has it without these codecs
+        value = datetime.combine(value, time())
     return (_microseconds(value.astimezone(UTC).replace(tzinfo=None) if value.tzinfo else value),)
 
 

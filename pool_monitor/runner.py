@@ -205,8 +205,6 @@ def _told(query: Query, fault: Exception) -> QueryError:
         case asyncpg.PostgresError():
             client = sqlstate(fault)[:2] in {"22", "23"}
             return QueryError(400 if client else 500, "query-failed", describe(fault), sqlstate=sqlstate(fault))
-        case asyncpg.DataError():
-            return QueryError(400, "bad-argument", str(fault))
         case (
             results.Unreadable()
             | asyncpg.UnsupportedClientFeatureError()

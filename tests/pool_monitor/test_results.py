@@ -127,6 +127,8 @@ def test_what_has_no_form_is_refused() -> None:
         ("time", time(12, 30, 0, 5)),
         ("timestamp", datetime(1970, 1, 1, 0, 0, 0, 1)),
         ("timestamptz", datetime(2026, 1, 31, 12, tzinfo=timezone(timedelta(hours=2)))),
+        ("timestamp", date(2026, 1, 31)),
+        ("timestamptz", date(2026, 1, 31)),
         ("jsonb", '{"a":[1]}'),
         ("json", '{"a":[1]}'),
         ("interval", "1 day"),
@@ -137,7 +139,7 @@ def test_what_has_no_form_is_refused() -> None:
     ],
 )
 async def test_what_is_given_arrives(database: str, kind: str, given: object) -> None:
-    connection = await asyncpg.connect(database, connection_class=Tracked)
+    connection = await asyncpg.connect(database, connection_class=Tracked, server_settings={"timezone": "UTC"})
     try:
         connection.record = Record(0, 0, 0)
         await results.prepare_once(connection)
