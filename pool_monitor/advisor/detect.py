@@ -115,7 +115,7 @@ def _is_count(node: Any) -> bool:
 
 def _countable(select: Any) -> bool:
     """A SELECT over some FROM that counts all its rows in one group."""
-    stops = ("group", "having", "distinct", "limit", "offset", "windows", "with_", "with", "qualify")
+    stops = ("group", "having", "distinct", "limit", "offset", "windows", "with_", "with", "qualify", "into")
     return select.args.get("from_", select.args.get("from")) is not None and not any(
         select.args.get(key) for key in stops
     )

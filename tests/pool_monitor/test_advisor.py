@@ -55,6 +55,7 @@ def test_checks(sql: str, safety: Safety, rewritten: str) -> None:
         "SELECT count(*) > 5 FROM t",
         "SELECT count(*) > -1 FROM t",
         "SELECT count(*) FROM t LIMIT 10",
+        "SELECT count(*) > 0 INTO new FROM t",
         "SELECT count(*) OVER () FROM t",
         "SELECT count(*)",
         "SELECT count(*) FROM generate_series(1, 2)",
