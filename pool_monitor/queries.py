@@ -181,9 +181,9 @@ class Parameter:
             return None
         if as_text and self.type in {"jsonb", "jsonb[]"}:
             value = read_json(_string(value))
+        elif as_text and self.type.endswith("[]"):
+            value = [part for part in _string(value).split(",") if part]
         if self.type.endswith("[]"):
-            if isinstance(value, str):
-                value = [part for part in value.split(",") if part]
             if not isinstance(value, list):
                 raise TypeError
             return [None if one is None else _TYPES[self.type[:-2]](one) for one in value]

@@ -100,7 +100,7 @@ def test_files_that_are_no_list_of_queries(tmp_path: Path, text: str) -> None:
         ("jsonb", [Decimal("1.10"), 10**30, "é", None, True], f'[1.10, {10**30}, "\\u00e9", null, true]'),
         ("jsonb", '{"a":1}', '"{\\"a\\":1}"'),
         ("integer[]", [1, None, "2"], [1, None, 2]),
-        ("text[]", "a,b", ["a", "b"]),
+        ("text[]", ["a,b"], ["a,b"]),
         ("text", None, None),
     ],
 )
@@ -138,6 +138,8 @@ def test_values(kind: str, given_value: object, expected: object) -> None:
         ("timestamp", "2026-01-31T12:00:00Z"),
         ("integer[]", 5),
         ("integer[]", ["x"]),
+        # JSON has arrays of its own
+        ("text[]", "Doe, Jane"),
     ],
 )
 def test_values_that_do_not_fit(kind: str, given_value: object) -> None:
@@ -169,6 +171,8 @@ def test_what_comes_by_url_is_text() -> None:
     query = Query("q", "SELECT $1", (Parameter("a", "jsonb"), Parameter("b", "jsonb[]"), Parameter("c", "integer[]")))
     given_values = {"a": '{"x": 1.10}', "b": "[1, {}]", "c": "1,2"}
     assert query.arguments(given_values, as_text=True) == ['{"x": 1.10}', ["1", "{}"], [1, 2]]
+    with pytest.raises(ArgumentError, match=r"'b' is not of the type jsonb\[\]"):
+        query.arguments(given_values | {"b": '"1,2"'}, as_text=True)
     for bad in ("", "{", "NaN", "[" * 5000, "[" * 900 + "]" * 900):
         with pytest.raises(ArgumentError, match="'a' is not of the type jsonb"):
             query.arguments(given_values | {"a": bad}, as_text=True)
