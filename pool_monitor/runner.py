@@ -144,7 +144,6 @@ class Runner:
                     again = False
 
     async def _run(self, connection: Any, query: Query, values: Sequence[object]) -> AsyncGenerator[Any, None]:
-        count = 0
         # asyncpg bounds each call by the pool's otherwise, which may be shorter
         seconds = query.timeout or self._pool.tuning.query
         async with connection.transaction(readonly=not query.write):
@@ -152,10 +151,13 @@ class Runner:
             if limit is not None:
                 await connection.execute(f"SET LOCAL statement_timeout = {round(1000 * limit)}")
             if query.write:
-                for record in await connection.fetch(query.statement(), *values, timeout=seconds):
+                written = await connection.fetch(query.statement(), *values, timeout=seconds)
+                if len(written) > query.rows:
+                    raise TooManyRows
+                for record in written:
                     yield record
                 return
-            cursor = connection.cursor(query.statement(), *values, prefetch=FETCH_ROWS, timeout=seconds)
+            cursor, count = connection.cursor(query.statement(), *values, prefetch=FETCH_ROWS, timeout=seconds), 0
             async for record in cursor:
                 count += 1
                 if count > query.rows:

@@ -372,6 +372,16 @@ async def test_a_query_that_writes(reports: str, tmp_path: Path) -> None:
         assert (await client.query("has-report", userId="bob")).document == {"exists": True}
 
 
+async def test_a_query_that_would_write_more_rows_than_it_may_writes_none(reports: str, tmp_path: Path) -> None:
+    sql = "UPDATE reports SET title = $1 RETURNING id"
+    query = f'[[query]]\nname = "rename"\nsql = "{sql}"\nparameters = ["title: text"]\nwrite = true\nrows = 1\n'
+    async with running_monitor(reports, QUERIES + query, tmp_path) as client:
+        answer = await client.query("rename", title="all")
+        assert (answer.status, answer.document["error"]["code"]) == (422, "too-many-rows")
+        titles = [row["title"] for row in (await client.query("reports", userId="ann")).document["rows"]]
+        assert titles == ["first", "second"]
+
+
 async def test_tokens(reports: str, tmp_path: Path) -> None:
     async with running_monitor(reports, QUERIES, tmp_path, queries_token="sesame", admin_token="door") as client:
         assert (await client.query("reports", userId="ann")).status == 401
