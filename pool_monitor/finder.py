@@ -28,7 +28,14 @@ FIND_AGAIN_SECONDS = 60.0
 LOCK_SECONDS = 1.0
 """A table that is locked for longer is asked about again later; others are not to wait for it."""
 _REFUSED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-_BUSY = (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError, TimeoutError)
+_BUSY = (
+    asyncpg.LockNotAvailableError,
+    asyncpg.QueryCanceledError,
+    # a deadlock, or no room for the locks: that says nothing of the statement either
+    asyncpg.TransactionRollbackError,
+    asyncpg.InsufficientResourcesError,
+    TimeoutError,
+)
 
 
 def _was_lost(connection: Connection) -> bool:

@@ -668,6 +668,28 @@ async def test_a_table_that_is_locked_for_long_keeps_nobody_from_looking_at_othe
     await locker.close()
 
 
+@pytest.mark.parametrize("fault", [asyncpg.DeadlockDetectedError, asyncpg.OutOfMemoryError])
+async def test_a_deadlock_while_tables_are_sought_leaves_what_is_known(
+    reports: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: type[Exception]
+) -> None:
+    monkeypatch.setattr(finder, "ASK_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(finder, "FIND_AGAIN_SECONDS", 0.01)
+    async with running_monitor(reports, '[[query]]\nname = "all"\nsql = "TABLE reports"\n', tmp_path) as client:
+        runner = client.monitor.parts.runner
+        assert runner is not None
+        await all_found(client)
+        asked = 0
+
+        async def refused(*_: object) -> tables.Reading:
+            nonlocal asked
+            asked += 1
+            raise fault("not now")
+
+        monkeypatch.setattr(tables, "read_by", refused)
+        await until_true(lambda: asked > 1)
+        assert runner.tables["all"] == ("public.reports",)
+
+
 async def test_without_ears_nothing_is_kept(reports: str, tmp_path: Path) -> None:
     async with running_monitor(reports, QUERIES, tmp_path) as client:
         await listening(client)
