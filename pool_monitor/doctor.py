@@ -60,7 +60,8 @@ def budget_check(most: int, replicas_hint: str, budget: Budget) -> Check:
         f"others use {budget.others}"
     )
     if most > budget.left:
-        return Check(Grade.FAULT, told, f"lower DB_POOL_MAX to {budget.left} or less, or raise max_connections")
+        lower = f"lower DB_POOL_MAX to {budget.left} or less, or " if budget.left else ""
+        return Check(Grade.FAULT, told, f"{lower}raise max_connections")
     if 2 * most > budget.left:
         return Check(Grade.WARNING, told, replicas_hint)
     return Check(Grade.OK, told)

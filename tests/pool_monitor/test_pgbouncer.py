@@ -149,16 +149,17 @@ async def test_the_doctor_without_a_bouncer(database: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("most", "budget", "grade"),
+    ("most", "budget", "grade", "advice"),
     [
-        (20, Budget(100, 3, 10), Grade.OK),
-        (50, Budget(100, 3, 10), Grade.WARNING),
-        (20, Budget(22, 3, 0), Grade.FAULT),
-        (20, Budget(10, 3, 50), Grade.FAULT),
+        (20, Budget(100, 3, 10), Grade.OK, ""),
+        (50, Budget(100, 3, 10), Grade.WARNING, "hint"),
+        (20, Budget(22, 3, 0), Grade.FAULT, "lower DB_POOL_MAX to 19 or less, or raise max_connections"),
+        (20, Budget(10, 3, 50), Grade.FAULT, "raise max_connections"),
     ],
 )
-def test_the_budget(most: int, budget: Budget, grade: Grade) -> None:
-    assert budget_check(most, "hint", budget).grade is grade
+def test_the_budget(most: int, budget: Budget, grade: Grade, advice: str) -> None:
+    found = budget_check(most, "hint", budget)
+    assert (found.grade, found.advice) == (grade, advice)
 
 
 def test_a_bouncer_without_traps() -> None:
