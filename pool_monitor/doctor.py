@@ -151,7 +151,8 @@ async def examine(settings: MonitorSettings) -> list[Check]:
             finally:
                 await connection.close()
         except FAULTS as fault:
-            found.append(Check(Grade.FAULT, f"the database: {describe(fault)}", "check DATABASE_URL, and that it runs"))
+            told = f"the database: {describe(fault, settings.database_url)}"
+            found.append(Check(Grade.FAULT, told, "check DATABASE_URL, and that it runs"))
     if settings.pgbouncer_admin_url is not None:
         found += await _bouncer(settings)
     return found

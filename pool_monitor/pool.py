@@ -276,7 +276,7 @@ class Pool:
         return connection
 
     def _failed_to_connect(self, fault: Exception) -> None:
-        failure = describe(fault)
+        failure = describe(fault, self.tuning.url)
         if failure != self._failure:
             log.error("cannot connect to the database: %s", failure)
         self._failure = failure
@@ -384,7 +384,7 @@ class Pool:
                 raise PoolTimeout(self._failure) from None
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
                 self._count_error(fault)
-                raise PoolUnreachable(describe(fault)) from fault
+                raise PoolUnreachable(describe(fault, self.tuning.url)) from fault
             try:
                 if await self._is_fit(connection):
                     return connection

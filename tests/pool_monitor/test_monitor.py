@@ -198,6 +198,11 @@ async def test_a_database_that_is_away_is_told(tmp_path: Path) -> None:
                     pass
 
 
+async def test_a_host_that_cannot_be_found_is_told_by_name(caplog: pytest.LogCaptureFixture) -> None:
+    async with running_monitor("postgresql://nobody.invalid/db"):
+        await until_true(lambda: "cannot connect to the database: the host nobody.invalid" in caplog.text)
+
+
 async def test_a_database_that_comes_late_is_asked_what_it_was_to_be_asked_at_the_start(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -135,8 +135,9 @@ async def test_out_of_file_descriptors_it_says_so_once() -> None:
         ),
     ],
 )
-async def test_what_cannot_be_connected_to_is_told_by_name(url: str, words: str) -> None:
-    async with python(*MONITOR, "advise", environ=environment(DATABASE_URL=url)) as child:
+@pytest.mark.parametrize("command", ["advise", "doctor"])
+async def test_what_cannot_be_connected_to_is_told_by_name(command: str, url: str, words: str) -> None:
+    async with python(*MONITOR, command, environ=environment(DATABASE_URL=url)) as child:
         assert await child.end() == 1
     assert words in child.output
 
