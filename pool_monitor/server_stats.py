@@ -40,10 +40,12 @@ SELECT to_regclass('pg_stat_statements') IS NOT NULL AND current_setting('pg_sta
 """
 """Whether the extension was created and its library was loaded when the server started, without which it only fails."""
 _STATEMENTS = """
-SELECT query, calls::float8, total_exec_time::float8 / 1000 AS seconds, rows::float8
-FROM pg_stat_statements WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
-ORDER BY total_exec_time DESC LIMIT $1
+SELECT query, sum(calls)::float8 AS calls, sum(total_exec_time)::float8 / 1000 AS seconds
+FROM pg_stat_statements
+WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND query IS NOT NULL
+GROUP BY query ORDER BY sum(total_exec_time) DESC LIMIT $1
 """
+"""The same text has a row for each role, and for each table of that name; one that cannot be read is NULL."""
 
 
 @dataclass(frozen=True, slots=True)

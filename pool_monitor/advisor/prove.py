@@ -138,10 +138,11 @@ def _is_compared_count(sql: str, number: str) -> bool:
 
 
 STATEMENTS = """
-SELECT query, calls::bigint AS calls, total_exec_time AS total_ms, mean_exec_time AS mean_ms
+SELECT query, sum(calls)::bigint AS calls, sum(total_exec_time) AS total_ms,
+       sum(total_exec_time) / greatest(sum(calls), 1)::float8 AS mean_ms
 FROM pg_stat_statements
 WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND query ILIKE '%count(%'
-ORDER BY total_exec_time DESC LIMIT $1
+GROUP BY query ORDER BY sum(total_exec_time) DESC LIMIT $1
 """
 
 

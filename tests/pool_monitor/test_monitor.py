@@ -13,6 +13,7 @@ import pytest
 
 from deploy.postgres import Postgres, running
 from pool_monitor import changes, finder, server_stats, tables
+from pool_monitor.advisor.advise import from_server
 from tests.pool_monitor.support import Client, Served, purged_proxy, running_monitor
 from tests.support import PATIENCE
 
@@ -154,6 +155,22 @@ async def test_statistics_without_statements_that_are_not_loaded() -> None:
         await connection.close()
     assert sample.database["max_connections"] == 100
     assert sample.statements == []
+
+
+async def test_a_statement_of_several_roles_is_counted_once(database: str) -> None:
+    await execute(database, "CREATE EXTENSION pg_stat_statements; CREATE TABLE seen (id int)")
+    sql = "SELECT count(*) AS several FROM seen WHERE id = $1"
+    connection = await asyncpg.connect(database)
+    for role in ("none", "pg_read_all_data"):
+        await connection.execute(f"SET ROLE {role}")
+        await connection.fetch(sql, 1)
+    await connection.execute("RESET ROLE")
+    sample = await server_stats.look(connection)
+    assert [calls for name, calls, _ in sample.statements if name == server_stats.fingerprint(sql)] == [2]
+    advice = (await from_server(connection))["advice"]
+    assert isinstance(advice, list)
+    assert [(one["sql"], one["calls"]) for one in advice] == [(sql, 2)]
+    await connection.close()
 
 
 async def test_a_starving_pool_is_seen(reports: str, tmp_path: Path) -> None:
