@@ -34,7 +34,7 @@ class Found(StrEnum):
 class _Kept:
     content: bytes
     until: float
-    tables: frozenset[str]
+    tables: tuple[str, ...]
     epoch: int
 
     @property
@@ -85,14 +85,14 @@ class QueryCache:
         if kept is not None:
             return kept.content, self._count(Found.HIT)
         if not collapses:
-            content, found = await self._ask(key, ttl, frozenset(tables), self._epoch, ask)
+            content, found = await self._ask(key, ttl, tuple(tables), self._epoch, ask)
             return content, self._count(found)
         asking = self._asking.get(key)
         if asking is not None:
             content, _ = await asyncio.shield(asking)
             return content, self._count(Found.COLLAPSED)
         # in a task of its own: whoever came first may leave without failing the others
-        task = asyncio.create_task(self._ask(key, ttl, frozenset(tables), self._epoch, ask))
+        task = asyncio.create_task(self._ask(key, ttl, tuple(tables), self._epoch, ask))
         self._asking[key] = task
         task.add_done_callback(lambda done: self._asked(key, done))
         content, found = await asyncio.shield(task)
@@ -105,7 +105,7 @@ class QueryCache:
             task.exception()
 
     async def _ask(
-        self, key: str, ttl: float, tables: frozenset[str], epoch: int, ask: Callable[[], Awaitable[bytes]]
+        self, key: str, ttl: float, tables: tuple[str, ...], epoch: int, ask: Callable[[], Awaitable[bytes]]
     ) -> tuple[bytes, Found]:
         look = await self._replicas.look(key, tables) if self._replicas is not None else None
         if look is not None and look.content is not None:
