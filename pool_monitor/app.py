@@ -166,9 +166,9 @@ class Monitor:
         async with self._pool.acquire("advice") as connection:
             return await from_server(connection)
 
-    def _heard(self, listening: bool) -> None:
+    def _heard(self, listening: bool, hears: bool) -> None:
         if listening:
-            self.cache.trust()
+            self.cache.trust(hears)
             # what has changed meanwhile nobody has told
             self._tags.purge({tag for query in self._queries.values() for tag in query.tags})
         else:

@@ -148,10 +148,10 @@ class Listener(Following):
     """Listens on a connection apart, and says when it cannot.
 
     changed -- called with each table that has changed, as schema.name. heard -- called with True once it listens,
-    and with False once it does not any more.
+    and with False once it does not any more; and with whether anything can be heard.
     """
 
-    def __init__(self, url: str, changed: Callable[[str], None], heard: Callable[[bool], None]) -> None:
+    def __init__(self, url: str, changed: Callable[[str], None], heard: Callable[[bool, bool], None]) -> None:
         super().__init__("news of changed tables (the query cache is off without)", RETRY_SECONDS)
         self._url = url
         self._changed = changed
@@ -181,7 +181,8 @@ class Listener(Following):
         try:
             await connection.add_listener(CHANNEL, notified)
             await self._call()
-            if await _comes(echo):
+            hears = await _comes(echo)
+            if hears:
                 log.info("changes of tables are heard of")
             else:
                 log.warning(
@@ -189,7 +190,7 @@ class Listener(Following):
                     "kept answers live for their ttl, whatever changes"
                 )
             self.works()
-            self._heard(True)
+            self._heard(True, hears)
             while not lost.is_set():
                 try:
                     async with asyncio.timeout(HEARTBEAT_SECONDS):
@@ -198,7 +199,7 @@ class Listener(Following):
                     await connection.execute("SELECT 1")
             log.warning("the connection that hears of changes was lost; the query cache is off until it is back")
         finally:
-            self._heard(False)
+            self._heard(False, False)
             connection.terminate()
 
     async def _call(self) -> None:

@@ -60,6 +60,7 @@ class QueryCache:
         self._changed: dict[str, int] = {}
         self._all_changed = 0
         self.trusted = True
+        self._hears = True
         self.bytes = 0
         self.tally = dict.fromkeys(Found, 0)
         self.invalidations = 0
@@ -160,12 +161,15 @@ class QueryCache:
 
     def distrust(self) -> None:
         """Changes cannot be heard of: drop everything, and keep nothing until `trust`."""
-        self.trusted = False
+        self.trusted = self._hears = False
         self.clear()
 
-    def trust(self) -> None:
-        """Changes are heard of again; those missed in between count as if everything had changed."""
-        self.trusted = True
+    def trust(self, hears: bool = True) -> None:
+        """Changes are heard of again; those missed in between count as if everything had changed.
+
+        hears -- False: nothing can ever be heard, and answers live for their ttl.
+        """
+        self.trusted, self._hears = True, hears
         self.forget()
 
     def forget(self) -> None:
@@ -195,7 +199,7 @@ class QueryCache:
             "collapsed": self.tally[Found.COLLAPSED],
             "shared": self.tally[Found.SHARED],
             "bypassed": self.tally[Found.BYPASS],
-            "listening": self.trusted,
+            "listening": self._hears,
             "storedAnswers": len(self._kept),
             "storedBytes": self.bytes,
             "invalidations": self.invalidations,

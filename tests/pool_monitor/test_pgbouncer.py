@@ -117,6 +117,7 @@ async def test_that_nothing_can_be_heard_through_it_is_told(
         async with asyncio.timeout(PATIENCE):
             while not client.monitor.cache.trusted:  # noqa: ASYNC110 - what is waited for comes over a socket
                 await asyncio.sleep(0.01)
+        assert (await client.get("/api/metrics/query-cache")).document["listening"] is False
     assert "changes of tables cannot be heard of here" in caplog.text
     assert "changes of tables are heard of" not in caplog.text
 
