@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
+from config.told import Told
 from pool_monitor.admission import Admission, Granted, TimedOut
 from pool_monitor.pool_stats import Holder, Numbers
 from pool_monitor.traces import database_place, pool_waited, queried
@@ -158,6 +159,7 @@ class Pool:
         self._waits: deque[float] = deque(maxlen=WAITS_KEPT)
         self._leases: dict[int, _Lease] = {}
         self._failure: str | None = None
+        self._told = Told()
         self._doubted_at = 0.0
         self._connecting = 0
         self._counts = {"acquired": 0, "timeouts": 0, "cancelled": 0, "connects": 0, "connect_failures": 0}
@@ -336,6 +338,8 @@ class Pool:
                 if reason is not fault:
                     raise reason from None
                 raise
+            else:
+                self._told.works()
             finally:
                 del self._leases[id(lease)]
                 used = self._clock() - lease.since
@@ -430,7 +434,8 @@ class Pool:
             return
         state = sqlstate(fault)
         if state == READ_ONLY or is_gone(fault):
-            log.error("connection error %s: every connection is replaced: %s", state, describe(fault))
+            if self._told.news(describe(fault)):
+                log.error("connection error %s: every connection is replaced: %s", state, describe(fault))
             assert self._inner is not None
             await self._inner.expire_connections()
 

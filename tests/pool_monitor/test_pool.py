@@ -326,6 +326,23 @@ async def test_a_connection_that_ends_in_a_transaction_is_counted_by_its_reason(
     assert seen.failures == ["57"]
 
 
+async def test_what_ends_each_connection_is_told_of_once_until_one_works(
+    database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def end_it() -> None:
+        with pytest.raises(asyncpg.AdminShutdownError):
+            await one(pool, "SELECT pg_terminate_backend(pg_backend_pid())")
+
+    async with pool_of(database, most=1) as pool:
+        for _ in range(3):
+            await end_it()
+        assert caplog.text.count("every connection is replaced") == 1
+        await one(pool)
+        await end_it()
+        assert caplog.text.count("every connection is replaced") == 2
+        assert pool.numbers().errors == {"57": 4}
+
+
 async def test_a_frozen_server_holds_nobody_longer_than_agreed() -> None:
     async with running() as server, pool_of(server.url(), query=0.2, acquire=0.3) as pool:
         await one(pool)
@@ -359,7 +376,7 @@ async def test_an_old_primary_is_let_go_of(database: str, caplog: pytest.LogCapt
 class Relay:
     """A TCP relay that can stop answering without closing anything.
 
-    closes -- what a server has ended is closed once it is set. ended -- a server has ended one.
+    closes -- what has ended on one side is closed once it is set. ended -- a server said that it ends one.
     """
 
     def __init__(self, port: int) -> None:
@@ -400,7 +417,8 @@ class Relay:
             if not self.silent and number > self.muted:
                 writer.write(data)
                 await writer.drain()
-        self.ended.set()
+            if b"57P01" in data:
+                self.ended.set()
         await self.closes.wait()
         writer.close()
 
