@@ -125,13 +125,13 @@ class Runner:
         return told
 
     async def _records(self, query: Query, values: Sequence[object]) -> AsyncGenerator[Any, None]:
-        bounded = _bounded(query.timeout or self._pool.tuning.query)
-        async with self._pool.acquire(query.name) as connection, _read_only(query), bounded:
+        seconds = query.timeout or self._pool.tuning.query
+        async with self._pool.acquire(query.name) as connection, _read_only(query), asyncio.timeout(seconds):
             await results.prepare_once(connection)
             begun, again = False, not query.write
             while True:
                 try:
-                    async with contextlib.aclosing(self._run(connection, query, values)) as records:
+                    async with contextlib.aclosing(self._run(connection, query, values, seconds)) as records:
                         async for record in records:
                             begun = True
                             yield record
@@ -143,9 +143,10 @@ class Runner:
                         raise
                     again = False
 
-    async def _run(self, connection: Any, query: Query, values: Sequence[object]) -> AsyncGenerator[Any, None]:
-        # asyncpg bounds each call by the pool's otherwise, which may be shorter
-        seconds = query.timeout or self._pool.tuning.query
+    async def _run(
+        self, connection: Any, query: Query, values: Sequence[object], seconds: float
+    ) -> AsyncGenerator[Any, None]:
+        """seconds -- for each call: asyncpg bounds it by the pool's otherwise, which may be shorter."""
         async with connection.transaction(readonly=not query.write):
             limit = query.timeout or (self._pool.tuning.statement if self._pool.through_pgbouncer else None)
             if limit is not None:
@@ -163,12 +164,6 @@ class Runner:
                 if count > query.rows:
                     raise TooManyRows
                 yield record
-
-
-@contextlib.asynccontextmanager
-async def _bounded(seconds: float) -> AsyncIterator[None]:
-    async with asyncio.timeout(seconds):
-        yield
 
 
 @contextlib.asynccontextmanager
