@@ -41,7 +41,6 @@ WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname <> ALL($1::text[]) OR
 """
 """What a transaction has locked: all that its statements name, views and partitions as well, in the plan or not; and
 what that inherits from, as a statement that names a parent changes the rows of children, and tells as the parent."""
-_PARAMETERS = "SELECT cardinality(parameter_types) FROM pg_prepared_statements WHERE name = $1"
 _LOOK = """
 SELECT asked.name AS asked, rn.nspname || '.' || root.relname AS name, root.relkind::text AS kind,
        root.oid = c.oid AS is_whole,
@@ -104,18 +103,18 @@ async def read_by(connection: Any, sql: str, parameters: int, lock_seconds: floa
             await connection.execute("SET LOCAL plan_cache_mode = force_generic_plan")
             await connection.execute("SET LOCAL enable_partition_pruning = off")
             await connection.execute(f"SET LOCAL lock_timeout = {max(1, round(1000 * lock_seconds))}")
+            # which takes one statement alone; of several, PREPARE would run those behind the first
+            expected = await _parameters_of(connection, sql)
+            if expected != parameters:
+                raise Miscounted(expected)
             await connection.execute(f"PREPARE {name} AS {sql}")
-            expected = await connection.fetchval(_PARAMETERS, name)
-            if expected == parameters:
-                await connection.execute(f"EXPLAIN EXECUTE {name}{arguments}")
+            await connection.execute(f"EXPLAIN EXECUTE {name}{arguments}")
             rows = await connection.fetch(_READ, _OF_THE_SERVER)
             await connection.execute(f"DEALLOCATE {name}")
     except asyncpg.PostgresError:
         with contextlib.suppress(asyncpg.PostgresError):
             await connection.execute(f"DEALLOCATE {name}")
         raise
-    if expected != parameters:
-        raise Miscounted(expected)
     read = sorted({row["name"] for row in rows if row["kind"] != "v"})
     mark = hashlib.blake2b(repr([tuple(row) for row in rows]).encode(), digest_size=16).hexdigest()
     return Reading(tuple(read), mark)
@@ -125,8 +124,12 @@ async def takes(connection: Any, sql: str, lock_seconds: float = 1.0) -> int:
     """How many parameters a statement has. Raises asyncpg's errors."""
     async with connection.transaction(readonly=True):
         await connection.execute(f"SET LOCAL lock_timeout = {max(1, round(1000 * lock_seconds))}")
-        statement = await connection.prepare(sql)
-        return len(statement.get_parameters())
+        return await _parameters_of(connection, sql)
+
+
+async def _parameters_of(connection: Any, sql: str) -> int:
+    statement = await connection.prepare(sql)
+    return len(statement.get_parameters())
 
 
 async def look_at(connection: Any, names: Iterable[str]) -> dict[str, Found]:

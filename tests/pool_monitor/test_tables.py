@@ -104,6 +104,12 @@ async def test_parameters_are_counted(connection: Any) -> None:
     assert await connection.fetchval("SELECT count(*) FROM pg_prepared_statements WHERE name ~ 'siding'") == 0
 
 
+async def test_of_several_statements_none_is_run(connection: Any) -> None:
+    with pytest.raises(asyncpg.PostgresSyntaxError, match="multiple commands"):
+        await tables.read_by(connection, "SELECT 1; COMMIT; INSERT INTO plain VALUES (1)", 0)
+    assert await connection.fetchval("SELECT count(*) FROM plain") == 0
+
+
 async def test_a_partitioned_table_tells_with_all_its_partitions(connection: Any) -> None:
     heard: asyncio.Queue[str] = asyncio.Queue()
     await connection.add_listener(changes.CHANNEL, lambda *told: heard.put_nowait(told[3]))
