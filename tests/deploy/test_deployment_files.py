@@ -22,6 +22,7 @@ from config.settings import MonitorSettings, ProxySettings
 from deploy.check import command as check
 from deploy.docker import healthy
 from deploy.rollback import command as rollback
+from deploy.rollback import switches
 from proxy.server.local import REPORT_CACHE
 from tests.deploy.deployment import (
     DEPLOY,
@@ -385,8 +386,13 @@ def test_the_guides_commands_are_understood() -> None:
     assert len(commands) > 10
     for name, words in commands:
         arguments = shlex.split(words)
-        if arguments:
-            parsers[name].parse_args(arguments)
+        if not arguments:
+            continue
+        given = parsers[name].parse_args(arguments)
+        if name == "rollback" and given.around:
+            assert rollback.main([word for word in arguments if word != "--yes"], {}) == 0, words
+        elif name == "rollback" and not (given.drill or given.here):
+            assert switches.order(given.flag, given.set, everything=given.all)
 
 
 def test_what_the_guide_switches_on_while_it_runs_are_flags() -> None:
