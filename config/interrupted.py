@@ -1,6 +1,6 @@
-"""Ctrl-C while a service is still being imported ends it as it ends any program, without a traceback.
+"""Ctrl-C while a service or the tool is still being imported ends it as it ends any program, without a traceback.
 
-Imported before all that takes its time, for what it does: nothing where somebody else imports the service's modules.
+Imported before all that takes its time, for what it does: nothing where somebody else imports the modules.
 Once the event loop runs, Ctrl-C is the loop's (see `process`).
 """
 
@@ -10,7 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
-_SERVICES = frozenset({"proxy", "pool_monitor", "siding-proxy", "siding-monitor"})
+_PROGRAMS = frozenset({"proxy", "pool_monitor", "deploy", "siding-proxy", "siding-monitor", "siding"})
 
 
 def _started() -> str:
@@ -20,5 +20,5 @@ def _started() -> str:
     return str(spec.name).partition(".")[0] if spec is not None else Path(getattr(main, "__file__", None) or "").name
 
 
-if _started() in _SERVICES:
+if _started() in _PROGRAMS:
     signal.signal(signal.SIGINT, signal.SIG_DFL)

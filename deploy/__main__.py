@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import config.interrupted  # noqa: F401 - before what takes its time
 from config.version import VERSION
 
 ABOUT = """\
@@ -49,6 +51,12 @@ def up(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     return local.main(rest, {**environ, **given}, "siding up", named)
 
 
+def _told_of_ctrl_c(command: Callable[[Sequence[str], Mapping[str, str]], int], argv: Sequence[str]) -> int:
+    """Run what says itself that it was stopped; `up` takes the signal once there is something to stop."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    return command(argv, os.environ)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: that of the command, 2 where there is no such command."""
     command, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
@@ -58,11 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         case "check":
             from deploy.check import command as check  # noqa: PLC0415
 
-            return check.main(rest, os.environ)
+            return _told_of_ctrl_c(check.main, rest)
         case "rollback":
             from deploy.rollback import command as rollback  # noqa: PLC0415
 
-            return rollback.main(rest, os.environ)
+            return _told_of_ctrl_c(rollback.main, rest)
         case "-h" | "--help":
             print(ABOUT, end="")
             return 0

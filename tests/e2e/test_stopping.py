@@ -1,4 +1,4 @@
-"""How both services end, whenever they are told to."""
+"""How the services and the tool end, whenever they are told to."""
 
 from __future__ import annotations
 
@@ -26,10 +26,20 @@ sys.meta_path.insert(0, Interrupting())
 """
 
 
-@pytest.mark.parametrize("service", ["proxy", "pool_monitor"])
-async def test_ctrl_c_while_it_is_imported(tmp_path: Path, service: str) -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("proxy",),
+        ("pool_monitor",),
+        ("deploy", "up"),
+        ("deploy", "check", "http://127.0.0.1:1"),
+        ("deploy", "rollback", "--all"),
+    ],
+    ids=" ".join,
+)
+async def test_ctrl_c_while_it_is_imported(tmp_path: Path, command: tuple[str, ...]) -> None:
     (tmp_path / "sitecustomize.py").write_text(INTERRUPTED)
-    async with python("-m", service, environ=environment(PYTHONPATH=str(tmp_path))) as child:
+    async with python("-m", *command, environ=environment(PYTHONPATH=str(tmp_path))) as child:
         assert await child.end() == -signal.SIGINT
     assert child.lines == []
 
