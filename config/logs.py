@@ -5,21 +5,14 @@ from __future__ import annotations
 import atexit
 import json
 import logging
-import os
-import queue
 import sys
-import threading
-import time
-from contextlib import suppress
 from datetime import UTC, datetime
-from io import UnsupportedOperation
 from typing import TextIO
+
+from config.teller import Teller
 
 MOST_WAITING = 10_000
 """Lines that wait for whoever reads them; further ones are dropped."""
-CLOSE_SECONDS = 1.0
-RETRY_SECONDS = 0.05
-"""How long to wait before writing again to a pipe that is full and does not block."""
 
 
 def instant(seconds: float) -> str:
@@ -54,52 +47,23 @@ class _TextFormatter(logging.Formatter):
 
 
 class _Handler(logging.Handler):
-    """Writes in a thread: who stops reading the log holds nobody up, and misses lines.
-
-    It writes to the descriptor, beside the stream's buffer: a thread that waits there would hold its lock, which the
-    end of the process and the start of another take as well, and what cannot be written would stay in it for them.
-    """
+    """Leaves the writing to a teller, so that nobody waits for it."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
-        self._stream = stream
-        self._waiting: queue.Queue[str | None] = queue.Queue(MOST_WAITING)
-        self._thread = threading.Thread(target=self._write, name="siding log", daemon=True)
-        self._thread.start()
+        self._teller = Teller(stream, MOST_WAITING)
         atexit.register(self.close)
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._waiting.put_nowait(self.format(record))
-        except queue.Full:
-            return
+            self._teller.tell(self.format(record))
         except Exception:
             self.handleError(record)
-
-    def _write(self) -> None:
-        while (text := self._waiting.get()) is not None:
-            with suppress(OSError, ValueError):
-                self._write_line(f"{text}\n")
-
-    def _write_line(self, line: str) -> None:
-        try:
-            fd = self._stream.fileno()
-        except UnsupportedOperation:
-            self._stream.write(line)
-            return
-        rest = line.encode("utf-8", "backslashreplace")
-        while rest:
-            try:
-                rest = rest[os.write(fd, rest) :]
-            except BlockingIOError:
-                time.sleep(RETRY_SECONDS)
 
     def close(self) -> None:
         """Write what waits, for a moment."""
         atexit.unregister(self.close)
-        with suppress(queue.Full):
-            self._waiting.put_nowait(None)
-        self._thread.join(CLOSE_SECONDS)
+        self._teller.close()
         super().close()
 
 

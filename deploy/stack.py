@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import queue
 import signal
 import sys
-import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import Any
 
 import aiohttp
+
+from config.teller import Teller
 
 Ready = Callable[[], Awaitable[bool]]
 """Whether something serves by now; asked until it does."""
@@ -25,8 +25,6 @@ PROBE_SECONDS = 2.0
 STOP_GRACE_SECONDS = 10.0
 MOST_UNTOLD = 1_000
 """Texts that wait for whoever reads them; further ones are dropped."""
-TELL_SECONDS = 1.0
-"""How long the last of them may take."""
 GUARD = ("/bin/sh", "-c", 'while read -r pid; do parts="$pid $parts"; done; kill -s TERM $parts')
 """Reads the process IDs of parts, and asks them to stop once its input ends: then whoever writes it is gone."""
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -45,31 +43,11 @@ def say(text: str) -> None:
 @contextlib.contextmanager
 def voice() -> Iterator[Callable[[str], None]]:
     """As `say`, in a thread: whoever stops reading holds nothing up, and misses what does not fit."""
-    untold: queue.Queue[str | None] = queue.Queue(MOST_UNTOLD)
-    teller = threading.Thread(target=_tell, args=(untold,), name="siding voice", daemon=True)
-    teller.start()
-
-    def told(text: str | None) -> None:
-        with contextlib.suppress(queue.Full):
-            untold.put_nowait(text)
-
+    teller = Teller(sys.stdout, MOST_UNTOLD)
     try:
-        yield told
+        yield teller.tell
     finally:
-        told(None)
-        teller.join(TELL_SECONDS)
-
-
-def _tell(untold: queue.Queue[str | None]) -> None:
-    out: TextIO | None = sys.stdout
-    while (text := untold.get()) is not None:
-        if out is None:
-            continue
-        # past its buffer, which nobody else could flush at the end of the process while this waits
-        left = f"{text}\n".encode(out.encoding, "replace")
-        with contextlib.suppress(OSError, ValueError):
-            while left:
-                left = left[os.write(out.fileno(), left) :]
+        teller.close()
 
 
 @dataclass(frozen=True, slots=True)

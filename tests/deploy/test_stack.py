@@ -7,12 +7,14 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
 from config.listen import spare_port
+from deploy.stack import voice
 from tests.deploy.processes import PATIENCE, ROOT, Child, environment, is_alive, listens, python, reserved_ports
 
 STACK = ("-m", "tests.deploy.stack_of")
@@ -144,6 +146,20 @@ async def test_a_stack_that_nobody_reads_stops_as_well(ports: tuple[int, int], u
     assert await unread.status_of(process) == 0
     assert process.stderr is not None
     assert await process.stderr.read() == b""
+
+
+def test_what_a_full_pipe_does_not_take_at_once_is_told_later(unread: Unread, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever else has the pipe may have made it one that does not block."""
+    os.set_blocking(unread.write, False)
+    unread.fill()
+    told = []
+    monkeypatch.setattr(time, "sleep", lambda seconds: told.append(os.read(unread.read, 1 << 20)))
+    with os.fdopen(unread.write, "w", closefd=False) as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        with voice() as say:
+            say("all are ready")
+    assert told, "it did not wait for room"
+    assert os.read(unread.read, 1 << 20) == b"all are ready\n"
 
 
 @pytest.mark.parametrize("part", ["example_origin", "grading_simulator", "postgres"])
