@@ -48,7 +48,9 @@ class Postgres:
     def __init__(self, folder: Path, port: int, settings: Mapping[str, str] | None = None) -> None:
         self.folder = folder
         self.port = port
-        self.settings = {"listen_addresses": "127.0.0.1", **FAST_AND_FORGETFUL, **(settings or {})}
+        # no Unix socket: its path may have some 100 characters, and TMPDIR may be longer
+        place = {"listen_addresses": "127.0.0.1", "unix_socket_directories": ""}
+        self.settings = {**place, **FAST_AND_FORGETFUL, **(settings or {})}
         self._process: asyncio.subprocess.Process | None = None
         self._user = UNPRIVILEGED if os.geteuid() == 0 else None
 
@@ -97,8 +99,7 @@ class Postgres:
         """Start it and wait until it answers. Raises PostgresError."""
         settings = [word for name, value in self.settings.items() for word in ("-c", f"{name}={value}")]
         log = ("-c", "logging_collector=on", "-c", f"log_directory={self.folder}", "-c", "log_filename=log")
-        place = ("-p", str(self.port), "-k", str(self.folder))
-        arguments = ("-D", str(self._data), *place, *log, *settings)
+        arguments = ("-D", str(self._data), "-p", str(self.port), *log, *settings)
         self._process = await self._spawn("postgres", *arguments, output=asyncio.subprocess.DEVNULL)
         try:
             async with asyncio.timeout(READY_SECONDS):

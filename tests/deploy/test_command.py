@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -130,6 +131,17 @@ async def test_a_database_that_dies_stops_the_stack_and_one_that_is_killed_leave
 
 def children_of(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+async def test_a_database_may_lie_deeper_than_the_path_of_a_socket_may_be_long() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)  # noqa: S103 - whom PostgreSQL runs as passes through
+        deep = os.path.join(folder, *["twenty characters or so"] * 5)
+        os.makedirs(deep)
+        async with python("-m", "deploy.postgres", environ=environment(TMPDIR=deep)) as child:
+            await child.line("postgres: postgresql://")
+            child.press_ctrl_c()
+            assert await child.end() == 0
 
 
 async def test_a_second_ctrl_c_leaves_no_database_behind() -> None:
