@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Literal
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from config.toml_file import TomlError, read_toml
 from deploy.asking import Ask
 
 EXAMPLE = Path(__file__).parent / "example_requests.toml"
@@ -89,9 +89,9 @@ def of_paths(paths: list[str]) -> Requests:
 def read(path: Path, environ: Mapping[str, str]) -> Requests:
     """The requests of a file. Raises BadRequests."""
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as fault:
-        raise BadRequests(f"{path}: {fault}") from fault
+        document = read_toml(path)
+    except TomlError as fault:
+        raise BadRequests(f"{path} {fault}") from fault
     return _checked(document, environ, str(path))
 
 
