@@ -83,6 +83,11 @@ class Answer:
         return bool(self._status_of_cache().get("collapsed"))
 
     @property
+    def asked(self) -> bool:
+        """Whether the content is what the origin gave to this very request."""
+        return self._status_of_cache().get("fwd-status") not in {None, 304} and not self.collapsed
+
+    @property
     def lifetime(self) -> float | None:
         """Seconds for which it is fresh from now on."""
         ttl = self._status_of_cache().get("ttl")

@@ -80,12 +80,24 @@ class Renewal:
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """A stored private answer, asked for with another credential. status -- of the answer to the other."""
+    """A stored private answer, asked for with another credential. status -- of the answer to the other.
+
+    asked -- the answer to the other is what the origin gave to it.
+    """
 
     request: str
     hit: bool
     same: bool
     status: int
+    asked: bool = False
+
+    @property
+    def alike(self) -> bool:
+        return self.same and self.status < 300
+
+    @property
+    def leaks(self) -> bool:
+        return self.hit or (self.alike and not self.asked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,12 +220,15 @@ def isolated(seen: Sequence[Isolation]) -> Result:
     name, target = "another credential", "never shown the first's answer"
     if not seen:
         return unmeasured(name, target, "name a request with an Authorization field that is stored")
-    leaks = [one for one in seen if one.hit or (one.same and one.status < 300)]
+    leaks = [one for one in seen if one.leaks]
     if leaks:
         advice = "LEAK: set BYPASS now (siding rollback --all), then put authorization into the route's key"
         return _result(name, target, f"shown, {len(leaks)} of {len(seen)}", False, advice, leaks[0].request)
-    told = f"the origin was asked and gave {', '.join(str(one.status) for one in seen)}"
-    return _result(name, target, f"{len(seen)} of {len(seen)} kept apart", True, told)
+    apart = [one for one in seen if not one.alike]
+    if not apart:
+        return unmeasured(name, target, "the origin gives everybody the same: name a request whose answers differ")
+    told = f"the origin was asked and gave {', '.join(str(one.status) for one in apart)}"
+    return _result(name, target, f"{len(apart)} of {len(apart)} kept apart", True, told)
 
 
 def renewed(seen: Renewal | None, longest: float, shortest: float | None) -> Result:
@@ -285,7 +300,7 @@ def pool(seen: Pool | None, *, monitored: bool, fault: str = "") -> Iterator[Res
     elif not monitored:
         why = "give --monitor"
     elif seen is None:
-        why = "the monitor has no pool: set its DATABASE_URL"
+        why = "--monitor tells of no pool: is it the pool monitor, and has that a DATABASE_URL?"
     elif not seen.acquired:
         why = 'nobody asked for a connection meanwhile: name a query with at = "monitor" in the file of requests'
     if why or seen is None:
@@ -324,6 +339,11 @@ def loads(through: Load, direct: Load | None) -> Iterator[Result]:
         yield unmeasured(names[1], better_than_direct, "give --direct", f"{1000 * ours:.1f} ms")
         return
     told = f"{told}, {direct.failed} of {direct.requests} direct"
+    if direct.failed == direct.requests:
+        why = f"{told}: name a request that succeeds"
+        yield unmeasured(names[0], "not above direct", why, rate)
+        yield unmeasured(names[1], better_than_direct, why)
+        return
     yield _result(names[0], "not above direct", rate, through.error_rate <= direct.error_rate, told)
     theirs = direct.quantile(0.95)
     better = 1 - ours / theirs

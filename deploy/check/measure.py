@@ -200,7 +200,7 @@ async def _another(plan: Plan, seen: Seen, through: Way) -> Isolation:
         theirs = {name.lower(): value for name, value in plan.requests.fill(seen.form, "", 1).fields.items()}
         other = theirs.get("authorization", other)
     answer = await _send(through, ask.as_another(other))
-    return Isolation(seen.form.name, answer.hit, answer.content == seen.second.content, answer.status)
+    return Isolation(seen.form.name, answer.hit, answer.content == seen.second.content, answer.status, answer.asked)
 
 
 async def _crowd(plan: Plan, form: Form, through: Way) -> Crowd:

@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import ClientSession
 
+from deploy.asking import Answer
 from deploy.check import command, criteria, report, requests
 from deploy.check.command import status_of
 from deploy.check.criteria import Counts, Crowd, Isolation, Load, Pair, Pool, Renewal, Result, Sizes, Verdict
@@ -81,10 +82,36 @@ def test_repeats(pairs: list[Pair], expected: list[Verdict]) -> None:
         ([Isolation("a", hit=False, same=True, status=200)], MISSED),
         ([Isolation("a", hit=False, same=True, status=401)], MET),
         ([Isolation("a", hit=False, same=False, status=401), Isolation("b", hit=True, same=True, status=200)], MISSED),
+        # the origin gives everybody the same, of which nobody can tell whose it was
+        ([Isolation("a", hit=False, same=True, status=200, asked=True)], UNMEASURED),
+        (
+            [
+                Isolation("a", hit=False, same=True, status=200, asked=True),
+                Isolation("b", hit=False, same=False, status=200, asked=True),
+            ],
+            MET,
+        ),
     ],
 )
 def test_isolated(seen: list[Isolation], expected: Verdict) -> None:
     assert criteria.isolated(seen).verdict is expected
+
+
+@pytest.mark.parametrize(
+    ("told", "asked"),
+    [
+        ("siding; fwd=uri-miss; fwd-status=200; stored", True),
+        ("edge; hit, siding; fwd=method; fwd-status=200", True),
+        ("siding; hit; ttl=3", False),
+        ("siding; fwd=uri-miss; fwd-status=200; collapsed", False),
+        # the origin has confirmed what was stored, whoever it was stored for
+        ("siding; fwd=stale; fwd-status=304", False),
+        ("edge; fwd=uri-miss; fwd-status=200", False),
+        ("", False),
+    ],
+)
+def test_an_answer_tells_whether_it_is_the_origins(told: str, asked: bool) -> None:
+    assert Answer(200, 0.1, {"Cache-Status": told}, b"").asked is asked
 
 
 @pytest.mark.parametrize(
@@ -171,6 +198,9 @@ def test_the_95th_of_a_hundred_is_the_95th_percentile() -> None:
         (load(5, failed=2), load(100, failed=1), [MISSED, MET]),
         # too few for a percentile
         (load(5), load(100, requests=30), [MET, UNMEASURED]),
+        # what never succeeds by itself says nothing of who stands before it
+        (load(5, failed=100), load(100, failed=100), [UNMEASURED, UNMEASURED]),
+        (load(5, failed=100), load(100, failed=99), [MISSED, MET]),
     ],
 )
 def test_loads(through: Load, direct: Load | None, expected: list[Verdict]) -> None:
@@ -241,7 +271,8 @@ def test_the_example_is_filled_in() -> None:
     ("text", "said"),
     [
         ("", "request"),
-        ("nonsense", "requests.toml"),
+        ("nonsense", "requests.toml is not TOML"),
+        (f"a = {'[' * 10_000}", "requests.toml is not TOML: brackets are nested too deep"),
         ('[[request]]\nname = "a"\npath = "a"', "request.0.path"),
         ('[[request]]\nname = "a"\npath = "/a"\nspeed = 1', "request.0.speed"),
         ('[[request]]\nname = "a"\npath = "/a"\nat = "home"', "request.0.at"),
