@@ -97,6 +97,14 @@ def bouncer_checks(most: int, sample: BouncerSample) -> list[Check]:
     return found
 
 
+def unreachable(fault: BaseException, url: str) -> Check:
+    """A database that cannot be asked anything."""
+    advice = "check DATABASE_URL, and that it runs"
+    if isinstance(fault, asyncpg.TooManyConnectionsError):
+        advice = "end some (a superuser may still connect, and pg_stat_activity names them), or raise max_connections"
+    return Check(Grade.FAULT, f"the database: {describe(fault, url)}", advice)
+
+
 # -- looking
 
 
@@ -151,8 +159,7 @@ async def examine(settings: MonitorSettings) -> list[Check]:
             finally:
                 await connection.close()
         except FAULTS as fault:
-            told = f"the database: {describe(fault, settings.database_url)}"
-            found.append(Check(Grade.FAULT, told, "check DATABASE_URL, and that it runs"))
+            found.append(unreachable(fault, settings.database_url))
     if settings.pgbouncer_admin_url is not None:
         found += await _bouncer(settings)
     return found

@@ -76,7 +76,8 @@ def verdict(numbers: Numbers) -> tuple[Verdict, str, str]:
         return (
             Verdict.UNREACHABLE,
             f"unreachable: {numbers.failure}",
-            "check that the database runs and that DATABASE_URL is right; connecting is tried again by itself",
+            "see that the database runs and has connections left, and that DATABASE_URL is right; connecting is tried "
+            "again by itself",
         )
     if oldest is not None and oldest.seconds > LEAK_SECONDS:
         return (

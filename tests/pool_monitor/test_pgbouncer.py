@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 
 from config.listen import spare_port
-from deploy.postgres import Postgres
+from deploy.postgres import Postgres, running
 from pool_monitor.doctor import Budget, Grade, bouncer_checks, budget_check
 from pool_monitor.pgbouncer import BouncerSample
 from tests.deploy.processes import environment, python
@@ -147,6 +147,27 @@ async def test_the_doctor_without_a_bouncer(database: str) -> None:
     ) as child:
         assert await child.end() == 1
     assert "fault   the database:" in child.output
+
+
+async def test_the_doctor_of_a_server_that_is_full_says_so() -> None:
+    """The runbook sends to the doctor who has too many connections; the address is right then, and the server runs."""
+    async with running({"max_connections": "2", "superuser_reserved_connections": "0"}) as server:
+        held = [await asyncpg.connect(server.url()) for _ in range(2)]
+        async with python("-m", "pool_monitor", "doctor", environ=environment(DATABASE_URL=server.url())) as child:
+            assert await child.end() == 1
+        for one in held:
+            await one.close()
+    assert "too many clients already (53300)" in child.output
+    assert "raise max_connections" in child.output
+    assert "check DATABASE_URL" not in child.output
+
+
+async def test_the_doctor_names_a_host_that_is_not_found() -> None:
+    environ = environment(DATABASE_URL="postgresql://u:geheim@nowhere.invalid/x")
+    async with python("-m", "pool_monitor", "doctor", environ=environ) as child:
+        assert await child.end() == 1
+    assert "fault   the database: the host nowhere.invalid cannot be found: " in child.output
+    assert "geheim" not in child.output
 
 
 @pytest.mark.parametrize(
