@@ -27,11 +27,14 @@ class ListenError(OSError):
     """An address that cannot be listened on, with what to do about it."""
 
 
-def open_socket(host: str, port: int, *, share: bool = False, listen: bool = True) -> socket.socket:
+def open_socket(
+    host: str, port: int, named: str = "PORT", *, share: bool = False, listen: bool = True
+) -> socket.socket:
     """A TCP socket bound to `host` and `port` (0: any free one).
 
     `::` accepts IPv4 as well, and falls back to 0.0.0.0 where there is no IPv6.
-    share -- let other processes bind the same port (SO_REUSEPORT). listen -- False only reserves the port.
+    named -- what the port is set by, for the advice. share -- let other processes bind the same port (SO_REUSEPORT).
+    listen -- False only reserves the port.
     Raises ListenError.
     """
     if host == "::" and not _has_ipv6():
@@ -52,7 +55,7 @@ def open_socket(host: str, port: int, *, share: bool = False, listen: bool = Tru
         sock.setblocking(False)
     except OSError as fault:
         sock.close()
-        raise ListenError(fault.errno, _advice(fault, host, port)) from fault
+        raise ListenError(fault.errno, _advice(fault, host, port, named)) from fault
     return sock
 
 
@@ -117,12 +120,12 @@ def _has_ipv6() -> bool:
     return True
 
 
-def _advice(fault: OSError, host: str, port: int) -> str:
+def _advice(fault: OSError, host: str, port: int, named: str) -> str:
     what = f"cannot listen on {host} port {port}: {fault.strerror or fault}"
     if fault.errno == errno.EADDRINUSE:
-        return f"{what}; another process has it (set PORT or ADMIN_PORT to a free one)"
+        return f"{what}; another process has it (set {named} to a free one)"
     if fault.errno == errno.EACCES:
-        return f"{what}; ports under 1024 need a privilege (set PORT to a higher one)"
+        return f"{what}; ports under 1024 need a privilege (set {named} to a higher one)"
     return what
 
 

@@ -372,7 +372,7 @@ async def _serve(given: argparse.Namespace) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     state = State(given.latency_ms / 1000, given.ms_per_token / 1000, given.disagree_percent)
-    with open_socket(given.host, given.port) as sock:
+    with open_socket(given.host, given.port, "--port") as sock:
         runner = web.AppRunner(Simulator(state).app(), access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
         await runner.setup()
         try:

@@ -108,7 +108,7 @@ class Held(contextlib.ExitStack):
     def named(self, host_variable: str, host: str, port_variable: str, port: int) -> str:
         """The address in the settings, with a free port where that is left open. Raises PortTaken."""
         try:
-            found = self.any(open_socket(host, port) if port else open_spare(host))
+            found = self.any(open_socket(host, port, port_variable) if port else open_spare(host))
         except ListenError as fault:
             if fault.errno != errno.EADDRINUSE:
                 raise PortTaken(f"{fault.strerror} ({host_variable}, {port_variable})") from fault

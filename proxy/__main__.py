@@ -68,7 +68,7 @@ def _open(settings: ProxySettings) -> tuple[socket.socket, socket.socket]:
         open_socket(settings.host, settings.port, listen=False).close()
     public = open_socket(settings.host, settings.port, share=shared, listen=not shared)
     try:
-        return public, open_socket(settings.admin_host, settings.admin_port)
+        return public, open_socket(settings.admin_host, settings.admin_port, "ADMIN_PORT")
     except ListenError:
         public.close()
         raise

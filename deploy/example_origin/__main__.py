@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     """Returns the exit status: 0 stopped as asked, 1 cannot listen. Bad options exit with 2."""
     options = _options(argv)
     try:
-        sock = open_socket(options.host, options.port)
+        sock = open_socket(options.host, options.port, "--port")
     except ListenError as fault:
         print(f"example origin: {fault.strerror}", file=sys.stderr)
         return CANNOT_LISTEN

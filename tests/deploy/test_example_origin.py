@@ -615,6 +615,7 @@ async def test_a_taken_port_is_said_plainly(origin: str) -> None:
         assert await process.end() == 1
     assert len(process.lines) == 1
     assert f"cannot listen on 127.0.0.1 port {port}" in process.output
+    assert process.output.endswith("(set --port to a free one)")
 
 
 @pytest.mark.parametrize("option", ["--port=70000", "--port=many", "--report-seconds=-1", "--report-seconds=inf"])

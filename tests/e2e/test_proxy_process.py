@@ -103,19 +103,18 @@ async def test_files_with_a_byte_order_mark_are_taken(origin: Origin, tmp_path: 
         await proxy.child.line("1 route rule, no shared tier, BYPASS is on")
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-async def test_a_taken_port_is_said_plainly(origin: Origin, workers: str) -> None:
+@pytest.mark.parametrize(("variable", "workers"), [("PORT", "1"), ("PORT", "2"), ("ADMIN_PORT", "1")])
+async def test_a_taken_port_is_said_plainly(origin: Origin, variable: str, workers: str) -> None:
     """Also one that whoever has it would share, as the workers of another proxy do."""
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        environ = environment(
-            UPSTREAM_URL=origin.url, HOST="127.0.0.1", PORT=str(taken.getsockname()[1]), WORKERS=workers
-        )
+        ports = {"PORT": "0", "ADMIN_PORT": "0", variable: str(taken.getsockname()[1])}
+        environ = environment(UPSTREAM_URL=origin.url, HOST="127.0.0.1", WORKERS=workers, **ports)
         async with python("-m", "proxy", environ=environ) as child:
             assert await child.end() == 1
-    assert "another process has it" in child.output
+    assert f"another process has it (set {variable} to a free one)" in child.output
     assert "Traceback" not in child.output
 
 

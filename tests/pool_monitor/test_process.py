@@ -103,6 +103,14 @@ async def test_what_comes_back_by_another_name_of_this_machine_is_refused(conten
     assert child.output.count("leads back to this monitor") == 1
 
 
+async def test_a_taken_port_is_said_plainly() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        async with python(*MONITOR, environ=environment(HOST="127.0.0.1", PORT=port)) as child:
+            assert await child.end() == 1
+    assert child.output.endswith("another process has it (set PORT to a free one)")
+
+
 async def test_out_of_file_descriptors_it_says_so_once() -> None:
     environ = environment(HOST="127.0.0.1", PORT="0", LOG_FORMAT="text")
     async with python(*with_few_descriptors("pool_monitor"), environ=environ) as child:
