@@ -257,6 +257,18 @@ async def report(client: ClientSession, up: Up, day: int) -> None:
         await answer.read()
 
 
+async def test_the_readme_names_every_metric() -> None:
+    """By itself, or as one of `siding_server_*` and the like."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(siding_[a-z_]+\*?)", readme)
+    whole = {name for name in named if not name.endswith("*")}
+    parts = tuple(name.removesuffix("*") for name in named if name.endswith("*"))
+    async with running_stack() as up, ClientSession() as client:
+        there = {re.sub("_(bucket|count|sum)$", "", name) for name in await declared(client, up)}
+    ours = {name for name in there if name.startswith("siding_")}
+    assert {name for name in ours if name not in whole and not name.startswith(parts)} == set()
+
+
 async def test_no_panel_and_no_rule_is_empty(tmp_path: Path) -> None:
     async with (
         asyncio.timeout(8 * PATIENCE),
