@@ -13,8 +13,6 @@ import aiohttp
 import http_sf
 import orjson
 
-from config.words import masked
-
 
 @dataclass(frozen=True, slots=True)
 class Ask:
@@ -123,7 +121,7 @@ class Way:
             await self.send(Ask("", "GET", path, {}, None))
         except (aiohttp.ClientError, OSError, TimeoutError) as fault:
             why = str(fault) or type(fault).__name__
-            raise Unreachable(f"{masked(self.url)} does not answer GET {path}: {why}") from fault
+            raise Unreachable(f"{self.url} does not answer GET {path}: {why}") from fault
 
     async def document(self, path: str) -> Any:
         """A JSON document, or None where there is none."""

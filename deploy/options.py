@@ -19,6 +19,9 @@ def address(text: str) -> str:
         good = False
     if not good or parts.query or parts.fragment:
         raise argparse.ArgumentTypeError(f"{masked(text)!r} is no URL like https://service.example.com")
+    if "@" in parts.netloc:
+        why = "has a user name: credentials are ADMIN_TOKEN, or stand in the file of requests"
+        raise argparse.ArgumentTypeError(f"{masked(text)!r} {why}")
     return text.rstrip("/")
 
 

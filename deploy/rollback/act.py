@@ -12,7 +12,6 @@ import aiohttp
 import orjson
 
 from config.flags import FlagName
-from config.words import masked
 from deploy.asking import Ask, Way
 from deploy.rollback.switches import PROBES, Seen, expected, judged
 
@@ -54,7 +53,7 @@ async def flip(
     before = await flags_of(client, admin)
     changes = {name: on for name, on in wanted.items() if name in before}
     if not changes:
-        raise Failed(f"{masked(admin)} has none of these flags: {', '.join(wanted)}")
+        raise Failed(f"{admin} has none of these flags: {', '.join(wanted)}")
     fields = {"Authorization": f"Bearer {token}"} if token else {}
     told = Told.HERE
     if here:
@@ -68,7 +67,7 @@ async def flip(
     after = await flags_of(client, admin)
     wrong = [name for name, on in changes.items() if after[name] != on]
     if wrong:
-        raise Failed(f"{masked(admin)} has not changed {', '.join(wrong)}")
+        raise Failed(f"{admin} has not changed {', '.join(wrong)}")
     return Flipped(admin, before, after, told)
 
 
@@ -90,11 +89,11 @@ async def _json(
         ) as answer:
             text, status = await answer.read(), answer.status
     except (aiohttp.ClientError, OSError, TimeoutError) as fault:
-        raise Failed(f"{masked(admin)} does not answer: {str(fault) or type(fault).__name__}") from fault
+        raise Failed(f"{admin} does not answer: {str(fault) or type(fault).__name__}") from fault
     try:
         given = orjson.loads(text)
     except ValueError as fault:
-        raise Failed(f"{masked(admin)} is no admin listener: it answers {method} /api/flags without JSON") from fault
+        raise Failed(f"{admin} is no admin listener: it answers {method} /api/flags without JSON") from fault
     content: dict[str, Any] = given if isinstance(given, dict) else {}
     if status == 200 and FlagName.BYPASS in content:
         return content
@@ -103,7 +102,7 @@ async def _json(
         raise _NobodyToTell
     advice = "; put the token into ADMIN_TOKEN" if status in {401, 403} else ""
     message = error.get("message", "is it an admin listener?")
-    raise Failed(f"{masked(admin)} does not do it ({status}): {message}{advice}")
+    raise Failed(f"{admin} does not do it ({status}): {message}{advice}")
 
 
 async def shown(way: Way, path: str, wanted: Mapping[str, bool]) -> Sequence[tuple[str, Seen, str]]:

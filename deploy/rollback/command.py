@@ -12,7 +12,6 @@ from pathlib import Path
 
 import aiohttp
 
-from config.words import masked
 from deploy.asking import Way
 from deploy.options import address, path, token
 from deploy.rollback import around, switches
@@ -148,9 +147,9 @@ async def _flip(
         return FELL_SHORT
     undo = switches.undoing(done.before, wanted)
     told = [
-        f"{masked(admin)}: {done.told}, in {1000 * (time.monotonic() - began):.0f} ms",
+        f"{admin}: {done.told}, in {1000 * (time.monotonic() - began):.0f} ms",
         *(f"  {name} {_word(done.before[name])} -> {_word(done.after[name])}" for name in wanted if name in done.after),
-        f"  undo: {shlex.join(switches.undo_words(undo, [masked(admin)], here=here))}"
+        f"  undo: {shlex.join(switches.undo_words(undo, [admin], here=here))}"
         if undo
         else "  nothing changed here: they stood so before",
         *([ALIKE] if undo and done.told is not Told.HERE else []),
@@ -165,10 +164,10 @@ async def _shown(client: aiohttp.ClientSession, url: str, target: str, wanted: M
         seen = await shown(Way(url, client), target, wanted)
     except (aiohttp.ClientError, OSError, TimeoutError) as fault:
         why = str(fault) or type(fault).__name__
-        print(f"siding rollback: {masked(url)} does not answer: {why}", file=sys.stderr)
+        print(f"siding rollback: {url} does not answer: {why}", file=sys.stderr)
         return FELL_SHORT
     for name, verdict, words in seen:
-        say(f"{masked(url)}{target}: {verdict}, {name}: {words}")
+        say(f"{url}{target}: {verdict}, {name}: {words}")
     if not seen:
         say(f"no answer shows how these stand: {', '.join(wanted)}; the listeners say so")
     return FELL_SHORT if any(verdict is switches.Seen.NOT for _, verdict, _ in seen) else DONE

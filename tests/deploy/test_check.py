@@ -432,7 +432,11 @@ async def test_what_does_not_answer_is_said_in_one_line() -> None:
 
 
 def test_a_bad_address_is_said_without_its_secret(capsys: pytest.CaptureFixture[str]) -> None:
-    assert refused(command.main, "ftp://user:geheim@127.0.0.1") == 2
-    told = capsys.readouterr().err
-    assert "is no URL like" in told
-    assert "geheim" not in told
+    for address, why in (
+        ("ftp://user:geheim@127.0.0.1", "is no URL like"),
+        ("http://user:geheim@127.0.0.1", "'http://***@127.0.0.1' has a user name: "),
+    ):
+        assert refused(command.main, address) == 2
+        told = capsys.readouterr().err
+        assert why in told
+        assert "geheim" not in told
