@@ -7,9 +7,11 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pytest
 from aiohttp import ClientSession
 
 from deploy.postgres import running
@@ -112,14 +114,24 @@ async def test_what_is_named_and_does_not_answer_is_said() -> None:
     assert "Traceback" not in child.output
 
 
-async def test_a_database_that_dies_stops_the_stack_and_one_that_is_killed_leaves_nothing_behind() -> None:
+@pytest.fixture
+def reachable() -> Iterator[str]:
+    """A folder for what is made meanwhile, whoever PostgreSQL runs as."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        os.chmod(folder, 0o755)  # noqa: S103 - the server's own folder within it is closed
+        yield folder
+
+
+async def test_a_database_that_dies_stops_the_stack_and_one_that_is_killed_leaves_nothing_behind(
+    reachable: str,
+) -> None:
     async with python("-m", "deploy.postgres") as child:
         url = (await child.line("postgres: ")).split()[-1]
         (postmaster,) = children_of(child.process.pid)
         os.kill(postmaster, signal.SIGKILL)
         assert await child.end() == 1
         assert "postgres: the server has ended" in child.output
-    async with python("-m", "deploy.postgres") as child:
+    async with python("-m", "deploy.postgres", environ=environment(TMPDIR=reachable)) as child:
         url = (await child.line("postgres: ")).split()[-1]
         # as the stack does when it is told twice to stop
         os.killpg(child.process.pid, signal.SIGKILL)
@@ -133,15 +145,13 @@ def children_of(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-async def test_a_database_may_lie_deeper_than_the_path_of_a_socket_may_be_long() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)  # noqa: S103 - whom PostgreSQL runs as passes through
-        deep = os.path.join(folder, *["twenty characters or so"] * 5)
-        os.makedirs(deep)
-        async with python("-m", "deploy.postgres", environ=environment(TMPDIR=deep)) as child:
-            await child.line("postgres: postgresql://")
-            child.press_ctrl_c()
-            assert await child.end() == 0
+async def test_a_database_may_lie_deeper_than_the_path_of_a_socket_may_be_long(reachable: str) -> None:
+    deep = os.path.join(reachable, *["twenty characters or so"] * 5)
+    os.makedirs(deep)
+    async with python("-m", "deploy.postgres", environ=environment(TMPDIR=deep)) as child:
+        await child.line("postgres: postgresql://")
+        child.press_ctrl_c()
+        assert await child.end() == 0
 
 
 async def test_a_second_ctrl_c_leaves_no_database_behind() -> None:
