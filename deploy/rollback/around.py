@@ -81,9 +81,10 @@ class Domain:
         return self.moves(self.old, self.new)
 
     @property
-    def undo(self) -> list[list[str]]:
-        """And back."""
-        return self.moves(self.new, self.old)
+    def undo(self) -> list[str]:
+        """And back, as lines for the shell. It may have left the one and never reached the other."""
+        leave, back = map(shlex.join, self.moves(self.new, self.old))
+        return [f"{leave} || true", back]
 
 
 def parse(text: str, environment: str | None = None) -> Variable:

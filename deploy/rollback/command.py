@@ -216,7 +216,7 @@ def _print(variables: Sequence[around.Variable], domain: around.Domain | None) -
         for step in domain.steps:
             say(f"  {shlex.join(step)}")
         say("  where the DNS records that this prints differ from yours, change yours")
-        say(f"  undo: {' && '.join(map(shlex.join, domain.undo))}, and the DNS records that this prints")
+        say(f"  undo: {'; '.join(domain.undo)}, and the DNS records that this prints")
     if not variables and domain is None:
         say("Say what names Siding, one option each, and the steps are printed (with --yes: taken):")
         for hint in around.HINTS:
@@ -226,7 +226,7 @@ def _print(variables: Sequence[around.Variable], domain: around.Domain | None) -
 def _perform(variables: Sequence[around.Variable], domain: around.Domain | None, file: Path, tool: str) -> int:
     before = [around.value_before(one, tool) for one in variables]
     pairs = list(zip(variables, before, strict=True))
-    moved = [] if domain is None else list(map(shlex.join, domain.undo))
+    moved = [] if domain is None else domain.undo
     around.write_undo(file, [*(one.undo(value) for one, value in pairs), *moved])
     undo = f"sh {shlex.quote(str(file))}"
     say(f"undo: {undo} (it holds the values of now: keep it secret)")

@@ -353,6 +353,7 @@ echo "$@" >> "$LOG"
 case "$*" in
     "variable list --json --service locked"*) echo "Unauthorized" >&2; exit 1;;
     "variable set"*"--service broken"*) echo "no such thing: $(cat)" >&2; exit 1;;
+    "domain "*"--service broken"*) echo "no such thing" >&2; exit 1;;
     "variable list --json --service "*)
         echo '{"OPENAI_BASE_URL": "http://siding:8081/v1", "DATABASE_URL": "postgresql://a:it'"'"'s@pooler/db"}';;
     "variable set "*" --stdin --service "*) echo "  given: $(cat)" >> "$LOG";;
@@ -448,7 +449,7 @@ async def test_a_domain_moves_last_and_its_records_are_told(tool: dict[str, str]
     ]
     assert "CNAME www abc.up.railway.app" in child.output
     assert undo.read_text().splitlines()[-2:] == [
-        "railway domain delete api.example.com --service backend --yes",
+        "railway domain delete api.example.com --service backend --yes || true",
         "railway domain api.example.com --service siding",
     ]
 
@@ -463,6 +464,17 @@ async def test_what_fails_halfway_is_said_with_the_way_back(tool: dict[str, str]
     assert f"no such thing: ***; the steps above are taken: undo them by sh {undo}" in child.output
     assert "geheim" not in child.output
     assert not any("DATABASE_URL" in line for line in log(tool)), "it stops where it fails"
+
+
+async def test_a_domain_that_has_left_and_not_arrived_is_brought_back(tool: dict[str, str], tmp_path: Path) -> None:
+    undo = tmp_path / "undo.sh"
+    domain = ("--domain", "api.example.com", "--from", "siding", "--to", "broken")
+    child = await rollback("--around", *domain, "--yes", "--undo-file", str(undo), **tool)
+    assert child.process.returncode == 1
+    assert log(tool)[0] == "domain delete api.example.com --service siding --yes"
+    process = await asyncio.create_subprocess_exec("sh", str(undo), env={**os.environ, **tool})
+    assert await process.wait() == 0
+    assert log(tool)[-1] == "domain api.example.com --service siding"
 
 
 async def test_a_tool_that_fails_changes_nothing(tool: dict[str, str], tmp_path: Path) -> None:
