@@ -153,6 +153,14 @@ def test_a_heatmap_has_durations_on_its_axis_and_numbers_in_its_cells() -> None:
         assert {target["format"] for target in panel["targets"]} == {"heatmap"}
 
 
+def test_no_limit_is_stacked_on_what_it_limits() -> None:
+    """It would be drawn that much too high, and nothing ever come near it."""
+    stacked = [(panel, query) for _, panel in PANELS if panel.kind == "bars" for query in panel.queries.values()]
+    assert stacked
+    for panel, query in stacked:
+        assert not re.search(r"_(max|limit)\b", query), panel.title
+
+
 # -- the expressions
 
 

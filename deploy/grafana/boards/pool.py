@@ -12,7 +12,7 @@ POOL = Board(
         "The pool": (
             Panel(
                 "Connections",
-                "bars",
+                "lines",
                 "short",
                 {
                     "{{state}}": f"sum by (state) (siding_pool_connections{{{MONITOR}}})",
@@ -106,13 +106,14 @@ POOL = Board(
         "The server": (
             Panel(
                 "Clients' connections",
-                "bars",
+                "lines",
                 "short",
                 {
+                    "all": f"sum(siding_server_connections{{{MONITOR}}})",
                     "{{state}}": f"sum by (state) (siding_server_connections{{{MONITOR}}})",
                     "max_connections": f"max(siding_server_connections_max{{{MONITOR}}})",
                 },
-                "Of all clients. 'idle in transaction' holds locks: find who forgets to commit.",
+                "Near max_connections: see whose they are in pg_stat_activity. 'idle in transaction' holds locks: find who forgets to commit.",
             ),
             Panel(
                 "Locks waited for, deadlocks",
