@@ -150,6 +150,15 @@ async def test_what_cannot_be_connected_to_is_told_by_name(command: str, url: st
     assert words in child.output
 
 
+async def test_the_log_names_a_host_that_is_not_found() -> None:
+    environ = environment(DATABASE_URL="postgresql://u:geheim@nobody.invalid/db", HOST="127.0.0.1", PORT="0")
+    async with python(*MONITOR, environ=environ) as child:
+        await child.line("cannot connect to the database: the host nobody.invalid cannot be found: ")
+        child.send(signal.SIGTERM)
+        assert await child.end() == 0
+    assert "geheim" not in child.output
+
+
 async def test_help_names_the_commands() -> None:
     async with python(*MONITOR, "--help", environ=environment()) as child:
         assert await child.end() == 0
