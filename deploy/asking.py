@@ -34,6 +34,11 @@ class Ask:
         return any(name.lower() in {"authorization", "cookie"} for name in self.fields)
 
 
+def why(fault: Exception) -> str:
+    """In words, of a request that got no answer: not every fault has any."""
+    return str(fault) or ("no answer in time" if isinstance(fault, TimeoutError) else type(fault).__name__)
+
+
 class Unreachable(Exception):
     """What was to be measured does not answer. Its text says what and why."""
 
@@ -120,8 +125,7 @@ class Way:
         try:
             await self.send(Ask("", "GET", path, {}, None))
         except (aiohttp.ClientError, OSError, TimeoutError) as fault:
-            why = str(fault) or type(fault).__name__
-            raise Unreachable(f"{self.url} does not answer GET {path}: {why}") from fault
+            raise Unreachable(f"{self.url} does not answer GET {path}: {why(fault)}") from fault
 
     async def document(self, path: str) -> Any:
         """A JSON document, or None where there is none."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-from deploy.asking import Ask, Way
+from deploy.asking import Ask, Way, why
 from deploy.check.criteria import Load
 
 SLICE_SECONDS = 2.0
@@ -62,7 +62,7 @@ async def _round(asks: Sequence[Ask], way: Way, clients: int, record: _Record) -
                 status = (await way.send(ask, Accept_Encoding="gzip")).status
                 fault = f"status {status}" if status >= 400 else None
             except (aiohttp.ClientError, OSError, TimeoutError) as failure:
-                fault = str(failure) or type(failure).__name__
+                fault = why(failure)
             record.add(ask, time.perf_counter() - began, fault)
 
     await asyncio.gather(*(client() for _ in range(clients)))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-from deploy.asking import Answer, Ask, Unreachable, Way
+from deploy.asking import Answer, Ask, Unreachable, Way, why
 from deploy.check.criteria import Counts, Crowd, Isolation, Load, Pair, Renewal, Sizes
 from deploy.check.load import loads
 from deploy.check.monitor import queries
@@ -134,8 +134,8 @@ async def _send(way: Way, ask: Ask, **more: str) -> Answer:
     try:
         return await way.send(ask, **more)
     except (aiohttp.ClientError, OSError, TimeoutError) as fault:
-        why = str(fault) or type(fault).__name__
-        raise Unreachable(f"{way.url} does not answer {ask.method} {ask.path.partition('?')[0]}: {why}") from fault
+        path = ask.path.partition("?")[0]
+        raise Unreachable(f"{way.url} does not answer {ask.method} {path}: {why(fault)}") from fault
 
 
 async def _opened(way: Way) -> None:

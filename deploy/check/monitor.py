@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from deploy.asking import Ask, Unreachable, Way
+from deploy.asking import Ask, Unreachable, Way, why
 from deploy.check.criteria import Pool
 
 GRADINGS = 10
@@ -94,7 +94,7 @@ async def queries(monitor: Way, asks: Callable[[], Sequence[Ask]], clients: int,
                     if status >= 400:
                         faults.append(f"{ask.name}: status {status}")
                 except (aiohttp.ClientError, OSError, TimeoutError) as fault:
-                    faults.append(f"{ask.name}: {str(fault) or type(fault).__name__}")
+                    faults.append(f"{ask.name}: {why(fault)}")
 
     await asyncio.gather(*(client() for _ in range(clients)))
     return next(iter(faults), "")

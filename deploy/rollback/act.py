@@ -12,7 +12,7 @@ import aiohttp
 import orjson
 
 from config.flags import FlagName
-from deploy.asking import Ask, Way
+from deploy.asking import Ask, Way, why
 from deploy.rollback.switches import PROBES, Seen, expected, judged
 
 ANSWERS = 8
@@ -89,7 +89,7 @@ async def _json(
         ) as answer:
             text, status = await answer.read(), answer.status
     except (aiohttp.ClientError, OSError, TimeoutError) as fault:
-        raise Failed(f"{admin} does not answer: {str(fault) or type(fault).__name__}") from fault
+        raise Failed(f"{admin} does not answer: {why(fault)}") from fault
     try:
         given = orjson.loads(text)
     except ValueError as fault:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import aiohttp
 
-from deploy.asking import Way
+from deploy.asking import Way, why
 from deploy.options import address, path, token
 from deploy.rollback import around, switches
 from deploy.rollback.act import Failed, Told, flip, shown
@@ -163,8 +163,7 @@ async def _shown(client: aiohttp.ClientSession, url: str, target: str, wanted: M
     try:
         seen = await shown(Way(url, client), target, wanted)
     except (aiohttp.ClientError, OSError, TimeoutError) as fault:
-        why = str(fault) or type(fault).__name__
-        print(f"siding rollback: {url} does not answer: {why}", file=sys.stderr)
+        print(f"siding rollback: {url} does not answer: {why(fault)}", file=sys.stderr)
         return FELL_SHORT
     for name, verdict, words in seen:
         say(f"{url}{target}: {verdict}, {name}: {words}")

@@ -17,7 +17,7 @@ import aiohttp
 import orjson
 
 from config.flags import FlagName
-from deploy.asking import Answer, Ask, Way
+from deploy.asking import Answer, Ask, Way, why
 from deploy.check.monitor import HOMEWORK
 from deploy.local import SIMULATOR, Prepared, prepare
 from deploy.rollback.act import flip
@@ -152,7 +152,7 @@ class _Traffic:
                 right = answer.status == 200 and HAS[ask.name] in answer.plain
                 self._count(ask, None if right else f"status {answer.status}, {answer.content[:80]!r}")
             except (aiohttp.ClientError, OSError, TimeoutError) as fault:
-                self._count(ask, str(fault) or type(fault).__name__)
+                self._count(ask, why(fault))
             finally:
                 self.under_way[url] -= 1
 

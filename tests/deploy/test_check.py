@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import sys
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
@@ -429,6 +430,14 @@ async def test_what_does_not_answer_is_said_in_one_line() -> None:
         assert await child.end() == 2
     assert child.lines[-1].startswith("siding check: http://127.0.0.1:9 does not answer HEAD /: ")
     assert "Traceback" not in child.output
+
+
+async def test_who_is_silent_is_said_to_be() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        async with python(*CHECK, url, "--timeout", "0.1") as child:
+            assert await child.end() == 2
+    assert child.lines == [f"siding check: {url} does not answer HEAD /: no answer in time"]
 
 
 def test_a_bad_address_is_said_without_its_secret(capsys: pytest.CaptureFixture[str]) -> None:
