@@ -11,6 +11,10 @@ LEAK_SECONDS = 60.0
 """Nobody who gives connections back holds one for this long: queries are ended long before."""
 BUSY_SHARE = 0.75
 """Of the most connections: the plan's target is under 15 of 20."""
+REACHING = (
+    "see that the database runs and has connections left, and that DATABASE_URL is right; connecting is tried again by "
+    "itself"
+)
 
 
 class Verdict(StrEnum):
@@ -76,8 +80,7 @@ def verdict(numbers: Numbers) -> tuple[Verdict, str, str]:
         return (
             Verdict.UNREACHABLE,
             f"unreachable: {numbers.failure}",
-            "see that the database runs and has connections left, and that DATABASE_URL is right; connecting is tried "
-            "again by itself",
+            REACHING,
         )
     if oldest is not None and oldest.seconds > LEAK_SECONDS:
         return (
@@ -85,6 +88,10 @@ def verdict(numbers: Numbers) -> tuple[Verdict, str, str]:
             f"leaking: {oldest.name!r} has held a connection for {oldest.seconds:.0f} s",
             f"find where {oldest.name!r} takes a connection and does not give it back",
         )
+    if numbers.failure is not None and not numbers.idle:
+        held = numbers.total - numbers.connecting
+        told = f"saturated: no connection can be made beyond the {held} that are held: {numbers.failure}"
+        return Verdict.SATURATED, told, REACHING
     if numbers.waiting:
         longest = f", the longest by {oldest.name!r} for {oldest.seconds:.1f} s" if oldest is not None else ""
         return (

@@ -32,6 +32,12 @@ QUIET = Numbers(most=20, least=2, total=5, idle=2)
         (replace(QUIET, total=0, idle=0, failure="refused"), Verdict.UNREACHABLE, "unreachable: refused"),
         (replace(QUIET, total=1, idle=0, connecting=1, failure="x"), Verdict.UNREACHABLE, "unreachable: x"),
         (replace(QUIET, failure="one attempt failed"), Verdict.HEALTHY, "healthy"),
+        # whoever asks now is refused
+        (
+            replace(QUIET, total=5, idle=0, connecting=1, failure="too many clients"),
+            Verdict.SATURATED,
+            "saturated: no connection can be made beyond the 4 that are held: too many clients",
+        ),
     ],
 )
 def test_the_verdict(numbers: Numbers, expected: Verdict, words: str) -> None:
