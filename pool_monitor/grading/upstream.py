@@ -355,9 +355,13 @@ class Upstream:
 
     # -- both
 
+    def is_own(self, loop: str) -> bool:
+        """Whether a request comes from here itself. loop -- what its field CDN-Loop says."""
+        return self._mark in loop
+
     def refuse_own(self, loop: str) -> None:
-        """Refuse what comes from here itself. loop -- what its field CDN-Loop says. Raises UpstreamFault."""
-        if self._mark not in loop:
+        """Refuse what comes from here itself. Raises UpstreamFault."""
+        if not self.is_own(loop):
             return
         if self._told_loops.news("loop"):
             log.error("GRADING_UPSTREAM_URL %s leads back to this monitor: what comes back is refused", self.url)
