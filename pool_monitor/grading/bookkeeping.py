@@ -17,9 +17,10 @@ from typing import Any
 import orjson
 
 from config.told import Told
-from pool_monitor.grading import tokens
+from pool_monitor.grading import sse, tokens
 from pool_monitor.grading.accounting import NO_TEMPLATE, Accounts, Tally, Usage, asked, passed, spared
-from pool_monitor.grading.calls import Expansion
+from pool_monitor.grading.calls import Expansion, UpstreamFault
+from pool_monitor.grading.jsons import decoded
 from pool_monitor.grading.models import Models
 from pool_monitor.grading.outcomes import Outcome
 from pool_monitor.grading.templates import Template
@@ -203,14 +204,18 @@ def _write(file: Path, content: bytes) -> None:
 
 
 def stated(content: bytes, coding: str) -> Mapping[str, Any] | None:
-    """The answer's document, or the last of its events; None where there is none. coding -- its Content-Encoding."""
+    """The answer's document, or the last of its events'; None where there is none. coding -- its Content-Encoding."""
     try:
         plain = without_coding(content, coding)
-        last = plain.strip().removesuffix(b"data: [DONE]").strip().rpartition(b"data: ")[2]
-        document = orjson.loads(last)
-    except ValueError:
+        # what a model says may look like events, too
+        if (whole := decoded(plain)) is not None:
+            return whole
+        decoder = sse.Decoder()
+        events = [*decoder.feed(plain), decoder.rest()]
+    except (ValueError, UpstreamFault):
         return None
-    return document if isinstance(document, dict) else None
+    said = (one.document for one in reversed(events) if one is not None)
+    return next((document for document in said if document is not None), None)
 
 
 def stated_in(content: bytes, coding: str) -> tuple[str, Mapping[str, Any] | None]:

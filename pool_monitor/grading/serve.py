@@ -180,7 +180,8 @@ class Grading:
                 served.status = answer.status
                 response = as_it_came(answer.status, answer.reason, answer.fields)
                 await response.prepare(request)
-                seen = _Seen(MOST_SEEN_BYTES if served.chat and answer.status == 200 else 0)
+                booked = served.chat and answer.status == 200
+                seen = _Seen(MOST_SEEN_BYTES if booked else 0)
                 async with aclosing(answer.pieces()) as pieces:
                     async for piece in pieces:
                         seen.add(piece)
@@ -190,7 +191,7 @@ class Grading:
                 raise
             return _broken_off(request, response, served, fault)
         await response.write_eof()
-        if seen.content:
+        if booked:
             self._books.passed(seen.content, _coding_of(answer.fields))
         return response
 

@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 
 from pool_monitor.grading.bookkeeping import FILE, stated_in
+from pool_monitor.grading.serve import MOST_SEEN_BYTES
 from tests.pool_monitor.grading.samples import pretty
 from tests.pool_monitor.grading.test_serve import (
     FULL,
@@ -25,7 +26,7 @@ from tests.pool_monitor.grading.test_serve import (
     wrapping,
 )
 from tests.pool_monitor.grading.test_tokens import png, url
-from tests.pool_monitor.grading.upstreams import Asked, chunks, completion
+from tests.pool_monitor.grading.upstreams import Asked, chunks, completion, whole
 
 USAGE = completion("")["usage"]
 
@@ -120,6 +121,17 @@ async def test_what_is_passed_on_is_in_the_books_as_it_was_reported() -> None:
     assert books["days"][0]["model"] == "gpt-4o-mini"
 
 
+async def test_an_answer_too_large_to_be_looked_at_is_in_the_books_as_one_that_states_nothing() -> None:
+    async def large(asked: Asked, request: web.Request) -> web.StreamResponse:
+        return await whole(completion("x" * MOST_SEEN_BYTES))
+
+    async with wrapping() as wrapped:
+        wrapped.upstream.answering = large
+        await graded(wrapped.sdk(), prompt="Something else.")
+        books = await told(wrapped)
+    assert (books["requests"], books["reported"]["requestsWithout"]) == (1, 1)
+
+
 async def test_the_books_outlast_a_restart(tmp_path: Path) -> None:
     for number in (1, 2):
         async with wrapping(grading_data_dir=tmp_path) as wrapped:
@@ -169,7 +181,11 @@ async def test_seeing_whether_books_can_be_saved_leaves_nothing_behind(
         (orjson.dumps(completion("x")), "", True),
         (gzip.compress(orjson.dumps(completion("x"))), "gzip", True),
         (brotli.compress(orjson.dumps(completion("x"))), "br", True),
+        (orjson.dumps(completion('data: {"usage": 1}')), "", True),
         (b"".join(chunks(["x"], usage=True)), "", True),
+        (b"".join(chunks(["x"], usage=True)).replace(b"data: ", b"data:").replace(b"\n", b"\r\n"), "", True),
+        (b"".join(chunks(["x"], usage=True)).removesuffix(b"data: [DONE]\n\n").strip(), "", True),
+        (b"2,3]}\n\n" + b"".join(chunks(["x"], usage=True)), "", True),
         (b"".join(chunks(["x"])), "", False),
         (b"not gzip", "gzip", False),
         (b"not br", "br", False),
