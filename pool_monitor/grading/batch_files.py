@@ -43,18 +43,27 @@ def new_id(prefix: str) -> str:
 
 
 class Octets:
-    """What is on disk under no name. folder -- where; None: where temporary files go."""
+    """What is on disk under no name, until whoever holds it has closed it.
+
+    folder -- where; None: where temporary files go. freed -- called when nobody holds it any more.
+    """
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self._stream: BinaryIO | None = None
-        self._closed = False
+        self._holders = 1
         self._lock = threading.Lock()
+        self.freed: Callable[[], None] = lambda: None
+
+    def hold(self) -> None:
+        """Keep it until it was closed once more; who only waits takes no descriptor."""
+        with self._lock:
+            self._holders += 1
 
     def write(self, content: bytes, at: int) -> None:
         """In a thread, which may outlive whoever waits for it, and closes this. Raises OSError."""
         with self._lock:
-            if self._closed:
+            if not self._holders:
                 return
             if self._stream is None:
                 self._stream = _nameless(self._folder)
@@ -69,11 +78,14 @@ class Octets:
             return os.fdopen(os.dup(self._stream.fileno() if self._stream is not None else -1), "rb", buffering=0)
 
     def close(self) -> None:
-        """It is gone. Who has opened it reads on."""
+        """It is gone when everyone has. Who has opened it reads on."""
         with self._lock:
-            self._closed = True
+            self._holders -= 1
+            if self._holders:
+                return
             if self._stream is not None:
                 self._stream.close()
+        self.freed()
 
 
 def _nameless(folder: Path | None) -> BinaryIO:
@@ -229,8 +241,8 @@ class Files:
         self._most = most
         self.keep_seconds = keep_seconds
         self._files: dict[str, File] = {}
-        self._sizes: dict[str, int] = {}
         self._sweeper: asyncio.Task[None] | None = None
+        self._on_disk = 0
         self.bytes = 0
 
     def __len__(self) -> int:
@@ -287,18 +299,24 @@ class Files:
         seconds: float | None = None,
     ) -> File:
         """A file of what was written, or of a part of it, for so many seconds at most. Raises UpstreamFault."""
-        if len(self._files) >= self._most:
+        if self._on_disk >= self._most:
             self._sweep()
-            if len(self._files) >= self._most:
+            if self._on_disk >= self._most:
                 raise _full(f"there are {self._most} files")
         await draft.flush()
         begin, end = part if part is not None else (0, draft.size)
         now = self._wall()
         keep = min(self.keep_seconds, seconds) if seconds is not None else self.keep_seconds
         file = File(new_id(FILE_PREFIX), owner, purpose, name, draft.octets, begin, end - begin, now, now + keep)
-        self._sizes[file.id] = draft.given_up()
+        size = draft.given_up()
+        self._on_disk += 1
+        file.octets.freed = lambda: self._freed(size)
         self._files[file.id] = file
         return file
+
+    def _freed(self, size: int) -> None:
+        self._on_disk -= 1
+        self.bytes -= size
 
     def find(self, owner: str, file_id: str) -> File:
         """Raises UpstreamFault (404): there is none, or it is another's."""
@@ -311,9 +329,8 @@ class Files:
         return file
 
     def remove(self, file: File) -> None:
-        """Now. Who reads it already reads on."""
+        """Now. Who reads it already reads on, and who holds it will."""
         if self._files.pop(file.id, None) is not None:
-            self.bytes -= self._sizes.pop(file.id)
             file.octets.close()
 
 

@@ -396,11 +396,15 @@ class Batches:
         batch = Batch(new_id(BATCH_PREFIX), source.owner, source, metadata, keep_seconds, self._wall())
         self._batches[batch.id] = batch
         # it is read even when the file is deleted before its turn comes
-        stream = source.octets.opened()
-        task = apart(self._go(batch, stream, asker))
+        source.octets.hold()
+        task = apart(self._go(batch, asker))
         self._tasks[batch.id] = task
-        task.add_done_callback(lambda _: (self._tasks.pop(batch.id, None), stream.close()))
+        task.add_done_callback(lambda _: self._over(batch))
         return batch
+
+    def _over(self, batch: Batch) -> None:
+        del self._tasks[batch.id]
+        batch.input.octets.close()
 
     def find(self, owner: str, batch_id: str) -> Batch:
         """Raises UpstreamFault (404): there is none, or it is another's."""
@@ -442,21 +446,20 @@ class Batches:
             if one.status.ended and one.times[one.status] <= before:
                 del self._batches[one.id]
 
-    async def _go(self, batch: Batch, stream: BinaryIO, asker: Call) -> None:
+    async def _go(self, batch: Batch, asker: Call) -> None:
         until = self._asking.clock() + self._window
         async with self._turns:
             try:
-                entered = await asyncio.to_thread(entered_in, stream, batch.input, self._shares)
+                with batch.input.octets.opened() as stream:
+                    entered = await asyncio.to_thread(entered_in, stream, batch.input, self._shares)
+                    batch.total = entered.total
+                    batch.enter(Status.IN_PROGRESS, self._wall())
+                    await self._run(batch, _Running(batch, self._asking, asker, self.files, until), stream, entered)
             except Unusable as fault:
                 self._fail(batch, fault.errors)
-                return
             except Exception:
                 log.exception("the requests of a batch cannot be read")
                 self._fail(batch, [error_of("internal_error", "The input file cannot be read.")])
-                return
-            batch.total = entered.total
-            batch.enter(Status.IN_PROGRESS, self._wall())
-            await self._run(batch, _Running(batch, self._asking, asker, self.files, until), stream, entered)
 
     async def _run(self, batch: Batch, running: _Running, stream: BinaryIO, entered: Entered) -> None:
         status = Status.FAILED

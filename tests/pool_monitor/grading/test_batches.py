@@ -212,14 +212,40 @@ async def test_a_waiting_batch_outlasts_its_file(wrapped: Wrapped) -> None:
         running = [await begun(sdk, line(number)) for number in range(MOST_RUNNING)]
         await until(lambda: len(wrapped.upstream.asked) == MOST_RUNNING)
         waiting = await begun(sdk, b"\n".join([line(98), line(99)]))
+        files = wrapped.monitor.monitor.grading._files
+        room = files.bytes
         assert (await sdk.files.delete(waiting.input_file_id)).deleted
         assert waiting.status == "validating"
+        assert files.bytes == room
         go.set()
         batch = await ended(sdk, waiting)
         assert (batch.status, batch.errors) == ("completed", None)
         assert len(await lines_of(sdk, batch.output_file_id)) == 2
         for one in running:
             await ended(sdk, one)
+        await until(lambda: files._on_disk == len(files))
+
+
+async def test_a_waiting_batch_takes_no_descriptor(wrapped: Wrapped) -> None:
+    go = asyncio.Event()
+
+    async def slowly(asked: Asked, request: web.Request) -> web.StreamResponse:
+        await go.wait()
+        return await whole(completion(SAID))
+
+    wrapped.upstream.answering = slowly
+    async with wrapped.sdk() as sdk:
+        batches = [await begun(sdk, line(number)) for number in range(MOST_RUNNING)]
+        await until(lambda: len(wrapped.upstream.asked) == MOST_RUNNING)
+        before = len(os.listdir("/dev/fd"))
+        for _ in range(20):
+            source = batches[0].input_file_id
+            batches.append(
+                await sdk.batches.create(input_file_id=source, endpoint="/v1/chat/completions", completion_window="24h")
+            )
+        assert len(os.listdir("/dev/fd")) < before + 10
+        go.set()
+        assert {(await ended(sdk, one)).status for one in batches} == {"completed"}
 
 
 @pytest.mark.parametrize(
