@@ -8,6 +8,7 @@ is another's. Where there is no room for it, it is handed on too: then the upstr
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
@@ -32,6 +33,8 @@ MOST_FILE_BYTES = 200 * 1024 * 1024
 """As much as OpenAI takes: https://platform.openai.com/docs/guides/batch"""
 MOST_REQUEST_BYTES = 64 * 1024
 MOST_LISTED = 100
+FEWEST_SECONDS, MOST_SECONDS = 3600, 2_592_000
+"""For which a file may be asked to be kept: https://platform.openai.com/docs/api-reference/files/create"""
 
 NO_SUCH_LIST = frozenset({404, 405})
 """Of an API like OpenAI's that has no batches."""
@@ -118,7 +121,7 @@ class BatchesApi:
 
     async def _kept(self, request: web.Request, form: Form, draft: Draft) -> File | None:
         """None where there is no room for it."""
-        seconds = _seconds(form.values.get("expires_after[seconds]"))
+        seconds = _seconds(form.values.get("expires_after[seconds]"), "expires_after[seconds]")
         name = form.file_name or "upload"
         try:
             return await self._files.keep(draft, self._owner(request), PURPOSE, name, part=form.file, seconds=seconds)
@@ -142,7 +145,8 @@ class BatchesApi:
         source = self._files.find(owner_of(asker, self._secret), input_id)
         metadata = _checked(given)
         expires = given.get("output_expires_after")
-        seconds = _seconds(expires.get("seconds")) if isinstance(expires, dict) else None
+        kept = expires.get("seconds") if isinstance(expires, dict) else None
+        seconds = _seconds(kept, "output_expires_after.seconds")
         return answer_json(200, self._batches.create(source, asker, metadata, seconds).document)
 
     async def _list(self, request: web.Request) -> web.StreamResponse:
@@ -199,11 +203,15 @@ def _object(content: bytes) -> dict[str, Any]:
     return given if isinstance(given, dict) else {}
 
 
-def _seconds(given: object) -> float | None:
-    try:
-        return float(str(given)) if given is not None else None
-    except ValueError:
+def _seconds(given: object, name: str) -> float | None:
+    """How long a file is to be kept. Raises UpstreamFault."""
+    if given is None:
         return None
+    text = str(given)
+    if not (re.fullmatch("[0-9]{1,9}", text) and FEWEST_SECONDS <= int(text) <= MOST_SECONDS):
+        message = f"{name} must be a whole number from {FEWEST_SECONDS} to {MOST_SECONDS}"
+        raise UpstreamFault(400, "invalid_value", message, "invalid_request_error")
+    return float(text)
 
 
 def _boundary_of(content_type: str) -> str | None:

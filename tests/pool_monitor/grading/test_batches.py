@@ -314,6 +314,19 @@ async def test_another_file_is_forwarded_octet_for_octet(wrapped: Wrapped, file_
     assert dict(asked.fields)["Content-Length"] == str(len(content))
 
 
+@pytest.mark.parametrize("seconds", ["-inf", "nan", -5, 3599, "9" * 4000, "x"])
+async def test_a_file_cannot_be_kept_for_any_time(wrapped: Wrapped, seconds: Any) -> None:
+    wanted: Any = {"anchor": "created_at", "seconds": seconds}
+    async with wrapped.sdk() as sdk:
+        with pytest.raises(openai.BadRequestError, match="3600"):
+            await sdk.files.create(file=("a.jsonl", line(1)), purpose="batch", expires_after=wanted)
+        with pytest.raises(openai.BadRequestError, match="3600"):
+            await begun(sdk, line(1), output_expires_after=wanted)
+        batch = await ended(sdk, await begun(sdk, line(1), output_expires_after={**wanted, "seconds": 3600}))
+        output = await sdk.files.retrieve(batch.output_file_id)
+        assert output.expires_at == output.created_at + 3600
+
+
 @pytest.mark.parametrize("file_first", [False, True])
 async def test_a_file_for_a_batch_in_either_order(wrapped: Wrapped, file_first: bool) -> None:
     """The vendor's SDKs differ in it."""
