@@ -30,6 +30,7 @@ from pool_monitor.request_traces import SERVED
 
 PREFIX = "/v1"
 CHAT = "/v1/chat/completions"
+JSON = "application/json"
 MOST_SEEN_BYTES = 1024 * 1024
 """Of an answer that is passed on, what is looked at afterwards for the usage that it states."""
 LARGE_BYTES = 256 * 1024
@@ -201,6 +202,10 @@ class Grading:
         flags = self._flags
         if not (flags.optimized_prompts or flags.dedup or flags.completion_cache or self._offer):
             served.left = Left.OFF
+            return await self._forward(request, served, _all_of(request))
+        if request.headers.get(hdrs.CONTENT_TYPE) is not None and request.content_type != JSON:
+            # what is made of it would be told of as JSON, which the upstream would not have taken it for
+            served.left = Left.NOT_JSON
             return await self._forward(request, served, _all_of(request))
         content, more = await _read(request, self._max_content_bytes)
         if more:

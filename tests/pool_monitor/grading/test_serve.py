@@ -37,6 +37,7 @@ from tests.support import until
 
 FULL = two_questions()
 SAID = compact_by_hand()
+JSON = {"Content-Type": "application/json"}
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo=", "detail": "high"}}
 BEFORE, AFTER = "The student is Zoë, grade 7.\n\n", "\n\nBe kind;  two spaces stay."
 
@@ -731,7 +732,7 @@ async def test_with_the_flag_off_all_is_octet_for_octet(wrapped: Wrapped, flags:
     wrapped.upstream.answering = answering
     await wrapped.flag(**flags)
     content = orjson.dumps(asked_for(), option=orjson.OPT_INDENT_2)
-    async with wrapped.monitor.session.post("/v1/chat/completions", data=content) as answer:
+    async with wrapped.monitor.session.post("/v1/chat/completions", data=content, headers=JSON) as answer:
         assert await answer.read() == answered
     assert wrapped.upstream.asked[0].content == content
 
@@ -771,7 +772,7 @@ async def test_what_is_too_large_to_look_into_is_forwarded() -> None:
             for at in range(0, len(content), 700):
                 yield content[at : at + 700]
 
-        async with wrapped.monitor.session.post("/v1/chat/completions", data=pieces()) as answer:
+        async with wrapped.monitor.session.post("/v1/chat/completions", data=pieces(), headers=JSON) as answer:
             assert answer.status == 200
         assert [asked.body for asked in wrapped.upstream.asked] == [asked_for(), asked_for()]
         assert wrapped.metric("siding_grading_requests_total", what="too-large", found="asked", status="2xx") == 2
@@ -783,7 +784,7 @@ async def test_content_that_is_no_request_is_the_upstreams_to_refuse(wrapped: Wr
         return web.Response(status=400, body=b"no")
 
     wrapped.upstream.answering = answering
-    async with wrapped.monitor.session.post("/v1/chat/completions", data=content) as answer:
+    async with wrapped.monitor.session.post("/v1/chat/completions", data=content, headers=JSON) as answer:
         assert (answer.status, await answer.read()) == (400, b"no")
     assert wrapped.upstream.asked[0].content == content
 

@@ -139,6 +139,17 @@ async def test_field_values_beyond_ascii_arrive(wrapped: Wrapped, body: Any, fie
     assert dict(asked.fields)["X-Student"] == "Zoë"
 
 
+@pytest.mark.parametrize(("kind", "compact"), [(b"text/plain", False), (b"application/JSON; charset=utf-8", True)])
+async def test_what_does_not_say_that_it_is_json_is_the_upstreams_to_refuse(
+    wrapped: Wrapped, kind: bytes, compact: bool
+) -> None:
+    wrapped.upstream.answering = says(SAID)
+    assert (await sent(wrapped.url, request(asked_for(), b"Content-Type: " + kind))).startswith(b"HTTP/1.1 200")
+    [asked] = wrapped.upstream.asked
+    assert asked.compact is compact
+    assert compact or dict(asked.fields)["Content-Type"] == kind.decode()
+
+
 @pytest.mark.parametrize("depth", [100, 300, 900, 5000])
 async def test_deep_content_is_the_upstreams_to_judge(wrapped: Wrapped, depth: int) -> None:
     wrapped.upstream.answering = fine
