@@ -166,7 +166,8 @@ class Grading:
 
     async def fetch(self, request: web.Request, target: str) -> Answer:
         """The upstream's own answer to a GET of this target with the fields of a request. Raises UpstreamFault."""
-        fields = end_to_end(request.headers.items(), _NOT_SENT_ON)
+        # without this field any coding would do (RFC 9110 12.5.3)
+        fields = (*end_to_end(request.headers.items(), _NOT_SENT_ON), ("Accept-Encoding", "identity"))
         async with self._upstream.forward("GET", target, fields, None) as answer, aclosing(answer.pieces()) as pieces:
             content = b"".join([piece async for piece in pieces])
             return Answer(answer.status, end_to_end(answer.fields, _OF_ITS_LENGTH), content)

@@ -396,6 +396,22 @@ async def test_batches_of_both_are_listed(wrapped: Wrapped, limit: int) -> None:
         assert [one.id async for one in other.batches.list(limit=limit)] == wanted[3:]
 
 
+async def test_batches_of_an_api_that_compresses_are_listed(wrapped: Wrapped) -> None:
+    async def compressing(asked: Asked, request: web.Request) -> web.StreamResponse:
+        if asked.method == "POST":
+            return await answering(asked, request)
+        answer = await whole({"object": "list", "data": [{"id": "batch_theirs"}], "has_more": False})
+        if request.headers.get("Accept-Encoding") != "identity":
+            answer.enable_compression(web.ContentCoding.gzip)
+        return answer
+
+    wrapped.upstream.answering = compressing
+    async with wrapped.sdk() as sdk:
+        batch = await begun(sdk, line(0))
+        assert [one.id async for one in await sdk.batches.list()] == [batch.id, "batch_theirs"]
+        await ended(sdk, batch)
+
+
 async def test_an_api_without_batches_lists_ours(wrapped: Wrapped) -> None:
     async def none(asked: Asked, request: web.Request) -> web.StreamResponse:
         return web.Response(status=404) if asked.method == "GET" else await answering(asked, request)
