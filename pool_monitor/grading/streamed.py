@@ -290,4 +290,7 @@ def _chunk(like: Mapping[str, Any], delta: Mapping[str, Any], finish: str | None
     choice = {**without_text(first), "delta": dict(delta), "finish_reason": finish}
     chunk = {**like, "choices": [choice]}
     chunk.pop("obfuscation", None)
+    if chunk.get("usage") is not None:
+        # compatible APIs state it with the end: it is told there, and once
+        chunk["usage"] = None
     return chunk

@@ -542,6 +542,21 @@ async def test_streams_of_compatible_apis_are_expanded(wrapped: Wrapped, events:
     assert len(wrapped.upstream.asked) == 1
 
 
+@pytest.mark.parametrize("text", ["", SAID[200:]])
+async def test_usage_that_is_stated_with_the_end_is_told_once(wrapped: Wrapped, text: str) -> None:
+    async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
+        *events, end, done = chunks([SAID[:200]] if text else [SAID[:200], SAID[200:]])
+        last = json.loads(end.removeprefix(b"data: "))
+        last["choices"][0]["delta"] = {"content": text}
+        last["usage"] = completion("")["usage"]
+        return await streamed(request, [*events, b"data: " + orjson.dumps(last) + b"\n\n", done])
+
+    wrapped.upstream.answering = answering
+    told, got = await graded_in_a_stream(wrapped.sdk())
+    assert json.loads(told) == FULL
+    assert [chunk.choices[0].finish_reason for chunk in got if chunk.usage is not None] == ["stop"]
+
+
 @pytest.mark.parametrize("events", DOUBTFUL_STREAMS.values(), ids=DOUBTFUL_STREAMS)
 async def test_what_is_no_chunk_of_one_answer_is_not_passed_on(wrapped: Wrapped, events: list[bytes]) -> None:
     text, content = await told_raw(wrapped, events)
