@@ -266,7 +266,7 @@ class _Running:
         self._asker = asker
         self._files = files
         self._until = until
-        self._left: dict[int, Work] = {}
+        self._left: dict[int, Item] = {}
         self._output = files.draft()
         self._errors = files.draft()
 
@@ -277,7 +277,7 @@ class _Running:
             if item.refused is not None:
                 await self._write(item, refusal(item.refused))
         works = [_work(stream, *group) for group in entered.groups]
-        self._left = {work.items[0].index: work for work in works}
+        self._left = {item.index: item for work in works for item in work.items}
         crew = Crew(concurrency, self._do, batch.news.set)
         try:
             crew.add(works)
@@ -308,24 +308,24 @@ class _Running:
             return
         self._batch.tokens += outcome.tokens
         for item in work.items:
+            # before it is written: it has its line, even if it is given up meanwhile
+            del self._left[item.index]
             await self._write(item, outcome)
-        del self._left[work.items[0].index]
 
     async def _write(self, item: Item, outcome: Outcome) -> None:
-        await (self._output if outcome.ok else self._errors).write(output_line(item, outcome))
         if outcome.ok:
             self._batch.completed += 1
         else:
             self._batch.failed += 1
+        await (self._output if outcome.ok else self._errors).write(output_line(item, outcome))
 
     async def finish(self, status: Status) -> None:
         """Make files of what there is. Raises UpstreamFault."""
         batch = self._batch
         code, message = _UNASKED.get(status, ("", ""))
-        for work in self._left.values():
-            for item in work.items:
-                await self._errors.write(_line(item, None, {"code": code, "message": message}))
-                batch.failed += 1
+        for item in self._left.values():
+            await self._errors.write(_line(item, None, {"code": code, "message": message}))
+            batch.failed += 1
         batch.output = await self._kept(self._output, "output")
         batch.error_output = await self._kept(self._errors, "error")
 

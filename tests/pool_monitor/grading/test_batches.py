@@ -17,7 +17,8 @@ import orjson
 import pytest
 from aiohttp import web
 
-from pool_monitor.grading.batch_files import Files
+from pool_monitor.grading import batches
+from pool_monitor.grading.batch_files import PIECE_BYTES, Files, Octets
 from pool_monitor.grading.batch_form import Form, FormError
 from pool_monitor.grading.batches import MOST_RUNNING
 from tests.pool_monitor.grading.test_serve import FULL, SAID, Wrapped, asked_for, says, wrapping
@@ -138,6 +139,37 @@ async def test_a_batch_is_cancelled(wrapped: Wrapped) -> None:
         with pytest.raises(openai.ConflictError):
             await sdk.batches.cancel(batch.id)
     assert len(wrapped.upstream.asked) < 100
+
+
+async def test_who_is_given_up_while_his_answer_is_written_has_one_line(
+    wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    writes, go, write = threading.Event(), threading.Event(), Octets.write
+
+    def slowly(octets: Octets, content: bytes, at: int) -> None:
+        if b"batch_req_siding" in content:
+            writes.set()
+            go.wait(20)
+        write(octets, content, at)
+
+    async def much(asked: Asked, request: web.Request) -> web.StreamResponse:
+        return await whole(completion("x" * PIECE_BYTES))
+
+    monkeypatch.setattr(Octets, "write", slowly)
+    monkeypatch.setattr(batches, "CANCEL_SECONDS", 0.01)
+    wrapped.upstream.answering = much
+    body = asked_for("Tell a joke.", temperature=0)
+    async with wrapped.sdk() as sdk:
+        batch = await begun(sdk, b"\n".join(line(number, body=body) for number in range(3)))
+        await asyncio.to_thread(writes.wait, 20)
+        await sdk.batches.cancel(batch.id)
+        await until(lambda: "gives up 1 request" in caplog.text)
+        go.set()
+        batch = await ended(sdk, batch)
+        assert batch.status == "cancelled"
+        lines = [*await lines_of(sdk, batch.output_file_id), *await lines_of(sdk, batch.error_file_id)]
+    assert sorted(one["custom_id"] for one in lines) == ["hw-0", "hw-1", "hw-2"]
+    assert (batch.request_counts.completed, batch.request_counts.failed) == (1, 2)
 
 
 async def test_nobody_sees_anothers(wrapped: Wrapped) -> None:
