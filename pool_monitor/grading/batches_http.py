@@ -63,7 +63,7 @@ class BatchesApi:
         """Whether a request is, or may be, about something of ours. taking -- whether new files and batches are."""
         path = request.path
         if path in {FILES, BATCHES}:
-            return taking and (request.method == "POST" or path == BATCHES)
+            return taking and (request.method == "POST" or (request.method == "GET" and path == BATCHES))
         return path.startswith((f"{FILES}/{FILE_PREFIX}", f"{BATCHES}/{BATCH_PREFIX}"))
 
     async def handle(self, request: web.Request) -> web.StreamResponse:

@@ -160,6 +160,9 @@ class Grading:
         served = Served(chat=False)
         try:
             return await self._forward(request, served, content)
+        except UpstreamFault as fault:
+            served.status = fault.status
+            raise
         finally:
             served.seconds = self._clock() - began
             self._observe(served)

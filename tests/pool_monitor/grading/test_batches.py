@@ -23,6 +23,7 @@ from pool_monitor.grading.batch_form import Form, FormError
 from pool_monitor.grading.batches import MOST_RUNNING
 from tests.pool_monitor.grading.test_serve import FULL, SAID, Wrapped, asked_for, says, wrapping
 from tests.pool_monitor.grading.upstreams import Asked, completion, whole
+from tests.pool_monitor.support import running_monitor
 from tests.support import until
 
 
@@ -454,6 +455,14 @@ async def test_an_api_without_batches_lists_ours(wrapped: Wrapped) -> None:
         assert [one.id async for one in sdk.batches.list(limit=1)] == [batch.id]
 
 
+@pytest.mark.parametrize("method", ["OPTIONS", "HEAD", "DELETE"])
+async def test_what_is_no_asking_for_batches_is_the_upstreams(wrapped: Wrapped, method: str) -> None:
+    wrapped.upstream.answering = theirs
+    async with wrapped.monitor.session.request(method, "/v1/batches") as answer:
+        assert answer.status == 200
+    assert [asked.method for asked in wrapped.upstream.asked] == [method]
+
+
 @pytest.mark.parametrize("limit", [1, 20, 0, 1000])
 async def test_an_error_of_the_upstreams_list_is_the_callers(wrapped: Wrapped, limit: int) -> None:
     async def refuse(asked: Asked, request: web.Request) -> web.StreamResponse:
@@ -481,6 +490,14 @@ async def test_switched_off_all_goes_to_the_upstream(how: str) -> None:
             assert (await sdk.files.create(file=("a.jsonl", line(0)), purpose="batch")).id == "file-theirs"
             assert [one async for one in await sdk.batches.list()] == []
         assert len(wrapped.upstream.asked) == 2
+
+
+async def test_what_cannot_be_forwarded_is_told_of_with_its_status() -> None:
+    async with running_monitor(None, grading_upstream_url="http://127.0.0.1:9/v1") as monitor:
+        async with monitor.session.post("/v1/batches", json={"input_file_id": "file-theirs"}) as answer:
+            assert answer.status == 502
+        labels = {"what": "other", "found": "asked", "status": "5xx"}
+        assert monitor.monitor._metrics.registry.get_sample_value("siding_grading_requests_total", labels) == 1
 
 
 async def test_with_no_room_the_upstream_does_the_batch(wrapped: Wrapped) -> None:
