@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -30,8 +30,6 @@ READ_SECONDS = 60.0
 """The longest pause of a caller who sends."""
 STALLED_SECONDS = 300.0
 """After so long a caller that reads nothing is given up."""
-LOOK_SECONDS = 0.5
-"""How often to look whether the caller is still there: the server does not tell."""
 LARGE_BYTES = 256 * 1024
 """Larger content is parsed beside the event loop."""
 MOST_KEY_CHARACTERS = 255
@@ -155,7 +153,7 @@ class BatchCompletions:
             with self._runs.joined(key, digest, lambda: self._run(asker, parsed, key is not None)) as (run, again):
                 # the contents of items live no longer than their turn
                 parsed = []
-                return await _while_there(request, lambda response: _tell(response, run), _response(request, again))
+                return await _told(request, _response(request, again), run)
         except UpstreamFault as fault:
             return answer_fault(fault)
 
@@ -265,32 +263,13 @@ async def _write(response: web.StreamResponse, piece: bytes) -> None:
         await response.write(piece)
 
 
-async def _while_there(
-    request: web.Request,
-    tell: Callable[[web.StreamResponse], Coroutine[Any, Any, None]],
-    response: web.StreamResponse,
-) -> web.StreamResponse:
-    """Answer for as long as the caller is there. Cut off what is not whole."""
-
-    async def whole() -> None:
-        await response.prepare(request)
-        await tell(response)
-        await response.write_eof()
-
-    telling = asyncio.create_task(whole())
+async def _told(request: web.Request, response: web.StreamResponse, run: Run) -> web.StreamResponse:
+    """Cuts off what is not whole."""
     try:
-        while not telling.done() and _is_there(request):
-            await asyncio.wait({telling}, timeout=LOOK_SECONDS)
-        if telling.done():
-            telling.result()
+        await response.prepare(request)
+        await _tell(response, run)
+        await response.write_eof()
     except (ConnectionError, TimeoutError, UpstreamFault):
         if request.transport is not None:
             request.transport.abort()
-    finally:
-        telling.cancel()
-        await asyncio.gather(telling, return_exceptions=True)
     return response
-
-
-def _is_there(request: web.Request) -> bool:
-    return request.transport is not None and not request.transport.is_closing()
