@@ -12,16 +12,15 @@ from typing import Any, Protocol
 import orjson
 
 from pool_monitor.grading.batch_items import Refused
-from pool_monitor.grading.calls import Answer, Ask, Call, Fields, UpstreamFault
-from pool_monitor.grading.jsons import decoded, encoded
+from pool_monitor.grading.calls import Answer, Ask, Call, Fields, UpstreamFault, value_of
+from pool_monitor.grading.care import error_code, is_hopeless
+from pool_monitor.grading.jsons import encoded, loaded
 
 log = logging.getLogger("siding.grading")
 
 MOST_ATTEMPTS = 6
 """How often an item is asked in all, each by way of the upstream's own retries."""
 ITEM_SECONDS = 600.0
-HOPELESS = "insufficient_quota"
-"""The error code of a 429 that waiting does not help against."""
 
 
 class Limits(Protocol):
@@ -82,7 +81,7 @@ class Outcome:
     @property
     def error(self) -> Any:
         """What went wrong, as OpenAI's errors tell it."""
-        document = decoded(self.body) or orjson.loads(self.body)
+        document = loaded(self.body)
         return (document.get("error") if isinstance(document, dict) else None) or document
 
 
@@ -98,12 +97,12 @@ def fault_outcome(fault: UpstreamFault, calls: int = 0) -> Outcome:
 
 def outcome_of(answer: Answer, calls: int) -> Outcome:
     """Of an item that was answered."""
-    request_id = next((value for name, value in answer.fields if name.lower() == "x-request-id"), "")
+    request_id = value_of(answer.fields, "x-request-id") or ""
     try:
-        document = decoded(answer.content) or orjson.loads(answer.content)
+        document = loaded(answer.content)
         # on one line, which the upstream's own text need not be
         body = encoded(document)
-    except (orjson.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         status = 502 if answer.ok else answer.status
         fault = UpstreamFault(status, "upstream_no_json", f"the upstream answered {answer.status} without JSON")
         return Outcome(status, orjson.dumps(fault.document), request_id=request_id, calls=calls)
@@ -129,16 +128,6 @@ def _part(document: object, name: str) -> Mapping[str, Any]:
 def _count(usage: Mapping[str, Any], name: str) -> int:
     value = usage.get(name)
     return value if isinstance(value, int) else 0
-
-
-def _is_hopeless(answer: Answer) -> bool:
-    if any(name.lower() == "x-should-retry" and value == "false" for name, value in answer.fields):
-        return True
-    try:
-        error = _part(orjson.loads(answer.content), "error")
-    except orjson.JSONDecodeError:
-        return False
-    return HOPELESS in {str(error.get("code")), str(error.get("type"))}
 
 
 # -- asking
@@ -188,7 +177,7 @@ class Asking:
                 await self._sleep(fault.retry_after)
                 continue
             last = outcome_of(answer, calls)
-            if answer.status != 429 or _is_hopeless(answer):
+            if answer.status != 429 or is_hopeless(answer.fields, error_code(answer.content)):
                 return last
             self._limits.observe(key, answer.fields, answer.status, self.clock(), self._wall())
         assert last is not None

@@ -11,6 +11,18 @@ import orjson
 
 Fields = tuple[tuple[str, str], ...]
 """Field lines in their order."""
+
+
+def value_of(fields: Fields, name: str) -> str | None:
+    """The first value of a field. name -- in lower case."""
+    return next((value for given, value in fields if given.lower() == name), None)
+
+
+def coding_of(fields: Fields) -> str:
+    """The Content-Encoding; "" without one."""
+    return value_of(fields, "content-encoding") or ""
+
+
 _WHO = ("authorization", "openai-organization", "openai-project", "api-key", "x-api-key")
 """Compatible APIs know a caller by other fields than OpenAI's. Cookies are set anew by what stands before them."""
 KEY = "idempotency-key"

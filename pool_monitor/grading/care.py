@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 
-from pool_monitor.grading.calls import Fields
+import orjson
+
+from pool_monitor.grading.calls import Fields, value_of
 
 MOST_RETRIES = 2
 FIRST_PAUSE = 0.5
@@ -25,11 +27,6 @@ _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[dhms])")
 _UNIT_SECONDS = {"d": 86_400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
-def value_of(fields: Fields, name: str) -> str | None:
-    """The first value of a field. name -- in lower case."""
-    return next((value for given, value in fields if given.lower() == name), None)
-
-
 def _number(text: str | None) -> float | None:
     try:
         number = float(text) if text is not None else math.nan
@@ -39,6 +36,20 @@ def _number(text: str | None) -> float | None:
 
 
 # -- asking again
+
+
+def error_code(content: bytes) -> str:
+    """What an error's content says that it is; `NO_MONEY` where its type is that; "" where it does not say."""
+    try:
+        error = orjson.loads(content)["error"]
+        return NO_MONEY if NO_MONEY in (error.get("code"), error.get("type")) else str(error.get("code"))
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        return ""
+
+
+def is_hopeless(fields: Fields, code: str) -> bool:
+    """Whether asking again is of no use. code -- of the error."""
+    return code == NO_MONEY or value_of(fields, "x-should-retry") == "false"
 
 
 def told_to_wait(fields: Fields, wall: float) -> float | None:
@@ -69,7 +80,7 @@ def retry_after(
     """
     if attempt >= MOST_RETRIES or (status is not None and status not in NOT_PROCESSED):
         return None
-    if code == NO_MONEY or value_of(fields, "x-should-retry") == "false":
+    if is_hopeless(fields, code):
         return None
     backoff: float = min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt)
     told = told_to_wait(fields, wall) if status is not None else None

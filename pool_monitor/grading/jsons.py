@@ -12,15 +12,23 @@ import orjson
 _HALVES = re.compile("[\\ud800-\\udfff]")
 
 
+def loaded(content: bytes) -> Any:
+    """What this says. Raises ValueError."""
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError as fault:
+        try:
+            return json.loads(content)
+        except RecursionError:
+            raise fault from None
+
+
 def decoded(content: bytes) -> dict[str, Any] | None:
     """The JSON object that this is; None where it is none."""
     try:
-        document = orjson.loads(content)
-    except orjson.JSONDecodeError:
-        try:
-            document = json.loads(content)
-        except (ValueError, RecursionError):
-            return None
+        document = loaded(content)
+    except ValueError:
+        return None
     return document if isinstance(document, dict) else None
 
 

@@ -23,7 +23,7 @@ from pool_monitor.grading.batch_runs import Runs
 from pool_monitor.grading.batches import Batches
 from pool_monitor.grading.batches_http import BatchesApi
 from pool_monitor.grading.bookkeeping import Bookkeeping, stated
-from pool_monitor.grading.calls import Answer, Call, Expansion
+from pool_monitor.grading.calls import Answer, Call, Expansion, coding_of
 from pool_monitor.grading.care import RateLimits
 from pool_monitor.grading.completions import Completions
 from pool_monitor.grading.costs import price
@@ -127,8 +127,7 @@ class GradingPart:
             self.shadow.offer_original(outcome.call, outcome.template, outcome.full)
 
     def _original_answered(self, call: Call, recognised: Recognised, answer: Answer) -> None:
-        coding = next((value for name, value in answer.fields if name.lower() == "content-encoding"), "")
-        said = said_by(stated(answer.content, coding))
+        said = said_by(stated(answer.content, coding_of(answer.fields)))
         if said is not None and said.content is not None and not said.refused:
             self.shadow.offer_compact(call, recognised, said.content)
 

@@ -17,7 +17,7 @@ from multidict import CIMultiDict
 
 from config.flags import Flags
 from pool_monitor.grading.bookkeeping import Bookkeeping
-from pool_monitor.grading.calls import Answer, Call, Expansion, Fields, Lane, Left, UpstreamFault
+from pool_monitor.grading.calls import Answer, Call, Expansion, Fields, Lane, Left, UpstreamFault, coding_of
 from pool_monitor.grading.collapse import Collapse, Telling
 from pool_monitor.grading.completions import Completions
 from pool_monitor.grading.observed import Found, Served
@@ -197,7 +197,7 @@ class Grading:
             return _broken_off(request, response, served, fault)
         await response.write_eof()
         if booked:
-            self._books.passed(seen.content, _coding_of(answer.fields))
+            self._books.passed(seen.content, coding_of(answer.fields))
         return response
 
     # -- chat completions
@@ -317,7 +317,7 @@ class Grading:
     def _spare(self, decision: Decision, answer: Answer) -> None:
         template = decision.recognised.template if decision.recognised is not None else None
         if answer.ok:
-            self._books.spared(template, answer.content, _coding_of(answer.fields))
+            self._books.spared(template, answer.content, coding_of(answer.fields))
 
     async def _expanded(self, call: Call, recognised: Recognised, telling: Telling, served: Served, key: bytes) -> None:
         outcome: Outcome = await self._completions.produce(call, recognised, telling)
@@ -333,7 +333,7 @@ class Grading:
                 async for piece in pieces:
                     telling.write(piece)
         if telling.status == 200:
-            self._books.passed(telling.content, _coding_of(telling.fields))
+            self._books.passed(telling.content, coding_of(telling.fields))
         self._keep(call, key, telling)
 
     def _keep(self, call: Call, key: bytes, telling: Telling) -> None:
@@ -469,10 +469,6 @@ class _Seen:
     @property
     def content(self) -> bytes:
         return b"".join(self._pieces)
-
-
-def _coding_of(fields: Sequence[tuple[str, str]]) -> str:
-    return next((value for name, value in fields if name.lower() == "content-encoding"), "")
 
 
 def _with_status(fields: Fields, cache_status: str | None) -> Fields:

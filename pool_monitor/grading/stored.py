@@ -20,7 +20,7 @@ import orjson
 from config.tier import SharedTier
 from config.tracing import apart
 from pool_monitor.grading import sse
-from pool_monitor.grading.calls import Answer, Call, Fields, UpstreamFault
+from pool_monitor.grading.calls import Answer, Call, Fields, UpstreamFault, coding_of
 from pool_monitor.grading.jsons import canonical, decoded
 from pool_monitor.grading.outcomes import said_by
 from pool_monitor.grading.wire import without_coding
@@ -38,9 +38,8 @@ _WITHOUT_EFFECT_PREFIXES = ("x-stainless-", "x-forwarded-", "forwarded", "sec-",
 
 def is_whole(answer: Answer, *, stream: bool) -> bool:
     """Whether an answer is a completion that has ended: worth to be told again."""
-    coding = next((value for name, value in answer.fields if name.lower() == "content-encoding"), "")
     try:
-        content = without_coding(answer.content, coding)
+        content = without_coding(answer.content, coding_of(answer.fields))
         if not stream:
             completion = decoded(content)
             return said_by(completion) is not None and not (completion or {}).get("error")

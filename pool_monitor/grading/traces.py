@@ -12,7 +12,7 @@ import orjson
 from config.tracing import METHODS, here
 from pool_monitor.grading.accounting import Usage
 from pool_monitor.grading.bookkeeping import stated_in
-from pool_monitor.grading.calls import Fields
+from pool_monitor.grading.calls import Fields, coding_of
 from pool_monitor.grading.observed import Found
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Asking:
         """The head of the answer is there."""
         self._status = status
         self._trace.note({"http.response.status_code": status})
-        self._coding = next((value for name, value in fields if name.lower() == "content-encoding"), "")
+        self._coding = coding_of(fields)
 
     def hears(self, piece: bytes) -> None:
         """A piece of its content."""

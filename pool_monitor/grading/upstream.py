@@ -20,13 +20,12 @@ from typing import Any
 
 import aiohttp
 import httpx2
-import orjson
 from yarl import URL
 
 from config.told import Told
 from pool_monitor.grading import care
 from pool_monitor.grading.asking import Observe, Outcome, Retried, outcome_of
-from pool_monitor.grading.calls import Answer, Call, Fields, Lane, UpstreamFault
+from pool_monitor.grading.calls import Answer, Call, Fields, Lane, UpstreamFault, value_of
 from pool_monitor.grading.care import Breaker, BreakerState, RateLimits
 from pool_monitor.grading.forwarding import Content, Forwarded, Forwarding
 from pool_monitor.grading.traces import Asking, asking_of, forwarding_of
@@ -299,7 +298,7 @@ class Upstream:
         status = answered.status_code
         if status not in care.NOT_PROCESSED:
             return None
-        return self._retry_after(status, _fields_of(answered), attempt, left, _error_code(answered.content))
+        return self._retry_after(status, _fields_of(answered), attempt, left, care.error_code(answered.content))
 
     def _retry_after(
         self, status: int | None, fields: Fields, attempt: int, left: float, code: str = ""
@@ -369,7 +368,7 @@ class Upstream:
 
     def _lacks_key(self, fields: Fields) -> bool:
         """Whether our key goes with these fields."""
-        return self._api_key is not None and care.value_of(fields, "authorization") is None
+        return self._api_key is not None and value_of(fields, "authorization") is None
 
     def _with_own(self, fields: Fields) -> Fields:
         """With our key, where there is no other, and with what shows that it has been here (RFC 8586)."""
@@ -441,14 +440,6 @@ def _reason_of(answered: httpx2.Response | Failure) -> Retried:
     if isinstance(answered, Failure):
         return Retried.NEVER_SENT
     return Retried.RATE_LIMITED if answered.status_code == 429 else Retried.UNAVAILABLE
-
-
-def _error_code(content: bytes) -> str:
-    try:
-        error = orjson.loads(content)["error"]
-        return care.NO_MONEY if care.NO_MONEY in (error.get("code"), error.get("type")) else str(error.get("code"))
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
-        return ""
 
 
 def _tokens_of(body: Mapping[str, Any]) -> int:
