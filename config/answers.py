@@ -70,6 +70,15 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         return _refused(Refusal(404, "not-found", "no such path; see `paths`", more={"paths": paths}))
     except web.HTTPRequestEntityTooLarge:
         return _refused(Refusal(413, "too-large", f"the content is larger than {MAX_CONTENT_BYTES} bytes"))
-    except Exception:
-        log.exception("%s %s failed", request.method, request.path)
+    except Exception as fault:
+        if not (isinstance(fault, ConnectionError) and _has_left(request)):
+            log.exception("%s %s failed", request.method, request.path)
+        if request.writer.output_size > 0 and request.transport is not None:
+            # another answer would stand within the one that has begun, which must not look whole
+            request.transport.abort()
         return _refused(Refusal(500, "internal-error", "a fault of Siding's own; its log has the details"))
+
+
+def _has_left(request: web.Request) -> bool:
+    """Whether the caller is gone."""
+    return request.transport is None or request.transport.is_closing()

@@ -1,0 +1,82 @@
+"""What becomes of a fault, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from config.answers import errors_as_json
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def serving(handler: Handler) -> TestServer:
+    app = web.Application(middlewares=[errors_as_json])
+    app.router.add_get("/", handler)
+    return TestServer(app)
+
+
+async def test_a_fault_within_an_answer_breaks_it_off(caplog: pytest.LogCaptureFixture) -> None:
+    async def failing(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"begin")
+        raise ValueError("a fault of ours")
+
+    async with serving(failing) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        got = b""
+        async with asyncio.timeout(10):
+            try:
+                while piece := await reader.read(65536):
+                    got += piece
+            except ConnectionError:
+                pass
+        writer.close()
+    assert got.count(b"HTTP/1.1") <= 1
+    assert b"internal-error" not in got
+    assert not got.endswith(b"0\r\n\r\n")
+    assert [record.getMessage() for record in caplog.records] == ["GET / failed"]
+
+
+async def test_a_fault_before_an_answer_is_told() -> None:
+    async def failing(request: web.Request) -> web.StreamResponse:
+        raise ConnectionResetError("that of somebody else")
+
+    async with (
+        serving(failing) as server,
+        aiohttp.ClientSession() as session,
+        session.get(server.make_url("/")) as told,
+    ):
+        assert told.status == 500
+        assert (await told.json())["error"]["code"] == "internal-error"
+
+
+async def test_who_leaves_is_no_fault(caplog: pytest.LogCaptureFixture) -> None:
+    left: list[str] = []
+
+    async def leaving(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        assert request.transport is not None
+        # as if the caller had, in the moment before it is written to
+        request.transport.abort()
+        try:
+            await response.write(b"x")
+        except ConnectionError as fault:
+            left.append(str(fault))
+            raise
+        return response
+
+    async with serving(leaving) as server, aiohttp.ClientSession() as session:
+        with pytest.raises(aiohttp.ClientError):
+            async with session.get(server.make_url("/")) as answer:
+                await answer.read()
+    assert left == ["Cannot write to closing transport"]
+    assert caplog.records == []
