@@ -22,6 +22,8 @@ VERSION = 1
 DAYS = 90
 """Days that are kept."""
 NO_TEMPLATE = "none"
+MOST_TOKENS = 1_000_000_000
+"""More than any answer has: sums of what an upstream states beyond it, as of counts below 0, could not be written."""
 
 
 @dataclass(slots=True)
@@ -65,11 +67,11 @@ class Usage:
     def of(cls, usage: Mapping[str, Any] | None) -> Usage | None:
         """From a `usage` object; None where it is none."""
         given = usage or {}
-        prompt, completion = _count(given.get("prompt_tokens")), _count(given.get("completion_tokens"))
+        prompt, completion = tokens_in(given, "prompt_tokens"), tokens_in(given, "completion_tokens")
         if prompt is None or completion is None:
             return None
         details = given.get("prompt_tokens_details")
-        cached = _count(details.get("cached_tokens")) if isinstance(details, Mapping) else None
+        cached = tokens_in(details, "cached_tokens") if isinstance(details, Mapping) else None
         return cls(prompt, min(cached or 0, prompt), completion)
 
 
@@ -265,6 +267,12 @@ def day_of(now: float) -> str:
 
 def _count(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def tokens_in(usage: Mapping[str, Any], name: str) -> int | None:
+    """A number of tokens that a `usage` states of one answer; None where it states none."""
+    count = _count(usage.get(name))
+    return count if count is not None and count <= MOST_TOKENS else None
 
 
 def _is_tally(sums: object) -> bool:

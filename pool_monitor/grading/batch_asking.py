@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import orjson
 
+from pool_monitor.grading.accounting import tokens_in
 from pool_monitor.grading.batch_items import Refused
 from pool_monitor.grading.calls import Answer, Ask, Call, Fields, UpstreamFault, value_of
 from pool_monitor.grading.care import error_code, is_hopeless
@@ -113,21 +114,16 @@ def outcome_of(answer: Answer, calls: int) -> Outcome:
 def _tokens_of(document: object) -> Tokens:
     usage = _part(document, "usage")
     return Tokens(
-        _count(usage, "prompt_tokens"),
-        _count(usage, "completion_tokens"),
-        _count(_part(usage, "prompt_tokens_details"), "cached_tokens"),
-        _count(_part(usage, "completion_tokens_details"), "reasoning_tokens"),
+        tokens_in(usage, "prompt_tokens") or 0,
+        tokens_in(usage, "completion_tokens") or 0,
+        tokens_in(_part(usage, "prompt_tokens_details"), "cached_tokens") or 0,
+        tokens_in(_part(usage, "completion_tokens_details"), "reasoning_tokens") or 0,
     )
 
 
 def _part(document: object, name: str) -> Mapping[str, Any]:
     part = document.get(name) if isinstance(document, Mapping) else None
     return part if isinstance(part, Mapping) else {}
-
-
-def _count(usage: Mapping[str, Any], name: str) -> int:
-    value = usage.get(name)
-    return value if isinstance(value, int) else 0
 
 
 # -- asking

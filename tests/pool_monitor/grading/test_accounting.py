@@ -198,6 +198,7 @@ def test_books_outlast_a_table_that_knows_fewer_models() -> None:
         ({"prompt_tokens": "1", "completion_tokens": 2}, None),
         ({"prompt_tokens": True, "completion_tokens": 2}, None),
         ({"prompt_tokens": -1, "completion_tokens": 2}, None),
+        ({"prompt_tokens": 1, "completion_tokens": 2**64 - 1}, None),
         ({"prompt_tokens": 1, "completion_tokens": 2}, Usage(1, 0, 2)),
         ({"prompt_tokens": 1, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 9}}, Usage(1, 1, 2)),
         ({"prompt_tokens": 1, "completion_tokens": 2, "prompt_tokens_details": None}, Usage(1, 0, 2)),

@@ -54,6 +54,20 @@ async def test_an_array_is_answered_in_order(wrapped: Wrapped) -> None:
     assert all(asked.compact for asked in wrapped.upstream.asked)
 
 
+async def test_usage_that_no_answer_can_have_is_none(wrapped: Wrapped) -> None:
+    async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
+        usage = {"prompt_tokens": 10, "completion_tokens": 2**64 - 1}
+        return await whole({**completion(SAID), "usage": usage})
+
+    wrapped.upstream.answering = answering
+    status, told = await send(wrapped, [asked_for(seed=number) for number in range(3)])
+    assert (status, told["summary"]["succeeded"]) == (200, 3)
+    assert told["summary"]["tokens"] == {"prompt": 30, "completion": 0, "total": 30}
+    await wrapped.monitor.monitor.grading.books.counted()
+    books = await wrapped.monitor.get("/api/metrics/grading")
+    assert (books.status, books.document["reported"]["requestsWithout"]) == (200, 3)
+
+
 async def test_lines_are_answered_as_they_finish(wrapped: Wrapped) -> None:
     first = asyncio.Event()
 
