@@ -30,13 +30,6 @@ class Telling:
         self.ended = False
         self._news = asyncio.Event()
 
-    @classmethod
-    def of(cls, answer: Answer) -> Telling:
-        """One that is over already."""
-        telling = cls()
-        telling.whole(answer)
-        return telling
-
     @property
     def begun(self) -> bool:
         return self.status > 0

@@ -174,4 +174,6 @@ async def test_closing_ends_what_is_asked() -> None:
 
 async def test_an_answer_that_is_there_is_told_at_once() -> None:
     answer = Answer(200, FIELDS, b"kept")
-    assert await Telling.of(answer).answer() == answer
+    telling = Telling()
+    telling.whole(answer)
+    assert await telling.answer() == answer
