@@ -40,6 +40,8 @@ log = logging.getLogger("siding.grading")
 KEEP_ALIVE_SECONDS = 15.0
 CALLER_PATIENCE = 8.0
 """Seconds for which who waits in person is kept waiting before another attempt; its own SDK decides beyond that."""
+FAIR_SHARE = 0.5
+"""Of the longest for an answer: who had less of it learns nothing of an upstream that did not answer."""
 
 _AUTOMATIC = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 _DECODED = frozenset({"content-encoding", "content-length"})
@@ -275,12 +277,16 @@ class Upstream:
 
     async def _attempt(self, call: Call, model: str, stream: bool) -> httpx2.Response | Failure:
         assert self._vendor is not None
+        left = call.deadline - self._clock()
         try:
-            async with asyncio.timeout(call.deadline - self._clock()):
+            async with asyncio.timeout(left):
                 response = await self._vendor.post(self._with_own(call.fields), call.body, stream=stream)
         except FAULTS as fault:
-            self._heard(fault)
-            return failure_of(fault)
+            failure = failure_of(fault)
+            # most of what is asked at the end of a batch's time, or of long waiting, has no answer by then
+            if failure is not Failure.SILENT or left >= FAIR_SHARE * self._silence:
+                self._heard(fault)
+            return failure
         self._heard(None)
         if self._lacks_key(call.fields):
             self._key_was_sent(response.status_code)

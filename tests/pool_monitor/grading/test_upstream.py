@@ -489,6 +489,19 @@ async def test_what_the_upstream_itself_does_does_not_open_the_breaker(bench: Be
     assert bench.upstream.breaker_state is BreakerState.CLOSED
 
 
+@pytest.mark.parametrize(("silence", "state"), [(0.1, BreakerState.OPEN), (1.0, BreakerState.CLOSED)])
+async def test_who_has_little_time_left_does_not_open_the_breaker(
+    origin: Origin, silence: float, state: BreakerState
+) -> None:
+    origin.script = Held()
+    async with running(origin, silence_seconds=silence) as bench:
+        for _ in range(5):
+            with pytest.raises(UpstreamFault) as fault:
+                await bench.upstream.complete(bench.call(seconds=0.1))
+            assert fault.value.code == "upstream_timeout"
+        assert bench.upstream.breaker_state is state
+
+
 async def test_who_waits_for_a_turn_is_counted_and_leaves_by_the_deadline(origin: Origin) -> None:
     origin.script = held = Held()
     async with running(origin, capacity=1, most_waiting=1) as bench:
