@@ -150,7 +150,7 @@ class GradingPart:
 
     async def _v1(self, request: web.Request) -> web.StreamResponse:
         taking = self._local_batches and not self._flags.bypass
-        own = self.upstream.is_own(request.headers.get("CDN-Loop", ""))  # grading refuses it
+        own = self.upstream.is_own(request.headers.getall("CDN-Loop", ()))  # grading refuses it
         if not own and self.batches.concerns(request, taking=taking):
             return await self.batches.handle(request)
         return await self.grading.handle(request)

@@ -140,7 +140,7 @@ class Grading:
         began = self._clock()
         served = request[SERVED] = Served(chat=request.method == "POST" and request.raw_path == CHAT)
         try:
-            self._upstream.refuse_own(request.headers.get("CDN-Loop", ""))
+            self._upstream.refuse_own(request.headers.getall("CDN-Loop", ()))
             if served.chat and not self._flags.bypass:
                 return await self._chat(request, served)
             served.left = Left.OFF if served.chat else None

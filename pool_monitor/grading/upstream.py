@@ -12,7 +12,7 @@ import random
 import secrets
 import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from itertools import count
@@ -360,13 +360,13 @@ class Upstream:
 
     # -- both
 
-    def is_own(self, loop: str) -> bool:
-        """Whether a request comes from here itself. loop -- what its field CDN-Loop says."""
-        return self._mark in loop
+    def is_own(self, loops: Sequence[str]) -> bool:
+        """Whether a request comes from here itself. loops -- what its fields CDN-Loop say, others' among them."""
+        return any(self._mark in loop for loop in loops)
 
-    def refuse_own(self, loop: str) -> None:
+    def refuse_own(self, loops: Sequence[str]) -> None:
         """Refuse what comes from here itself. Raises UpstreamFault."""
-        if not self.is_own(loop):
+        if not self.is_own(loops):
             return
         if self._told_loops.news("loop"):
             log.error("GRADING_UPSTREAM_URL %s leads back to this monitor: what comes back is refused", self.url)

@@ -95,7 +95,7 @@ async def test_what_comes_back_by_another_name_of_this_machine_is_refused(conten
         await child.line("pool monitor: ")
         async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
             for target in ("/v1/chat/completions", "/v1/files", "/v1/batches", "/v1/chat/completions"):
-                async with session.post(target, data=content) as answer:
+                async with session.post(target, data=content, headers={"CDN-Loop": "another"}) as answer:
                     assert answer.status == 502
                     assert (await answer.json(content_type=None))["error"]["code"] == "loop"
         child.send(signal.SIGTERM)
