@@ -110,14 +110,15 @@ class BatchesApi:
         if boundary is None:
             return await self._forward(request, _rest(request))
         form, draft = Form(boundary), self._files.draft()
-        async with aclosing(pieces_of(request)) as pieces:
-            try:
-                kept = await self._kept(request, form, draft) if await _is_ours(form, draft, pieces) else None
-                if kept is None:
-                    return await self._forward(request, _chained(draft, pieces))
-                return answer_json(200, kept.document)
-            finally:
-                draft.discard()
+        # not closed here: the upstream may answer before it has them all, and then they are still being sent
+        pieces = pieces_of(request)
+        try:
+            kept = await self._kept(request, form, draft) if await _is_ours(form, draft, pieces) else None
+            if kept is None:
+                return await self._forward(request, _chained(draft, pieces))
+            return answer_json(200, kept.document)
+        finally:
+            draft.discard()
 
     async def _kept(self, request: web.Request, form: Form, draft: Draft) -> File | None:
         """None where there is no room for it."""
@@ -132,11 +133,11 @@ class BatchesApi:
 
     async def _create(self, request: web.Request) -> web.StreamResponse:
         content = b""
-        async with aclosing(pieces_of(request)) as pieces:
-            async for piece in pieces:
-                content += piece
-                if len(content) > MOST_REQUEST_BYTES:
-                    return await self._forward(request, _joined(content, pieces))
+        pieces = pieces_of(request)
+        async for piece in pieces:
+            content += piece
+            if len(content) > MOST_REQUEST_BYTES:
+                return await self._forward(request, _joined(content, pieces))
         given = _object(content)
         input_id = given.get("input_file_id")
         if not (isinstance(input_id, str) and input_id.startswith(FILE_PREFIX)):

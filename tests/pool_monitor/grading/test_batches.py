@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import json
 import os
 import resource
@@ -257,6 +259,28 @@ async def test_a_waiting_batch_outlasts_its_file(wrapped: Wrapped) -> None:
         for one in running:
             await ended(sdk, one)
         await until(lambda: files._on_disk == len(files))
+
+
+@pytest.mark.parametrize("path", ["/v1/files", "/v1/batches"])
+async def test_an_upstream_that_answers_before_it_has_everything(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno")
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(65536):
+                pass
+        writer.close()
+
+    content = multipart(("purpose", b"assistants"), ("file", b"x" * 20_000_000))
+    headers = {"Content-Type": "multipart/form-data; boundary=xyz"}
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        async with (
+            running_monitor(None, grading_upstream_url=url) as monitor,
+            monitor.session.post(path, data=io.BytesIO(content), headers=headers) as answer,
+        ):
+            assert (answer.status, await answer.read()) == (413, b"no")
+    assert "failed" not in caplog.text
 
 
 async def test_a_waiting_batch_takes_no_descriptor(wrapped: Wrapped) -> None:
