@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from itertools import count
+from urllib.parse import unquote
 
 import aiohttp
 from multidict import CIMultiDict
@@ -19,6 +21,25 @@ Content = bytes | AsyncIterable[bytes] | None
 
 _NOT_FORWARDED = frozenset({"expect", "host"})
 """Expect was answered by the server here."""
+
+
+_BETWEEN_SEGMENTS = re.compile(r"[/\\]")
+
+
+def leads_out(path: str) -> bool:
+    """Whether it is above the base that it is appended to, as an upstream may decode it: our key is not for that."""
+    depth = 0
+    for segment in _BETWEEN_SEGMENTS.split(unquote(unquote(path.partition("?")[0]))):
+        match segment.partition(";")[0]:
+            case "" | ".":
+                pass
+            case "..":
+                depth -= 1
+            case _:
+                depth += 1
+        if depth < 0:
+            return True
+    return False
 
 
 class Forwarded:
@@ -107,7 +128,7 @@ class Forwarding:
             self._observe.forwarded(outcome, self._clock() - began)
 
     def _url_of(self, path: str) -> URL:
-        if path and path[0] not in "/?":
+        if (path and path[0] not in "/?") or leads_out(path):
             raise UpstreamFault(404, "unknown_url", "there is no such path below /v1", "invalid_request_error")
         if "#" in path:
             raise UpstreamFault(400, "invalid_url", "a request's target has no fragment", "invalid_request_error")

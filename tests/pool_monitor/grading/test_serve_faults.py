@@ -174,6 +174,29 @@ async def test_targets_arrive_as_they_were_written(wrapped: Wrapped, target: byt
     assert [asked.path for asked in wrapped.upstream.asked] == [arrives]
 
 
+@pytest.mark.parametrize(
+    ("path", "there"),
+    [
+        ("/..", False),
+        ("/../admin", False),
+        ("/files/../../admin", False),
+        ("/%2e%2E/admin", False),
+        ("/%252e%252e/admin", False),
+        ("/..%2fadmin", False),
+        ("/..\\admin", False),
+        ("//..;x=1/admin", False),
+        ("/files/../models", True),
+        ("/files/..a/...", True),
+        ("/models?x=/../../..", True),
+    ],
+)
+async def test_what_is_above_the_base_of_the_api_is_not_below_v1(wrapped: Wrapped, path: str, there: bool) -> None:
+    wrapped.upstream.answering = fine
+    got = await sent(wrapped.url, request(b"", path=b"/v1" + path.encode(), method=b"GET"))
+    assert got.startswith(b"HTTP/1.1 200" if there else b"HTTP/1.1 404")
+    assert [asked.path for asked in wrapped.upstream.asked] == (["/v1" + path] if there else [])
+
+
 async def test_what_the_vendor_keeps_is_asked_as_it_is_each_time(wrapped: Wrapped) -> None:
     assert await together(wrapped, graded(wrapped.sdk(), store=True), graded(wrapped.sdk(), store=True)) == 2
     assert not any(asked.compact for asked in wrapped.upstream.asked)
