@@ -287,11 +287,8 @@ class Grading:
         produce: Callable[[Telling], Any],
     ) -> web.StreamResponse:
         """From what is kept, or from an equal request that is being asked, or asked now."""
-        if self._keeps(call) and (kept := await self._stored.find(key)) is not None:
-            answer, where, left = kept
-            served.found = Found.HIT if where is Where.MEMORY else Found.SHARED
-            served.status = answer.status
-            self._spare(decision, answer)
+        if (kept := await self._kept(call, decision, key, served)) is not None:
+            answer, left = kept
             return await self._tell_answer(request, answer, f"siding; hit; ttl={left:.0f}")
         key_in_flight = _in_lane(key, call) if self._flags.dedup else None
         while True:
@@ -309,6 +306,17 @@ class Grading:
                 response = await self._tell(request, telling, served, _with_status(fields, COLLAPSED))
                 self._spare(decision, Answer(served.status, fields, telling.content))
                 return response
+
+    async def _kept(self, call: Call, decision: Decision, key: bytes, served: Served) -> tuple[Answer, float] | None:
+        """An answer that is there, and the seconds it has left."""
+        found = await self._stored.find(key) if self._keeps(call) else None
+        if found is None:
+            return None
+        answer, where, left = found
+        served.found = Found.HIT if where is Where.MEMORY else Found.SHARED
+        served.status = answer.status
+        self._spare(decision, answer)
+        return answer, left
 
     def _has_time(self, call: Call, fault: UpstreamFault) -> bool:
         """Whether one who came late may ask when the time of the first was over."""
@@ -395,9 +403,7 @@ class Grading:
         shares = self._flags.dedup and not self._flags.bypass and shareable(call, known=decision.known)
         try:
             key = await self._key(call, decision.form, LARGE_BYTES + 1)
-            if not self._flags.bypass and self._keeps(call) and (kept := await self._stored.find(key)) is not None:
-                served.found, served.status = Found.HIT, kept[0].status
-                self._spare(decision, kept[0])
+            if not self._flags.bypass and (kept := await self._kept(call, decision, key, served)) is not None:
                 return kept[0]
             while True:
                 async with self.collapse.join(_in_lane(key, call) if shares else None, produce) as (telling, collapsed):

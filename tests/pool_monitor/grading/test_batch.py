@@ -15,6 +15,8 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from pool_monitor.grading.batch_http import form_asked
+from pool_monitor.grading.calls import Answer
+from pool_monitor.grading.stored import Where
 from tests.pool_monitor.grading.samples import pretty
 from tests.pool_monitor.grading.test_serve import FULL, SAID, Wrapped, asked_for, says, wrapping
 from tests.pool_monitor.grading.upstreams import Asked, completion, whole
@@ -130,6 +132,22 @@ async def test_what_is_not_shared_outside_of_batches_is_not_shared_in_them(wrapp
 async def test_items_at_temperature_0_are_asked_once(wrapped: Wrapped) -> None:
     _, told = await send(wrapped, [with_schema(SCHEMA)] * 3)
     assert (len(wrapped.upstream.asked), told["summary"]["collapsed"]) == (1, 2)
+
+
+@pytest.mark.parametrize(("where", "found"), [(Where.MEMORY, "hit"), (Where.SHARED, "shared")])
+async def test_answers_that_are_kept_are_told_of_by_where_they_were(
+    wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch, where: Where, found: str
+) -> None:
+    async def find(key: bytes) -> tuple[Answer, Where, float]:
+        return Answer(200, (), json.dumps(completion("kept")).encode()), where, 9.0
+
+    monkeypatch.setattr(wrapped.monitor.monitor.grading.stored, "find", find)
+    await wrapped.flag(ENABLE_COMPLETION_CACHE=True)
+    status, told = await send(wrapped, [asked_for(temperature=0)])
+    assert (status, told["results"][0]["response"]["choices"][0]["message"]["content"]) == (200, "kept")
+    labels = {"what": "compact", "found": found, "status": "2xx"}
+    assert wrapped.metric("siding_grading_requests_total", **labels) == 1
+    assert wrapped.upstream.asked == []
 
 
 async def test_with_dedup_off_each_is_asked(wrapped: Wrapped) -> None:
