@@ -12,7 +12,7 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Final, cast
 from urllib.parse import urlsplit
 
@@ -111,11 +111,13 @@ class OriginClient:
         on_interim: OnInterim | None = None,
         *,
         upgrade: bool = False,
+        on_sent: Callable[[], None] | None = None,
     ) -> OriginResponse:
         """Send a request and wait for the head of its final response.
 
         fields -- without framing. content -- octets, or pieces of `length` octets altogether (None: chunked).
-        on_interim -- is given each 1xx. Raises NoAnswer, and whatever `content` raises.
+        on_interim -- is given each 1xx. on_sent -- called once its head is on the way, and not before.
+        Raises NoAnswer, and whatever `content` raises.
         """
         wire = _wire(method, target, fields, content, length)
         repeatable = method in IDEMPOTENT and not isinstance(content, AsyncIterator)
@@ -129,6 +131,8 @@ class OriginClient:
                     connection = await self._connect()
                 self._busy.add(connection)
                 connection.ask(method, wire, on_interim, upgrade=upgrade)
+                if on_sent is not None:
+                    on_sent()
                 if isinstance(content, AsyncIterator):
                     connection.send(content, chunked=length is None, expect="expect" in fields)
                 try:

@@ -11,6 +11,9 @@ from proxy.policy.messages import Fields, RequestHead, ResponseHead
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PROPFIND", "REPORT", "SEARCH", "QUERY"})
 """Methods that only read (RFC 9110 9.2.1 and the IANA registry)."""
 
+UNANSWERED = ResponseHead(200, "", Fields())
+"""What counts in place of an answer that never came to a request that the origin may have had: it may have done it."""
+
 MAX_TAGS = 64
 MAX_TAG_CHARACTERS = 256
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}

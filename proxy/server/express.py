@@ -422,12 +422,13 @@ class Passing:
                 log.exception("what became of a response could not be learnt")
 
     def give_up(self) -> None:
-        """Whatever is still on its way is not wanted. Idempotent."""
+        """Whatever is still on its way is not wanted; what was asked for may be done all the same. Idempotent."""
         connection, self._connection = self._connection, None
         self._stop_waiting()
         if connection is not None:
             connection.shortcut = None
             self._express.origin.drop(connection)
+            self._express.invalidate(self.plain, invalidation.UNANSWERED.status)
 
     def abandon(self) -> None:
         """The client left, or was cut."""

@@ -31,6 +31,7 @@ async def ask(
     exchange = visit.exchange
     if exchange.passing is not None and exchange.passing.stands_for(request, exchange.head):
         exchange.content_received = len(exchange.passing.content)
+        visit.note_sent()
         response = await exchange.passing.response()
         if response is not None:
             return response
@@ -51,7 +52,14 @@ async def ask(
 
     async def send(fields: Fields) -> OriginResponse:
         return await shared.origin.request(
-            request.method, request.target, fields, content, length, on_interim=on_interim, upgrade=upgrade
+            request.method,
+            request.target,
+            fields,
+            content,
+            length,
+            on_interim=on_interim,
+            upgrade=upgrade,
+            on_sent=visit.note_sent,
         )
 
     trace = visit.observation.trace

@@ -197,7 +197,7 @@ class Handler:
         """BYPASS: nothing is looked up, made, coded or stored. What is invalidated stays so when it ends."""
         visit.observation.outcome = Outcome.BYPASS
         visit.observation.forward = Forward.BYPASS
-        response = await ask_for_one(self._shared, visit)
+        response = await self._ask(visit)
         await self._invalidate(visit, response.head)
         await relay(self._shared, visit, response, received(self._shared, response))
 
@@ -207,7 +207,7 @@ class Handler:
         visit.observation.forward = Forward.METHOD
         passing, invalidations = visit.exchange.passing, self._shared.invalidations
         epoch = invalidations.epoch if passing is None else passing.epoch
-        response = await ask_for_one(self._shared, visit)
+        response = await self._ask(visit)
         keeping = storability.stands_for_get(visit.exchange.head, response.head) and self._shared.flags.query_cache
         if keeping:
             # by others; what it invalidates itself it is newer than
@@ -296,21 +296,39 @@ class Handler:
         observation.error = code
         await answer.from_store(self._shared, visit, stored, now=self._shared.wall())
 
+    async def _ask(self, visit: Visit) -> OriginResponse:
+        """Pass the request on. Where no answer comes the origin may have done all the same what it was asked to."""
+        try:
+            return await ask_for_one(self._shared, visit)
+        except (ClientGone, asyncio.CancelledError):
+            if visit.was_sent:
+                # there is nobody to wait with his answer
+                self._make_invalid(visit, invalidation.UNANSWERED)
+            raise
+        except Exception:
+            if visit.was_sent:
+                await self._invalidate(visit, invalidation.UNANSWERED)
+            raise
+
     async def _invalidate(self, visit: Visit, response: ResponseHead) -> None:
         """Before the client learns of its success, so that its next request already sees the change."""
+        known = self._make_invalid(visit, response)
+        if known is not None:
+            # others wait for it as well
+            await asyncio.wait((known,))
+
+    def _make_invalid(self, visit: Visit, response: ResponseHead) -> asyncio.Future[None] | None:
+        """See `Shared.invalidate`."""
         shared, request = self._shared, visit.exchange.head
         if response.status >= 400:
-            return
+            return None
         rules = shared.routes.invalidated_by(request.method, request.path)
         tags = [policy.route_tag(rule.name) for rule in rules]
         tags += invalidation.invalidated_groups(request, response)
         uris: tuple[str, ...] = ()
         if visit.rule is None and invalidation.invalidates(request, response.status):
             uris = invalidation.invalidated_uris(request, response)
-        known = shared.invalidate(tags, uris)
-        if known is not None:
-            # others wait for it as well
-            await asyncio.wait((known,))
+        return shared.invalidate(tags, uris)
 
     # -- steps 4 to 7: look up, decide
 
@@ -551,7 +569,7 @@ class Handler:
         observation = visit.observation
         observation.outcome = Outcome.PASS
         answer.note_forward(observation, forward)
-        response = await ask_for_one(self._shared, visit)
+        response = await self._ask(visit)
         await self._invalidate(visit, response.head)
         await hand_on(self._shared, visit, response, received(self._shared, response))
 

@@ -99,6 +99,7 @@ class Visit:
 
     content -- the request's content when it had to be read whole (to be keyed); None while unread.
     asked_at -- when the origin was asked for this client alone, on the monotonic clock.
+    was_sent -- the origin may have the request, or a part of it.
     shown_key -- the cache key, where CACHE_STATUS_KEY lets it be told.
     response -- of the origin, for this client alone; it is closed at the latest when the request is over.
     sent -- head and content of the answer, unless it was coded here as it went;
@@ -112,6 +113,7 @@ class Visit:
     rule: Rule | None = None
     content: bytes | None = None
     asked_at: float | None = None
+    was_sent: bool = False
     shown_key: str | None = None
     sent: tuple[ResponseHead, bytes | None] | None = None
     response: OriginResponse | None = None
@@ -122,6 +124,10 @@ class Visit:
             self.close()
         self.response = response
         return response
+
+    def note_sent(self) -> None:
+        """The request is on its way to the origin."""
+        self.was_sent = True
 
     def leave(self) -> None:
         """What the origin says is for others as well from now on."""
