@@ -84,6 +84,7 @@ class OriginClient:
         self._logs = logs
         self._told_until: dict[str, float] = {}
         self._closed = False
+        self._heads_exceed = False
         self.in_use = 0
 
     def __repr__(self) -> str:
@@ -337,8 +338,21 @@ class OriginClient:
     # -- after the answer
 
     def _idle_lost(self, connection: OriginConnection) -> None:
+        if connection.exceeded:
+            self._note_excess(connection)
         if connection in self._resting:
             self._resting.remove(connection)
+
+    def _note_excess(self, connection: OriginConnection) -> None:
+        """An origin that sends the content in answer to HEAD may send it late, and the next request's answer it is not.
+
+        So from now on there is no next request on such a connection.
+        """
+        if connection.method == "HEAD" and not self._heads_exceed:
+            self._heads_exceed = True
+            log.warning(
+                "%s sends more than a head in answer to HEAD: no connection is used again after one", self._name
+            )
 
     def _drop(self, connection: OriginConnection) -> None:
         self._busy.discard(connection)
@@ -347,7 +361,9 @@ class OriginClient:
     def done(self, connection: OriginConnection, now: float) -> None:
         """An exchange is over: keep its connection if it can be used again. now -- on the monotonic clock."""
         self._busy.discard(connection)
-        if connection.reusable and not self._closed:
+        if connection.exceeded:
+            self._note_excess(connection)
+        if connection.reusable and not self._closed and not (self._heads_exceed and connection.method == "HEAD"):
             self._rest(connection, now)
         else:
             connection.abandon()

@@ -46,7 +46,7 @@ class OriginConnection:
     """A connection, for one exchange at a time.
 
     idle_timeout -- seconds of the origin's silence that are borne. name -- what it is called in words.
-    method -- of the request that was asked last.
+    method -- of the request that was asked last. exceeded -- more came than the answer to it.
 
     An `asyncio.Protocol` in all but its parent, with which it could not be compiled.
     """
@@ -92,6 +92,7 @@ class OriginConnection:
         self.head: ResponseHead | None = None
         self.length: int | None = None
         self.complete = False
+        self.exceeded = False
         self.fault: Exception | None = None
 
     # -- asking
@@ -344,7 +345,7 @@ class OriginConnection:
             return
         if not self._asked or self.complete:
             # nothing was asked for: whoever reads this next must not take it for an answer
-            self._keep = False
+            self._keep, self.exceeded = False, True
             self.abort()
             return
         self.received += len(data)
@@ -410,7 +411,7 @@ class OriginConnection:
     def on_message_begin(self) -> None:
         if self.head is not None or self.complete:
             # a second answer to one question
-            self._keep = False
+            self._keep, self.exceeded = False, True
             raise errors.OriginMalformed(f"{self._name} answered twice")
         self._lines = []
         self._reason = b""
@@ -471,7 +472,7 @@ class OriginConnection:
 
     def on_body(self, body: bytes) -> None:
         if self.complete:
-            self._keep = False
+            self._keep, self.exceeded = False, True
             return
         if self.head is None:
             # where the final response begins is not certain: for llhttp it is behind what a Content-Length counts

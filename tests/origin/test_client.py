@@ -261,6 +261,38 @@ async def test_content_of_an_answer_to_head_is_not_the_next_answer(origin: Origi
         assert at_rest(client)
 
 
+@pytest.mark.parametrize("first", ["at once", "while idle"])
+async def test_after_content_of_an_answer_to_head_none_is_waited_for(
+    origin: Origin, first: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The next time it comes only when the next request is there: what came then would be its answer."""
+    late, wrong = set(), b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong"
+    writers: list[asyncio.StreamWriter] = []
+
+    async def script(turn: Turn) -> None:
+        writers.append(turn.writer)
+        if turn.request.method == "HEAD":
+            await turn.send(
+                b"HTTP/1.1 200 OK\r\nContent-Length: 43\r\n\r\n" + wrong * (turn.request.target == "/first")
+            )
+            late.add(turn.writer)
+        else:
+            await turn.send(wrong * (turn.writer in late))
+            await turn.answer("right")
+
+    origin.script = script
+    async with client_of(origin.url) as client:
+        (await ask(client, "HEAD", "/first" if first == "at once" else "/a")).close()
+        if first == "while idle":
+            writers[0].write(wrong)
+            await until(lambda: client.idle == 0)
+        for _ in range(2):
+            (await ask(client, "HEAD")).close()
+            assert await read_all(await ask(client)) == b"right"
+        assert at_rest(client)
+    assert len(caplog.records) == 1
+
+
 async def test_an_answer_left_before_its_end_ends_its_connection(origin: Origin) -> None:
     async def script(turn: Turn) -> None:
         await turn.send("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello")
