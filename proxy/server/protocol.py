@@ -66,6 +66,8 @@ READ_SECONDS = 60.0
 """The longest silence of a client that owes content (nginx: client_body_timeout)."""
 EARLY_BYTES = 64 * 1024
 """Held of what a client sends before it has its answer; then it is no longer read."""
+MAX_LOOKS = 16
+"""How many empty lines in one segment of chunks are looked at, whether they are the last."""
 MAX_TARGET_BYTES = 16 * 1024
 MAX_FIELD_BYTES = 32 * 1024
 MAX_FIELD_LINES = 200
@@ -200,6 +202,7 @@ class ClientConnection(RequestHandler):
 
     __slots__ = (
         "_begun",
+        "_chunks",
         "_early",
         "_new",
         "_owed",
@@ -229,8 +232,10 @@ class ClientConnection(RequestHandler):
         self._new = True
         # whether aiohttp's parser has nothing of a message, once it has no request to serve
         self._whole = True
-        # the last octets of the beginning of a head that the parser has
+        # the last octets of the beginning of a head that the parser has, or of chunks
         self._begun = b""
+        # content whose end is not known here
+        self._chunks: StreamReader | None = None
         # octets of content still to come of the request parsed last; -1 where that is not known
         self._owed = -1
 
@@ -295,9 +300,10 @@ class ClientConnection(RequestHandler):
         """Have aiohttp parse the octets of one request; those behind it wait until it is answered (RFC 9112 9.3.2).
 
         Given both at once it drops the request, though it is complete, when what follows is malformed. No octet is
-        left out, nor given to it before another that came earlier. Where chunks end is not known here.
+        left out, nor given to it before another that came earlier.
         """
         if begins:
+            self._chunks = None
             seen = self._begun + data
             at = seen.find(_HEAD_END)
             end = len(data) if at < 0 else at + len(_HEAD_END) - len(self._begun)
@@ -305,6 +311,8 @@ class ClientConnection(RequestHandler):
             head, data = data[:end], data[end:]
             self._parse(head)
             self._owed = self._length()
+            if self._owed < 0 and self._messages:
+                self._chunks = self._messages[0][1]
             self._whole = not self._owed if self._owed >= 0 else head.endswith(_HEAD_END)
         if self._owed > 0:
             content, data = data[: self._owed], data[self._owed :]
@@ -312,6 +320,8 @@ class ClientConnection(RequestHandler):
                 self._parse(content)
             self._owed -= len(content)
             self._whole = not self._owed
+        elif self._chunks is not None and data:
+            data = self._parse_chunks(self._chunks, data)
         if not data:
             return
         if self._owed == 0 and not self._upgraded and (self._early or self._messages or self._request_in_progress):
@@ -324,6 +334,29 @@ class ClientConnection(RequestHandler):
         self._begun = b""
         self._whole = data.endswith(_HEAD_END)
         self._parse(data)
+
+    def _parse_chunks(self, content: StreamReader, data: bytes) -> bytes:
+        """Have aiohttp parse chunks as far as their end; returns what is behind it.
+
+        The end is an empty line (RFC 9112 7.1), which their content has as well: it is asked after each.
+        """
+        seen, parsed, end = self._begun + data, len(self._begun), 0
+        for _ in range(MAX_LOOKS):
+            at = seen.find(_HEAD_END, end)
+            if at < 0 or content.exception() is not None:
+                break
+            end = at + len(_HEAD_END)
+            self._parse(seen[parsed:end])
+            parsed = end
+            if content.is_eof():
+                self._owed, self._whole = 0, True
+                self._begun, self._chunks = b"", None
+                return seen[end:]
+        if parsed < len(seen):
+            self._parse(seen[parsed:])
+        self._begun = seen[-3:]
+        self._whole = False
+        return b""
 
     def _length(self) -> int:
         """The length of the content whose head has just been parsed; -1 where it is chunked, or no head is complete."""

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from proxy.server.protocol import EARLY_BYTES
+from proxy.server.protocol import EARLY_BYTES, MAX_LOOKS
 from tests.support import PATIENCE, Client, Origin, Turn, running_proxy, until
 
 FIELDS = "Host: app.example\r\n"
@@ -18,11 +18,12 @@ FIRST = {
     "odd get": f"GET /1 HTTP/1.1\r\n{FIELDS}{ODD}\r\n",
     "odd post": f"POST /1 HTTP/1.1\r\n{FIELDS}{ODD}Content-Length: 2\r\n\r\nhi",
     "chunks": f"POST /1 HTTP/1.1\r\n{FIELDS}Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+    "odd chunks": f"POST /1 HTTP/1.1\r\n{FIELDS}Transfer-Encoding: chunked\r\n\r\n2;a=b\r\nhi\r\n0;c\r\nX: y\r\n\r\n",
     "upgrade": f"GET /1 HTTP/1.1\r\n{FIELDS}Connection: upgrade\r\nUpgrade: websocket\r\n\r\n",
 }
 
 
-ALL_AT_ONCE = {"chunks", "upgrade"}
+ALL_AT_ONCE = {"upgrade"}
 """What follows these is given to aiohttp as it comes."""
 WRONG = ["GET /3 HTTP/1.1\r\nHost : a\r\n\r\n", "NOT HTTP\r\n\r\n", "\x16\x03\x01"]
 
@@ -91,6 +92,25 @@ async def test_requests_are_told_apart_wherever_they_are_cut(origin: Origin) -> 
             await client.send(stream[cut:])
             assert [(await client.response()).content.decode() for _ in names] == expected
             client.close()
+
+
+@pytest.mark.parametrize("lines", [1, MAX_LOOKS - 2, MAX_LOOKS, 3 * MAX_LOOKS])
+async def test_empty_lines_among_chunks_are_not_their_end(origin: Origin, lines: int) -> None:
+    """Where there are too many they are not looked at: what follows is read with them, and answered in its turn."""
+    content = "\r\n\r\n" * lines
+    chunks = f"{len(content):x}\r\n{content}\r\n0\r\n\r\n"
+    sent = f"PUT /1 HTTP/1.1\r\n{FIELDS}Transfer-Encoding: chunked\r\n\r\n{chunks}"
+    for cut in {0, *range(len(sent) - 12, len(sent), 2)}:
+        async with running_proxy(origin.url) as proxy:
+            client = await proxy.connect()
+            await send(client, 3 * sent + (WRONG[0] if lines < MAX_LOOKS else FIRST["get"]), cut)
+            assert [(await client.response()).status for _ in range(4)] == [
+                200,
+                200,
+                200,
+                400 if lines < MAX_LOOKS else 200,
+            ]
+    assert {request.content.decode() for request in origin.requests if request.method == "PUT"} == {content}
 
 
 @pytest.mark.parametrize("first", ["post", "odd post", "odd get"])
