@@ -250,6 +250,8 @@ class ClientConnection(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """What is being answered is given up."""
         super().connection_lost(exc)
+        # it keeps the connection, and would be kept by it
+        self._chunks = None
         if self._passing is not None:
             self._passing.abandon()
             self._passing = None
@@ -372,6 +374,8 @@ class ClientConnection(RequestHandler):
     def _parse(self, data: bytes) -> None:
         super().data_received(data)
         if self._messages and not hasattr(fault := self._messages[-1][0], "raw_headers"):
+            # it may be kept by this connection, which it would keep otherwise
+            fault.exc.__traceback__ = None
             # content that stops making sense fails the request being read, at once
             if len(self._messages) > 1:
                 content = self._messages[-2][1]
@@ -504,6 +508,15 @@ class ClientConnection(RequestHandler):
         self._quiet = False
         if not self._request_in_progress and not self._messages:
             self.force_close()
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """Content that makes no sense is the client's fault, also where nobody but aiohttp reads it any more."""
+        fault = kw.get("exc_info")
+        if isinstance(fault, RequestPayloadError):
+            # the content keeps it, and would be kept by it
+            fault.__traceback__ = None
+        else:
+            super().log_exception(*args, **kw)
 
     def _make_error_handler(self, err_info: _ErrInfo) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
         fault = _client_error(err_info.exc)

@@ -199,7 +199,11 @@ async def test_too_much_content_is_a_413(origin: Origin, framing: str) -> None:
     assert (answer.status, code_of(answer)) == (413, "content-too-large")
 
 
-async def test_broken_chunks_fail_the_request_and_end_the_connection(origin: Origin) -> None:
+async def test_broken_chunks_fail_the_request_and_end_the_connection(
+    origin: Origin, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log is not told of it as of a fault of Siding's."""
+
     async def script(turn: Turn) -> None:
         await turn.content()
         await turn.answer("fooled")
@@ -211,6 +215,7 @@ async def test_broken_chunks_fail_the_request_and_end_the_connection(origin: Ori
         answer = await client.response()
         assert await client.at_end()
     assert (answer.status, code_of(answer)) == (400, "malformed-request")
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize(
