@@ -26,6 +26,8 @@ log = logging.getLogger("siding.origin")
 
 IDLE_SECONDS = 4.0
 """Less than the 5 s after which Node closes an idle connection, so that it is hardly ever met while closing."""
+HEAD_SECONDS = 0.05
+"""After HEAD a connection is left alone for so long: content that some origins send all the same has come by then."""
 UNREPEATABLE_IDLE_SECONDS = 1.0
 """A request that cannot be sent twice uses only a connection that was idle for less."""
 SWEEP_SECONDS = 1.0
@@ -227,21 +229,27 @@ class OriginClient:
         self.in_use -= 1
 
     def _take(self, repeatable: bool, now: float) -> OriginConnection | None:
-        """The idle connection used last, if it may be used for this request."""
-        while self._resting:
-            connection = self._resting[-1]
+        """The idle connection used last of those that may be used for this request."""
+        resting = self._resting
+        at = len(resting)
+        while at:
+            at -= 1
+            connection = resting[at]
+            after_head = connection.method == "HEAD"
+            if after_head and now - connection.idle_since < HEAD_SECONDS:
+                continue
             if not connection.alive or connection.idle_until <= now:
-                self._resting.pop()
+                del resting[at]
                 connection.abandon()
                 continue
             if not repeatable and now - connection.idle_since > UNREPEATABLE_IDLE_SECONDS:
                 return None
-            if (not repeatable or connection.method == "HEAD") and connection.has_news():
-                # after HEAD it may be the content, which some origins send all the same (RFC 9110 9.3.2)
-                self._resting.pop()
+            if (not repeatable or after_head) and connection.has_news():
+                del resting[at]
                 connection.abandon()
                 continue
-            return self._resting.pop()
+            del resting[at]
+            return connection
         return None
 
     def _new_connection(self) -> asyncio.Protocol:
@@ -344,9 +352,9 @@ class OriginClient:
             self._resting.remove(connection)
 
     def _note_excess(self, connection: OriginConnection) -> None:
-        """An origin that sends the content in answer to HEAD may send it late, and the next request's answer it is not.
+        """An origin that sends the content in answer to HEAD may also send it late, when the next request is there.
 
-        So from now on there is no next request on such a connection.
+        It would be taken for the answer to that (RFC 9110 9.3.2): from now on there is none on such a connection.
         """
         if connection.method == "HEAD" and not self._heads_exceed:
             self._heads_exceed = True

@@ -241,8 +241,11 @@ async def test_what_comes_unasked_ends_an_idle_connection(origin: Origin) -> Non
         assert await read_all(await ask(client)) == b"a"
 
 
-async def test_content_of_an_answer_to_head_is_not_the_next_answer(origin: Origin) -> None:
+async def test_content_of_an_answer_to_head_is_not_the_next_answer(
+    origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is there before the next request is sent, and has not been read yet."""
+    monkeypatch.setattr(module, "HEAD_SECONDS", 0.0)
     writers: list[asyncio.StreamWriter] = []
 
     async def script(turn: Turn) -> None:
@@ -263,9 +266,10 @@ async def test_content_of_an_answer_to_head_is_not_the_next_answer(origin: Origi
 
 @pytest.mark.parametrize("first", ["at once", "while idle"])
 async def test_after_content_of_an_answer_to_head_none_is_waited_for(
-    origin: Origin, first: str, caplog: pytest.LogCaptureFixture
+    origin: Origin, first: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next time it comes only when the next request is there: what came then would be its answer."""
+    monkeypatch.setattr(module, "HEAD_SECONDS", 0.0)
     late, wrong = set(), b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong"
     writers: list[asyncio.StreamWriter] = []
 
@@ -315,7 +319,35 @@ async def test_what_is_unread_when_the_client_closes_is_not_taken_for_complete(o
         await response.read()
 
 
-async def test_a_head_answer_with_a_length_leaves_the_connection_usable(origin: Origin) -> None:
+async def test_after_head_a_connection_rests_a_moment(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others are used meanwhile, and it is itself afterwards."""
+    monkeypatch.setattr(module, "HEAD_SECONDS", PATIENCE)
+
+    async def script(turn: Turn) -> None:
+        if turn.request.method == "HEAD":
+            heads.add(turn.writer)
+        elif turn.writer in heads:
+            await turn.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong")
+        await turn.answer("right")
+
+    heads: set[asyncio.StreamWriter] = set()
+    origin.script = script
+    async with client_of(origin.url) as client:
+        for _ in range(2):
+            (await ask(client, "HEAD")).close()
+            assert await read_all(await ask(client)) == b"right"
+            assert await read_all(await ask(client)) == b"right"
+        assert (origin.connections, client.idle) == (3, 3)
+        monkeypatch.setattr(module, "HEAD_SECONDS", 0.0)
+        for _ in range(3):
+            (await ask(client, "HEAD")).close()
+        assert origin.connections == 3
+
+
+async def test_a_head_answer_with_a_length_leaves_the_connection_usable(
+    origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HEAD_SECONDS", 0.0)
     async with client_of(origin.url) as client:
         for _ in range(3):
             response = await ask(client, "HEAD")

@@ -219,7 +219,11 @@ async def test_responses_without_content_keep_the_connection_in_step(
     assert origin.connections == 1
 
 
-async def test_head_keeps_the_declared_length_and_has_no_content(origin: Origin) -> None:
+async def test_head_keeps_the_declared_length_and_has_no_content(
+    origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.origin.client.HEAD_SECONDS", 0.0)
+
     async def script(turn: Turn) -> None:
         await turn.send("HTTP/1.1 200 OK\r\nContent-Length: 1234\r\nContent-Type: text/plain\r\n\r\n")
 
