@@ -489,7 +489,8 @@ def _keeps_alive(version: str, fields: Fields) -> bool:
     options = {option.lower() for line in fields.all("connection") for option in split_list(line)}
     if "close" in options:
         return False
-    return version == "1.1" or (version == "1.0" and "keep-alive" in options)
+    # where HTTP/1.0 has a transfer coding its framing may not be what it seems (RFC 9112 6.1)
+    return version == "1.1" or (version == "1.0" and "keep-alive" in options and "transfer-encoding" not in fields)
 
 
 def _announced_life(fields: Fields) -> float:
