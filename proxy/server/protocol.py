@@ -113,7 +113,8 @@ def _target_and_authority(message: RawRequestMessage, fields: Fields) -> tuple[s
         if character in "/?":
             path = rest[index:]
             return (path if character == "/" else "/" + path), rest[:index]
-    return "/", rest
+    # of the server as a whole, where there is neither path nor query (RFC 9112 3.2.4)
+    return "*" if message.method == "OPTIONS" else "/", rest
 
 
 def _check_framing(message: RawRequestMessage, fields: Fields) -> None:

@@ -81,6 +81,17 @@ async def test_an_absolute_form_target_becomes_origin_form_with_its_authority(or
     assert origin.requests[0].all("host") == ["app.example"]
 
 
+@pytest.mark.parametrize(
+    ("method", "target", "expected"),
+    [("OPTIONS", "", "*"), ("OPTIONS", "/", "/"), ("OPTIONS", "?a", "/?a"), ("GET", "", "/"), ("GET", "?a", "/?a")],
+)
+async def test_an_absolute_form_target_without_a_path(origin: Origin, method: str, target: str, expected: str) -> None:
+    """RFC 9112 3.2.1, 3.2.4."""
+    async with running_proxy(origin.url) as proxy:
+        assert (await proxy.request(method, f"http://app.example{target}")).status == 200
+    assert (origin.requests[0].method, origin.requests[0].target) == (method, expected)
+
+
 async def test_request_fields_arrive_in_order_and_as_they_were(origin: Origin) -> None:
     sent = [
         "X-One: 1",
