@@ -61,6 +61,8 @@ _NOT_IN_NAMES = re.compile(r"[ .]")
 _UNREAD = re.compile("[%\ufffd]")
 """In a decoded name: what is encoded twice, or in a way that is not known here."""
 _PLAIN_PAIR = re.compile(r"""[^\s"=\\]+=(?:[^\s"=\\]*|"[^"=\\]*")""")
+_AS_JSON_IS = re.compile(r'(?:charset=(?:utf-8|"utf-8"))?', re.IGNORECASE)
+"""Parameters of a JSON type that change nothing."""
 _NAMES_HOST_OR_PROTO = re.compile(r"(?:host|proto)\s*=", re.IGNORECASE)
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _WEIGHTED = frozenset({"accept-encoding", "accept-language"})
@@ -279,9 +281,10 @@ def _arguments(query: str | None, name: str) -> list[str]:
 
 
 class _Document:
-    """A request's content as the key sees it: JSON canonically, anything else octet for octet.
+    """A request's content as the key sees it: JSON canonically, anything else octet for octet, and of which type it is.
 
-    JSON that two parsers may read differently (repeated names, NaN, 1.00, deep nesting) counts as anything else.
+    JSON that two parsers may read differently (repeated names, NaN, 1.00, deep nesting) counts as anything else, and so
+    does what is to be read in another way than as UTF-8 (RFC 8259 8.1, 11).
     """
 
     def __init__(self, fields: Fields, content: bytes) -> None:
@@ -290,11 +293,15 @@ class _Document:
         self._kind = f"{content_type}\n{coding}".encode()
         media = media_type(content_type)
         is_json = media == "application/json" or media.endswith("+json")
-        self._parsed = parse_json(content) if is_json and coding is None else None
+        plain = coding is None and _AS_JSON_IS.fullmatch(content_type.partition(";")[2].strip(OWS)) is not None
+        self._parsed = parse_json(content) if is_json and plain else None
+        self._media = media.encode()
 
     def whole(self) -> bytes:
         text = canonical(self._parsed[0]) if self._parsed is not None else None
-        return b"raw\n%b\n%b" % (self._kind, self._content) if text is None else b"json\n" + text
+        if text is None:
+            return b"raw\n%b\n%b" % (self._kind, self._content)
+        return b"json\n%b\n%b" % (self._media, text)
 
     def member(self, name: str) -> bytes:
         """One member's value; the whole where it cannot be told apart."""
@@ -302,9 +309,9 @@ class _Document:
         if not isinstance(value, dict):
             return b"whole\n" + self.whole()
         if name not in value:
-            return b"absent"
+            return b"absent\n%b" % self._media
         text = canonical(value[name])
-        return b"whole\n" + self.whole() if text is None else b"member\n" + text
+        return b"whole\n" + self.whole() if text is None else b"member\n%b\n%b" % (self._media, text)
 
 
 class _Ambiguous(ValueError):

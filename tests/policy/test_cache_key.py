@@ -276,6 +276,25 @@ def test_other_content_is_compared_octet_for_octet(lines: list[tuple[str, str]])
     assert key(request, rule("body"), b'{"a": 1}') != key(request, rule("body"), b'{"a":1}')
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("application/json", "Application/JSON; charset=UTF-8", True),
+        ("application/json", 'application/json;charset="utf-8"', True),
+        ("application/json", "application/json; charset=utf-16", False),
+        ("application/json", "application/json; charset=utf-8; v=2", False),
+        ("application/json; v=1", "application/json; v=2", False),
+        ("application/vnd.app.v1+json", "application/vnd.app.v2+json", False),
+        ("application/vnd.app.v1+json", "application/json", False),
+    ],
+)
+@pytest.mark.parametrize("part", ["body", "body:id", "body:none"])
+def test_the_type_of_json_counts(one: str, other: str, same: bool, part: str) -> None:
+    """An origin may read the same octets as something else by it."""
+    keys = [key(head("/a", ("Content-Type", of), method="POST"), rule(part), b'{"id": 1}') for of in (one, other)]
+    assert (keys[0] == keys[1]) is same
+
+
 def test_the_type_of_raw_content_counts() -> None:
     one, other = head("/a", ("Content-Type", "a/b")), head("/a", ("Content-Type", "a/c"))
     assert key(one, rule("body"), b"x") != key(other, rule("body"), b"x")
