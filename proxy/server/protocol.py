@@ -9,6 +9,7 @@ the installed aiohttp to them.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import re
 import time
@@ -46,7 +47,9 @@ INTERNALS = {
         "_make_error_handler",
         "_messages",
         "_next_keepalive_close_time",
+        "_parser",
         "_paused",
+        "_payload_parser",
         "_process_keepalive",
         "_reading_paused",
         "_request_in_progress",
@@ -67,7 +70,7 @@ READ_SECONDS = 60.0
 EARLY_BYTES = 64 * 1024
 """Held of what a client sends before it has its answer; then it is no longer read."""
 MAX_LOOKS = 16
-"""How many empty lines in one segment of chunks are looked at, whether they are the last."""
+"""How often in one segment of chunks it is looked whether they have ended; their content may look as if."""
 MAX_TARGET_BYTES = 16 * 1024
 MAX_FIELD_BYTES = 32 * 1024
 MAX_FIELD_LINES = 200
@@ -80,6 +83,10 @@ OnRefused = Callable[[Observation], None]
 
 
 _HEAD_END = b"\r\n\r\n"
+_LAST_CHUNK = re.compile(rb"\n0+(?:;[^\r\n:]*)?\r\n\r\n")
+"""The end of chunks without trailer fields, whose lines have a colon (RFC 9112 7.1); or content that looks like it."""
+_LAST_BYTES = 16
+"""Octets of a segment that are kept to find it where it is cut in two."""
 _AUTHORITY = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]*)?\Z")
 """host [ ":" port ] of RFC 3986 3.2, never empty and without user information (RFC 9110 4.2.4)."""
 
@@ -202,6 +209,7 @@ class ClientConnection(RequestHandler):
     """
 
     __slots__ = (
+        "_alone",
         "_begun",
         "_chunks",
         "_early",
@@ -213,6 +221,7 @@ class ClientConnection(RequestHandler):
         "_server",
         "_take",
         "_task",
+        "_unsure",
         "_whole",
         "closing",
         "peer_address",
@@ -235,8 +244,12 @@ class ClientConnection(RequestHandler):
         self._whole = True
         # the last octets of the beginning of a head that the parser has, or of chunks
         self._begun = b""
-        # content whose end is not known here
+        # content of which no end without trailer fields has been seen
         self._chunks: StreamReader | None = None
+        # heads that the parser found when it had nothing else, until they are handled; whether what it has found behind
+        # the request handled last may have got a trailer field of that
+        self._alone: list[object] = []
+        self._unsure = False
         # octets of content still to come of the request parsed last; -1 where that is not known
         self._owed = -1
 
@@ -286,7 +299,8 @@ class ClientConnection(RequestHandler):
                 self._quiet = not self._paused
                 return
             plain = self._seat.leave()
-        self._serve_or_parse(plain, data, begins=waits and (self._whole or self._begun != b""))
+        beginning = self._begun != b"" and self._chunks is None
+        self._serve_or_parse(plain, data, begins=beginning or (waits and self._whole))
 
     def _serve_or_parse(self, plain: Plain | None, data: bytes, *, begins: bool) -> None:
         """begins -- aiohttp has no request to serve, and of the next at most the beginning of its head."""
@@ -297,7 +311,10 @@ class ClientConnection(RequestHandler):
         elif data:
             self._parse_one(data, begins=begins)
         else:
+            # content has been read: aiohttp goes on with what it has
             self._parse(data)
+            if self._chunks is not None and not self._reading_paused:
+                self._parse_one(self._let_go(), begins=False)
 
     def _parse_one(self, data: bytes, *, begins: bool) -> None:
         """Have aiohttp parse the octets of one request; those behind it wait until it is answered (RFC 9112 9.3.2).
@@ -306,7 +323,10 @@ class ClientConnection(RequestHandler):
         left out, nor given to it before another that came earlier.
         """
         if begins:
-            self._chunks = None
+            if self._chunks is not None:
+                # there were trailer fields, or it is not known
+                self.force_close()
+                return
             seen = self._begun + data
             at = seen.find(_HEAD_END)
             end = len(data) if at < 0 else at + len(_HEAD_END) - len(self._begun)
@@ -314,8 +334,10 @@ class ClientConnection(RequestHandler):
             head, data = data[:end], data[end:]
             self._parse(head)
             self._owed = self._length()
-            if self._owed < 0 and self._messages:
-                self._chunks = self._messages[0][1]
+            if self._messages:
+                self._alone.append(self._messages[-1][0])
+                if self._owed < 0:
+                    self._chunks, self._begun = self._messages[-1][1], head[-1:]
             self._whole = not self._owed if self._owed >= 0 else head.endswith(_HEAD_END)
         if self._owed > 0:
             content, data = data[: self._owed], data[self._owed :]
@@ -323,13 +345,19 @@ class ClientConnection(RequestHandler):
                 self._parse(content)
             self._owed -= len(content)
             self._whole = not self._owed
-        elif self._chunks is not None and data:
+        elif self._chunks is not None and not self._reading_paused:
             data = self._parse_chunks(self._chunks, data)
+        elif self._chunks is not None and data:
+            self._hold(data)
+            return
         if not data:
             return
-        if self._owed == 0 and not self._upgraded and (self._early or self._messages or self._request_in_progress):
-            # whoever answers it comes back for them (`parse_held`)
-            self._hold(data)
+        if self._owed == 0 and self._payload_parser is None:
+            if self._early or self._messages or self._request_in_progress:
+                # whoever answers it comes back for them (`parse_held`)
+                self._hold(data)
+            else:
+                self._parse_one(data, begins=True)
             return
         # A head that is not complete cannot end as a complete one does, and content that is not complete is still being
         # served. So what ends like a head or a last chunk (RFC 9112 2.1, 7.1) is the end of a message.
@@ -341,31 +369,52 @@ class ClientConnection(RequestHandler):
     def _parse_chunks(self, content: StreamReader, data: bytes) -> bytes:
         """Have aiohttp parse chunks as far as their end; returns what is behind it.
 
-        The end is an empty line (RFC 9112 7.1), which their content has as well: it is asked after each.
+        Behind trailer fields nothing is processed: aiohttp (3.14) takes the last of them for one of the next request's.
         """
-        seen, parsed, end = self._begun + data, len(self._begun), 0
-        for _ in range(MAX_LOOKS):
-            at = seen.find(_HEAD_END, end)
-            if at < 0 or content.exception() is not None:
+        seen, parsed = self._begun + data, len(self._begun)
+        for last in itertools.islice(_LAST_CHUNK.finditer(seen), MAX_LOOKS):
+            end = last.end()
+            if end <= parsed:
+                continue
+            # it is the end if nothing before it was
+            if parsed < end - 1:
+                self._parse(seen[parsed : end - 1])
+                parsed = end - 1
+            if self._reading_paused:
+                # the parser stops where content is read slowly, and goes on later
+                self._begun = seen[:parsed][-_LAST_BYTES:]
+                self._hold(seen[parsed:])
+                return b""
+            if content.is_eof():
                 break
-            end = at + len(_HEAD_END)
             self._parse(seen[parsed:end])
             parsed = end
             if content.is_eof():
-                self._owed, self._whole = 0, True
                 self._begun, self._chunks = b"", None
+                self._owed, self._whole = 0, True
                 return seen[end:]
         if parsed < len(seen):
             self._parse(seen[parsed:])
-        self._begun = seen[-3:]
-        self._whole = False
+        self._begun = seen[-_LAST_BYTES:]
+        self._whole = content.is_eof()
+        if self._whole:
+            self.closing = True
         return b""
+
+    def accepts(self, request: web.BaseRequest) -> bool:
+        """Whether the request is sure to be what the client has sent. To be asked once for each."""
+        message, sure = request._message, not self._unsure
+        if self._alone and self._alone[0] is message:
+            del self._alone[0]
+            sure = True
+        self._unsure = message.chunked
+        return sure
 
     def _length(self) -> int:
         """The length of the content whose head has just been parsed; -1 where it is chunked, or no head is complete."""
         if not self._messages:
             return -1
-        message, content = self._messages[0]
+        message, content = self._messages[-1]
         if content is EMPTY_PAYLOAD:
             return 0
         message = cast("RawRequestMessage", message)
@@ -389,7 +438,12 @@ class ClientConnection(RequestHandler):
 
     def parse_held(self) -> None:
         """What came behind the request that aiohttp has parsed, now that this is answered."""
-        if self._early:
+        # of chunks that nobody has read to their end aiohttp reads the rest first
+        if self._early and self._chunks is None:
+            if self._upgraded and self._parser is not None:
+                # the upgrade was declined, as aiohttp would find out in a moment
+                self._parser.set_upgraded(False)
+                self._upgraded = False
             self._parse_one(self._let_go(), begins=True)
 
     # -- plain requests
@@ -502,6 +556,8 @@ class ClientConnection(RequestHandler):
     def take_over(self, tunnel: ClientTunnel) -> None:
         """Give `tunnel` whatever the client sends from now on."""
         self.set_parser(tunnel)  # type: ignore[arg-type]
+        if self._early:
+            tunnel.feed_data(self._let_go())
 
     def end_when_idle(self) -> None:
         """Close now when no request is on its way, otherwise after its answer."""
@@ -595,6 +651,10 @@ class ClientServer(web.Server):
         )
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if not request.protocol.accepts(request):  # type: ignore[attr-defined]
+            # as behind Connection: close, it counts as not processed (RFC 9112 9.6)
+            request.protocol.force_close()
+            return _Sent(keep_alive=False)
         try:
             exchange = _exchange(request)
         except errors.ClientError as fault:

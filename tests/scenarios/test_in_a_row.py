@@ -7,6 +7,8 @@ import asyncio
 import pytest
 
 from proxy.server.protocol import EARLY_BYTES, MAX_LOOKS
+from tests.fast.passing import connection_of
+from tests.fast.sides import server_of
 from tests.support import PATIENCE, Client, Origin, Turn, running_proxy, until
 
 FIELDS = "Host: app.example\r\n"
@@ -18,13 +20,11 @@ FIRST = {
     "odd get": f"GET /1 HTTP/1.1\r\n{FIELDS}{ODD}\r\n",
     "odd post": f"POST /1 HTTP/1.1\r\n{FIELDS}{ODD}Content-Length: 2\r\n\r\nhi",
     "chunks": f"POST /1 HTTP/1.1\r\n{FIELDS}Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
-    "odd chunks": f"POST /1 HTTP/1.1\r\n{FIELDS}Transfer-Encoding: chunked\r\n\r\n2;a=b\r\nhi\r\n0;c\r\nX: y\r\n\r\n",
+    "odd chunks": f"POST /1 HTTP/1.1\r\n{FIELDS}Transfer-Encoding: chunked\r\n\r\n2;a=b\r\nhi\r\n00;c\r\n\r\n",
     "upgrade": f"GET /1 HTTP/1.1\r\n{FIELDS}Connection: upgrade\r\nUpgrade: websocket\r\n\r\n",
 }
 
 
-ALL_AT_ONCE = {"upgrade"}
-"""What follows these is given to aiohttp as it comes."""
 WRONG = ["GET /3 HTTP/1.1\r\nHost : a\r\n\r\n", "NOT HTTP\r\n\r\n", "\x16\x03\x01"]
 
 
@@ -47,9 +47,8 @@ async def test_what_follows_costs_no_request_its_answer(origin: Origin, first: s
     """Each in its turn, and the refusal last (RFC 9112 9.3.2)."""
     origin.script = tell
     sent, expected = FIRST[first], ["/1 hi" if "hi" in FIRST[first] else "/1 "]
-    if first not in ALL_AT_ONCE:
-        sent += f"POST /2 HTTP/1.1\r\n{FIELDS}{ODD}Content-Length: 2\r\n\r\nho" + f"GET /3 HTTP/1.1\r\n{FIELDS}\r\n"
-        expected += ["/2 ho", "/3 "]
+    sent += f"POST /2 HTTP/1.1\r\n{FIELDS}{ODD}Content-Length: 2\r\n\r\nho" + f"GET /3 HTTP/1.1\r\n{FIELDS}\r\n"
+    expected += ["/2 ho", "/3 "]
     async with running_proxy(origin.url) as proxy:
         client = await proxy.connect()
         await send(client, sent + wrong, cut)
@@ -94,23 +93,100 @@ async def test_requests_are_told_apart_wherever_they_are_cut(origin: Origin) -> 
             client.close()
 
 
-@pytest.mark.parametrize("lines", [1, MAX_LOOKS - 2, MAX_LOOKS, 3 * MAX_LOOKS])
-async def test_empty_lines_among_chunks_are_not_their_end(origin: Origin, lines: int) -> None:
-    """Where there are too many they are not looked at: what follows is read with them, and answered in its turn."""
-    content = "\r\n\r\n" * lines
-    chunks = f"{len(content):x}\r\n{content}\r\n0\r\n\r\n"
+@pytest.mark.parametrize("times", [1, MAX_LOOKS - 1, MAX_LOOKS, 3 * MAX_LOOKS])
+@pytest.mark.parametrize("content", ["\r\n\r\n", "\n0\r\n\r\n"], ids=["lines", "ends"])
+async def test_what_looks_like_the_end_of_chunks_is_not(origin: Origin, times: int, content: str) -> None:
+    """Where there is too much of it in one segment it is not looked for: nothing that follows is processed."""
+    chunks = f"{len(content) * times:x}\r\n{content * times}\r\n0\r\n\r\n"
     sent = f"PUT /1 HTTP/1.1\r\n{FIELDS}Transfer-Encoding: chunked\r\n\r\n{chunks}"
-    for cut in {0, *range(len(sent) - 12, len(sent), 2)}:
+    seen = times < MAX_LOOKS or "0" not in content
+    for cut in {0, *range(len(sent) - 12, len(sent), 2)} if seen else {0}:
         async with running_proxy(origin.url) as proxy:
             client = await proxy.connect()
-            await send(client, 3 * sent + (WRONG[0] if lines < MAX_LOOKS else FIRST["get"]), cut)
-            assert [(await client.response()).status for _ in range(4)] == [
-                200,
-                200,
-                200,
-                400 if lines < MAX_LOOKS else 200,
-            ]
-    assert {request.content.decode() for request in origin.requests if request.method == "PUT"} == {content}
+            await send(client, 3 * sent + WRONG[0], cut)
+            expected = [200, 200, 200, 400] if seen else [200]
+            assert [(await client.response()).status for _ in expected] == expected
+            assert await client.at_end()
+    assert {request.content.decode() for request in origin.requests} == {content * times}
+
+
+TRAILED = f"POST /1 HTTP/1.1\r\n{FIELDS}Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX: y\r\nCookie: a=b\r\n\r\n"
+
+
+@pytest.mark.parametrize("cut", range(0, len(TRAILED) + 1, 3))
+@pytest.mark.parametrize("following", ["get", "odd get", "chunks"])
+async def test_no_trailer_field_becomes_one_of_the_next_request(origin: Origin, following: str, cut: int) -> None:
+    """Behind trailer fields nothing is processed."""
+    origin.script = tell
+    async with running_proxy(origin.url) as proxy:
+        client = await proxy.connect()
+        await send(client, TRAILED + FIRST[following], cut)
+        answer = await client.response()
+        assert (answer.content, answer.get("connection")) == (b"/1 hi", "close")
+        assert await client.at_end()
+    assert [request.method for request in origin.requests] == ["POST"]
+
+
+@pytest.mark.parametrize("following", ["get", "odd get", "chunks"])
+async def test_trailer_fields_that_come_after_the_answer(origin: Origin, following: str) -> None:
+    """The client was not told that it is the last."""
+
+    async def script(turn: Turn) -> None:
+        await turn.answer("early")
+
+    origin.script, origin.read_content = script, False
+    async with running_proxy(origin.url) as proxy:
+        client = await proxy.connect()
+        end = TRAILED.index("0\r\nX")
+        await client.send(TRAILED[:end])
+        assert (await client.response()).content == b"early"
+        await client.send(TRAILED[end:] + FIRST[following])
+        assert await client.at_end()
+    assert len(origin.requests) == 1
+
+
+@pytest.mark.parametrize("trailer", ["", "Cookie: a=b\r\n"])
+@pytest.mark.parametrize("size", [3 * 2**18 + 1, 2**23])
+async def test_chunks_that_are_read_slowly(origin: Origin, size: int, trailer: str) -> None:
+    """The parser stops meanwhile, before their end: what follows waits, and is not processed behind a trailer field."""
+    asked = asyncio.Event()
+
+    async def script(turn: Turn) -> None:
+        await asked.wait()
+        await turn.answer(str(len(await turn.content())))
+
+    origin.script, origin.read_content = script, False
+    head = f"POST /1 HTTP/1.1\r\n{FIELDS}Transfer-Encoding: chunked\r\n\r\n"
+    sent = f"{head}{size:x}\r\n{'x' * size}\r\n0\r\n{trailer}\r\n"
+    async with running_proxy(origin.url) as proxy, asyncio.timeout(2 * PATIENCE):
+        client = await proxy.connect()
+        sending = asyncio.create_task(client.send(2 * sent + FIRST["odd get"]))
+        await until(lambda: bool(origin.requests))
+        asked.set()
+        expected = [str(size)] if trailer else [str(size), str(size), "0"]
+        assert [(await client.response()).content.decode() for _ in expected] == expected
+        if trailer:
+            assert await client.at_end()
+        await asyncio.gather(sending, return_exceptions=True)
+    assert [request.get("cookie") for request in origin.requests] == [None] * len(expected)
+
+
+@pytest.mark.parametrize("following", ["get", "odd get", "chunks"])
+async def test_chunks_that_nobody_reads(origin: Origin, following: str) -> None:
+    """The parser stops, and what it has not got yet waits; it is read before what follows is answered."""
+    origin.script = tell
+    content = "x" * 2**20
+    asked = f"GET /api/metrics/report-cache HTTP/1.1\r\n{FIELDS}Transfer-Encoding: chunked\r\n\r\n"
+    async with running_proxy(origin.url, public_metrics=True) as proxy:
+        client = await proxy.connect()
+        await until(lambda: len(server_of(proxy).connections) == 1)
+        connection_of(proxy).data_received(
+            f"{asked}{len(content):x}\r\n{content}\r\n0\r\n\r\n{FIRST[following]}".encode()
+        )
+        assert connection_of(proxy)._reading_paused
+        assert (await client.response()).status == 200
+        assert (await client.response()).content == (b"/1 hi" if "hi" in FIRST[following] else b"/1 ")
+    assert len(origin.requests) == 1
 
 
 @pytest.mark.parametrize("first", ["post", "odd post", "odd get"])
