@@ -15,6 +15,7 @@ import logging
 import random
 from typing import Final, Protocol, cast
 
+from config.rules import Rule
 from proxy import errors
 from proxy.observe.briefs import Briefs
 from proxy.observe.events import Brief, BriefKind, Observation
@@ -134,9 +135,11 @@ class Express:
         if method == "GET" or status >= 400:
             return None
         tags: list[str] = []
+        own = self._rule(request)
         if method in shared.routes.triggers:
-            tags = [route_tag(rule.name) for rule in shared.routes.invalidated_by(method, start.path)]
-        uris = [] if invalidation.is_safe(method) or self._rule_applies(request) else [self.fast.uri(request)]
+            rules = shared.routes.invalidated_by(method, start.path)
+            tags = [route_tag(rule.name) for rule in rules if rule is not own]
+        uris = [] if own is not None or invalidation.is_safe(method) else [self.fast.uri(request)]
         if tags or self._announces:
             return shared.invalidate(tags, uris)
         # all that is left of it where there is nobody to tell
@@ -144,12 +147,12 @@ class Express:
             self._invalidations.purge_uri(uri)
         return None
 
-    def _rule_applies(self, request: Plain) -> bool:
-        """Under BYPASS there may be a rule."""
+    def _rule(self, request: Plain) -> Rule | None:
+        """Under BYPASS there may be one."""
         if not self.fast.is_ruled(request):
-            return False
+            return None
         rule = self.shared.routes.match(request.start.method, request.start.path)
-        return rule is not None and cache_key.rule_applies(rule, head_of(request))
+        return rule if rule is not None and cache_key.rule_applies(rule, head_of(request)) else None
 
     def _passes(self, request: Plain, now: float) -> bool:
         """Whether the last answer to such a GET could not be shared, and nothing stored may answer it."""

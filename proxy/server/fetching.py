@@ -6,14 +6,15 @@ import asyncio
 
 from proxy import errors
 from proxy.observe.events import OriginObservation
+from proxy.origin.client import OriginResponse
 from proxy.origin.fetch import Alone, Failed, Fetch, Found, Ready, Streaming
+from proxy.policy import invalidation, reuse, validation
 from proxy.policy import judgement as policy
-from proxy.policy import reuse, validation
 from proxy.policy.decisions import Forward, Verdict
 from proxy.policy.judgement import Judgement
-from proxy.policy.messages import Question, ResponseHead, StoredResponse
+from proxy.policy.messages import Question, RequestHead, ResponseHead, StoredResponse
 from proxy.server import answer
-from proxy.server.forwarder import ask
+from proxy.server.forwarder import OnInterim, ask, invalidate, minding
 from proxy.server.lookup import Lookup, collapse_key
 from proxy.server.sharing import Sharing, Tenure
 from proxy.server.visit import Shared, Visit
@@ -58,7 +59,7 @@ class Fetches:
         tenure = self._sharing.tenure(visit, found.key, key, found.seen)
         fetch = Fetch(
             question,
-            ask=lambda: ask(shared, visit, asked, visit.content, on_interim=on_interim),
+            ask=lambda: self._ask(visit, asked, on_interim),
             again=lambda: ask(shared, visit, whole, visit.content, on_interim=on_interim),
             keep=lambda stored: self.keep(stored, tenure),
             finish=self.finish,
@@ -75,6 +76,19 @@ class Fetches:
             shared.collapse.lead(key, fetch)
         self.watch(fetch)
         return fetch
+
+    async def _ask(self, visit: Visit, asked: RequestHead, on_interim: OnInterim | None) -> OriginResponse:
+        """What a POST under a rule changes elsewhere is invalid whether its answer is stored or not."""
+        asking = ask(self._shared, visit, asked, visit.content, on_interim=on_interim)
+        if invalidation.is_safe(asked.method):
+            return await asking
+        response = await minding(self._shared, visit, asking)
+        try:
+            await invalidate(self._shared, visit, response.head)
+        except BaseException:
+            response.close()
+            raise
+        return response
 
     def watch(self, fetch: Fetch) -> None:
         """Know of it until it ends."""

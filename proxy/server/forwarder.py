@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from proxy import errors
 from proxy.errors import ContentTooLarge
 from proxy.origin.client import OriginResponse, OriginTunnel
-from proxy.policy import forwarding
+from proxy.policy import forwarding, invalidation
 from proxy.policy.decisions import Outcome
+from proxy.policy.judgement import route_tag
 from proxy.policy.messages import Fields, RequestHead, ResponseHead
 from proxy.server.exchange import ClientGone, ClientTunnel
 from proxy.server.visit import Shared, Visit
@@ -90,6 +91,43 @@ async def ask_for_one(shared: Shared, visit: Visit, *, upgrade: bool = False) ->
         observation.origin_seconds = clock() - asked
     observation.origin_status = response.head.status
     return response
+
+
+async def minding(shared: Shared, visit: Visit, asking: Awaitable[OriginResponse]) -> OriginResponse:
+    """What `asking` brings. Where no answer comes the origin may have done all the same what it was asked to."""
+    try:
+        return await asking
+    except (ClientGone, asyncio.CancelledError):
+        if visit.was_sent:
+            # there is nobody to wait with his answer
+            _make_invalid(shared, visit, invalidation.UNANSWERED)
+        raise
+    except Exception:
+        if visit.was_sent:
+            await invalidate(shared, visit, invalidation.UNANSWERED)
+        raise
+
+
+async def invalidate(shared: Shared, visit: Visit, response: ResponseHead) -> None:
+    """Before the client learns of its success, so that its next request already sees the change."""
+    known = _make_invalid(shared, visit, response)
+    if known is not None:
+        # others wait for it as well
+        await asyncio.wait((known,))
+
+
+def _make_invalid(shared: Shared, visit: Visit, response: ResponseHead) -> asyncio.Future[None] | None:
+    """See `Shared.invalidate`. What is asked under a rule makes nothing invalid that this rule has stored."""
+    request = visit.exchange.head
+    if response.status >= 400:
+        return None
+    rules = shared.routes.invalidated_by(request.method, request.path)
+    tags = [route_tag(rule.name) for rule in rules if rule is not visit.rule]
+    tags += invalidation.invalidated_groups(request, response)
+    uris: tuple[str, ...] = ()
+    if visit.rule is None and invalidation.invalidates(request, response.status):
+        uris = invalidation.invalidated_uris(request, response)
+    return shared.invalidate(tags, uris)
 
 
 async def tunnel(shared: Shared, visit: Visit) -> OriginResponse | None:

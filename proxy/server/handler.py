@@ -20,7 +20,7 @@ from proxy.origin.fetch import (
     Ready,
     Streaming,
 )
-from proxy.policy import cache_key, forwarding, invalidation, preconditions, reuse, storability, validation
+from proxy.policy import cache_key, forwarding, preconditions, reuse, storability, validation
 from proxy.policy import judgement as policy
 from proxy.policy.decisions import Forward, Outcome, Reuse
 from proxy.policy.judgement import Judgement, Ruling
@@ -28,7 +28,7 @@ from proxy.policy.messages import Question, RequestHead, ResponseHead, StoredRes
 from proxy.server import answer
 from proxy.server.exchange import ClientGone, Exchange
 from proxy.server.fetching import Fetches
-from proxy.server.forwarder import ask_for_one, tunnel
+from proxy.server.forwarder import ask_for_one, invalidate, minding, tunnel
 from proxy.server.handing_on import hand_on, received, relay
 from proxy.server.in_flight import InFlight
 from proxy.server.lookup import Lookup, collapse_key, decide, look_up, on_its_own, select
@@ -197,8 +197,8 @@ class Handler:
         """BYPASS: nothing is looked up, made, coded or stored. What is invalidated stays so when it ends."""
         visit.observation.outcome = Outcome.BYPASS
         visit.observation.forward = Forward.BYPASS
-        response = await self._ask(visit)
-        await self._invalidate(visit, response.head)
+        response = await minding(self._shared, visit, ask_for_one(self._shared, visit))
+        await invalidate(self._shared, visit, response.head)
         await relay(self._shared, visit, response, received(self._shared, response))
 
     async def _write_through(self, visit: Visit) -> None:
@@ -207,7 +207,7 @@ class Handler:
         visit.observation.forward = Forward.METHOD
         passing, invalidations = visit.exchange.passing, self._shared.invalidations
         epoch = invalidations.epoch if passing is None else passing.epoch
-        response = await self._ask(visit)
+        response = await minding(self._shared, visit, ask_for_one(self._shared, visit))
         keeping = storability.stands_for_get(visit.exchange.head, response.head) and self._shared.flags.query_cache
         if keeping:
             # by others; what it invalidates itself it is newer than
@@ -216,7 +216,7 @@ class Handler:
                 policy.tags_of(visit.exchange.head, response.head.fields, None),
             )
             keeping = invalidations.state(uri, tags, epoch) is Validity.VALID
-        await self._invalidate(visit, response.head)
+        await invalidate(self._shared, visit, response.head)
         if keeping:
             await self._keep_for_get(visit, response)
         else:
@@ -295,40 +295,6 @@ class Handler:
         observation.outcome, observation.detail = Outcome.STALE_IF_ERROR, Outcome.STALE_IF_ERROR.value
         observation.error = code
         await answer.from_store(self._shared, visit, stored, now=self._shared.wall())
-
-    async def _ask(self, visit: Visit) -> OriginResponse:
-        """Pass the request on. Where no answer comes the origin may have done all the same what it was asked to."""
-        try:
-            return await ask_for_one(self._shared, visit)
-        except (ClientGone, asyncio.CancelledError):
-            if visit.was_sent:
-                # there is nobody to wait with his answer
-                self._make_invalid(visit, invalidation.UNANSWERED)
-            raise
-        except Exception:
-            if visit.was_sent:
-                await self._invalidate(visit, invalidation.UNANSWERED)
-            raise
-
-    async def _invalidate(self, visit: Visit, response: ResponseHead) -> None:
-        """Before the client learns of its success, so that its next request already sees the change."""
-        known = self._make_invalid(visit, response)
-        if known is not None:
-            # others wait for it as well
-            await asyncio.wait((known,))
-
-    def _make_invalid(self, visit: Visit, response: ResponseHead) -> asyncio.Future[None] | None:
-        """See `Shared.invalidate`."""
-        shared, request = self._shared, visit.exchange.head
-        if response.status >= 400:
-            return None
-        rules = shared.routes.invalidated_by(request.method, request.path)
-        tags = [policy.route_tag(rule.name) for rule in rules]
-        tags += invalidation.invalidated_groups(request, response)
-        uris: tuple[str, ...] = ()
-        if visit.rule is None and invalidation.invalidates(request, response.status):
-            uris = invalidation.invalidated_uris(request, response)
-        return shared.invalidate(tags, uris)
 
     # -- steps 4 to 7: look up, decide
 
@@ -569,16 +535,14 @@ class Handler:
         observation = visit.observation
         observation.outcome = Outcome.PASS
         answer.note_forward(observation, forward)
-        response = await self._ask(visit)
-        await self._invalidate(visit, response.head)
+        response = await minding(self._shared, visit, ask_for_one(self._shared, visit))
+        await invalidate(self._shared, visit, response.head)
         await hand_on(self._shared, visit, response, received(self._shared, response))
 
     async def _answer_alone(self, visit: Visit, response: OriginResponse, judged: Judgement) -> None:
         observation = visit.observation
         observation.outcome, observation.verdict = Outcome.PASS, judged.verdict
         observation.origin_status = response.head.status
-        if visit.rule is not None:
-            await self._invalidate(visit, response.head)
         await hand_on(self._shared, visit, response, judged.head)
 
 

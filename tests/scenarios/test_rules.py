@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import Message, Origin, Proxy, Turn, gather, running_proxy
+from tests.support import Message, Origin, Proxy, Turn, gather, running_proxy, until
 
 RULES = """
 [[route]]
@@ -156,3 +156,76 @@ async def test_a_fault_in_the_rule_file_is_refused_with_the_reason(tmp_path: Pat
     with pytest.raises(RulesError, match="authorization"):
         async with running_proxy("http://127.0.0.1:1", rules=leaky, directory=tmp_path):
             pass
+
+
+CHANGING = """
+[[route]]
+match = "/make/*"
+methods = ["POST"]
+ttl = 300
+key = ["body"]
+public = true
+invalidated_by = ["POST /make/*"]
+
+[[route]]
+match = "/list"
+ttl = 300
+public = true
+invalidated_by = ["POST /make/*"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "listed"),
+    [("X: y", 200, 2), ("Cache-Control: no-store", 200, 2), ("X: y", 404, 1), (None, 502, 2)],
+    ids=["stored", "not stored", "failed", "not answered"],
+)
+async def test_a_post_under_a_rule_invalidates_what_other_rules_have_stored(
+    origin: Origin, tmp_path: Path, line: str | None, status: int, listed: int
+) -> None:
+    """Once the origin has had it: whether the answer is stored makes no difference. Its own rule's answers stay."""
+
+    async def script(turn: Turn) -> None:
+        if turn.request.target != "/make/b":
+            await turn.answer(str(len(origin.requests)))
+        elif line is None:
+            turn.writer.close()
+        else:
+            await turn.answer("made", line, status=f"{status} X")
+
+    async def listing() -> bytes:
+        return (await proxy.get("/list")).content
+
+    origin.script = script
+    async with running_proxy(origin.url, rules=CHANGING, directory=tmp_path) as proxy:
+        one = await proxy.request("POST", "/make/a", JSON, content=b"1")
+        before = await listing()
+        assert (await proxy.request("POST", "/make/b", JSON, content=b"1")).status == status
+        assert (await listing() != before) is (listed == 2)
+        # from the store: the origin has nothing to do with it
+        assert (await proxy.request("POST", "/make/a", JSON, content=b"1")).content == one.content
+        last = await listing()
+        assert await listing() == last
+
+
+async def test_a_post_under_a_rule_that_nobody_waits_for_invalidates_as_well(origin: Origin, tmp_path: Path) -> None:
+    asked, answering = asyncio.Event(), asyncio.Event()
+
+    async def script(turn: Turn) -> None:
+        if turn.request.method == "POST":
+            asked.set()
+            await answering.wait()
+        await turn.answer(
+            str(len(origin.requests)), "Cache-Control: no-store" if turn.request.method == "POST" else "X: y"
+        )
+
+    origin.script = script
+    async with running_proxy(origin.url, rules=CHANGING, directory=tmp_path) as proxy:
+        before = (await proxy.get("/list")).content
+        waiting = asyncio.create_task(proxy.request("POST", "/make/b", JSON, content=b"1"))
+        await asked.wait()
+        waiting.cancel()
+        await until(lambda: proxy.worker.handler.in_flight == 0)
+        answering.set()
+        await until(lambda: not proxy.worker.handler.fetches.running)
+        assert (await proxy.get("/list")).content != before
