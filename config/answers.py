@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 import orjson
 from aiohttp import hdrs, web
@@ -53,6 +54,19 @@ def answer_json(status: int, document: object, fields: Mapping[str, str] | None 
 def _refused(refusal: Refusal) -> web.Response:
     error = {"code": refusal.code, "message": refusal.message}
     return answer_json(refusal.status, {"error": error, **refusal.more}, refusal.fields)
+
+
+def application(outermost: Sequence[Any] = ()) -> web.Application:
+    """An application without routes, whose errors are JSON. outermost -- middlewares that see the answer as it goes."""
+    app = web.Application(client_max_size=MAX_CONTENT_BYTES, middlewares=[*outermost, errors_as_json])
+    app.on_response_prepare.append(_nothing_behind_trailers)
+    return app
+
+
+async def _nothing_behind_trailers(request: web.Request, response: web.StreamResponse) -> None:
+    """aiohttp (3.14) takes the last trailer field behind chunks for a field of the connection's next request."""
+    if hdrs.TRANSFER_ENCODING in request.headers:
+        response.force_close()
 
 
 @web.middleware

@@ -11,7 +11,7 @@ from aiohttp import hdrs, web
 from pydantic import SecretStr
 
 from config.access import Refusal, refusal_of
-from config.answers import MAX_CONTENT_BYTES, READ_SECONDS, answer_json, change_asked, errors_as_json, peer_of
+from config.answers import READ_SECONDS, answer_json, application, change_asked, peer_of
 from config.everywhere import Tell, change_of, set_flags
 from config.flags import FlagError, Flags
 from config.words import quoted
@@ -51,7 +51,7 @@ def monitor_app(
 
     outermost -- middlewares that see the answer as it goes.
     """
-    app = web.Application(client_max_size=MAX_CONTENT_BYTES, middlewares=[*outermost, errors_as_json])
+    app = application(outermost)
     endpoints = _Endpoints(parts, _secret(admin_token), _secret(queries_token))
     app.router.add_get("/healthz", endpoints.healthz)
     app.router.add_get("/readyz", endpoints.readyz)

@@ -15,7 +15,7 @@ from aiohttp import hdrs, web
 from pydantic import SecretStr
 
 from config.access import Refusal
-from config.answers import MAX_CONTENT_BYTES, answer_json, change_asked, errors_as_json
+from config.answers import answer_json, application, change_asked
 from config.everywhere import change_of
 from config.flags import FlagError
 from proxy.observe.events import PurgeKind
@@ -148,7 +148,7 @@ def _absolute(kind: PurgeKind, value: str) -> tuple[str, list[str]]:
 
 def admin_app(control: Control, token: SecretStr | None = None, live: LiveSettings | None = None) -> web.Application:
     """The admin listener's application. token -- ADMIN_TOKEN; None where it is not set."""
-    app = web.Application(client_max_size=MAX_CONTENT_BYTES, middlewares=[errors_as_json])
+    app = application()
     _Endpoints(control, token.get_secret_value() if token is not None else None).add_to(app)
     Live(control, live or LiveSettings()).add_to(app)
     app.router.add_get("/", answer_page)

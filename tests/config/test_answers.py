@@ -10,14 +10,14 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from config.answers import errors_as_json
+from config.answers import application
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def serving(handler: Handler) -> TestServer:
-    app = web.Application(middlewares=[errors_as_json])
-    app.router.add_get("/", handler)
+    app = application()
+    app.router.add_route("*", "/", handler)
     return TestServer(app)
 
 
@@ -80,3 +80,23 @@ async def test_who_leaves_is_no_fault(caplog: pytest.LogCaptureFixture) -> None:
                 await answer.read()
     assert left == ["Cannot write to closing transport"]
     assert caplog.records == []
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_no_trailer_field_is_one_of_the_next_request(at_once: bool) -> None:
+    """Where an edge sends the requests of several callers on one connection, they are not the same caller's."""
+    seen: list[str | None] = []
+
+    async def reading(request: web.Request) -> web.StreamResponse:
+        await request.read()
+        seen.append(request.headers.get("Cookie"))
+        return web.Response()
+
+    first = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nCookie: another's\r\n\r\n"
+    second = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with serving(reading) as server, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(first + second if at_once else first)
+        assert b"HTTP/1.1 200 OK\r\n" in await reader.read()
+        writer.close()
+    assert seen == [None]
