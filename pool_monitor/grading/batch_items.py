@@ -29,6 +29,11 @@ class Refused:
     param: str | None = None
 
     @property
+    def is_of_line(self) -> bool:
+        """Whether it is the line that is wrong, and not what is asked by it."""
+        return self.param in {None, "custom_id", "method", "url", "body"}
+
+    @property
     def document(self) -> dict[str, Any]:
         """As the vendor's SDKs read it."""
         error = {"message": self.message, "type": "invalid_request_error", "param": self.param, "code": self.code}

@@ -142,7 +142,7 @@ class Entered:
 
 
 class Unusable(Exception):
-    """Not one request of a file can be asked. errors -- as a batch tells them."""
+    """Nothing of a file is asked. errors -- as a batch tells them."""
 
     def __init__(self, errors: list[dict[str, Any]]) -> None:
         super().__init__(errors[0]["message"])
@@ -177,7 +177,11 @@ def endpoint_of(octets: Octets, begin: int, size: int) -> str | None:
 
 
 def entered_in(stream: BinaryIO, file: File, shares: Shares, most: int = MOST_LINES) -> Entered:
-    """What is in a file that was opened as this stream. Raises Unusable, OSError."""
+    """What is in a file that was opened as this stream. Raises Unusable, OSError.
+
+    One line that is wrong spoils the file: with OpenAI it fails the validation of the batch
+    (platform.openai.com/docs/guides/batch), and the caller may have sent another file than it thinks.
+    """
     places: list[tuple[int, int]] = []
     parsed: list[Parsed] = []
     numbers: list[int] = []
@@ -193,8 +197,10 @@ def entered_in(stream: BinaryIO, file: File, shares: Shares, most: int = MOST_LI
     if not parsed:
         raise Unusable([error_of("empty_file", "The input file has no requests.")])
     refused = [one.item for one in parsed if one.item.refused is not None]
-    if len(refused) == len(parsed):
-        raise Unusable([_error(item.refused, numbers[item.index]) for item in refused[:MOST_ERRORS] if item.refused])
+    refusals = [(item.index, item.refused) for item in refused if item.refused is not None]
+    wrong = [_error(why, numbers[index]) for index, why in refusals if why.is_of_line or len(refusals) == len(parsed)]
+    if wrong:
+        raise Unusable(wrong[:MOST_ERRORS])
     groups = [
         (tuple(one.item for one in group), *places[group[0].item.index])
         for group in together(parsed, lambda one: shares(_body_at(stream, *places[one.item.index])))

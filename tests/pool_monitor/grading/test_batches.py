@@ -103,15 +103,37 @@ async def test_what_fails_is_in_the_other_file(wrapped: Wrapped) -> None:
         return await whole(completion(SAID))
 
     wrapped.upstream.answering = answering
-    content = b"\n".join([line(0), line(1), b"not JSON", line(0), line(2, url="/v1/embeddings")])
+    content = b"\n".join([line(0), line(1), line(2, body=asked_for(messages="none"))])
     async with wrapped.sdk() as sdk:
         batch = await ended(sdk, await begun(sdk, content))
         assert batch.status == "completed"
-        assert (batch.request_counts.completed, batch.request_counts.failed) == (1, 4)
+        assert (batch.request_counts.completed, batch.request_counts.failed) == (1, 2)
         [good] = await lines_of(sdk, batch.output_file_id)
         bad = await lines_of(sdk, batch.error_file_id)
     assert good["custom_id"] == "hw-0"
-    assert len(bad) == 4
+    assert {one["custom_id"]: one["response"]["status_code"] for one in bad} == {"hw-1": 400, "hw-2": 400}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code"),
+    [
+        (b"not JSON", "invalid_json_line"),
+        (b"[]", "invalid_item"),
+        (b'{"method": "POST", "url": "/v1/chat/completions", "body": {}}', "missing_required_parameter"),
+        (line(0), "duplicate_custom_id"),
+        (line(2, url="/v1/embeddings"), "invalid_url"),
+        (line(2, body=None), "invalid_body"),
+    ],
+)
+async def test_one_line_that_is_wrong_fails_the_batch_before_anything_is_asked(
+    wrapped: Wrapped, wrong: bytes, code: str
+) -> None:
+    async with wrapped.sdk() as sdk:
+        batch = await ended(sdk, await begun(sdk, b"\n".join([line(0), b"", wrong, line(1)])))
+    assert (batch.status, batch.request_counts.completed) == ("failed", 0)
+    [error] = batch.errors.data
+    assert (error.code, error.line) == (code, 3)
+    assert not [asked for asked in wrapped.upstream.asked if asked.method == "POST"]
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"not JSON", b'{"custom_id":"a"}'])
