@@ -44,7 +44,8 @@ def media_type(content_type: str | None) -> str:
 def split_list(value: str) -> list[str]:
     """The members of a list, split at commas outside quoted strings (RFC 9110 5.6.1).
 
-    Empty members are dropped. A quoted string that nobody closed runs to the end.
+    Empty members are dropped. A quotation mark that nobody closes begins no quoted string: it would hide what follows,
+    a `no-store` say.
     """
     if '"' not in value:
         return [member for part in value.split(",") if (member := part.strip(OWS))]
@@ -59,7 +60,7 @@ def split_list(value: str) -> list[str]:
         elif char == ",":
             parts.append(value[start:position])
             start = position + 1
-    parts.append(value[start:])
+    parts += value[start:].split(",") if quoted else [value[start:]]
     return [member for part in parts if (member := part.strip(OWS))]
 
 
@@ -289,12 +290,12 @@ class Directives:
     def names_in(self, name: str) -> tuple[str, ...]:
         """The field names, lower case, of a qualified directive such as no-cache="a, b" (RFC 9111 5.2.2.4, .7).
 
-        Empty where the directive is absent or, once at least, unqualified.
+        Empty where the directive is absent or, once at least, unqualified, which what names no fields is taken for.
         """
         names: list[str] = []
         for argument in self._arguments.get(name, ()):
             listed = split_list((argument or "").lower())
-            if not listed:
+            if not listed or not all(valid_token(name) for name in listed):
                 return ()
             names += listed
         return tuple(names)
