@@ -61,10 +61,14 @@ def take_kept(flags: Flags, kept: Mapping[str, Any]) -> None:
 
 
 class FlagsEverywhere:
-    """For a service that tells its replicas nothing else. name -- of the service."""
+    """For a service that tells its replicas nothing else. name -- of the service.
 
-    def __init__(self, tier: SharedTier, name: str, flags: Flags) -> None:
+    missed -- called when the tier may have lost something.
+    """
+
+    def __init__(self, tier: SharedTier, name: str, flags: Flags, missed: Callable[[], None] = lambda: None) -> None:
         self._flags = flags
+        self._missed = missed
         self.bulletin = Bulletin(tier, name, self)
 
     async def tell(self, flags: Mapping[str, bool], seconds: float) -> bool:
@@ -84,6 +88,7 @@ class FlagsEverywhere:
 
     def missed(self, *, surely: bool) -> None:
         """What is kept is told anew."""
+        self._missed()
 
     def moved(self) -> Entry:
         """None of the flags is another."""

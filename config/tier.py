@@ -12,7 +12,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -149,18 +149,17 @@ class SharedTier:
 
         return await self.run(call, "SET") or False
 
-    async def count_up(self, counters: Sequence[str]) -> bool:
-        """Add one to each counter."""
+    async def count_up(self, counters: Mapping[str, int]) -> list[int] | None:
+        """Add to each counter what is given with it; how they stand then, None where the tier cannot be had."""
 
-        async def call(client: Any) -> bool:
+        async def call(client: Any) -> list[int]:
             pipeline = client.pipeline(transaction=False)
-            for counter in counters:
+            for counter, amount in counters.items():
                 _begin(pipeline, counter)
-                pipeline.incr(counter)
-            await pipeline.execute()
-            return True
+                pipeline.incrby(counter, amount)
+            return [int(count) for count in (await pipeline.execute())[1::2]]
 
-        return await self.run(call, "PIPELINE INCR") or False
+        return await self.run(call, "PIPELINE INCRBY")
 
     async def script(self, script: Script, keys: Sequence[str], *arguments: str | bytes | float) -> Any:
         """What a script answers, whose keys are all in one slot; None where the tier cannot be had."""

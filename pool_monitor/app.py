@@ -91,9 +91,10 @@ class Monitor:
         if settings.redis_url is not None:
             called = TierMetrics(self._metrics.registry).called
             self._tier = SharedTier(settings.redis_url, seconds=settings.redis_timeout_ms / 1000, observe=called)
-            self._everywhere = FlagsEverywhere(self._tier, "monitor", self._flags)
         self.replicas = self._share()
         self.cache = QueryCache(time.monotonic, replicas=self.replicas)
+        if self._tier is not None:
+            self._everywhere = FlagsEverywhere(self._tier, "monitor", self._flags, self.cache.forget)
         self.parts = Parts(self._flags, self._metrics, self.cache, queries=queries)
         if self._everywhere is not None:
             self.parts.tell_flags = self._everywhere.tell

@@ -2,14 +2,15 @@
 
 Each table has a counter there, which every monitor counts up when it hears of a change. An answer carries the
 counters as they stood before its query began, and holds only while they stand so. A monitor reads nothing from the
-tier between hearing of a change and having counted it: nobody is given what was read before a change he heard of.
+tier between hearing of a change and having counted it: nobody is given what was read before a change he heard of. A
+counter that stands lower than it did here is that of a server which has lost its end, and is brought up to that first.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -59,7 +60,10 @@ class Replicas:
         parts = urlsplit(url)
         place = f"{parts.netloc.rpartition('@')[2].lower()}{parts.path}"
         self._prefix = f"siding:{hashlib.blake2b(place.encode(), digest_size=8).hexdigest()}"
-        self.uncounted: set[str] = set()
+        # by how much, and since when, so that a change heard of meanwhile is counted for itself
+        self.uncounted: dict[str, tuple[int, int]] = {}
+        self._heard = 0
+        self._least: dict[str, int] = {}
         self._counting: asyncio.Task[None] | None = None
 
     def _counter(self, name: str) -> str:
@@ -71,11 +75,16 @@ class Replicas:
             return None
         asked = f"{self._reader}\n{key}"
         where = f"{self._prefix}:answer:{hashlib.blake2b(asked.encode(), digest_size=20).hexdigest()}"
-        names = [self._counter(name) for name in (EVERYTHING, *sorted(tables))]
-        found = await self._tier.read(where, names)
+        names = (EVERYTHING, *sorted(tables))
+        found = await self._tier.read(where, [self._counter(name) for name in names])
         if found is None or self.uncounted:
             return None
         value, left, counters = found
+        short = {name: self._least.get(name, 0) - count for name, count in zip(names, counters, strict=True)}
+        lost = {name: by + 1 for name, by in short.items() if by > 0}
+        if lost:
+            self._count_up(lost)
+            return None
         content = _unpacked(value, where, counters) if value is not None and left > 0 else None
         return Look(where, counters, content, left)
 
@@ -86,19 +95,29 @@ class Replicas:
 
     def spoil(self, names: Iterable[str]) -> None:
         """Count a change of these tables; until that is done nothing is read from the tier."""
-        self.uncounted.update(names)
+        self._count_up(dict.fromkeys(names, 1))
+
+    def _count_up(self, amounts: Mapping[str, int]) -> None:
+        self._heard += 1
+        for name, amount in amounts.items():
+            before, _ = self.uncounted.get(name, (0, 0))
+            self.uncounted[name] = max(before, amount), self._heard
         if self._counting is None or self._counting.done():
             self._counting = asyncio.create_task(self._count())
 
     async def _count(self) -> None:
         while self.uncounted:
-            names = sorted(self.uncounted)
-            if await self._tier.count_up([self._counter(name) for name in names]):
-                self.uncounted.difference_update(names)
-            else:
+            counting = dict(sorted(self.uncounted.items()))
+            counts = await self._tier.count_up({self._counter(name): by for name, (by, _) in counting.items()})
+            if counts is None:
                 # what was missed meanwhile is not known: everything counts as changed
-                self.uncounted.add(EVERYTHING)
+                self.uncounted.setdefault(EVERYTHING, (1, self._heard))
                 await asyncio.sleep(RETRY_SECONDS)
+                continue
+            for (name, told), count in zip(counting.items(), counts, strict=True):
+                self._least[name] = max(count, self._least.get(name, 0))
+                if self.uncounted[name] == told:
+                    del self.uncounted[name]
 
     async def close(self) -> None:
         """Stop."""

@@ -84,6 +84,44 @@ async def test_a_flag_stops_the_sharing(pair: tuple[Client, Client]) -> None:
     assert await rows(other) == (1, "miss")
 
 
+async def test_a_change_that_the_tier_has_lost_is_counted_again(
+    pair: tuple[Client, Client], shared: Redis, database: str
+) -> None:
+    """As a fail-over to a replica may, which had not got it: what was read before the change would hold again."""
+    one, other = pair
+    await rows(one)
+    async with redis.asyncio.Redis(port=shared.port) as client:
+        kept = {key: await client.dump(key) async for key in client.scan_iter("siding:*") if b"log" not in key}
+        await execute(database, "INSERT INTO reports (user_id, title) VALUES ('ann', 'more')")
+        async with asyncio.timeout(PATIENCE):
+            while (await rows(one))[0] != 2 or (await rows(other))[0] != 2:
+                pass
+        for monitor in pair:
+            await counted(monitor)
+            monitor.monitor.cache.clear()
+        for key, value in kept.items():
+            await client.restore(key, 60_000 if b"answer" in key else 0, value or b"", replace=True)
+    assert await rows(other) == (2, "miss")
+    await counted(other)
+    other.monitor.cache.clear()
+    assert await rows(other) == (2, "miss")
+    assert await rows(one) == (2, "shared")
+
+
+async def test_a_tier_that_may_have_lost_something_makes_all_count_as_changed(
+    pair: tuple[Client, Client], shared: Redis
+) -> None:
+    one, other = pair
+    await rows(one)
+    async with redis.asyncio.Redis(port=shared.port) as client:
+        [log] = [key async for key in client.scan_iter("*:log")]
+        await client.hset(log, "generation", "another")
+    async with asyncio.timeout(PATIENCE):
+        while (await rows(other))[1] != "miss":
+            await counted(other)
+            other.monitor.cache.clear()
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 async def test_redis_is_never_the_outage(
     pair: tuple[Client, Client], shared: Redis, database: str, how: signal.Signals
@@ -198,6 +236,6 @@ async def test_a_tier_that_is_not_there_is_left_alone() -> None:
         assert await tier.read("a", ["b"]) is None
     assert (tier.failed, tier.available) == (3, False)
     assert await tier.write("a", b"b", 1) is False
-    assert await tier.count_up(["a"]) is False
+    assert await tier.count_up({"a": 1}) is None
     assert tier.failed == 3
     await tier.close()
