@@ -121,8 +121,11 @@ class Reader(Protocol):
     def missed(self, *, surely: bool) -> None:
         """There were, or (not surely) may have been, entries that nobody can tell any more; `began` follows."""
 
-    def moved(self) -> Entry:
-        """What the readers of another log are to be told by who comes to it, and may have told things elsewhere."""
+    def moved(self) -> tuple[Entry, Mapping[str, Any]]:
+        """What the readers of another log are to be told by who comes to it, and may have told things elsewhere.
+
+        And what is to be kept with it where it is not: a server that lost its data has lost that, too.
+        """
         ...
 
     def kept(self, kept: Mapping[str, Any]) -> None:
@@ -317,7 +320,8 @@ class Bulletin:
             return
         start = _number(first) - 1 if first else place.number
         known = bool(self._generation)
-        since = await self._take_place(client, place) if known else start
+        stands = {name[5:]: value for name, value in state.items() if name.startswith("kept ")}
+        since = await self._take_place(client, place, stands) if known else start
         if since is None:
             # it is yet another by now
             return await self._greet(client)
@@ -331,15 +335,18 @@ class Bulletin:
             log.warning("the log of the replicas began anew: what was told meanwhile may have been lost")
             self._reader.missed(surely=False)
         self._reader.began(start, since)
-        self._reader.kept({name[5:]: orjson.loads(value) for name, value in state.items() if name.startswith("kept ")})
+        self._reader.kept({name: orjson.loads(value) for name, value in stands.items()})
 
-    async def _take_place(self, client: Any, place: Standing) -> int | None:
+    async def _take_place(self, client: Any, place: Standing, stands: Mapping[str, bytes]) -> int | None:
         """A number after all that was asked before this log was known here; None if it is this log no more.
 
         It may have been there all the time, beside the other, while two servers believed to be the master: then what
         was told to the other its readers do not know either.
         """
-        told = (str(secrets.randbits(MARK_BITS)), self.by, KEPT_ENTRIES, 0, orjson.dumps(self._reader.moved()))
+        entry, keep = self._reader.moved()
+        pairs = [part for name, value in keep.items() if name not in stands for part in (name, orjson.dumps(value))]
+        mark = str(secrets.randbits(MARK_BITS))
+        told = (mark, self.by, KEPT_ENTRIES, len(pairs) // 2, *pairs, orjson.dumps(entry))
         known = (secrets.token_hex(8), *place, "")
         generation, number = await run_script(client, _TELL, (self._state, self._entries), *known, *told)
         return int(number) if generation.decode() == place.log else None

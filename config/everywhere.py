@@ -69,10 +69,12 @@ class FlagsEverywhere:
     def __init__(self, tier: SharedTier, name: str, flags: Flags, missed: Callable[[], None] = lambda: None) -> None:
         self._flags = flags
         self._missed = missed
+        self._everywhere: dict[str, Any] = {}
         self.bulletin = Bulletin(tier, name, self)
 
     async def tell(self, flags: Mapping[str, bool], seconds: float) -> bool:
         """See Tell."""
+        self._everywhere |= flags
         self.bulletin.tell([[FLAGS, dict(flags)]], keep=flags)
         return await self.bulletin.sent(seconds)
 
@@ -84,18 +86,20 @@ class FlagsEverywhere:
     def took(self, number: int, by: str, entry: Entry) -> None:
         """Flags."""
         if by != self.bulletin.by and len(entry) > 1 and entry[0] == FLAGS and isinstance(entry[1], dict):
+            self._everywhere |= entry[1]
             take(self._flags, entry[1])
 
     def missed(self, *, surely: bool) -> None:
         """What is kept is told anew."""
         self._missed()
 
-    def moved(self) -> Entry:
+    def moved(self) -> tuple[Entry, Mapping[str, Any]]:
         """None of the flags is another."""
-        return [FLAGS, {}]
+        return [FLAGS, {}], self._everywhere
 
     def kept(self, kept: Mapping[str, Any]) -> None:
         """Flags that stand."""
+        self._everywhere |= kept
         take_kept(self._flags, kept)
 
     def logged(self, left: int, upto: Standing) -> None:

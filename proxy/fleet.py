@@ -196,10 +196,12 @@ class Fleet:
             await self._answer_worker(member, name, argument)
             return None
 
-        member.channel = Channel(answer)
+        channel = Channel(answer)
+        await channel.open(ours)
+        # what is told before that it hears of when it listens
+        member.channel = channel
         self._lives += 1
         member.life = self._lives
-        await member.channel.open(ours)
         member.process = self._context.Process(
             target=work,
             args=(self._settings, self._flags.as_dict(), self._routes, self._port, theirs, self._group),

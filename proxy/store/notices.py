@@ -46,6 +46,7 @@ class Notices:
         self._siblings: dict[int, Telling] = {}
         self._before: dict[int, int] = {}
         self._own_before = 0
+        self._flags_everywhere: dict[str, Any] = {}
 
     # -- telling
 
@@ -59,6 +60,7 @@ class Notices:
     async def tell_flags(self, flags: Mapping[str, bool], seconds: float) -> bool:
         """Set flags in every replica, now and later; False where that may take longer than so many seconds."""
         self._own.skip(self._own.count + 1)
+        self._flags_everywhere |= flags
         self.bulletin.tell([[FLAGS, dict(flags), False]], keep=flags)
         return await self.bulletin.sent(seconds)
 
@@ -127,9 +129,11 @@ class Notices:
         if what == FLAGS:
             # numbers have no gaps
             self._everywhere.epoch = number
-            if by != self.bulletin.by and isinstance(name, dict):
-                take(self._flags, name)
-                self._flipped(name)
+            if isinstance(name, dict):
+                self._flags_everywhere |= name
+                if by != self.bulletin.by:
+                    take(self._flags, name)
+                    self._flipped(name)
             return
         notice = (str(what), str(name), bool(soft))
         note(self._everywhere, notice)
@@ -140,15 +144,16 @@ class Notices:
         """Entries were lost: nothing stored here is sure to be valid. Softly where it is only possible."""
         self._here.purge_all(soft=not surely)
 
-    def moved(self) -> Entry:
+    def moved(self) -> tuple[Entry, Mapping[str, Any]]:
         """Anything may have been invalidated meanwhile."""
         # records that are asked for later are of what there is with all that was told until now
         self._before = {who: telling.count for who, telling in self._siblings.items()}
         self._own_before = self._own.count
-        return [ALL, "", True]
+        return [ALL, "", True], self._flags_everywhere
 
     def kept(self, kept: Mapping[str, Any]) -> None:
         """Flags that stand."""
+        self._flags_everywhere |= kept
         take_kept(self._flags, kept)
         self._flipped(kept)
 

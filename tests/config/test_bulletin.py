@@ -46,8 +46,8 @@ class Listener:
     def missed(self, *, surely: bool) -> None:
         self.missings.append(surely)
 
-    def moved(self) -> Entry:
-        return MOVED
+    def moved(self) -> tuple[Entry, Mapping[str, Any]]:
+        return MOVED, self.stands
 
     def kept(self, kept: Mapping[str, Any]) -> None:
         self.stands = dict(kept)
@@ -135,6 +135,20 @@ async def test_what_is_kept_is_told_to_those_who_come(server: Redis) -> None:
         async with reading(server.url) as (_, late):
             await holds(lambda: bool(late.stands))
     assert late.stands == {"X": True, "Y": 2}
+
+
+async def test_what_is_kept_is_told_again_to_a_server_that_lost_it(server: Redis) -> None:
+    async with reading(server.url) as (one, first):
+        await holds(lambda: one.hears)
+        first.stands = {"X": True, "Y": 1}
+        async with redis.asyncio.Redis(port=server.port) as client:
+            await client.flushall()
+            await client.hset(one._state, mapping={"generation": "next", "last": 1, "kept Y": "2"})
+        await holds(lambda: first.missings == [False])
+        # of what stands there already that counts
+        await holds(lambda: first.stands == {"Y": 2})
+        async with reading(server.url) as (_, late):
+            await holds(lambda: late.stands == {"X": True, "Y": 2})
 
 
 async def test_a_cut_connection_loses_and_repeats_nothing(server: Redis) -> None:
@@ -266,9 +280,12 @@ async def test_a_number_that_was_given_twice_is_noticed(server: Redis) -> None:
         relay.stop()
         one.tell([["lost"]])
         await holds(lambda: first.entries == ["before", "lost"])
-        for key, value in zip(keys, dumped, strict=True):
-            assert value is not None
-            await client.restore(key, 0, value, replace=True)
+        # at once: nobody is to see the one without the other
+        async with client.pipeline() as both:
+            for key, value in zip(keys, dumped, strict=True):
+                assert value is not None
+                both.restore(key, 0, value, replace=True)
+            await both.execute()
         other.tell([["instead"]])
         relay.go()
         await holds(lambda: first.missings == [False])

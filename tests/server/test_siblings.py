@@ -235,6 +235,29 @@ async def test_who_joins_serves_once_the_others_have_told_him() -> None:
         await joined
 
 
+async def test_who_is_being_started_is_told_when_he_listens_and_nobody_fails_for_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = settings_for("http://127.0.0.1:1", workers=2)
+    fleet = Fleet(settings, build_routes(settings), 0)
+    [new, old] = fleet._members
+    opening, pair = asyncio.Event(), socket.socketpair()
+
+    async def open_slowly(channel: Channel, sock: socket.socket) -> None:
+        opening.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Channel, "open", open_slowly)
+    monkeypatch.setattr("proxy.fleet.socket.socketpair", lambda: pair)
+    starting = asyncio.create_task(fleet._live(new))
+    await opening.wait()
+    await fleet._answer_worker(old, "invalidated", [1, ["uri http://a/a"]])
+    starting.cancel()
+    await asyncio.wait((starting,))
+    for one in pair:
+        one.close()
+
+
 async def test_who_joins_a_proxy_alone_is_told_nothing(origin: Origin) -> None:
     origin.script = usual
     async with family() as (parent, siblings), running_proxy(origin.url, siblings=siblings) as proxy:

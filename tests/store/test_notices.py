@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from config.bulletin import Standing
+from config.everywhere import FLAGS
 from config.flags import Flags
 from config.tier import SharedTier
 from proxy.store.invalidations import Invalidations, Validity
@@ -212,7 +213,8 @@ def test_who_comes_from_another_log_makes_everything_stale_for_those_who_read_th
     """What he had told there, and read there, they have not heard of."""
     one, other = notices(), notices()
     one.began(0, 0)
-    one.took(1, "other", other.moved())
+    entry, _ = other.moved()
+    one.took(1, "other", entry)
     assert one._here.state(URI, (), 0) is Validity.STALE
     assert one.state(URI, (), at(0)) is Validity.STALE
 
@@ -253,3 +255,10 @@ async def test_who_joins_is_told_what_cannot_be_read_yet(untold: Notices) -> Non
     assert untold.sibling_joined() == [("tag", "t", True)]
     assert untold.state(URI, ("t",), at(6)) is Validity.STALE
     assert untold.sibling_joined() == []
+
+
+async def test_flags_set_everywhere_are_kept_again_by_who_comes_to_another_log(untold: Notices) -> None:
+    untold.kept({"BYPASS": True})
+    untold.took(1, "other", [FLAGS, {"ENABLE_ETAG": False}, False])
+    await untold.tell_flags({"BYPASS": False}, 0.0)
+    assert untold.moved()[1] == {"BYPASS": False, "ENABLE_ETAG": False}
