@@ -40,6 +40,10 @@ QUIET_SECONDS = 60.0
 """From one word on what is refused to the next."""
 REST_SECONDS = 1.0
 """From one try to the next, give or take a fifth, so that replicas do not all come back at once."""
+SENTINEL_SECONDS = 0.3
+"""For a connection to a Sentinel."""
+FOLLOW_SECONDS = 0.7
+"""For all Sentinels together to say who is the master, where it is only to be seen whether it is still the same."""
 MASTERS = 3
 """How often one is looked for until all connections are sure to be to it."""
 MAX_CALLS = 32
@@ -234,13 +238,17 @@ class SharedTier:
         It may go on for seconds as if it were, and whoever is connected to it hears of nothing.
         """
         if self._place.mode is Mode.SENTINEL:
-            for pool in (client.connection_pool, self._client.connection_pool):
-                with suppress(*FAULTS):
-                    masters = self._masters.setdefault(pool, deque([pool.master_address], MASTERS))
-                    masters.append(await pool.get_master_address())
-                    if len(set(masters)) > 1:
-                        # connections that were in use, or being made, when the pool heard of it are back by now
-                        await pool.disconnect(inuse_connections=False)
+            await asyncio.gather(*map(self._follow, (client.connection_pool, self._client.connection_pool)))
+
+    async def _follow(self, pool: Any) -> None:
+        masters = self._masters.setdefault(pool, deque([pool.master_address], MASTERS))
+        # Sentinels that hang are not to keep the reader from reading
+        with suppress(*FAULTS):
+            async with asyncio.timeout(FOLLOW_SECONDS):
+                masters.append(await pool.get_master_address())
+            if len(set(masters)) > 1:
+                # connections that were in use, or being made, when the pool heard of it are back by now
+                await pool.disconnect(inuse_connections=False)
 
     @asynccontextmanager
     async def listening(self, seconds: float) -> AsyncIterator[Any]:
@@ -301,7 +309,7 @@ def _connected(place: Place, seconds: float) -> tuple[Any, list[Callable[[], Awa
             )
             return cluster, [cluster.aclose]
         case Mode.SENTINEL:
-            watching = {"socket_timeout": CALL_SECONDS, "socket_connect_timeout": CONNECT_SECONDS, "ssl": place.tls}
+            watching = {"socket_timeout": CALL_SECONDS, "socket_connect_timeout": SENTINEL_SECONDS, "ssl": place.tls}
             sentinel = Sentinel(place.hosts, sentinel_kwargs=watching)  # type: ignore[no-untyped-call]
             master = sentinel.master_for(
                 place.service, db=place.number, ssl=place.tls, max_connections=MAX_CALLS, **options

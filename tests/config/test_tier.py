@@ -133,6 +133,23 @@ async def test_a_connection_in_use_follows_the_master_when_it_is_back(server: Re
         await tier.close()
 
 
+async def test_sentinels_that_hang_hold_nobody_up_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("config.tier.FOLLOW_SECONDS", 0.01)
+    tier = SharedTier("redis+sentinel://127.0.0.1:1/main/0")
+    asked = []
+
+    async def hang(_: str) -> None:
+        asked.append(True)
+        await asyncio.Event().wait()
+
+    async with tier.listening(UNHURRIED) as reader, asyncio.timeout(PATIENCE):
+        for client in (reader, tier._client):
+            client.connection_pool.sentinel_manager = SimpleNamespace(discover_master=hang)
+        await tier.follow(reader)
+    assert asked == [True, True]
+    await tier.close()
+
+
 async def _address(server: Redis) -> tuple[str, int]:
     return "127.0.0.1", server.port
 
