@@ -25,9 +25,9 @@ from deploy.grading_sheets import NAMED, drawn, in_full, in_rows
 from deploy.grading_simulator import Running, running_simulator
 from pool_monitor.grading.template_files import load_templates
 from tests.deploy.processes import PATIENCE, ROOT, environment
+from tests.pool_monitor.grading.samples import SCHEMA
 
 [TEMPLATE] = load_templates()
-SCHEMA = json.loads((ROOT / "tests/pool_monitor/grading/homework_schema.json").read_text())
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from deploy.grading_simulator import running_simulator
 from tests.collector import CLIENT, INTERNAL, SERVER, Collector, Span, running_collector, tracing_to
-from tests.pool_monitor.grading.test_with_simulator import asked
+from tests.pool_monitor.grading.samples import asked
 from tests.pool_monitor.grading.upstreams import Answering, Asked, running_upstream
 from tests.pool_monitor.support import Client, running_monitor
 from tests.redis_servers import Redis

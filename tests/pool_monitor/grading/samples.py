@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+from tests.pool_monitor.grading.upstreams import ORIGINAL
+
+SCHEMA = json.loads((Path(__file__).parent / "homework_schema.json").read_text())
+"""Of an answer, as the plan has it."""
 POINTS = {"CORRECT": 1.0, "INCORRECT": 0.0, "EMPTY": 0.0, "PARTIAL_CREDIT": 0.5}
 
 TEN = [
@@ -93,3 +98,16 @@ def pretty(document: object) -> str:
 
 def minified(document: object) -> str:
     return json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+
+
+def asked(sheet: str, **more: Any) -> dict[str, Any]:
+    """A request that has the simulator grade this sheet."""
+    image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{sheet.encode().hex()}"}}
+    return {
+        "model": "gpt-4o-mini",
+        "messages": [
+            {"role": "system", "content": ORIGINAL},
+            {"role": "user", "content": [{"type": "text", "text": sheet}, image]},
+        ],
+        **more,
+    }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -18,11 +17,18 @@ from pool_monitor.grading.calls import Expansion
 from pool_monitor.grading.expanding import Expander, expand, full_answer
 from pool_monitor.grading.shapes import faults_of, json_schema, same, without_label
 from pool_monitor.grading.template_files import load_templates
-from tests.pool_monitor.grading.samples import compact_by_hand, minified, pretty, ten_questions, two_questions
+from tests.pool_monitor.grading.samples import (
+    POINTS,
+    SCHEMA,
+    compact_by_hand,
+    minified,
+    pretty,
+    ten_questions,
+    two_questions,
+)
 
 [TEMPLATE] = load_templates()
 SHAPE = TEMPLATE.shape
-SCHEMA = json.loads((Path(__file__).parent / "homework_schema.json").read_text())
 
 texts = st.one_of(
     st.text(max_size=30),
@@ -36,7 +42,6 @@ confidences = st.one_of(
 numbers = st.one_of(st.sampled_from([0.0, 0.5, 1.0]), st.integers(0, 20), st.floats(0, 100))
 subjects = st.sampled_from(SCHEMA["properties"]["subject"]["enum"])
 grades = st.sampled_from(["CORRECT", "INCORRECT", "EMPTY", "PARTIAL_CREDIT"])
-POINTS = {"CORRECT": 1.0, "INCORRECT": 0.0, "EMPTY": 0.0, "PARTIAL_CREDIT": 0.5}
 
 
 @st.composite

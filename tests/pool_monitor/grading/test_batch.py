@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -18,8 +17,8 @@ from pool_monitor.grading.batch_http import form_asked
 from pool_monitor.grading.calls import Answer
 from pool_monitor.grading.stored import Where
 from tests.pool_monitor.grading.samples import pretty
-from tests.pool_monitor.grading.test_serve import FULL, SAID, Wrapped, asked_for, says, wrapping
 from tests.pool_monitor.grading.upstreams import Asked, completion, whole
+from tests.pool_monitor.grading.wrapped import FULL, SAID, Wrapped, asked_for, says
 from tests.support import until
 
 BATCH = "/v1/batch/chat/completions"
@@ -27,10 +26,9 @@ LINES = "application/x-ndjson"
 
 
 @pytest.fixture
-async def wrapped() -> AsyncIterator[Wrapped]:
-    async with wrapping() as one:
-        one.upstream.answering = says(SAID)
-        yield one
+def wrapped(wrapped: Wrapped) -> Wrapped:
+    wrapped.upstream.answering = says(SAID)
+    return wrapped
 
 
 async def send(wrapped: Wrapped, items: Any, key: str = "sk-one", **fields: str) -> tuple[int, Any]:

@@ -10,7 +10,6 @@ import os
 import resource
 import tempfile
 import threading
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,8 @@ from pool_monitor.grading import batches
 from pool_monitor.grading.batch_files import PIECE_BYTES, Files, Octets
 from pool_monitor.grading.batch_form import Form, FormError
 from pool_monitor.grading.batches import MOST_RUNNING
-from tests.pool_monitor.grading.test_serve import FULL, SAID, Wrapped, asked_for, says, wrapping
 from tests.pool_monitor.grading.upstreams import Asked, completion, whole
+from tests.pool_monitor.grading.wrapped import FULL, SAID, Wrapped, asked_for, says, wrapping
 from tests.pool_monitor.support import running_monitor
 from tests.support import until
 
@@ -38,10 +37,9 @@ async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
 
 
 @pytest.fixture
-async def wrapped() -> AsyncIterator[Wrapped]:
-    async with wrapping() as one:
-        one.upstream.answering = answering
-        yield one
+def wrapped(wrapped: Wrapped) -> Wrapped:
+    wrapped.upstream.answering = answering
+    return wrapped
 
 
 def line(number: int, **more: Any) -> bytes:

@@ -14,8 +14,10 @@ from aiohttp import web
 
 from pool_monitor.grading.bookkeeping import FILE, stated_in
 from pool_monitor.grading.serve import MOST_SEEN_BYTES
+from tests.pool_monitor.grading.pictures import png, url
 from tests.pool_monitor.grading.samples import pretty
-from tests.pool_monitor.grading.test_serve import (
+from tests.pool_monitor.grading.upstreams import Asked, chunks, completion, whole
+from tests.pool_monitor.grading.wrapped import (
     FULL,
     SAID,
     Wrapped,
@@ -25,8 +27,6 @@ from tests.pool_monitor.grading.test_serve import (
     says,
     wrapping,
 )
-from tests.pool_monitor.grading.test_tokens import png, url
-from tests.pool_monitor.grading.upstreams import Asked, chunks, completion, whole
 
 USAGE = completion("")["usage"]
 

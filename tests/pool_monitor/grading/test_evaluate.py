@@ -6,9 +6,7 @@ import asyncio
 import json
 import os
 import signal
-import struct
 import sys
-import zlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -23,19 +21,11 @@ from pool_monitor.grading import evaluate as command
 from pool_monitor.grading.dataset import DatasetError, Image, load_dataset
 from pool_monitor.grading.evaluate import KEPT, main
 from pool_monitor.grading.quality import PLAN
+from tests.pool_monitor.grading.pictures import png
 from tests.support import PATIENCE, until
 
 KEY = "sk-very-secret"
 GRADES = ("CORRECT", "INCORRECT", "EMPTY", "PARTIAL_CREDIT")
-POINTS = {"CORRECT": 1.0, "INCORRECT": 0.0, "EMPTY": 0.0, "PARTIAL_CREDIT": 0.5}
-
-
-def png(width: int, height: int) -> bytes:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
 def dataset(folder: Path, count: int, questions: int = 10) -> Path:

@@ -9,8 +9,8 @@ import pytest
 
 from pool_monitor.grading.shadow import Shadowed
 from tests.pool_monitor.grading.samples import pretty
-from tests.pool_monitor.grading.test_serve import FULL, SAID, Wrapped, asked_for, graded, says, wrapping
 from tests.pool_monitor.grading.upstreams import COMPACT
+from tests.pool_monitor.grading.wrapped import FULL, SAID, Wrapped, asked_for, graded, says, wrapping
 from tests.support import until
 
 

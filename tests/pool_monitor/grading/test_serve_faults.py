@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -15,7 +14,8 @@ from yarl import URL
 
 from pool_monitor.grading import sse
 from tests.pool_monitor.grading.samples import pretty
-from tests.pool_monitor.grading.test_serve import (
+from tests.pool_monitor.grading.upstreams import Asked, chunks, completion, streamed, whole
+from tests.pool_monitor.grading.wrapped import (
     FULL,
     SAID,
     Wrapped,
@@ -26,17 +26,10 @@ from tests.pool_monitor.grading.test_serve import (
     together,
     wrapping,
 )
-from tests.pool_monitor.grading.upstreams import Asked, chunks, completion, streamed, whole
 from tests.support import until
 
 ERROR = b'data: {"error":{"message":"The server had an error","type":"server_error"}}\n\n'
 PLAIN: dict[str, Any] = {"model": "m", "temperature": 0, "messages": []}
-
-
-@pytest.fixture
-async def wrapped() -> AsyncIterator[Wrapped]:
-    async with wrapping() as one:
-        yield one
 
 
 async def sent(url: str, data: bytes) -> bytes:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from hypothesis import strategies as st
 from pool_monitor.grading import images, tokens
 from pool_monitor.grading.images import Size
 from pool_monitor.grading.models import OTHER, PACKAGED, Model, ModelsError, load_models
+from tests.pool_monitor.grading.pictures import png, url
 
 MODELS = load_models()
 
@@ -25,12 +24,6 @@ def model(name: str) -> Model:
     return found
 
 
-def png(width: int, height: int) -> bytes:
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    chunk = b"IHDR" + header
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
-
-
 def jpeg(width: int, height: int, before: int = 0) -> bytes:
     """Its size stands behind so many bytes of a camera's notes."""
     notes = b"".join(b"\xff\xe1" + struct.pack(">H", 60_002) + b"x" * 60_000 for _ in range(before // 60_000))
@@ -39,10 +32,6 @@ def jpeg(width: int, height: int, before: int = 0) -> bytes:
 
 def gif(width: int, height: int) -> bytes:
     return b"GIF89a" + struct.pack("<HH", width, height) + b"\x00\x00\x00"
-
-
-def url(content: bytes, kind: str = "png") -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 # -- images

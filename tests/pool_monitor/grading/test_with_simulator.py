@@ -15,9 +15,7 @@ import pytest
 from deploy.grading_model import Form, Way
 from deploy.grading_sheets import NAMED
 from deploy.grading_simulator import Running, running_simulator
-from tests.pool_monitor.grading.samples import pretty
-from tests.pool_monitor.grading.test_answers import SCHEMA
-from tests.pool_monitor.grading.upstreams import ORIGINAL
+from tests.pool_monitor.grading.samples import SCHEMA, asked, pretty
 from tests.pool_monitor.support import Client, running_monitor
 
 SHEETS = [f"sheet: {name}" for name in NAMED] + [f"page {number}" for number in range(25)]
@@ -39,18 +37,6 @@ class Both:
 async def both() -> AsyncIterator[Both]:
     async with running_simulator() as simulator, running_monitor(None, grading_upstream_url=simulator.url) as monitor:
         yield Both(simulator, monitor)
-
-
-def asked(sheet: str, **more: Any) -> dict[str, Any]:
-    image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{sheet.encode().hex()}"}}
-    return {
-        "model": "gpt-4o-mini",
-        "messages": [
-            {"role": "system", "content": ORIGINAL},
-            {"role": "user", "content": [{"type": "text", "text": sheet}, image]},
-        ],
-        **more,
-    }
 
 
 async def graded(sdk: openai.AsyncOpenAI, sheet: str, **more: Any) -> str:

@@ -1,0 +1,176 @@
+"""What is not known, or not to be touched, goes to the upstream and back octet for octet."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+from aiohttp import web
+from yarl import URL
+
+from pool_monitor.grading.serve import CHAT
+from tests.pool_monitor.grading.samples import pretty
+from tests.pool_monitor.grading.upstreams import (
+    Asked,
+    completion,
+    whole,
+)
+from tests.pool_monitor.grading.wrapped import FULL, SAID, Wrapped, asked_for, graded, messages, says, wrapping
+from tests.support import until
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.mark.parametrize("target", [CHAT, f"{CHAT}?a=%2F&b=%c3%a9+x&a", f"{CHAT}/", "/v1/a%2Fb//c", "/v1/embeddings"])
+async def test_what_is_forwarded_is_so_octet_for_octet(wrapped: Wrapped, target: str) -> None:
+    seen: dict[str, Any] = {}
+
+    async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
+        seen["asked"] = asked
+        fields = [("x-request-id", "r"), ("Set-Cookie", "a=1"), ("Set-Cookie", "b=2"), ("X-Odd", " é ")]
+        return web.Response(status=206, reason="Some of it", body=b"\x1f\x8b not gzip", headers=fields)
+
+    wrapped.upstream.answering = answering
+    content = b'{ "model" :\t"x",  "messages": [], "odd\\u00e9": 1e400 }'
+    sent = {"Authorization": "Bearer k", "Content-Type": "application/json", "X-B": "2", "X-A": "1"}
+    async with aiohttp.ClientSession(auto_decompress=False, skip_auto_headers=["Accept", "User-Agent"]) as session:
+        url = URL(wrapped.url + target, encoded=True)
+        async with session.post(url, data=content, headers=sent) as answer:
+            got = (answer.status, answer.reason, await answer.read(), list(answer.raw_headers))
+    asked = seen["asked"]
+    assert (asked.method, asked.path, asked.content) == ("POST", target, content)
+    kept = [(name, value) for name, value in asked.fields if name not in {"Host", "Accept-Encoding"}]
+    assert kept == [*sent.items(), ("Content-Length", str(len(content)))]
+    assert got[:3] == (206, "Some of it", b"\x1f\x8b not gzip")
+    names = [name.lower() for name, _ in got[3]]
+    assert names.count(b"set-cookie") == 2
+    assert b"cache-status" not in names
+    assert b"via" not in names
+
+
+@pytest.mark.parametrize(
+    ("what", "more"),
+    [
+        ("structured-output", {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}}),
+        ("several-choices", {"n": 2}),
+        ("tools", {"tools": [{"type": "function", "function": {"name": "f"}}]}),
+        ("sampling", {"logprobs": True}),
+        ("unrecognised", {"prompt": "Grade this essay."}),
+    ],
+)
+async def test_what_is_left_as_it_is_and_why(wrapped: Wrapped, what: str, more: dict[str, Any]) -> None:
+    wrapped.upstream.answering = says(SAID)
+    body = asked_for(**more)
+    await graded(wrapped.sdk(), **more)
+    [asked] = wrapped.upstream.asked
+    assert asked.body == body
+    assert wrapped.metric("siding_grading_requests_total", what=what, found="asked", status="2xx") == 1
+
+
+async def test_json_mode_is_no_obstacle(wrapped: Wrapped) -> None:
+    wrapped.upstream.answering = says(SAID)
+    answer = await graded(wrapped.sdk(), response_format={"type": "json_object"})
+    assert json.loads(answer.choices[0].message.content) == FULL
+    assert wrapped.upstream.asked[0].compact
+
+
+async def test_the_flag_is_obeyed_from_the_next_request_on(wrapped: Wrapped) -> None:
+    wrapped.upstream.answering = says(SAID)
+    await graded(wrapped.sdk())
+    await wrapped.flag(USE_OPTIMIZED_PROMPTS=False)
+    assert (await graded(wrapped.sdk())).choices[0].message.content == pretty(FULL)
+    await wrapped.flag(USE_OPTIMIZED_PROMPTS=True)
+    await graded(wrapped.sdk())
+    assert [asked.compact for asked in wrapped.upstream.asked] == [True, False, True]
+
+
+@pytest.mark.parametrize("flags", [{"USE_OPTIMIZED_PROMPTS": False}, {"BYPASS": True}])
+async def test_with_the_flag_off_all_is_octet_for_octet(wrapped: Wrapped, flags: dict[str, bool]) -> None:
+    answered = b'{"choices" : [ ] ,  "odd": 1.50 }'
+
+    async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
+        return web.Response(body=answered, content_type="application/json")
+
+    wrapped.upstream.answering = answering
+    await wrapped.flag(**flags)
+    content = orjson.dumps(asked_for(), option=orjson.OPT_INDENT_2)
+    async with wrapped.monitor.session.post("/v1/chat/completions", data=content, headers=JSON) as answer:
+        assert await answer.read() == answered
+    assert wrapped.upstream.asked[0].content == content
+
+
+async def test_a_flag_that_is_flipped_meanwhile_changes_nothing_of_what_is_under_way(wrapped: Wrapped) -> None:
+    go = asyncio.Event()
+
+    async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
+        await go.wait()
+        return await whole(completion(SAID if asked.compact else pretty(FULL)))
+
+    wrapped.upstream.answering = answering
+    task = asyncio.create_task(graded(wrapped.sdk()))
+    await until(lambda: len(wrapped.upstream.asked) == 1)
+    await wrapped.flag(USE_OPTIMIZED_PROMPTS=False)
+    go.set()
+    assert json.loads((await task).choices[0].message.content) == FULL
+
+
+async def test_a_large_image_goes_through(wrapped: Wrapped) -> None:
+    wrapped.upstream.answering = says(SAID)
+    url = "data:image/png;base64," + "A" * 27_000_000
+    asked = [messages()[0], {"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
+    async with wrapped.sdk() as sdk:
+        answer = await sdk.chat.completions.create(model="gpt-4o-mini", messages=asked)  # type: ignore[arg-type]
+    assert json.loads(answer.choices[0].message.content or "") == FULL
+    assert wrapped.upstream.asked[0].body["messages"][1] == asked[1]
+
+
+async def test_what_is_too_large_to_look_into_is_forwarded() -> None:
+    async with wrapping(grading_max_request_bytes=1000) as wrapped:
+        wrapped.upstream.answering = says(SAID)
+        await graded(wrapped.sdk())
+        content = json.dumps(asked_for()).encode()
+
+        async def pieces() -> AsyncIterator[bytes]:
+            for at in range(0, len(content), 700):
+                yield content[at : at + 700]
+
+        async with wrapped.monitor.session.post("/v1/chat/completions", data=pieces(), headers=JSON) as answer:
+            assert answer.status == 200
+        assert [asked.body for asked in wrapped.upstream.asked] == [asked_for(), asked_for()]
+        assert wrapped.metric("siding_grading_requests_total", what="too-large", found="asked", status="2xx") == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'"Questions"', b'{"messages":[{"Questions":1}]}'])
+async def test_content_that_is_no_request_is_the_upstreams_to_refuse(wrapped: Wrapped, content: bytes) -> None:
+    async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
+        return web.Response(status=400, body=b"no")
+
+    wrapped.upstream.answering = answering
+    async with wrapped.monitor.session.post("/v1/chat/completions", data=content, headers=JSON) as answer:
+        assert (answer.status, await answer.read()) == (400, b"no")
+    assert wrapped.upstream.asked[0].content == content
+
+
+async def test_when_the_caller_leaves_the_upstream_is_no_longer_asked(wrapped: Wrapped) -> None:
+    left = asyncio.Event()
+
+    async def forever(asked: Asked, request: web.Request) -> web.StreamResponse:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            left.set()
+            raise
+        raise AssertionError
+
+    wrapped.upstream.answering = forever
+    task = asyncio.create_task(graded(wrapped.sdk()))
+    await until(lambda: len(wrapped.upstream.asked) == 1)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    async with asyncio.timeout(10):
+        await left.wait()
