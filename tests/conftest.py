@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
+from tests.redis_servers import Redis, running_redis
 from tests.support import Origin
 
 
@@ -20,3 +22,10 @@ async def origin() -> AsyncIterator[Origin]:
     server = await Origin().start()
     yield server
     await server.stop()
+
+
+@pytest.fixture
+async def shared(tmp_path: Path) -> AsyncIterator[Redis]:
+    """A Redis of the test's own."""
+    async with running_redis(tmp_path) as server:
+        yield server

@@ -171,3 +171,8 @@ async def collect_connections() -> None:
     """What a test left open is found in its own event loop, and not in the middle of another test."""
     gc.collect()
     await asyncio.sleep(0)
+
+
+def client_of(server: Redis, **options: Any) -> Any:
+    """A client whose answers are octets."""
+    return redis.asyncio.Redis(port=server.port, **options)

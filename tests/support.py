@@ -361,3 +361,29 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def joined(values: Iterable[str]) -> str:
     return ", ".join(values)
+
+
+class Gate:
+    """An origin that holds every answer back until opened."""
+
+    def __init__(self, origin: Origin, *fields: str, content: bytes = b"one", status: str = "200 OK") -> None:
+        self.open = asyncio.Event()
+        self.origin = origin
+        self.fields = fields
+        self.content = content
+        self.status = status
+        origin.script = self.script
+
+    async def script(self, turn: Turn) -> None:
+        await self.open.wait()
+        await turn.answer(self.content, *self.fields, status=self.status)
+
+    async def asked(self, times: int = 1) -> None:
+        await until(lambda: len(self.origin.requests) >= times)
+
+
+async def holds(condition: Callable[[], bool]) -> None:
+    """Wait for what another process brings about."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110 - another process has no event to wait for
+            await asyncio.sleep(0.002)

@@ -20,13 +20,13 @@ from config.bulletin import Bulletin
 from config.tasks import end
 from config.tier import SharedTier
 from pool_monitor.pool_stats import percentile
-from tests.config.test_bulletin import Listener, holds
+from tests.config.listeners import Listener
 from tests.e2e.proxies import Running, proxy_process
+from tests.redis_faults import FAULTS
 from tests.redis_servers import Redis, running_redis
 from tests.relay import relayed
 from tests.replica_load import Load
-from tests.scenarios.test_replica_faults import FAULTS
-from tests.support import Origin, Turn
+from tests.support import Origin, Turn, holds
 
 SECRET = "0123456789abcdef" * 2
 HOST = {"Host": "app.example"}

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,52 +14,13 @@ import pytest
 import redis.asyncio
 
 from config import bulletin as module
-from config.bulletin import Bulletin, Entry, Standing
+from config.bulletin import Bulletin
 from config.listen import spare_port
 from config.tier import SharedTier
+from tests.config.listeners import Listener
 from tests.redis_servers import Redis, running_cluster, running_redis, running_sentinel
 from tests.relay import relayed
-from tests.support import PATIENCE
-
-MOVED = ["moved"]
-
-
-class Listener:
-    """Keeps what it hears."""
-
-    def __init__(self) -> None:
-        self.began_at: list[int] = []
-        self.entries: list[Any] = []
-        self.numbers: list[int] = []
-        self.missings: list[bool] = []
-        self.stands: dict[str, Any] = {}
-        self.logs: list[tuple[int, Standing]] = []
-
-    def began(self, number: int, since: int) -> None:
-        self.began_at.append(number)
-
-    def took(self, number: int, by: str, entry: Entry) -> None:
-        if entry != MOVED:
-            self.numbers.append(number)
-            self.entries.append(entry[0])
-
-    def missed(self, *, surely: bool) -> None:
-        self.missings.append(surely)
-
-    def moved(self) -> tuple[Entry, Mapping[str, Any]]:
-        return MOVED, self.stands
-
-    def kept(self, kept: Mapping[str, Any]) -> None:
-        self.stands = dict(kept)
-
-    def logged(self, left: int, upto: Standing) -> None:
-        self.logs.append((left, upto))
-
-
-async def holds(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not condition():  # noqa: ASYNC110 - another process has no event to wait for
-            await asyncio.sleep(0.002)
+from tests.support import PATIENCE, holds
 
 
 @contextlib.asynccontextmanager

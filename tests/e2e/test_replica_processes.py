@@ -7,15 +7,12 @@ import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 
 import aiohttp
-import pytest
 
 from tests.e2e.proxies import Running, proxy_process
-from tests.redis_servers import Redis, running_redis
-from tests.scenarios.test_collapse import Gate
-from tests.support import PATIENCE, Origin
+from tests.redis_servers import Redis
+from tests.support import PATIENCE, Gate, Origin
 
 SECRET = "0123456789abcdef" * 2
 FRESH = "Cache-Control: max-age=60"
@@ -23,12 +20,6 @@ HOST = {"Host": "app.example"}
 """Behind a balancer replicas are asked for the same URI."""
 REPLICAS = 10
 CLIENTS = 50
-
-
-@pytest.fixture
-async def shared(tmp_path: Path) -> AsyncIterator[Redis]:
-    async with running_redis(tmp_path) as one:
-        yield one
 
 
 @contextlib.asynccontextmanager

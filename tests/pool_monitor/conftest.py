@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import asyncpg
 import pytest
 import pytest_asyncio
 
 from deploy.postgres import Postgres, running
-from tests.redis_servers import Redis, running_redis
 
 _numbers = itertools.count()
 
@@ -34,10 +32,3 @@ async def database(server: Postgres) -> AsyncIterator[str]:
     finally:
         await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
         await admin.close()
-
-
-@pytest.fixture
-async def shared(tmp_path: Path) -> AsyncIterator[Redis]:
-    """A Redis of the test's own."""
-    async with running_redis(tmp_path) as server:
-        yield server

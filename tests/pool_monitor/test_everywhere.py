@@ -2,27 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
-
-import pytest
-
 from tests.pool_monitor.support import running_monitor
-from tests.redis_servers import Redis, running_redis
-from tests.support import PATIENCE
-
-
-@pytest.fixture
-async def shared(tmp_path: Path) -> AsyncIterator[Redis]:
-    async with running_redis(tmp_path) as one:
-        yield one
-
-
-async def holds(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not condition():  # noqa: ASYNC110 - another process has no event to wait for
-            await asyncio.sleep(0.005)
+from tests.redis_servers import Redis
+from tests.support import holds
 
 
 async def test_flags_are_flipped_in_every_monitor_now_and_later(shared: Redis) -> None:

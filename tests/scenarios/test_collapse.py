@@ -6,28 +6,9 @@ import asyncio
 
 import pytest
 
-from tests.support import Message, Origin, Turn, gather, running_proxy, until
+from tests.support import Gate, Message, Origin, Turn, gather, running_proxy, until
 
 FRESH = "Cache-Control: max-age=60"
-
-
-class Gate:
-    """An origin that holds every answer back until opened."""
-
-    def __init__(self, origin: Origin, *fields: str, content: bytes = b"one", status: str = "200 OK") -> None:
-        self.open = asyncio.Event()
-        self.origin = origin
-        self.fields = fields
-        self.content = content
-        self.status = status
-        origin.script = self.script
-
-    async def script(self, turn: Turn) -> None:
-        await self.open.wait()
-        await turn.answer(self.content, *self.fields, status=self.status)
-
-    async def asked(self, times: int = 1) -> None:
-        await until(lambda: len(self.origin.requests) >= times)
 
 
 async def test_a_hundred_clients_are_one_fetch(origin: Origin) -> None:

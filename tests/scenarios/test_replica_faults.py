@@ -7,37 +7,26 @@ import contextlib
 import gc
 import os
 import signal
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from config.bulletin import Bulletin
+from tests.redis_faults import FAULTS
 from tests.redis_servers import (
     CLUSTERS_FORGET,
-    Redis,
+    client_of,
     collect_connections,
     running_cluster,
     running_redis,
     running_sentinel,
 )
-from tests.relay import Relay, relayed
+from tests.relay import relayed
 from tests.replica_load import Load
-from tests.scenarios.test_replicas import (
-    FRESH,
-    SECRET,
-    admin,
-    client_of,
-    heard,
-    holds,
-    ready,
-    replicas_of,
-    settled,
-    status_of,
-)
-from tests.support import PATIENCE, Origin, Proxy, Turn, running_proxy
+from tests.scenarios.replicas import FRESH, admin, heard, ready, replicas_of, settled, several, status_of
+from tests.support import PATIENCE, Origin, Proxy, Turn, holds
 
 pytestmark = CLUSTERS_FORGET
 
@@ -62,14 +51,6 @@ async def tells_its_path(turn: Turn) -> None:
     await turn.answer(turn.request.target.encode(), SHORT)
 
 
-@contextlib.asynccontextmanager
-async def two(origin: Origin, url: str) -> AsyncIterator[list[Proxy]]:
-    options: dict[str, Any] = {"redis_url": url, "cache_secret": SECRET, "wall": time.time}
-    async with running_proxy(origin.url, **options) as one, running_proxy(origin.url, **options) as other:
-        await ready(one, other)
-        yield [one, other]
-
-
 async def share(origin: Origin, proxies: list[Proxy]) -> None:
     """They share again."""
     await ready(*proxies)
@@ -83,110 +64,6 @@ async def share(origin: Origin, proxies: list[Proxy]) -> None:
                 return
 
 
-Fault = Callable[[Redis, Relay], Awaitable[None]]
-
-
-async def frozen(server: Redis, _: Relay) -> None:
-    os.kill(server.process.pid, signal.SIGSTOP)
-
-
-async def thawed(server: Redis, _: Relay) -> None:
-    os.kill(server.process.pid, signal.SIGCONT)
-
-
-async def slow(_: Redis, relay: Relay) -> None:
-    relay.delay = 0.2
-
-
-async def quick(_: Redis, relay: Relay) -> None:
-    relay.delay = 0.0
-
-
-async def deaf(_: Redis, relay: Relay) -> None:
-    relay.stop()
-
-
-async def cut(_: Redis, relay: Relay) -> None:
-    relay.cut()
-
-
-async def goes(_: Redis, relay: Relay) -> None:
-    relay.go()
-
-
-async def spoilt(_: Redis, relay: Relay) -> None:
-    relay.spoil = lambda data: bytes(octet ^ 1 if at % 37 == 36 else octet for at, octet in enumerate(data))
-
-
-async def clean(_: Redis, relay: Relay) -> None:
-    relay.spoil = bytes
-    relay.cut()
-
-
-async def read_only(server: Redis, _: Relay) -> None:
-    async with client_of(server) as client:
-        await client.replicaof("127.0.0.1", 1)
-
-
-async def writable(server: Redis, _: Relay) -> None:
-    async with client_of(server) as client:
-        await client.replicaof("NO", "ONE")
-
-
-async def full(server: Redis, _: Relay) -> None:
-    async with client_of(server) as client:
-        await client.config_set("maxmemory-policy", "noeviction")
-        await client.config_set("maxmemory", "1")
-
-
-async def roomy(server: Redis, _: Relay) -> None:
-    async with client_of(server) as client:
-        await client.config_set("maxmemory", "0")
-
-
-async def evicting(server: Redis, _: Relay) -> None:
-    """Everything is dropped again and again, the log of invalidations as well."""
-    async with client_of(server) as client:
-        await client.config_set("maxmemory-policy", "allkeys-random")
-        used = (await client.info("memory"))["used_memory"]
-        await client.config_set("maxmemory", str(used - 20_000))
-
-
-async def locked(server: Redis, relay: Relay) -> None:
-    async with client_of(server) as client:
-        await client.config_set("requirepass", "another")
-    relay.cut()
-
-
-async def unlocked(server: Redis, _: Relay) -> None:
-    async with client_of(server, password="another") as client:
-        await client.config_set("requirepass", "")
-
-
-async def emptied(server: Redis, _: Relay) -> None:
-    async with client_of(server) as client:
-        await client.flushall()
-        await client.script_flush()
-
-
-async def nothing(_: Redis, __: Relay) -> None:
-    """It heals by itself."""
-
-
-FAULTS: dict[str, tuple[Fault, Fault]] = {
-    "frozen": (frozen, thawed),
-    "slow": (slow, quick),
-    "deaf": (deaf, goes),
-    "cut": (cut, nothing),
-    "spoilt": (spoilt, clean),
-    "read-only": (read_only, writable),
-    "full": (full, roomy),
-    "evicting": (evicting, roomy),
-    "locked": (locked, unlocked),
-    "emptied": (emptied, nothing),
-}
-
-
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_no_client_fails(origin: Origin, tmp_path: Path, fault: str) -> None:
     origin.script = tells_its_path
@@ -194,7 +71,7 @@ async def test_no_client_fails(origin: Origin, tmp_path: Path, fault: str) -> No
     async with (
         running_redis(tmp_path) as server,
         relayed(server.port) as relay,
-        two(origin, f"redis://127.0.0.1:{relay.port}/0") as proxies,
+        several(origin, f"redis://127.0.0.1:{relay.port}/0") as proxies,
     ):
         load = Load([f"http://127.0.0.1:{proxy.port}" for proxy in proxies], clients=16, paths=PATHS)
         load.start()
@@ -213,7 +90,7 @@ async def test_no_client_fails_when_the_server_is_killed_and_another_starts(orig
     origin.script = tells_its_path
     async with contextlib.AsyncExitStack() as stack:
         server = await stack.enter_async_context(running_redis(tmp_path))
-        proxies = await stack.enter_async_context(two(origin, server.url))
+        proxies = await stack.enter_async_context(several(origin, server.url))
         load = Load([f"http://127.0.0.1:{proxy.port}" for proxy in proxies], clients=16, paths=PATHS)
         load.start()
         async with asyncio.timeout(6 * PATIENCE):
@@ -230,7 +107,7 @@ async def test_no_client_fails_when_the_server_is_killed_and_another_starts(orig
 
 async def test_no_client_fails_while_sentinel_makes_another_master(origin: Origin, tmp_path: Path) -> None:
     origin.script = tells_its_path
-    async with running_sentinel(tmp_path) as watched, two(origin, watched.url) as proxies:
+    async with running_sentinel(tmp_path) as watched, several(origin, watched.url) as proxies:
         load = Load([f"http://127.0.0.1:{proxy.port}" for proxy in proxies], clients=16, paths=PATHS)
         load.start()
         async with asyncio.timeout(6 * PATIENCE):
@@ -249,7 +126,7 @@ async def test_no_client_fails_while_sentinel_makes_another_master(origin: Origi
 async def test_a_cluster_that_loses_a_node(origin: Origin, tmp_path: Path) -> None:
     """Two thirds of the keys are shared still, if the log is among what is left; nobody fails in any case."""
     origin.script = tells_its_path
-    async with running_cluster(tmp_path) as cluster, two(origin, cluster.url) as proxies:
+    async with running_cluster(tmp_path) as cluster, several(origin, cluster.url) as proxies:
         one, other = proxies
         await share(origin, proxies)
         origin.script = tells_its_path
@@ -270,7 +147,7 @@ async def test_a_cluster_that_loses_a_node(origin: Origin, tmp_path: Path) -> No
 
 
 async def test_while_it_is_away_collapsing_goes_on_in_each_process(origin: Origin, tmp_path: Path) -> None:
-    async with running_redis(tmp_path) as server, two(origin, server.url) as proxies:
+    async with running_redis(tmp_path) as server, several(origin, server.url) as proxies:
         os.kill(server.process.pid, signal.SIGSTOP)
         go = asyncio.Event()
 
@@ -301,7 +178,7 @@ async def test_connections_to_a_tier_that_comes_back_are_few(origin: Origin, tmp
     async with (
         running_redis(tmp_path) as server,
         relayed(server.port) as relay,
-        two(origin, f"redis://127.0.0.1:{relay.port}/0") as proxies,
+        several(origin, f"redis://127.0.0.1:{relay.port}/0") as proxies,
     ):
         load = Load([f"http://127.0.0.1:{proxy.port}" for proxy in proxies], clients=40, paths=PATHS)
         load.start()
@@ -326,7 +203,7 @@ def established(port: int) -> int:
 async def test_connections_to_a_tier_that_is_frozen_are_few(origin: Origin, tmp_path: Path) -> None:
     """Each try that is given up leaves none behind."""
     origin.script = tells_its_path
-    async with running_redis(tmp_path) as server, two(origin, server.url) as proxies:
+    async with running_redis(tmp_path) as server, several(origin, server.url) as proxies:
         load = Load([f"http://127.0.0.1:{proxy.port}" for proxy in proxies], clients=40, paths=PATHS)
         load.start()
         async with asyncio.timeout(6 * PATIENCE):
@@ -356,7 +233,7 @@ async def test_what_was_shared_before_a_loss_of_data_was_noticed_can_be_invalida
         await greet(bulletin, client)
 
     monkeypatch.setattr(Bulletin, "_greet", greet_late)
-    async with running_redis(tmp_path) as shared, two(origin, shared.url) as (one, other):
+    async with running_redis(tmp_path) as shared, several(origin, shared.url) as (one, other):
         origin.respond(b"x", FRESH)
         for number in range(5):
             await one.request("PUT", f"/before/{number}", content=b"")

@@ -1,0 +1,60 @@
+"""Flags of all replicas at once."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.redis_servers import Redis
+from tests.scenarios.replicas import admin, parted
+from tests.support import Origin, Proxy, holds, running_proxy
+
+
+async def test_flags_are_flipped_everywhere(origin: Origin, shared: Redis, pair: list[Proxy]) -> None:
+    one, other = pair
+    answer = await admin(one, "PATCH", "/api/flags", b'{"BYPASS": true, "ENABLE_ETAG": "off", "everywhere": true}')
+    assert answer.status == 200
+    assert b'"everywhere":true' in answer.content
+    await holds(lambda: other.flags.bypass and not other.flags.etag)
+    assert one.flags.bypass
+    async with running_proxy(origin.url, redis_url=shared.url) as late:
+        await holds(lambda: late.flags.bypass and not late.flags.etag)
+    await admin(other, "PATCH", "/api/flags", b'{"BYPASS": false, "everywhere": true}')
+    await holds(lambda: not one.flags.bypass)
+    assert not one.flags.etag
+
+
+async def test_flags_are_flipped_here_alone_where_nothing_else_is_said(pair: list[Proxy]) -> None:
+    one, other = pair
+    await admin(one, "PATCH", "/api/flags", b'{"ENABLE_ETAG": false}')
+    await admin(one, "PATCH", "/api/flags", b'{"ENABLE_DEDUP": false, "everywhere": true}')
+    await holds(lambda: not other.flags.dedup)
+    assert other.flags.etag
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b'{"BYPASS": true, "everywhere": "yes"}', b"neither true nor false"),
+        (b'{"everywhere": true}', b"give flags to change"),
+        (b'{"BYPASS": true, "everywhere": true}', b"REDIS_URL"),
+    ],
+)
+async def test_a_flip_everywhere_that_cannot_be_is_refused(origin: Origin, content: bytes, says: bytes) -> None:
+    async with running_proxy(origin.url) as proxy:
+        answer = await admin(proxy, "PATCH", "/api/flags", content)
+        assert (answer.status, proxy.flags.bypass) == (400, False)
+        assert says in answer.content
+
+
+async def test_a_flip_while_the_tier_is_away_is_told_later(
+    origin: Origin, shared: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("config.everywhere.TELL_SECONDS", 0.05)
+    async with parted(origin, shared) as (away, other, relay):
+        relay.stop()
+        answer = await admin(away, "PATCH", "/api/flags", b'{"BYPASS": true, "everywhere": true}')
+        assert b'"everywhere":false' in answer.content
+        assert away.flags.bypass
+        relay.cut()
+        relay.go()
+        await holds(lambda: other.flags.bypass)
