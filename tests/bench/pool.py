@@ -21,8 +21,7 @@ from pool_monitor.advisor.detect import detect
 from pool_monitor.advisor.prove import prove
 from pool_monitor.pool import Pool, Tuning
 from pool_monitor.pool_stats import percentile
-from tests.pool_monitor.support import running_monitor
-from tests.pool_monitor.test_pool import Seen
+from tests.pool_monitor.support import Seen, running_monitor
 
 ROUNDS = 5
 WORKERS, CONNECTIONS, TURNS = 60, 4, 50

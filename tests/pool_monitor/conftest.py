@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from deploy.postgres import Postgres, running
+from tests.pool_monitor.reports_table import TABLE
 
 _numbers = itertools.count()
 
@@ -32,3 +33,13 @@ async def database(server: Postgres) -> AsyncIterator[str]:
     finally:
         await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
         await admin.close()
+
+
+@pytest.fixture
+async def reports(database: str) -> str:
+    """A database with reports in it."""
+    connection = await asyncpg.connect(database)
+    await connection.execute(TABLE)
+    await connection.execute("INSERT INTO reports (user_id, title) VALUES ('ann', 'first'), ('ann', 'second')")
+    await connection.close()
+    return database

@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+import asyncpg
 from aiohttp import web
 
 from config.listen import open_socket
 from config.load import load
 from config.settings import MonitorSettings
+from pool_monitor.admission import Granted
 from pool_monitor.app import Monitor
 from pool_monitor.queries import load_queries
+from tests.support import PATIENCE, holds
 
 if TYPE_CHECKING:
     from config.otel import Tracing
@@ -122,3 +125,55 @@ async def purged_proxy(port: int = 0) -> AsyncIterator[Proxy]:
         yield proxy
     finally:
         await runner.cleanup()
+
+
+class Seen:
+    """An observer of a pool that remembers."""
+
+    def __init__(self) -> None:
+        self.waits: list[Granted] = []
+        self.connects: list[bool] = []
+        self.uses = 0
+        self.failures: list[str] = []
+
+    def waited(self, how: Granted, seconds: float) -> None:
+        assert seconds >= 0
+        self.waits.append(how)
+
+    def connected(self, seconds: float, ok: bool) -> None:
+        self.connects.append(ok)
+
+    def used(self, seconds: float) -> None:
+        self.uses += 1
+
+    def failed(self, sqlstate_class: str) -> None:
+        self.failures.append(sqlstate_class)
+
+
+async def listening(client: Client) -> None:
+    """Until the monitor hears of changes."""
+    await holds(lambda: client.monitor.cache.trusted)
+
+
+async def tables_known(client: Client, query: str = "reports") -> None:
+    """Until the monitor knows what tables the query reads."""
+    runner = client.monitor.parts.runner
+    assert runner is not None
+    await holds(lambda: query in runner.tables)
+
+
+async def all_found(client: Client) -> None:
+    """Until the monitor has looked at every query's tables."""
+    assert client.monitor.finder is not None
+    await asyncio.wait_for(client.monitor.finder.told.wait(), PATIENCE)
+
+
+async def execute(url: str, sql: str) -> None:
+    connection = await asyncpg.connect(url)
+    await connection.execute(sql)
+    await connection.close()
+
+
+def found(answer: Served) -> str:
+    """What the query cache had of it."""
+    return answer.fields["X-Query-Cache"]

@@ -18,7 +18,7 @@ from deploy.postgres import Postgres, running
 from pool_monitor.doctor import Budget, Grade, bouncer_checks, budget_check
 from pool_monitor.pgbouncer import BouncerSample
 from tests.deploy.processes import environment, python
-from tests.pool_monitor.support import running_monitor
+from tests.pool_monitor.support import listening, running_monitor
 from tests.programs import program
 from tests.support import PATIENCE
 
@@ -114,9 +114,7 @@ async def test_that_nothing_can_be_heard_through_it_is_told(
 ) -> None:
     caplog.set_level("INFO", "siding.changes")
     async with running_monitor(bouncer.url(database.rpartition("/")[2]), QUERIES, tmp_path) as client:
-        async with asyncio.timeout(PATIENCE):
-            while not client.monitor.cache.trusted:  # noqa: ASYNC110 - what is waited for comes over a socket
-                await asyncio.sleep(0.01)
+        await listening(client)
         assert (await client.get("/api/metrics/query-cache")).document["listening"] is False
     assert "changes of tables cannot be heard of here" in caplog.text
     assert "changes of tables are heard of" not in caplog.text

@@ -17,30 +17,8 @@ from config.listen import spare_port
 from deploy.postgres import Postgres, running
 from pool_monitor.admission import Granted
 from pool_monitor.pool import APPLICATION, Pool, PoolTimeout, PoolUnreachable, Tuning
+from tests.pool_monitor.support import Seen
 from tests.support import PATIENCE, until
-
-
-class Seen:
-    """An observer that remembers."""
-
-    def __init__(self) -> None:
-        self.waits: list[Granted] = []
-        self.connects: list[bool] = []
-        self.uses = 0
-        self.failures: list[str] = []
-
-    def waited(self, how: Granted, seconds: float) -> None:
-        assert seconds >= 0
-        self.waits.append(how)
-
-    def connected(self, seconds: float, ok: bool) -> None:
-        self.connects.append(ok)
-
-    def used(self, seconds: float) -> None:
-        self.uses += 1
-
-    def failed(self, sqlstate_class: str) -> None:
-        self.failures.append(sqlstate_class)
 
 
 def tuning(url: str, **changes: object) -> Tuning:

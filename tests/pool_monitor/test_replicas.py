@@ -18,10 +18,10 @@ from config.tier import SharedTier
 from deploy.postgres import Postgres
 from pool_monitor import changes
 from pool_monitor.replicas import reader_of
-from tests.pool_monitor.support import Client, running_monitor
-from tests.pool_monitor.test_monitor import QUERIES, TABLE, execute, found, listening, tables_known
+from tests.pool_monitor.reports_table import QUERIES, TABLE
+from tests.pool_monitor.support import Client, execute, found, listening, running_monitor, tables_known
 from tests.redis_servers import Redis
-from tests.support import PATIENCE
+from tests.support import PATIENCE, holds
 
 
 @pytest.fixture
@@ -47,9 +47,7 @@ async def counted(client: Client) -> None:
     """Until the monitor has told the tier of all it has heard."""
     replicas = client.monitor.replicas
     assert replicas is not None
-    async with asyncio.timeout(PATIENCE):
-        while replicas.uncounted:  # noqa: ASYNC110 - told over a socket
-            await asyncio.sleep(0.005)
+    await holds(lambda: not replicas.uncounted)
 
 
 async def rows(client: Client) -> tuple[int, str]:
@@ -145,11 +143,7 @@ async def told_by_both(one: Client, other: Client) -> list[tuple[object, str]]:
     """What each says of the query `who`, one after the other."""
     for client in (one, other):
         await listening(client)
-        runner = client.monitor.parts.runner
-        assert runner is not None
-        async with asyncio.timeout(PATIENCE):
-            while "who" not in runner.tables:  # noqa: ASYNC110 - found over a socket
-                await asyncio.sleep(0.005)
+        await tables_known(client, "who")
         await counted(client)
     answers = [await client.query("who") for client in (one, other)]
     return [(answer.document["rows"], found(answer)) for answer in answers]
