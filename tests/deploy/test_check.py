@@ -20,8 +20,7 @@ from deploy.check.command import status_of
 from deploy.check.criteria import Counts, Crowd, Isolation, Load, Pair, Pool, Renewal, Result, Sizes, Verdict
 from deploy.local import EXAMPLE_RULES
 from tests.deploy.processes import PATIENCE, ROOT, Child, environment, python, refused
-from tests.deploy.stacks import Up, running_stack
-from tests.deploy.test_local import counts
+from tests.deploy.stacks import Up, counts, running_stack
 
 MET, MISSED, UNMEASURED = Verdict.MET, Verdict.MISSED, Verdict.UNMEASURED
 CHECK = ("-m", "deploy", "check")

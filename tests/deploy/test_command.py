@@ -16,7 +16,7 @@ from aiohttp import ClientSession
 
 from deploy.postgres import running
 from tests.deploy.processes import PATIENCE, ROOT, environment, listens, python
-from tests.deploy.test_local import ALONE, ANYWHERE, address
+from tests.deploy.stacks import ALONE, ANYWHERE, address
 from tests.redis_servers import running_redis
 
 SIDING = ("-m", "deploy")

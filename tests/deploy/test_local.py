@@ -9,7 +9,6 @@ import socket
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 from aiohttp import ClientSession, ClientTimeout
@@ -29,18 +28,11 @@ from deploy.local import (
     seen_by_proxy,
 )
 from deploy.stack import STOP_GRACE_SECONDS
-from tests.deploy.processes import PATIENCE, Child, environment, listens, python, reserved_ports
+from tests.deploy.processes import PATIENCE, environment, listens, python, reserved_ports
+from tests.deploy.stacks import ALONE, ANYWHERE, address, counts
 
 LOCAL = ("-m", "deploy.local")
 REPORT = "/api/parent-reports/generate"
-ANYWHERE = {"HOST": "127.0.0.1", "PORT": "0", "ADMIN_PORT": "0", "MONITOR_HOST": "127.0.0.1", "MONITOR_PORT": "0"}
-ALONE = {
-    **ANYWHERE,
-    "DATABASE_URL": "postgresql://siding@127.0.0.1:9/none",
-    "GRADING_UPSTREAM_URL": "http://127.0.0.1:9/v1",
-    "ENABLE_REDIS_CACHE": "off",
-}
-"""Nothing is started but what every stack has."""
 WITH_EXAMPLE = Addresses(public="localhost:8080", admin="127.0.0.1:9090", origin="127.0.0.1:3000")
 WITHOUT = Addresses(public="localhost:8080", admin="127.0.0.1:9090", origin=None)
 
@@ -234,15 +226,6 @@ async def test_bad_settings_are_all_told_before_anything_starts() -> None:
     assert "Traceback" not in child.output
 
 
-# -- the whole
-
-
-def address(child: Child, name: str) -> str:
-    """What the welcome says of `name`, as HOST:PORT."""
-    (line,) = [line for line in child.lines if line.startswith(f"  {name} ")]
-    return line.split()[1].removeprefix("http://")
-
-
 async def try_it(command: str) -> tuple[Mapping[str, str], str]:
     """Send what the `curl` command would."""
     program, include, url, *rest = shlex.split(command)
@@ -257,12 +240,6 @@ async def try_it(command: str) -> tuple[Mapping[str, str], str]:
     ):
         assert answer.status == 200
         return answer.headers, await answer.text()
-
-
-async def counts(origin: str) -> dict[str, Any]:
-    async with ClientSession() as client, client.get(f"http://{origin}/stats") as answer:
-        counted: dict[str, Any] = await answer.json()
-        return counted
 
 
 def test_the_command_to_try_is_one_line() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from proxy.server.exchange import Exchange
+from tests.codings import DECODERS
 from tests.fast.passing import (
     ANSWERS,
     BYPASS,
@@ -26,7 +27,6 @@ from tests.fast.passing import (
     reply,
 )
 from tests.fast.sides import Side, both, seen, server_of
-from tests.scenarios.test_coding import DECODERS
 from tests.support import PATIENCE, Origin, Turn, running_proxy
 
 HEAD = b"HEAD /a HTTP/1.1\r\nHost: a\r\n\r\n"

@@ -12,7 +12,7 @@ from proxy.observe.events import Observation, Tier
 from proxy.observe.live import KEPT_A_MINUTE, KEPT_MINUTES, MAX_PATH, SHOWN, Numbers, SlowRequests, added_up
 from proxy.observe.metrics import SECONDS
 from proxy.policy.decisions import Outcome
-from tests.observe.test_metrics import Bench, hit
+from tests.observe.bench import Bench, hit
 
 NOW = 1_800_000_000.0
 

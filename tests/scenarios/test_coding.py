@@ -7,10 +7,9 @@ import gzip
 import json
 import zlib
 
-import brotli
 import pytest
-from backports import zstd
 
+from tests.codings import DECODERS
 from tests.support import PATIENCE, Origin, Turn, running_proxy
 
 JSON = "Content-Type: application/json"
@@ -23,7 +22,6 @@ GRADING = json.dumps(
         ]
     }
 )
-DECODERS = {"gzip": gzip.decompress, "br": brotli.decompress, "zstd": zstd.decompress}
 
 
 @pytest.mark.parametrize(

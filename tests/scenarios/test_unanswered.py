@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.server.test_siblings import family, started
+from tests.server.family import family, started
 from tests.support import PATIENCE, Client, Origin, Proxy, Turn, running_proxy, until
 
 FRESH = "Cache-Control: max-age=60"

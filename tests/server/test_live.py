@@ -29,7 +29,7 @@ from proxy.server.admin import admin_app
 from proxy.server.live import MAX_HOLDERS, LiveSettings, MonitorReader, refusal_to_read, trimmed
 from proxy.server.monitor import MonitorError
 from proxy.server.page import CONTENT
-from tests.server.test_admin import Scripted
+from tests.server.control import Scripted
 from tests.support import PATIENCE, Origin, Turn, running_proxy
 
 ROOT = Path(__file__).resolve().parents[2]

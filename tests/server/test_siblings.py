@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import socket
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -14,50 +11,14 @@ from config.bulletin import Standing
 from config.listen import spare_port
 from proxy import siblings as module
 from proxy.app import build_routes
-from proxy.channel import Channel
 from proxy.fleet import Fleet
 from proxy.observe.events import PurgeKind
 from proxy.server.admin import PurgeOrder
-from proxy.siblings import Siblings
 from proxy.store.invalidations import Validity
 from tests.fast.passing import DATE, POST, begun, connection_of, nothing_left, usual
 from tests.fast.sides import server_of
-from tests.support import Client, Origin, Turn, running_proxy, settings_for, until
-
-
-class Parent:
-    """Takes what a worker tells; answers while `knows` is set."""
-
-    def __init__(self) -> None:
-        self.knows = asyncio.Event()
-        self.knows.set()
-        self.told: list[tuple[str, object]] = []
-
-    async def answer(self, name: str, argument: object) -> object:
-        self.told.append((name, argument))
-        await self.knows.wait()
-        return None
-
-
-@contextlib.asynccontextmanager
-async def family() -> AsyncIterator[tuple[Parent, Siblings]]:
-    """A parent, and what a worker of it tells by."""
-    parent = Parent()
-    far, near = Channel(parent.answer), Channel(parent.answer)
-    ours, theirs = socket.socketpair()
-    await far.open(ours)
-    await near.open(theirs)
-    try:
-        yield parent, Siblings(near)
-    finally:
-        await near.close()
-        await far.close()
-
-
-async def started(client: Client) -> bool:
-    """Whether anything of an answer has come; whatever has been written by now would be there."""
-    await asyncio.sleep(0)
-    return bool(client.reader._buffer)  # type: ignore[attr-defined]
+from tests.server.family import family, started
+from tests.support import Origin, Turn, running_proxy, settings_for, until
 
 
 async def test_what_is_told_meanwhile_goes_with_the_next() -> None:

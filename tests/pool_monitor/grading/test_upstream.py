@@ -17,6 +17,7 @@ from tests.pool_monitor.grading.upstream_bench import (
     BODY,
     MEGABYTE,
     SECRET,
+    SSE_HEAD,
     Bench,
     Clock,
     Held,
@@ -178,10 +179,6 @@ async def test_one_that_was_never_started_can_be_closed() -> None:
 
 
 # -- streams
-
-SSE_HEAD = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\nx-request-id: r\r\n\r\n"
-)
 
 
 async def test_pieces_of_a_stream_arrive_before_its_end(bench: Bench) -> None:

@@ -13,9 +13,9 @@ from config.listen import spare_port
 from pool_monitor.grading.calls import UpstreamFault
 from pool_monitor.grading.care import BreakerState
 from pool_monitor.grading.upstream import Outcome, Retried
-from tests.pool_monitor.grading.test_upstream import SSE_HEAD
 from tests.pool_monitor.grading.upstream_bench import (
     MEGABYTE,
+    SSE_HEAD,
     Bench,
     Held,
     completing,

@@ -17,6 +17,9 @@ from tests.support import Origin, Script, Turn
 SECRET = "Bearer sk-caller-secret"  # noqa: S105 - made up
 BODY = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "naïve \\frac{1}{2}"}]}
 MEGABYTE = 1024 * 1024
+SSE_HEAD = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\nx-request-id: r\r\n\r\n"
+)
 
 
 class Seen:
