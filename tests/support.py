@@ -55,6 +55,11 @@ class Message:
     def target(self) -> str:
         return self.start.split(" ")[1]
 
+    @property
+    def names(self) -> list[str]:
+        """Those of its fields, in lower case."""
+        return [name.lower() for name, _ in self.fields]
+
     def all(self, name: str) -> list[str]:
         return [value for key, value in self.fields if key.lower() == name.lower()]
 

@@ -226,6 +226,9 @@ async def test_bad_settings_are_all_told_before_anything_starts() -> None:
     assert "Traceback" not in child.output
 
 
+# -- the whole
+
+
 async def try_it(command: str) -> tuple[Mapping[str, str], str]:
     """Send what the `curl` command would."""
     program, include, url, *rest = shlex.split(command)

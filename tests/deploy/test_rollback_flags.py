@@ -1,0 +1,236 @@
+"""`siding rollback` of flags, on a real stack and beside listeners that are not well."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from aiohttp import ClientSession
+
+from deploy.rollback import command
+from tests.deploy.processes import PATIENCE, ROOT, Child, environment, python, refused
+from tests.deploy.rollbacks import ROLLBACK, TOKEN, rollback
+from tests.deploy.stacks import Up, running_stack
+from tests.e2e.proxies import proxy_process
+from tests.redis_servers import running_redis
+
+NOBODY = "http://127.0.0.1:9"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def stack() -> AsyncIterator[Up]:
+    async with running_stack(ADMIN_TOKEN=TOKEN) as up:
+        yield up
+
+
+async def flags(admin: str) -> dict[str, bool]:
+    async with ClientSession() as client, client.get(f"{admin}/api/flags") as answer:
+        found: dict[str, bool] = await answer.json()
+        return found
+
+
+def undo_of(child: Child) -> list[str]:
+    (line,) = [line for line in child.lines if line.startswith("  undo: siding rollback ")]
+    return line.removeprefix("  undo: siding rollback ").split()
+
+
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize(
+    ("flag", "path", "words"),
+    [
+        ("ENABLE_QUERY_CACHE", "/api/subjects", "not answered from the cache"),
+        ("ENABLE_COMPRESSION", "/", "has no content coding"),
+        ("ENABLE_ETAG", "/", "has no ETag"),
+        ("BYPASS", "/", "Cache-Status says fwd=bypass"),
+    ],
+)
+async def test_a_flag_is_switched_off_seen_and_undone(stack: Up, flag: str, path: str, words: str) -> None:
+    before = await flags(stack.admin)
+    child = await rollback("--flag", flag, "--admin", stack.admin, "--url", stack.proxy, "--path", path)
+    assert child.process.returncode == 0, child.output
+    assert f"{stack.proxy}{path}: as wanted, {flag}: {words}" in child.output
+    assert await flags(stack.admin) == {**before, flag: flag == "BYPASS"}
+    undone = await rollback(*undo_of(child))
+    assert undone.process.returncode == 0
+    assert await flags(stack.admin) == before
+    assert TOKEN not in child.output + undone.output
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_all_in_both_services_and_back(stack: Up) -> None:
+    before = {admin: await flags(admin) for admin in (stack.admin, stack.monitor)}
+    # the origin gives this an ETag of its own
+    public = ("--url", stack.proxy, "--path", "/api/subjects")
+    child = await rollback("--all", "--admin", stack.admin, "--admin", stack.monitor, *public)
+    assert child.process.returncode == 0, child.output
+    assert "as wanted, BYPASS" in child.output
+    assert child.output.count(": in all replicas, in ") == 2
+    for admin in before:
+        assert {name for name, on in (await flags(admin)).items() if on} == {"BYPASS"}
+    for line in [line for line in child.lines if line.startswith("  undo: ")]:
+        await rollback(*line.split()[3:])
+    assert {admin: await flags(admin) for admin in before} == before
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_what_stood_so_before_needs_no_undoing(stack: Up) -> None:
+    child = await rollback("--set", "ENABLE_ETAG=on", "--admin", stack.admin)
+    assert child.process.returncode == 0
+    assert "nothing changed" in child.output
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_without_the_token_nothing_changes_and_it_is_said(stack: Up) -> None:
+    before = await flags(stack.admin)
+    child = await rollback("--flag", "ENABLE_ETAG", "--admin", stack.admin, token=None)
+    assert child.process.returncode == 1
+    assert "ADMIN_TOKEN" in child.output
+    assert await flags(stack.admin) == before
+
+
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize("end", ["\r", "\n", "\r\n"])
+async def test_the_token_is_read_as_the_services_read_it(stack: Up, end: str) -> None:
+    """A line's end comes with it from a file, of Windows even, and is no part of it."""
+    child = await rollback("--set", "ENABLE_ETAG=on", "--admin", stack.admin, token=f"{TOKEN}{end}")
+    assert child.process.returncode == 0, child.output
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_token_that_cannot_be_sent_is_said_and_not_shown(stack: Up) -> None:
+    child = await rollback("--flag", "ENABLE_ETAG", "--admin", stack.admin, token="geheim\ntoken")
+    assert child.process.returncode == 2
+    assert child.lines == [
+        "siding rollback: ADMIN_TOKEN (not shown) is no token: it has spaces or characters beyond ASCII in it"
+    ]
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_one_listener_that_is_away_does_not_keep_the_others_from_it(stack: Up) -> None:
+    child = await rollback("--flag", "ENABLE_ETAG", "--admin", "http://127.0.0.1:9", "--admin", stack.admin)
+    assert child.process.returncode == 1
+    assert "http://127.0.0.1:9 does not answer" in child.output
+    assert not (await flags(stack.admin))["ENABLE_ETAG"]
+    await rollback(*undo_of(child))
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_what_is_no_admin_listener_is_said(stack: Up) -> None:
+    child = await rollback("--flag", "ENABLE_ETAG", "--admin", stack.origin)
+    assert child.process.returncode == 1
+    assert stack.origin in child.output
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_an_address_that_does_not_lead_through_siding_is_said(stack: Up) -> None:
+    child = await rollback("--set", "ENABLE_ETAG=on", "--admin", stack.admin, "--url", stack.origin)
+    assert child.process.returncode == 1
+    assert "NOT AS WANTED, ENABLE_ETAG: an answer has no Via of Siding's" in child.output
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_one_listener_that_hangs_does_not_hold_up_the_others(stack: Up) -> None:
+    # what is never accepted is never answered
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        hangs = f"http://127.0.0.1:{server.getsockname()[1]}"
+        options = ("--flag", "ENABLE_DEDUP", "--admin", hangs, "--admin", stack.admin)
+        async with python(*ROLLBACK, *options, environ=environment(ADMIN_TOKEN=TOKEN)) as child:
+            await child.line("  ENABLE_DEDUP on -> off")
+            assert child.process.returncode is None, "it waits for the other"
+    await rollback("--set", "ENABLE_DEDUP=on", "--admin", stack.admin)
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_nobody_who_listens_keeps_nothing_from_being_done(stack: Up) -> None:
+    """As with a terminal that is gone."""
+    read, write = os.pipe()
+    os.close(read)
+    options = ("--flag", "ENABLE_DEDUP", "--admin", stack.admin, "--admin", stack.monitor)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, *ROLLBACK, *options),
+        cwd=ROOT,
+        env=environment(ADMIN_TOKEN=TOKEN),
+        stdout=write,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    os.close(write)
+    _, told = await process.communicate()
+    assert (process.returncode, told) == (0, b"")
+    for admin in (stack.admin, stack.monitor):
+        assert not (await flags(admin))["ENABLE_DEDUP"]
+        await rollback("--set", "ENABLE_DEDUP=on", "--admin", admin)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--all", "--around"], "flags and --around are different orders"),
+        (["--drill", "--flag", "BYPASS"], "flags and --drill are different orders"),
+        (["--drill", "--admin", "http://127.0.0.1:9"], "--admin does not belong to --drill"),
+        (["--flag", "BYPASS", "--yes"], "--yes does not belong to flags"),
+        (["--all", "--admin", "127.0.0.1:9090"], "is no URL like"),
+        # with that another host would be asked, example.comx
+        (["--all", "--url", "https://example.com", "--path", "x"], "'x' is no path: a path begins with /"),
+    ],
+)
+def test_nothing_of_an_order_is_passed_over(options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(command.main, *options) == 2
+    assert said in capsys.readouterr().err
+
+
+async def test_replicas_that_could_not_be_told_are_said(tmp_path: Path) -> None:
+    """With Redis away, what was ordered everywhere is done in one replica alone, which is no success."""
+    async with running_redis(tmp_path) as redis, contextlib.AsyncExitStack() as running:
+        one, other = [
+            (await running.enter_async_context(proxy_process(NOBODY, redis_url=redis.url))).admin for _ in range(2)
+        ]
+        redis.process.kill()
+        await redis.process.wait()
+        child = await rollback("--all", "--admin", one, token=None)
+        assert child.process.returncode == 1, child.output
+        assert f"{one}: here ALONE so far, in " in child.output
+        assert "other replicas are not told yet" in child.output
+        assert (await flags(one))["BYPASS"]
+        assert not (await flags(other))["BYPASS"]
+        # as it advises
+        child = await rollback("--all", "--here", "--admin", one, "--admin", other, token=None)
+        assert child.process.returncode == 0, child.output
+        assert (await flags(other))["BYPASS"]
+
+
+async def test_where_replicas_differ_each_gets_back_its_own_by_here_alone(tmp_path: Path) -> None:
+    async with (
+        running_redis(tmp_path) as redis,
+        proxy_process(NOBODY, redis_url=redis.url, enable_etag="off") as one,
+        proxy_process(NOBODY, redis_url=redis.url) as other,
+    ):
+        before = {admin: await flags(admin) for admin in (one.admin, other.admin)}
+        child = await rollback("--all", "--here", *admins(one.admin, other.admin), token=None)
+        assert child.process.returncode == 0, child.output
+        for line in [line for line in child.lines if line.startswith("  undo: ")]:
+            await rollback(*line.split()[3:], token=None)
+        assert {admin: await flags(admin) for admin in before} == before
+        # what is done everywhere is undone everywhere, and said to be
+        child = await rollback("--all", *admins(one.admin), token=None)
+        assert "(in all replicas, to what this one had; to give each back its own: --here" in child.output
+        await rollback(*undo_of(child), token=None)
+        assert await flags(one.admin) == before[one.admin]
+        async with asyncio.timeout(PATIENCE):
+            while await flags(other.admin) != before[one.admin]:  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.01)
+
+
+def admins(*urls: str) -> list[str]:
+    return [word for url in urls for word in ("--admin", url)]
+
+
+def test_a_flag_that_is_none_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(command.main, "--flag", "ENABLE_ETAGS") == 2
+    assert "did you mean ENABLE_ETAG" in capsys.readouterr().err

@@ -1,0 +1,107 @@
+"""Connections on both sides: clients that leave or do not wait, and what is used again or sent again."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.support import Message, Origin, Proxy, Turn, running_proxy
+
+
+async def test_a_client_that_leaves_cancels_its_request(origin: Origin) -> None:
+    asked, left = asyncio.Event(), asyncio.Event()
+
+    async def script(turn: Turn) -> None:
+        asked.set()
+        assert await turn.reader.read(1) == b""
+        left.set()
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy, asyncio.timeout(10):
+        client = await proxy.connect()
+        await client.send("GET /a HTTP/1.1\r\nHost: app.example\r\nCache-Control: no-store\r\n\r\n")
+        await asked.wait()
+        client.close()
+        await left.wait()
+
+
+async def test_a_client_that_leaves_in_the_middle_of_a_stream_ends_it(origin: Origin) -> None:
+    left = asyncio.Event()
+
+    async def script(turn: Turn) -> None:
+        await turn.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n")
+        assert await turn.reader.read(1) == b""
+        left.set()
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy, asyncio.timeout(10):
+        client = await proxy.connect()
+        await client.send("GET /a HTTP/1.1\r\nHost: app.example\r\n\r\n")
+        await client.head()
+        client.close()
+        await left.wait()
+
+
+async def test_connections_to_the_origin_are_kept_and_used_again(origin: Origin) -> None:
+    async with running_proxy(origin.url) as proxy:
+        for _ in range(5):
+            await proxy.get("/a")
+    assert len(origin.requests) == 5
+    assert origin.connections == 1
+
+
+async def test_a_stale_idle_connection_is_replaced_by_one_safe_retry(origin: Origin) -> None:
+    async def closing(turn: Turn) -> None:
+        if len(origin.requests) == 2:
+            turn.writer.close()
+            return
+        await turn.answer("hello")
+
+    origin.script = closing
+    async with running_proxy(origin.url) as proxy:
+        assert (await proxy.get("/a")).status == 200
+        assert (await proxy.get("/b")).status == 200
+    assert [request.target for request in origin.requests] == ["/a", "/b", "/b"]
+
+
+async def test_a_post_is_never_sent_twice(origin: Origin) -> None:
+    async def closing(turn: Turn) -> None:
+        if turn.request.method == "POST":
+            turn.writer.close()
+            return
+        await turn.answer("hello")
+
+    origin.script = closing
+    async with running_proxy(origin.url) as proxy:
+        await proxy.get("/a")
+        answer = await proxy.request("POST", "/b", content=b"x")
+    assert answer.status == 502
+    assert [request.method for request in origin.requests] == ["GET", "POST"]
+
+
+async def pipeline(proxy: Proxy, data: bytes, count: int) -> list[Message]:
+    client = await proxy.connect()
+    await client.send(data)
+    return [await client.response() for _ in range(count)]
+
+
+async def test_pipelined_requests_are_answered_in_order(origin: Origin) -> None:
+    async def script(turn: Turn) -> None:
+        await turn.answer(turn.request.target)
+
+    origin.script = script
+    lines = b"".join(b"GET /%d HTTP/1.1\r\nHost: app.example\r\n\r\n" % number for number in range(4))
+    async with running_proxy(origin.url) as proxy:
+        answers = await pipeline(proxy, lines, 4)
+    assert [answer.content for answer in answers] == [b"/0", b"/1", b"/2", b"/3"]
+
+
+async def test_content_that_nobody_read_is_not_taken_for_the_next_request(origin: Origin) -> None:
+    """A hit on a request with content (Pingora CVE-2025-4366)."""
+    origin.respond("stored", "Cache-Control: max-age=60")
+    smuggled = b"GET /smuggled HTTP/1.1\r\nHost: app.example\r\n\r\n"
+    async with running_proxy(origin.url) as proxy:
+        await proxy.get("/a")
+        first = b"GET /a HTTP/1.1\r\nHost: app.example\r\nContent-Length: %d\r\n\r\n%b" % (len(smuggled), smuggled)
+        second = b"GET /next HTTP/1.1\r\nHost: app.example\r\n\r\n"
+        await pipeline(proxy, first + second, 2)
+    assert "/smuggled" not in [request.target for request in origin.requests]
