@@ -19,7 +19,7 @@ from config.listen import spare_port
 from config.tier import SharedTier
 from tests.config.listeners import Listener
 from tests.redis_servers import Redis, running_cluster, running_redis, running_sentinel
-from tests.relay import relayed
+from tests.relay import Relay, relayed
 from tests.support import PATIENCE, holds
 
 
@@ -34,6 +34,20 @@ async def reading(url: str) -> AsyncIterator[tuple[Bulletin, Listener]]:
     finally:
         await bulletin.close()
         await tier.close()
+
+
+Replica = tuple[Bulletin, Listener]
+
+
+@contextlib.asynccontextmanager
+async def two_reading(server: Redis) -> AsyncIterator[tuple[Relay, Replica, Replica]]:
+    """Two replicas, and the relay between the second and the server."""
+    async with (
+        relayed(server.port) as relay,
+        reading(server.url) as one,
+        reading(f"redis://127.0.0.1:{relay.port}/0") as other,
+    ):
+        yield relay, one, other
 
 
 @pytest.fixture(autouse=True)
@@ -113,11 +127,7 @@ async def test_what_is_kept_is_told_again_to_a_server_that_lost_it(server: Redis
 
 
 async def test_a_cut_connection_loses_and_repeats_nothing(server: Redis) -> None:
-    async with (
-        relayed(server.port) as relay,
-        reading(server.url) as (teller, _),
-        reading(f"redis://127.0.0.1:{relay.port}/0") as (_, heard),
-    ):
+    async with two_reading(server) as (relay, (teller, _), (_, heard)):
         for number in range(60):
             teller.tell([[number]])
             if number % 10 == 5:
@@ -155,11 +165,7 @@ async def test_too_much_that_waits_becomes_one(server: Redis, monkeypatch: pytes
 
 
 async def test_entries_that_are_no_more_there_were_missed(server: Redis) -> None:
-    async with (
-        relayed(server.port) as relay,
-        reading(server.url) as (teller, _),
-        reading(f"redis://127.0.0.1:{relay.port}/0") as (away, heard),
-    ):
+    async with two_reading(server) as (relay, (teller, _), (away, heard)):
         await holds(lambda: away.hears)
         relay.stop()
         teller.tell([[number] for number in range(10)])
@@ -176,11 +182,7 @@ async def test_entries_that_are_no_more_there_were_missed(server: Redis) -> None
 
 async def test_a_log_that_was_dropped_altogether_was_missed(server: Redis) -> None:
     """As a server does that evicts keys."""
-    async with (
-        relayed(server.port) as relay,
-        reading(server.url) as (teller, _),
-        reading(f"redis://127.0.0.1:{relay.port}/0") as (away, heard),
-    ):
+    async with two_reading(server) as (relay, (teller, _), (away, heard)):
         await holds(lambda: away.hears)
         relay.stop()
         teller.tell([[0], [1]])
@@ -229,9 +231,7 @@ async def test_a_server_that_lost_its_data_is_noticed(tmp_path: Path, how: str) 
 async def test_a_number_that_was_given_twice_is_noticed(server: Redis) -> None:
     """By a replica that became the master without the last entry, and one who had not heard of that either."""
     async with (
-        relayed(server.port) as relay,
-        reading(server.url) as (one, first),
-        reading(f"redis://127.0.0.1:{relay.port}/0") as (other, second),
+        two_reading(server) as (relay, (one, first), (other, second)),
         redis.asyncio.Redis(port=server.port) as client,
     ):
         one.tell([["before"]])

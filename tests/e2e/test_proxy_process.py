@@ -16,7 +16,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 
 from tests.deploy.processes import environment, python, with_few_descriptors
 from tests.e2e.proxies import Running, proxy_process
-from tests.support import PATIENCE, Origin, Turn
+from tests.support import PATIENCE, Gate, Origin, Turn
 
 FRESH = "Cache-Control: max-age=60"
 
@@ -142,23 +142,16 @@ async def test_it_takes_the_file_descriptors_that_it_may_have(origin: Origin) ->
 
 
 async def test_sigterm_lets_requests_finish(origin: Origin) -> None:
-    asked, go = asyncio.Event(), asyncio.Event()
-
-    async def script(turn: Turn) -> None:
-        asked.set()
-        await go.wait()
-        await turn.answer("finished")
-
-    origin.script = script
+    gate = Gate(origin, content=b"finished")
     async with proxy_process(origin.url) as proxy, aiohttp.ClientSession() as session, asyncio.timeout(PATIENCE):
         request = asyncio.create_task(session.get(f"{proxy.url}/a"))
-        await asked.wait()
+        await gate.asked()
         proxy.child.send(signal.SIGTERM)
         await proxy.child.line("stopping")
         with pytest.raises(aiohttp.ClientConnectorError):
             async with aiohttp.ClientSession() as other:
                 await other.get(f"{proxy.url}/a")
-        go.set()
+        gate.open.set()
         assert await (await request).text() == "finished"
         assert await proxy.child.end() == 0
     assert "Traceback" not in proxy.child.output

@@ -29,7 +29,7 @@ from tests.fast.passing import (
     usual,
 )
 from tests.fast.sides import both, server_of, slowed
-from tests.support import PATIENCE, Origin, Proxy, Turn, running_proxy, until
+from tests.support import PATIENCE, Client, Origin, Proxy, Turn, running_proxy, until
 
 # -- origins that fail
 
@@ -38,6 +38,24 @@ def taken(proxy: Proxy) -> Passing:
     passing = connection_of(proxy)._passing
     assert passing is not None
     return passing
+
+
+async def silent_of_b(turn: Turn) -> None:
+    """An origin that has its usual answer to everything else."""
+    if turn.request.target == "/b":
+        await turn.reader.read(1)
+    else:
+        await usual(turn)
+
+
+async def who_waits_for_b(origin: Origin, proxy: Proxy) -> Client:
+    """A client whose request of it passes, and has arrived."""
+    client = await proxy.connect()
+    await begun(proxy, client)
+    await client.send(POST.replace(b"/a", b"/b"))
+    await until(lambda: len(origin.requests) == 3)
+    assert taken(proxy) is not None
+    return client
 
 
 @pytest.mark.parametrize(("method", "status", "times"), [("POST", 502, 1), ("PATCH", 502, 1), ("PUT", 200, 2)])
@@ -64,13 +82,7 @@ async def test_what_cannot_be_repeated_is_sent_once(origin: Origin, method: str,
 
 
 async def test_an_origin_that_is_silent(origin: Origin) -> None:
-    async def script(turn: Turn) -> None:
-        if turn.request.target == "/b":
-            await turn.reader.read(1)
-        else:
-            await usual(turn)
-
-    origin.script = script
+    origin.script = silent_of_b
     async with running_proxy(origin.url, upstream_timeout_ms=150) as proxy:
         client = await proxy.connect()
         await begun(proxy, client)
@@ -155,19 +167,9 @@ async def test_a_stream_of_chunks_is_not_held_up_each_time(origin: Origin, monke
 
 
 async def test_a_client_that_leaves_before_its_answer(origin: Origin) -> None:
-    async def script(turn: Turn) -> None:
-        if turn.request.target == "/b":
-            await turn.reader.read(1)
-        else:
-            await usual(turn)
-
-    origin.script = script
+    origin.script = silent_of_b
     async with running_proxy(origin.url) as proxy, asyncio.timeout(PATIENCE):
-        client = await proxy.connect()
-        await begun(proxy, client)
-        await client.send(POST.replace(b"/a", b"/b"))
-        await until(lambda: len(origin.requests) == 3)
-        assert connection_of(proxy)._passing is not None
+        client = await who_waits_for_b(origin, proxy)
         client.close()
         await nothing_left(proxy)
         assert proxy.worker._origin.idle == 0
@@ -177,19 +179,9 @@ async def test_a_client_that_leaves_before_its_answer(origin: Origin) -> None:
 
 async def test_a_client_that_leaves_in_the_moment_its_request_is_handed_over(origin: Origin) -> None:
     """The handler's task is cancelled before it has begun: the origin's connection is let go of all the same."""
-
-    async def script(turn: Turn) -> None:
-        if turn.request.target == "/b":
-            await turn.reader.read(1)
-        else:
-            await usual(turn)
-
-    origin.script = script
+    origin.script = silent_of_b
     async with running_proxy(origin.url) as proxy, asyncio.timeout(PATIENCE):
-        client = await proxy.connect()
-        await begun(proxy, client)
-        await client.send(POST.replace(b"/a", b"/b"))
-        await until(lambda: len(origin.requests) == 3)
+        await who_waits_for_b(origin, proxy)
         passing, connection = taken(proxy), connection_of(proxy)
         assert passing._connection is not None
         passing._serve_ordinarily(passing._connection)
@@ -271,11 +263,7 @@ async def test_what_comes_early_waits_for_its_turn(origin: Origin) -> None:
     origin.script = script
     large = b"y" * 3 * EARLY_BYTES
     async with running_proxy(origin.url) as proxy, asyncio.timeout(PATIENCE):
-        client = await proxy.connect()
-        await begun(proxy, client)
-        await client.send(POST.replace(b"/a", b"/b"))
-        await until(lambda: len(origin.requests) == 3)
-        assert connection_of(proxy)._passing is not None
+        client = await who_waits_for_b(origin, proxy)
         head = b"PUT /c HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(large)
         sending = asyncio.create_task(client.send(POST.replace(b"body", b"next") + head + large + GET))
         await until(lambda: len(connection_of(proxy)._early) > EARLY_BYTES)
@@ -299,11 +287,7 @@ async def test_a_drain_waits_for_it_and_ends_the_connection(origin: Origin) -> N
 
     origin.script = script
     async with running_proxy(origin.url) as proxy, asyncio.timeout(PATIENCE):
-        client = await proxy.connect()
-        await begun(proxy, client)
-        await client.send(POST.replace(b"/a", b"/b"))
-        await until(lambda: len(origin.requests) == 3)
-        assert taken(proxy) is not None
+        client = await who_waits_for_b(origin, proxy)
         draining = asyncio.create_task(proxy.worker.drain())
         await until(lambda: connection_of(proxy).closing)
         assert not draining.done()
@@ -316,19 +300,9 @@ async def test_a_drain_waits_for_it_and_ends_the_connection(origin: Origin) -> N
 
 
 async def test_a_drain_that_waited_long_enough_cuts_it(origin: Origin) -> None:
-    async def script(turn: Turn) -> None:
-        if turn.request.target == "/b":
-            await turn.reader.read(1)
-        else:
-            await usual(turn)
-
-    origin.script = script
+    origin.script = silent_of_b
     async with running_proxy(origin.url, drain_seconds=0.1) as proxy, asyncio.timeout(PATIENCE):
-        client = await proxy.connect()
-        await begun(proxy, client)
-        await client.send(POST.replace(b"/a", b"/b"))
-        await until(lambda: len(origin.requests) == 3)
-        assert taken(proxy) is not None
+        client = await who_waits_for_b(origin, proxy)
         await proxy.worker.drain()
         assert await client.at_end()
         await nothing_left(proxy)

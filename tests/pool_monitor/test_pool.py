@@ -258,10 +258,7 @@ async def test_connections_that_the_server_ended_are_not_lent(database: str) -> 
 @contextlib.asynccontextmanager
 async def ended_unnoticed(server: Postgres, database: str) -> AsyncIterator[Pool]:
     """A pool whose one connection the server has ended: it was told so, and the end is still on its way."""
-    async with (
-        Relay(server.port) as relay,
-        pool_of(database.replace(str(server.port), str(relay.port)), most=1) as pool,
-    ):
+    async with pool_through(server, database, most=1) as (relay, pool):
         process = await one(pool, "SELECT pg_backend_pid()")
         relay.closes.clear()
         admin = await asyncpg.connect(database)
@@ -408,19 +405,27 @@ class Relay:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
+@contextlib.asynccontextmanager
+async def pool_through(server: Postgres, database: str, **changes: object) -> AsyncIterator[tuple[Relay, Pool]]:
+    """A relay to the server, and a pool that has its connections through it."""
+    async with (
+        Relay(server.port) as relay,
+        pool_of(database.replace(str(server.port), str(relay.port)), None, **changes) as pool,
+    ):
+        yield relay, pool
+
+
 async def test_a_network_that_swallows_everything(server: Postgres, database: str) -> None:
-    async with Relay(server.port) as relay:
-        url = database.replace(str(server.port), str(relay.port))
-        async with pool_of(url, query=0.2, acquire=0.3) as pool:
+    async with pool_through(server, database, query=0.2, acquire=0.3) as (relay, pool):
+        await one(pool)
+        relay.silent = True
+        with pytest.raises((TimeoutError, PoolTimeout, PoolUnreachable)):
             await one(pool)
-            relay.silent = True
-            with pytest.raises((TimeoutError, PoolTimeout, PoolUnreachable)):
-                await one(pool)
-            with pytest.raises((TimeoutError, PoolTimeout, PoolUnreachable)):
-                await one(pool)
-            relay.silent = False
-            await eventually(pool)
-            assert pool.admission.held == 0
+        with pytest.raises((TimeoutError, PoolTimeout, PoolUnreachable)):
+            await one(pool)
+        relay.silent = False
+        await eventually(pool)
+        assert pool.admission.held == 0
 
 
 async def test_a_connection_that_was_idle_for_long_is_asked_first(
@@ -428,10 +433,7 @@ async def test_a_connection_that_was_idle_for_long_is_asked_first(
 ) -> None:
     monkeypatch.setattr("pool_monitor.pool.PING_AFTER_SECONDS", 0.0)
     monkeypatch.setattr("pool_monitor.pool.PING_SECONDS", 0.1)
-    async with (
-        Relay(server.port) as relay,
-        pool_of(database.replace(str(server.port), str(relay.port)), acquire=5) as pool,
-    ):
+    async with pool_through(server, database, acquire=5) as (relay, pool):
         first = await one(pool, "SELECT pg_backend_pid()")
         relay.mute_open()
         assert await one(pool, "SELECT pg_backend_pid()") != first
@@ -441,10 +443,7 @@ async def test_who_leaves_while_a_connection_is_asked_does_not_take_it_along(
     server: Postgres, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pool_monitor.pool.PING_AFTER_SECONDS", 0.0)
-    async with (
-        Relay(server.port) as relay,
-        pool_of(database.replace(str(server.port), str(relay.port)), most=1, acquire=1) as pool,
-    ):
+    async with pool_through(server, database, most=1, acquire=1) as (relay, pool):
         await one(pool)
         for _ in range(2):
             relay.mute_open()
@@ -459,10 +458,7 @@ async def test_who_leaves_while_a_connection_is_asked_does_not_take_it_along(
 async def test_who_leaves_while_an_old_connection_is_closed_does_not_take_it_along(
     server: Postgres, database: str
 ) -> None:
-    async with (
-        Relay(server.port) as relay,
-        pool_of(database.replace(str(server.port), str(relay.port)), most=1, acquire=1, max_age=0.01) as pool,
-    ):
+    async with pool_through(server, database, most=1, acquire=1, max_age=0.01) as (relay, pool):
         task = asyncio.create_task(one(pool, "SELECT pg_sleep(0.1)"))
         await until(lambda: bool(pool.numbers().holders))
         await asyncio.sleep(0.03)
@@ -479,10 +475,7 @@ async def test_when_one_gets_no_answer_the_others_are_asked_first(
     server: Postgres, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pool_monitor.pool.PING_SECONDS", 0.1)
-    async with (
-        Relay(server.port) as relay,
-        pool_of(database.replace(str(server.port), str(relay.port)), acquire=5, query=0.5) as pool,
-    ):
+    async with pool_through(server, database, acquire=5, query=0.5) as (relay, pool):
         await asyncio.gather(*(one(pool, "SELECT pg_sleep(0.1)") for _ in range(4)))
         assert pool.numbers().total == 4
         relay.mute_open()

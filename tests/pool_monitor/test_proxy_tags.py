@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from config.listen import spare_port
 from pool_monitor import proxy_tags as module
 from pool_monitor.proxy_tags import ProxyTags
-from tests.pool_monitor.support import purged_proxy
+from tests.pool_monitor.support import Proxy, purged_proxy
 from tests.support import PATIENCE, until
 
 
@@ -23,6 +23,17 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def levels(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.levelname for record in caplog.records if record.name == "siding.proxy_tags"]
+
+
+async def fails_then_answers(proxy: Proxy, tags: ProxyTags, status: int) -> None:
+    """It fails, is asked again, and answers so."""
+    proxy.answers = 503
+    tags.purge(["reports"])
+    await proxy.asked.get()
+    await proxy.asked.get()
+    proxy.answers = status
+    assert tags._task is not None
+    await tags._task
 
 
 async def test_a_proxy_that_is_away_is_asked_until_it_is_there(caplog: pytest.LogCaptureFixture) -> None:
@@ -43,15 +54,10 @@ async def test_a_proxy_that_is_away_is_asked_until_it_is_there(caplog: pytest.Lo
 async def test_one_that_fails_is_asked_again_and_one_that_refuses_is_not(caplog: pytest.LogCaptureFixture) -> None:
     async with purged_proxy() as proxy, asyncio.timeout(PATIENCE):
         tags = ProxyTags(proxy.url, None)
-        proxy.answers = 503
-        tags.purge(["reports"])
-        await proxy.asked.get()
-        await proxy.asked.get()
-        proxy.answers = 401
-        assert tags._task is not None
-        await tags._task
+        await fails_then_answers(proxy, tags, 401)
         # a wrong token is not told of with every change
         tags.purge(["homework"])
+        assert tags._task is not None
         await tags._task
         await tags.close()
     assert caplog.text.count("the proxy answered 401; is PROXY_ADMIN_TOKEN its ADMIN_TOKEN?") == 1
@@ -117,13 +123,7 @@ async def test_a_proxy_that_is_only_restarted_is_not_told_of(
     monkeypatch.setattr(module, "TELL_SECONDS", PATIENCE)
     async with purged_proxy() as proxy, asyncio.timeout(PATIENCE):
         tags = ProxyTags(proxy.url, None)
-        proxy.answers = 503
-        tags.purge(["reports"])
-        await proxy.asked.get()
-        await proxy.asked.get()
-        proxy.answers = 200
-        assert tags._task is not None
-        await tags._task
+        await fails_then_answers(proxy, tags, 200)
         await tags.close()
     assert levels(caplog) == []
 

@@ -17,6 +17,7 @@ from proxy.server.exchange import untaken
 from proxy.store.memory import MemoryStore
 from tests.support import (
     PATIENCE,
+    Gate,
     Message,
     Origin,
     Turn,
@@ -418,22 +419,16 @@ async def test_a_head_keeps_the_length_that_the_origin_gave(origin: Origin) -> N
 
 
 async def test_a_request_right_after_the_last_client_left_is_not_failed(origin: Origin) -> None:
-    go = asyncio.Event()
-
-    async def script(turn: Turn) -> None:
-        await go.wait()
-        await turn.answer("one", FRESH)
-
-    origin.script = script
+    gate = Gate(origin, FRESH)
     async with running_proxy(origin.url) as proxy:
         first = await proxy.connect()
         await first.send("GET /a HTTP/1.1\r\nHost: app.example\r\n\r\n")
-        await until(lambda: len(origin.requests) == 1)
+        await gate.asked()
         (fetch,) = proxy.worker.handler.fetches.running
         first.writer.transport.abort()
         await until(lambda: proxy.worker.handler.in_flight == 0)
         await until(lambda: not fetch.open)
-        go.set()
+        gate.open.set()
         assert (await proxy.get("/a")).content == b"one"
 
 

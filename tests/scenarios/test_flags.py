@@ -6,7 +6,7 @@ import asyncio
 
 import aiohttp
 
-from tests.support import PATIENCE, Origin, Proxy, Turn, gather, running_proxy, until
+from tests.support import PATIENCE, Gate, Origin, Proxy, Turn, gather, running_proxy, until
 
 FRESH = "Cache-Control: max-age=60"
 
@@ -34,19 +34,12 @@ async def test_the_query_cache(origin: Origin) -> None:
 
 
 async def test_an_answer_on_its_way_when_the_cache_is_switched_off_is_not_kept(origin: Origin) -> None:
-    asked, go = asyncio.Event(), asyncio.Event()
-
-    async def script(turn: Turn) -> None:
-        asked.set()
-        await go.wait()
-        await turn.answer("one", FRESH)
-
-    origin.script = script
+    gate = Gate(origin, FRESH)
     async with running_proxy(origin.url) as proxy, asyncio.timeout(PATIENCE):
         first = asyncio.create_task(proxy.get("/a"))
-        await asked.wait()
+        await gate.asked()
         await flip(proxy, ENABLE_QUERY_CACHE=False)
-        go.set()
+        gate.open.set()
         assert (await first).content == b"one"
         await flip(proxy, ENABLE_QUERY_CACHE=True)
         await proxy.get("/a")
@@ -54,20 +47,14 @@ async def test_an_answer_on_its_way_when_the_cache_is_switched_off_is_not_kept(o
 
 
 async def test_dedup(origin: Origin) -> None:
-    go = asyncio.Event()
-
-    async def script(turn: Turn) -> None:
-        await go.wait()
-        await turn.answer("one", FRESH)
-
-    origin.script = script
+    gate = Gate(origin, FRESH)
     async with running_proxy(origin.url) as proxy:
         joined = [asyncio.create_task(proxy.get("/a")) for _ in range(3)]
         await until(lambda: proxy.worker.handler.in_flight == 3)
         await flip(proxy, ENABLE_DEDUP=False)
         alone = [asyncio.create_task(proxy.get("/a")) for _ in range(3)]
         await until(lambda: len(origin.requests) == 4)
-        go.set()
+        gate.open.set()
         answers = await gather(*joined, *alone)
     assert {answer.content for answer in answers} == {b"one"}
     assert len(origin.requests) == 4
@@ -141,20 +128,14 @@ async def test_an_upgrade_that_the_origin_refuses_is_octet_exact_too(origin: Ori
 
 
 async def test_a_follower_survives_the_bypass(origin: Origin) -> None:
-    go = asyncio.Event()
-
-    async def script(turn: Turn) -> None:
-        await go.wait()
-        await turn.answer("one", FRESH)
-
-    origin.script = script
+    gate = Gate(origin, FRESH)
     async with running_proxy(origin.url) as proxy:
         waiting = [asyncio.create_task(proxy.get("/a")) for _ in range(5)]
         await until(lambda: proxy.worker.handler.in_flight == 5)
         await flip(proxy, BYPASS=True)
         through = asyncio.create_task(proxy.get("/a"))
         await until(lambda: len(origin.requests) == 2)
-        go.set()
+        gate.open.set()
         answers = await gather(*waiting, through)
         await flip(proxy, BYPASS=False)
         await proxy.get("/a")

@@ -7,24 +7,17 @@ import asyncio
 import aiohttp
 import pytest
 
-from tests.support import PATIENCE, Origin, Turn, running_proxy, until
+from tests.support import PATIENCE, Gate, Origin, Turn, running_proxy, until
 
 
 async def test_a_drain_lets_requests_finish_and_takes_no_new_ones(origin: Origin) -> None:
-    asked, go = asyncio.Event(), asyncio.Event()
-
-    async def script(turn: Turn) -> None:
-        asked.set()
-        await go.wait()
-        await turn.answer("finished")
-
-    origin.script = script
+    gate = Gate(origin, content=b"finished")
     async with running_proxy(origin.url) as proxy, aiohttp.ClientSession() as session, asyncio.timeout(PATIENCE):
         idle = await proxy.connect()
         await idle.send("")
         busy = await proxy.connect()
         await busy.send("GET /a HTTP/1.1\r\nHost: a\r\n\r\n")
-        await asked.wait()
+        await gate.asked()
         async with session.get(f"{proxy.admin}/readyz") as ready:
             assert ready.status == 200
         draining = asyncio.create_task(proxy.worker.drain())
@@ -36,7 +29,7 @@ async def test_a_drain_lets_requests_finish_and_takes_no_new_ones(origin: Origin
         with pytest.raises(ConnectionError):
             await proxy.connect()
         assert not draining.done()
-        go.set()
+        gate.open.set()
         answer = await busy.response()
         assert (answer.content, answer.get("connection")) == (b"finished", "close")
         assert await busy.at_end()

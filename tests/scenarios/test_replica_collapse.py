@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from typing import Any
 
 import pytest
 
 from proxy.store import shared as shared_store
 from proxy.store.shared import LeaseOutcome
 from tests.redis_servers import Redis
-from tests.relay import relayed
-from tests.scenarios.replicas import FRESH, SECRET, leases, ready, replicas_of, settled, several, status_of
-from tests.support import PATIENCE, Gate, Origin, Proxy, Turn, gather, holds, running_proxy, until
+from tests.scenarios.replicas import FRESH, leases, parted, replicas_of, settled, several, status_of
+from tests.support import PATIENCE, Gate, Origin, Proxy, Turn, gather, holds, until
 
 
 async def test_many_clients_of_several_replicas_are_one_fetch(origin: Origin, shared: Redis) -> None:
@@ -68,23 +65,16 @@ async def test_a_lost_whisper_stalls_nobody(origin: Origin, pair: list[Proxy], m
 async def test_a_leader_that_dies_is_replaced(origin: Origin, shared: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is heard of it any more: when its lease is over the next one leads."""
     monkeypatch.setattr(shared_store, "LEASE_SECONDS", 0.2)
-    async with relayed(shared.port) as relay:
-        url = f"redis://127.0.0.1:{relay.port}/0"
-        options: dict[str, Any] = {"cache_secret": SECRET, "wall": time.time}
-        async with (
-            running_proxy(origin.url, redis_url=url, **options) as dying,
-            running_proxy(origin.url, redis_url=shared.url, **options) as other,
-        ):
-            await ready(dying, other)
-            gate = Gate(origin, FRESH)
-            first = asyncio.create_task(dying.get("/a"))
-            await gate.asked()
-            await relay.away()
-            waiting = asyncio.create_task(other.get("/a"))
-            await gate.asked(2)
-            gate.open.set()
-            assert [message.content for message in await gather(first, waiting)] == [b"one"] * 2
-            assert leases(other)[LeaseOutcome.LED] == 1
+    async with parted(origin, shared) as (dying, other, relay):
+        gate = Gate(origin, FRESH)
+        first = asyncio.create_task(dying.get("/a"))
+        await gate.asked()
+        await relay.away()
+        waiting = asyncio.create_task(other.get("/a"))
+        await gate.asked(2)
+        gate.open.set()
+        assert [message.content for message in await gather(first, waiting)] == [b"one"] * 2
+        assert leases(other)[LeaseOutcome.LED] == 1
 
 
 async def test_a_leader_is_heard_of_for_as_long_as_it_asks(

@@ -51,6 +51,13 @@ async def tells_its_path(turn: Turn) -> None:
     await turn.answer(turn.request.target.encode(), SHORT)
 
 
+def asking(proxies: list[Proxy], clients: int = 16) -> Load:
+    """Clients that have begun to ask them."""
+    load = Load([f"http://127.0.0.1:{proxy.port}" for proxy in proxies], clients=clients, paths=PATHS)
+    load.start()
+    return load
+
+
 async def share(origin: Origin, proxies: list[Proxy]) -> None:
     """They share again."""
     await ready(*proxies)
@@ -73,8 +80,7 @@ async def test_no_client_fails(origin: Origin, tmp_path: Path, fault: str) -> No
         relayed(server.port) as relay,
         several(origin, f"redis://127.0.0.1:{relay.port}/0") as proxies,
     ):
-        load = Load([f"http://127.0.0.1:{proxy.port}" for proxy in proxies], clients=16, paths=PATHS)
-        load.start()
+        load = asking(proxies)
         async with asyncio.timeout(6 * PATIENCE):
             await load.asked(300)
             await begin(server, relay)
@@ -91,8 +97,7 @@ async def test_no_client_fails_when_the_server_is_killed_and_another_starts(orig
     async with contextlib.AsyncExitStack() as stack:
         server = await stack.enter_async_context(running_redis(tmp_path))
         proxies = await stack.enter_async_context(several(origin, server.url))
-        load = Load([f"http://127.0.0.1:{proxy.port}" for proxy in proxies], clients=16, paths=PATHS)
-        load.start()
+        load = asking(proxies)
         async with asyncio.timeout(6 * PATIENCE):
             await load.asked(300)
             server.process.kill()
@@ -108,8 +113,7 @@ async def test_no_client_fails_when_the_server_is_killed_and_another_starts(orig
 async def test_no_client_fails_while_sentinel_makes_another_master(origin: Origin, tmp_path: Path) -> None:
     origin.script = tells_its_path
     async with running_sentinel(tmp_path) as watched, several(origin, watched.url) as proxies:
-        load = Load([f"http://127.0.0.1:{proxy.port}" for proxy in proxies], clients=16, paths=PATHS)
-        load.start()
+        load = asking(proxies)
         async with asyncio.timeout(6 * PATIENCE):
             await load.asked(300)
             watched.master.process.kill()
@@ -132,8 +136,7 @@ async def test_a_cluster_that_loses_a_node(origin: Origin, tmp_path: Path) -> No
         origin.script = tells_its_path
         await admin(one, "POST", "/api/purge", b'{"all": true}')
         await heard(one, other)
-        load = Load([f"http://127.0.0.1:{proxy.port}" for proxy in proxies], clients=16, paths=PATHS)
-        load.start()
+        load = asking(proxies)
         async with asyncio.timeout(6 * PATIENCE):
             await load.asked(300)
             cluster.nodes[1].process.kill()
@@ -180,8 +183,7 @@ async def test_connections_to_a_tier_that_comes_back_are_few(origin: Origin, tmp
         relayed(server.port) as relay,
         several(origin, f"redis://127.0.0.1:{relay.port}/0") as proxies,
     ):
-        load = Load([f"http://127.0.0.1:{proxy.port}" for proxy in proxies], clients=40, paths=PATHS)
-        load.start()
+        load = asking(proxies, clients=40)
         async with asyncio.timeout(6 * PATIENCE):
             await load.asked(300)
             relay.cut()
@@ -204,8 +206,7 @@ async def test_connections_to_a_tier_that_is_frozen_are_few(origin: Origin, tmp_
     """Each try that is given up leaves none behind."""
     origin.script = tells_its_path
     async with running_redis(tmp_path) as server, several(origin, server.url) as proxies:
-        load = Load([f"http://127.0.0.1:{proxy.port}" for proxy in proxies], clients=40, paths=PATHS)
-        load.start()
+        load = asking(proxies, clients=40)
         async with asyncio.timeout(6 * PATIENCE):
             await load.asked(300)
             os.kill(server.process.pid, signal.SIGSTOP)

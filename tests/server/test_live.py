@@ -30,7 +30,7 @@ from proxy.server.live import MAX_HOLDERS, LiveSettings, MonitorReader, refusal_
 from proxy.server.monitor import MonitorError
 from proxy.server.page import CONTENT
 from tests.server.control import Scripted
-from tests.support import PATIENCE, Origin, Turn, running_proxy
+from tests.support import PATIENCE, Gate, Origin, running_proxy
 
 ROOT = Path(__file__).resolve().parents[2]
 FAST = LiveSettings(every=0.01, monitor_every=0.01)
@@ -402,14 +402,7 @@ async def test_a_monitor_that_hangs_holds_nothing_up(monkeypatch: pytest.MonkeyP
 
 
 async def test_while_it_drains_the_stream_goes_on_and_says_so(origin: Origin) -> None:
-    asked, go = asyncio.Event(), asyncio.Event()
-
-    async def script(turn: Turn) -> None:
-        asked.set()
-        await go.wait()
-        await turn.answer("finished")
-
-    origin.script = script
+    gate = Gate(origin, content=b"finished")
     async with (
         running_proxy(origin.url) as proxy,
         aiohttp.ClientSession() as session,
@@ -420,14 +413,14 @@ async def test_while_it_drains_the_stream_goes_on_and_says_so(origin: Origin) ->
         assert (await anext(stream))[1]["ready"]
         client = await proxy.connect()
         await client.send("GET /a HTTP/1.1\r\nHost: a\r\n\r\n")
-        await asked.wait()
+        await gate.asked()
         draining = asyncio.create_task(proxy.worker.drain())
         async for _, told in stream:
             if not told["ready"]:
                 assert told["readyReason"] == "draining: no new connections are accepted"
                 assert told["levels"]["inFlight"] == 1
                 break
-        go.set()
+        gate.open.set()
         assert (await client.response()).content == b"finished"
         await draining
 

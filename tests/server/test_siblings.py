@@ -17,8 +17,19 @@ from proxy.server.admin import PurgeOrder
 from proxy.store.invalidations import Validity
 from tests.fast.passing import DATE, POST, begun, connection_of, nothing_left, usual
 from tests.fast.sides import server_of
-from tests.server.family import family, started
-from tests.support import Origin, Turn, running_proxy, settings_for, until
+from tests.server.family import Parent, family, started
+from tests.support import Client, Origin, Proxy, Turn, running_proxy, settings_for, until
+
+WAYS = pytest.mark.parametrize("times", [0, 2], ids=["the ordinary way", "the express way"])
+
+
+async def has_asked(client: Client, proxy: Proxy, parent: Parent, times: int = 2) -> None:
+    """Its request changes something, which the others do not know yet."""
+    await begun(proxy, client, times)
+    parent.told.clear()
+    parent.knows.clear()
+    await client.send(POST)
+    await until(lambda: bool(parent.told))
 
 
 async def test_what_is_told_meanwhile_goes_with_the_next() -> None:
@@ -71,16 +82,12 @@ async def test_without_a_parent_nobody_waits(caplog: pytest.LogCaptureFixture) -
     assert "other workers may not know" in caplog.text
 
 
-@pytest.mark.parametrize("times", [0, 2], ids=["the ordinary way", "the express way"])
+@WAYS
 async def test_an_answer_waits_until_the_others_know(origin: Origin, times: int) -> None:
     origin.script = usual
     async with family() as (parent, siblings), running_proxy(origin.url, siblings=siblings) as proxy:
         client, other = await proxy.connect(), await proxy.connect()
-        await begun(proxy, client, times)
-        parent.told.clear()
-        parent.knows.clear()
-        await client.send(POST)
-        await until(lambda: bool(parent.told))
+        await has_asked(client, proxy, parent, times)
         # nobody else waits
         assert (await other.request("GET", "/b")).status == 200
         assert not await started(client)
@@ -94,16 +101,12 @@ async def test_an_answer_waits_until_the_others_know(origin: Origin, times: int)
     assert parent.told == [("invalidated", [0, ["uri http://a/a"]])]
 
 
-@pytest.mark.parametrize("times", [0, 2], ids=["the ordinary way", "the express way"])
+@WAYS
 async def test_a_client_that_leaves_meanwhile(origin: Origin, times: int) -> None:
     origin.script = usual
     async with family() as (parent, siblings), running_proxy(origin.url, siblings=siblings) as proxy:
         client, other = await proxy.connect(), await proxy.connect()
-        await begun(proxy, client, times)
-        parent.told.clear()
-        parent.knows.clear()
-        await client.send(POST)
-        await until(lambda: bool(parent.told))
+        await has_asked(client, proxy, parent, times)
         client.close()
         await nothing_left(proxy)
         parent.knows.set()
@@ -117,11 +120,7 @@ async def test_what_comes_early_waits_as_well(origin: Origin) -> None:
     origin.script = usual
     async with family() as (parent, siblings), running_proxy(origin.url, siblings=siblings) as proxy:
         client = await proxy.connect()
-        await begun(proxy, client)
-        parent.told.clear()
-        parent.knows.clear()
-        await client.send(POST)
-        await until(lambda: bool(parent.told))
+        await has_asked(client, proxy, parent)
         await client.send(POST)
         await until(lambda: bool(connection_of(proxy)._early))
         parent.knows.set()
@@ -129,16 +128,12 @@ async def test_what_comes_early_waits_as_well(origin: Origin) -> None:
         await nothing_left(proxy)
 
 
-@pytest.mark.parametrize("times", [0, 2], ids=["the ordinary way", "the express way"])
+@WAYS
 async def test_the_end_of_the_proxy_waits_as_well(origin: Origin, times: int) -> None:
     origin.script = usual
     async with family() as (parent, siblings), running_proxy(origin.url, siblings=siblings) as proxy:
         client = await proxy.connect()
-        await begun(proxy, client, times)
-        parent.told.clear()
-        parent.knows.clear()
-        await client.send(POST)
-        await until(lambda: bool(parent.told))
+        await has_asked(client, proxy, parent, times)
         drained = asyncio.create_task(proxy.worker.drain())
         await until(lambda: proxy.worker._draining)
         parent.knows.set()

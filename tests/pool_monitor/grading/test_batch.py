@@ -18,8 +18,7 @@ from pool_monitor.grading.calls import Answer
 from pool_monitor.grading.stored import Where
 from tests.pool_monitor.grading.samples import pretty
 from tests.pool_monitor.grading.upstreams import Asked, completion, whole
-from tests.pool_monitor.grading.wrapped import FULL, SAID, Wrapped, asked_for, says
-from tests.support import until
+from tests.pool_monitor.grading.wrapped import FULL, SAID, Wrapped, asked_for, begun_and_left, says
 
 BATCH = "/v1/batch/chat/completions"
 LINES = "application/x-ndjson"
@@ -243,23 +242,7 @@ async def test_what_is_no_batch(wrapped: Wrapped, content: bytes) -> None:
 
 
 async def test_who_leaves_ends_what_is_asked(wrapped: Wrapped) -> None:
-    left = asyncio.Event()
-
-    async def forever(asked: Asked, request: web.Request) -> web.StreamResponse:
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            left.set()
-            raise
-        raise AssertionError
-
-    wrapped.upstream.answering = forever
-    task = asyncio.create_task(send(wrapped, [asked_for()]))
-    await until(lambda: len(wrapped.upstream.asked) == 1)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-    async with asyncio.timeout(10):
-        await left.wait()
+    await begun_and_left(wrapped, send(wrapped, [asked_for()]))
 
 
 async def test_with_a_key_what_is_done_survives_a_broken_line(wrapped: Wrapped) -> None:

@@ -210,7 +210,8 @@ async def test_samples_of_an_unknown_prompt_are_each_asked(wrapped: Wrapped) -> 
     assert batch.usage.total_tokens == 3 * 150
 
 
-async def test_a_waiting_batch_outlasts_its_file(wrapped: Wrapped) -> None:
+async def as_many_as_run(wrapped: Wrapped, sdk: openai.AsyncOpenAI) -> tuple[list[Any], asyncio.Event]:
+    """Batches that are all being asked, and what their answers wait for."""
     go = asyncio.Event()
 
     async def slowly(asked: Asked, request: web.Request) -> web.StreamResponse:
@@ -218,9 +219,14 @@ async def test_a_waiting_batch_outlasts_its_file(wrapped: Wrapped) -> None:
         return await whole(completion(SAID))
 
     wrapped.upstream.answering = slowly
+    running = [await begun(sdk, line(number)) for number in range(MOST_RUNNING)]
+    await until(lambda: len(wrapped.upstream.asked) == MOST_RUNNING)
+    return running, go
+
+
+async def test_a_waiting_batch_outlasts_its_file(wrapped: Wrapped) -> None:
     async with wrapped.sdk() as sdk:
-        running = [await begun(sdk, line(number)) for number in range(MOST_RUNNING)]
-        await until(lambda: len(wrapped.upstream.asked) == MOST_RUNNING)
+        running, go = await as_many_as_run(wrapped, sdk)
         waiting = await begun(sdk, b"\n".join([line(98), line(99)]))
         files = wrapped.monitor.monitor.grading._files
         room = files.bytes
@@ -259,16 +265,8 @@ async def test_an_upstream_that_answers_before_it_has_everything(path: str, capl
 
 
 async def test_a_waiting_batch_takes_no_descriptor(wrapped: Wrapped) -> None:
-    go = asyncio.Event()
-
-    async def slowly(asked: Asked, request: web.Request) -> web.StreamResponse:
-        await go.wait()
-        return await whole(completion(SAID))
-
-    wrapped.upstream.answering = slowly
     async with wrapped.sdk() as sdk:
-        batches = [await begun(sdk, line(number)) for number in range(MOST_RUNNING)]
-        await until(lambda: len(wrapped.upstream.asked) == MOST_RUNNING)
+        batches, go = await as_many_as_run(wrapped, sdk)
         before = len(os.listdir("/dev/fd"))
         for _ in range(20):
             source = batches[0].input_file_id

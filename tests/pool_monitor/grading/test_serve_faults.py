@@ -62,6 +62,15 @@ async def fine(asked: Asked, request: web.Request) -> web.StreamResponse:
 # -- upstreams that break off
 
 
+async def broken_off(request: web.Request, *, length: bool) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Length": "1000"} if length else {})
+    await response.prepare(request)
+    await response.write(b"partial")
+    assert request.transport is not None
+    request.transport.abort()
+    return response
+
+
 @pytest.mark.parametrize("path", ["/v1/files", "/v1/chat/completions"])
 @pytest.mark.parametrize("length", [True, False])
 async def test_an_answer_that_breaks_off_is_seen_to_and_nothing_follows_it(
@@ -70,12 +79,7 @@ async def test_an_answer_that_breaks_off_is_seen_to_and_nothing_follows_it(
     async def breaking(asked: Asked, request: web.Request) -> web.StreamResponse:
         if len(wrapped.upstream.asked) > 1:
             return web.Response(body=b"another's answer")
-        response = web.StreamResponse(headers={"Content-Length": "1000"} if length else {})
-        await response.prepare(request)
-        await response.write(b"partial")
-        assert request.transport is not None
-        request.transport.abort()
-        return response
+        return await broken_off(request, length=length)
 
     wrapped.upstream.answering = breaking
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
@@ -90,30 +94,14 @@ async def test_an_answer_that_breaks_off_is_seen_to_and_nothing_follows_it(
 
 
 async def test_two_requests_on_one_connection_are_not_mixed_up_by_a_break(wrapped: Wrapped) -> None:
-    async def breaking(asked: Asked, request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Length": "1000"})
-        await response.prepare(request)
-        await response.write(b"partial")
-        assert request.transport is not None
-        request.transport.abort()
-        return response
-
-    wrapped.upstream.answering = breaking
+    wrapped.upstream.answering = lambda _, request: broken_off(request, length=True)
     one = b"GET /v1/files HTTP/1.1\r\nHost: x\r\n\r\n"
     got = await sent(wrapped.url, one + one)
     assert got.count(b"HTTP/1.1") <= 1
 
 
 async def test_a_second_head_is_not_written_into_a_batch_files_content(wrapped: Wrapped) -> None:
-    async def breaking(asked: Asked, request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse()
-        await response.prepare(request)
-        await response.write(b"partial")
-        assert request.transport is not None
-        request.transport.abort()
-        return response
-
-    wrapped.upstream.answering = breaking
+    wrapped.upstream.answering = lambda _, request: broken_off(request, length=False)
     got = await sent(wrapped.url, request(b"", path=b"/v1/files/f/content", method=b"GET"))
     assert got.count(b"HTTP/1.1") <= 1
     assert b"0\r\n\r\n" not in got

@@ -15,12 +15,18 @@ from yarl import URL
 
 from pool_monitor.grading.serve import CHAT
 from tests.pool_monitor.grading.samples import pretty
-from tests.pool_monitor.grading.upstreams import (
-    Asked,
-    completion,
-    whole,
+from tests.pool_monitor.grading.upstreams import Asked, completion, whole
+from tests.pool_monitor.grading.wrapped import (
+    FULL,
+    SAID,
+    Wrapped,
+    asked_for,
+    begun_and_left,
+    graded,
+    messages,
+    says,
+    wrapping,
 )
-from tests.pool_monitor.grading.wrapped import FULL, SAID, Wrapped, asked_for, graded, messages, says, wrapping
 from tests.support import until
 
 JSON = {"Content-Type": "application/json"}
@@ -157,20 +163,4 @@ async def test_content_that_is_no_request_is_the_upstreams_to_refuse(wrapped: Wr
 
 
 async def test_when_the_caller_leaves_the_upstream_is_no_longer_asked(wrapped: Wrapped) -> None:
-    left = asyncio.Event()
-
-    async def forever(asked: Asked, request: web.Request) -> web.StreamResponse:
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            left.set()
-            raise
-        raise AssertionError
-
-    wrapped.upstream.answering = forever
-    task = asyncio.create_task(graded(wrapped.sdk()))
-    await until(lambda: len(wrapped.upstream.asked) == 1)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-    async with asyncio.timeout(10):
-        await left.wait()
+    await begun_and_left(wrapped, graded(wrapped.sdk()))

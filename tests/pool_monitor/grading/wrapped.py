@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,3 +136,24 @@ async def together(wrapped: Wrapped, *asked: Any) -> int:
     go.set()
     await asyncio.gather(*tasks)
     return len(wrapped.upstream.asked)
+
+
+async def begun_and_left(wrapped: Wrapped, asking: Coroutine[Any, Any, object]) -> None:
+    """Who asks an upstream that never answers goes away, and the upstream sees itself left."""
+    left = asyncio.Event()
+
+    async def forever(asked: Asked, request: web.Request) -> web.StreamResponse:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            left.set()
+            raise
+        raise AssertionError
+
+    wrapped.upstream.answering = forever
+    task = asyncio.create_task(asking)
+    await until(lambda: len(wrapped.upstream.asked) == 1)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    async with asyncio.timeout(10):
+        await left.wait()
