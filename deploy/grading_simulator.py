@@ -14,7 +14,6 @@ import hashlib
 import itertools
 import json
 import re
-import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -24,9 +23,8 @@ from aiohttp import web
 
 from config.listen import ListenError, address_of, open_socket
 from deploy.grading_model import Asked, Form, Way, cut_at, digest_of, most_tokens, text_of, tokens, usage_of
-from deploy.stack import voice
+from deploy.serving import CANNOT_LISTEN, serve_until_stopped
 
-CANNOT_LISTEN = 1
 MAX_CONTENT_BYTES = 256 * 1024 * 1024
 KEPT = 10_000
 CREATED = 1_700_000_000
@@ -368,20 +366,10 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
 
 
 async def _serve(given: argparse.Namespace) -> None:
-    stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     state = State(given.latency_ms / 1000, given.ms_per_token / 1000, given.disagree_percent)
     with open_socket(given.host, given.port, "--port") as sock:
-        runner = web.AppRunner(Simulator(state).app(), access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
-        await runner.setup()
-        try:
-            await web.SockSite(runner, sock).start()
-            with voice() as say:
-                say(f"grading simulator: http://{address_of(sock)}/v1")
-                await stopped.wait()
-        finally:
-            await runner.cleanup()
+        said = f"grading simulator: http://{address_of(sock)}/v1"
+        await serve_until_stopped(Simulator(state).app(), sock, said)
 
 
 def main(argv: list[str] | None = None) -> int:

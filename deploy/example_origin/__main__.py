@@ -5,19 +5,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import math
-import signal
-import socket
 import sys
-
-from aiohttp import web
 
 from config.listen import ListenError, address_of, open_socket
 from deploy.example_origin.app import REPORT_SECONDS, make_app
-from deploy.stack import voice
-
-CANNOT_LISTEN = 1
-STOP_SECONDS = 1.0
-"""What requests on their way get to finish in."""
+from deploy.serving import CANNOT_LISTEN, serve_until_stopped
 
 
 def _port(text: str) -> int:
@@ -49,24 +41,6 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-async def serve(sock: socket.socket, report_seconds: float) -> None:
-    """Serve on `sock` until SIGTERM or SIGINT."""
-    stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    runner = web.AppRunner(
-        make_app(report_seconds), access_log=None, handler_cancellation=True, shutdown_timeout=STOP_SECONDS
-    )
-    await runner.setup()
-    try:
-        await web.SockSite(runner, sock).start()
-        with voice() as say:
-            say(f"example origin: http://{address_of(sock)}")
-            await stopped.wait()
-    finally:
-        await runner.cleanup()
-
-
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit status: 0 stopped as asked, 1 cannot listen. Bad options exit with 2."""
     options = _options(argv)
@@ -75,7 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     except ListenError as fault:
         print(f"example origin: {fault.strerror}", file=sys.stderr)
         return CANNOT_LISTEN
-    asyncio.run(serve(sock, options.report_seconds))
+    said = f"example origin: http://{address_of(sock)}"
+    asyncio.run(serve_until_stopped(make_app(options.report_seconds), sock, said))
     return 0
 
 
