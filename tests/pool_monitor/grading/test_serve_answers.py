@@ -13,13 +13,7 @@ from multidict import CIMultiDict
 
 from pool_monitor.grading.serve import CHAT
 from tests.pool_monitor.grading.samples import minified, pretty
-from tests.pool_monitor.grading.upstreams import (
-    COMPACT,
-    Asked,
-    chunks,
-    completion,
-    whole,
-)
+from tests.pool_monitor.grading.upstreams import COMPACT, Asked, chunks, completion, whole
 from tests.pool_monitor.grading.wrapped import (
     BROKEN,
     FULL,

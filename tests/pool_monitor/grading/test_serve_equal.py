@@ -9,13 +9,7 @@ import pytest
 from aiohttp import web
 
 from tests.pool_monitor.grading.samples import pretty
-from tests.pool_monitor.grading.upstreams import (
-    Asked,
-    chunks,
-    completion,
-    streamed,
-    whole,
-)
+from tests.pool_monitor.grading.upstreams import Asked, chunks, completion, streamed, whole
 from tests.pool_monitor.grading.wrapped import (
     FULL,
     SAID,

@@ -12,13 +12,7 @@ from aiohttp import web
 from pool_monitor.grading.serve import CHAT
 from pool_monitor.grading.sse import MAX_EVENT_BYTES, Decoder
 from tests.pool_monitor.grading.samples import pretty
-from tests.pool_monitor.grading.upstreams import (
-    Asked,
-    chunks,
-    completion,
-    streamed,
-    whole,
-)
+from tests.pool_monitor.grading.upstreams import Asked, chunks, completion, streamed, whole
 from tests.pool_monitor.grading.wrapped import FULL, SAID, Wrapped, asked_for, graded, graded_in_a_stream, says
 
 

@@ -12,12 +12,7 @@ import pytest
 from aiohttp import web
 
 from tests.pool_monitor.grading.samples import minified, pretty
-from tests.pool_monitor.grading.upstreams import (
-    Asked,
-    chunks,
-    streamed,
-    whole,
-)
+from tests.pool_monitor.grading.upstreams import Asked, chunks, streamed, whole
 from tests.pool_monitor.grading.wrapped import BROKEN, FULL, SAID, Wrapped, asked_for, graded_in_a_stream, says
 
 
