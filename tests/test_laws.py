@@ -110,6 +110,14 @@ def test_imports_keep_the_laws(module: str) -> None:
     assert faults_of(module, FILES[module].read_text(encoding="utf-8")) == []
 
 
+def test_no_test_module_imports_another() -> None:
+    """What several use is no test, and stands in a module that says what it is."""
+    names = {path: imports(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "tests").rglob("*.py"))}
+    assert len(names) > 100
+    found = [(path.name, name) for path, its in names.items() for name in its if within(name, "tests")]
+    assert [(path, name) for path, name in found if ".test_" in name] == []
+
+
 def test_there_is_something_to_hold() -> None:
     assert {"config.settings", "proxy.app", "proxy.policy.freshness"} | PURE_IN_GRADING <= set(FILES)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 
 import pytest
 
@@ -11,6 +12,7 @@ from config.bulletin import Standing
 from config.listen import spare_port
 from proxy import siblings as module
 from proxy.app import build_routes
+from proxy.channel import Channel
 from proxy.fleet import Fleet
 from proxy.observe.events import PurgeKind
 from proxy.server.admin import PurgeOrder
