@@ -438,8 +438,8 @@ class ClientConnection(RequestHandler):
 
     def parse_held(self) -> None:
         """What came behind the request that aiohttp has parsed, now that this is answered."""
-        # of chunks that nobody has read to their end aiohttp reads the rest first
-        if self._early and self._chunks is None:
+        # what aiohttp has parsed is answered first; of chunks that nobody has read to their end it reads the rest first
+        if self._early and self._chunks is None and not self._messages:
             if self._upgraded and self._parser is not None:
                 # the upgrade was declined, as aiohttp would find out in a moment
                 self._parser.set_upgraded(False)

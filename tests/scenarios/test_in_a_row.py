@@ -189,6 +189,26 @@ async def test_chunks_that_nobody_reads(origin: Origin, following: str) -> None:
     assert len(origin.requests) == 1
 
 
+@pytest.mark.parametrize("second", ["odd post", "odd chunks", "odd get"])
+async def test_the_third_may_begin_while_the_second_waits(origin: Origin, second: str) -> None:
+    """Who has answered the first, which was about to be served then, leaves the third to whoever answers the second."""
+    origin.script = tell
+    stream = FIRST["odd post"] + FIRST[second] + FIRST["odd get"] + FIRST["chunks"] + FIRST["get"]
+    cut = len(FIRST["odd post"] + FIRST[second]) + 10
+    async with running_proxy(origin.url) as proxy:
+        client = await proxy.connect()
+        await until(lambda: len(server_of(proxy).connections) == 1)
+        connection = connection_of(proxy)
+        connection.data_received(stream[: len(FIRST["odd post"]) - 1].encode())
+        # aiohttp takes the first, and goes on with it in a task
+        await asyncio.sleep(0)
+        connection.data_received(stream[len(FIRST["odd post"]) - 1 : cut].encode())
+        await until(lambda: len(origin.requests) >= 2)
+        await client.send(stream[cut:])
+        expected = [b"/1 hi", b"/1 " if "get" in second else b"/1 hi", b"/1 ", b"/1 hi", b"/1 "]
+        assert [(await client.response()).content for _ in expected] == expected
+
+
 @pytest.mark.parametrize("first", ["post", "odd post", "odd get"])
 async def test_much_that_comes_early_is_held_back_and_nothing_lost(origin: Origin, first: str) -> None:
     asked = asyncio.Event()
