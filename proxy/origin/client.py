@@ -361,6 +361,9 @@ class OriginClient:
             log.warning(
                 "%s sends more than a head in answer to HEAD: no connection is used again after one", self._name
             )
+            for resting in [one for one in self._resting if one.method == "HEAD"]:
+                self._resting.remove(resting)
+                resting.abandon()
 
     def _drop(self, connection: OriginConnection) -> None:
         self._busy.discard(connection)

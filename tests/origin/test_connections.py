@@ -120,6 +120,35 @@ async def test_after_content_of_an_answer_to_head_none_is_waited_for(
     assert len(caplog.records) == 1
 
 
+async def test_after_content_of_an_answer_to_head_those_that_rest_are_not_used_either(
+    origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HEAD_SECONDS", 0.0)
+    heads: list[asyncio.StreamWriter] = []
+    both, wrong = asyncio.Event(), b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong"
+
+    async def script(turn: Turn) -> None:
+        if turn.request.method == "HEAD":
+            heads.append(turn.writer)
+            if len(heads) == 2:
+                both.set()
+            await both.wait()
+            await turn.send("HTTP/1.1 200 OK\r\nContent-Length: 43\r\n\r\n")
+        else:
+            await turn.send(wrong * (turn.writer in heads))
+            await turn.answer("right")
+
+    origin.script = script
+    async with client_of(origin.url) as client:
+        for response in await asyncio.gather(ask(client, "HEAD"), ask(client, "HEAD")):
+            response.close()
+        assert client.idle == 2
+        heads[0].write(wrong)
+        await until(lambda: client.idle < 2)
+        assert await read_all(await ask(client)) == b"right"
+        assert at_rest(client)
+
+
 async def test_an_answer_left_before_its_end_ends_its_connection(origin: Origin) -> None:
     async def script(turn: Turn) -> None:
         await turn.send("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello")
