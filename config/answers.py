@@ -67,6 +67,8 @@ async def _nothing_behind_trailers(request: web.Request, response: web.StreamRes
     """aiohttp (3.14) takes the last trailer field behind chunks for a field of the connection's next request."""
     if hdrs.TRANSFER_ENCODING in request.headers:
         response.force_close()
+        # the fields have been made already; who is not told would lose a request
+        response.headers[hdrs.CONNECTION] = "close"
 
 
 @web.middleware

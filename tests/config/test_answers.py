@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import aiohttp
 import pytest
@@ -100,3 +100,25 @@ async def test_no_trailer_field_is_one_of_the_next_request(at_once: bool) -> Non
         assert b"HTTP/1.1 200 OK\r\n" in await reader.read()
         writer.close()
     assert seen == [None]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_that_nothing_is_processed_behind_chunks_is_said(whole: bool) -> None:
+    """Who is not told sends its next request there, and it is lost (RFC 9112 9.6)."""
+
+    async def reading(request: web.Request) -> web.StreamResponse:
+        await request.read()
+        if whole:
+            return web.Response(text="x")
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"x")
+        return response
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"x"
+
+    async with serving(reading) as server, aiohttp.ClientSession() as session:
+        for content, said in ((chunks(), "close"), (b"x", None)):
+            async with session.post(server.make_url("/"), data=content) as answer:
+                assert (await answer.text(), answer.headers.get("Connection")) == ("x", said)
