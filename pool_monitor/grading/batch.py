@@ -14,6 +14,7 @@ import orjson
 from pool_monitor.grading.batch_asking import NO_TOKENS, Asking, Outcome, Tokens, refusal
 from pool_monitor.grading.batch_items import Item
 from pool_monitor.grading.calls import Call, UpstreamFault
+from pool_monitor.grading.jsons import encoded
 
 log = logging.getLogger("siding.grading")
 
@@ -122,7 +123,7 @@ class Result:
         if self.outcome.ok:
             document["response"] = orjson.Fragment(self.outcome.body)
         else:
-            document["error"] = self.outcome.error
+            document["error"] = orjson.Fragment(encoded(self.outcome.error))
         return orjson.dumps(document)
 
 

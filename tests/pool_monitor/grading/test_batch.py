@@ -192,6 +192,21 @@ async def test_an_error_of_the_upstream_is_that_items(wrapped: Wrapped) -> None:
     assert told["results"][1]["error"]["code"] == "c"
 
 
+async def test_an_error_that_no_strict_printer_writes_is_that_items(wrapped: Wrapped) -> None:
+    """Where it tells again what it was asked, cut within a pair."""
+
+    async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
+        if asked.body["seed"] == 1:
+            content = b'{"error":{"message":"j\\ud83d","type":"t","code":"c"}}'
+            return web.Response(status=400, body=content, content_type="application/json")
+        return await whole(completion(SAID))
+
+    wrapped.upstream.answering = answering
+    _, told = await send(wrapped, [asked_for(seed=number) for number in range(3)])
+    assert [one["status"] for one in told["results"]] == [200, 400, 200]
+    assert told["results"][1]["error"]["message"] == "j\ud83d"
+
+
 async def test_a_rate_limit_holds_all_up_and_nothing_fails(wrapped: Wrapped) -> None:
     refused: list[int] = []
 
