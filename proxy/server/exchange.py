@@ -59,6 +59,11 @@ class Content(Protocol):
         ...
 
 
+def as_number(digits: str) -> int:
+    """A Content-Length. It may have more zeros in front than `int` reads."""
+    return int(digits.lstrip("0") or "0")
+
+
 class AtHand:
     """Content that has arrived whole."""
 
@@ -136,7 +141,7 @@ class Exchange:
     def length(self) -> int | None:
         """The request's Content-Length; None when it is chunked or absent."""
         value = self.head.fields.get("content-length")
-        return int(value) if value is not None and value.isdecimal() else None
+        return as_number(value) if value is not None and value.isdecimal() else None
 
     async def read(self) -> bytes:
         """The next piece of the request's content; b"" at its end.

@@ -27,7 +27,7 @@ from proxy.policy import forwarding
 from proxy.policy.messages import Fields, RequestHead
 from proxy.policy.plain import Lexicon, Plain
 from proxy.policy.prepared import wire_head
-from proxy.server.exchange import AtHand, ClientGone, ClientTunnel, Exchange
+from proxy.server.exchange import AtHand, ClientGone, ClientTunnel, Exchange, as_number
 from proxy.server.express import Express, Passing
 from proxy.server.fast_path import Hits, Seat, head_of, scheme_of
 from proxy.server.refusal import refusal_head
@@ -419,7 +419,7 @@ class ClientConnection(RequestHandler):
             return 0
         message = cast("RawRequestMessage", message)
         length = None if message.chunked else message.headers.get("Content-Length")
-        return int(length) if length is not None else -1
+        return as_number(length) if length is not None else -1
 
     def _parse(self, data: bytes) -> None:
         super().data_received(data)

@@ -30,6 +30,20 @@ async def test_methods_that_are_not_forwarded_are_refused(origin: Origin, method
     assert origin.requests == []
 
 
+@pytest.mark.parametrize("following", ["hi", "hiGET /b HTTP/1.1\r\nHost: app.example\r\n\r\n"])
+async def test_a_length_may_have_any_number_of_zeros(
+    origin: Origin, following: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """RFC 9110 8.6; Python reads no number of more than 4300 digits."""
+    async with running_proxy(origin.url) as proxy:
+        client = await proxy.connect()
+        await client.send(f"POST /a HTTP/1.1\r\nHost: app.example\r\nContent-Length: {'0' * 5000}2\r\n\r\n{following}")
+        answers = [await client.response() for _ in following.split("GET")]
+    assert {answer.content for answer in answers} == {b"hello"}
+    assert [request.content for request in origin.requests] == [b"hi", b""][: len(answers)]
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize("bypass", [False, True])
 async def test_max_forwards_is_counted_down_and_ends_here(origin: Origin, bypass: bool) -> None:
     """RFC 9110 7.6.2. A TRACE is not shown the fields that it came with (RFC 9110 9.3.8)."""
