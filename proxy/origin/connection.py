@@ -498,5 +498,6 @@ def _announced_life(fields: Fields) -> float:
     for parameter in split_list(fields.get("keep-alive") or ""):
         name, _, value = parameter.partition("=")
         if name.strip().lower() == "timeout" and value.strip().isdecimal():
-            return max(0.0, int(value) - 1.0)
+            # which may be endless, too
+            return max(0.0, float(value) - 1.0)
     return float("inf")

@@ -217,6 +217,16 @@ async def test_idle_connections_are_closed_in_time(origin: Origin, monkeypatch: 
         await until(lambda: client.idle == 0)
 
 
+async def test_the_origin_may_announce_any_life(origin: Origin) -> None:
+    """Python reads no whole number of more than 4300 digits."""
+    origin.respond("a", f"Keep-Alive: timeout={'9' * 5000}")
+    async with client_of(origin.url) as client:
+        for _ in range(2):
+            assert await read_all(await ask(client)) == b"a"
+        assert at_rest(client)
+    assert origin.connections == 1
+
+
 async def test_the_origins_announced_life_is_believed(origin: Origin) -> None:
     origin.respond("a", "Keep-Alive: timeout=1")
     async with client_of(origin.url) as client:
