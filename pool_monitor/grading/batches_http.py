@@ -153,7 +153,7 @@ class BatchesApi:
     async def _list(self, request: web.Request) -> web.StreamResponse:
         """Ours, the newest first, and behind them the upstream's, as it lists them."""
         after, text = request.query.get("after"), request.query.get("limit", "20")
-        valid = text.isascii() and text.isdecimal() and 1 <= int(text) <= MOST_LISTED
+        valid = re.fullmatch("[0-9]{1,9}", text) is not None and 1 <= int(text) <= MOST_LISTED
         if not valid or (after is not None and not after.startswith(BATCH_PREFIX)):
             return await self._forward(request, None)
         found, more = self._batches.of(self._owner(request), after, int(text))

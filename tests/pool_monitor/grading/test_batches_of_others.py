@@ -128,6 +128,14 @@ async def test_what_is_no_asking_for_batches_is_the_upstreams(wrapped: Wrapped, 
     assert [asked.method for asked in wrapped.upstream.asked] == [method]
 
 
+async def test_a_limit_that_is_no_number_for_us_is_the_upstreams_to_refuse(wrapped: Wrapped) -> None:
+    wrapped.upstream.answering = theirs
+    for limit in ("-1", "²", "9" * 5000):
+        async with wrapped.monitor.session.get("/v1/batches", params={"limit": limit}) as answer:
+            assert answer.status == 200
+    assert [asked.method for asked in wrapped.upstream.asked] == ["GET"] * 3
+
+
 @pytest.mark.parametrize("limit", [1, 20, 0, 1000])
 async def test_an_error_of_the_upstreams_list_is_the_callers(wrapped: Wrapped, limit: int) -> None:
     async def refuse(asked: Asked, request: web.Request) -> web.StreamResponse:
