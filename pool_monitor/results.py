@@ -195,8 +195,6 @@ def _default(value: object) -> object:
             return _range(value)
         case asyncpg.BitString():
             return value.as_string().replace(" ", "")
-        case asyncpg.Point():
-            return [value.x, value.y]
         case asyncpg.Path():
             # a polygon is one as well
             return list(value.points)
@@ -204,7 +202,10 @@ def _default(value: object) -> object:
             return str.__str__(value)
         case Mapping():
             return dict(value)
-        case tuple() | set() | frozenset():
+        case tuple():
+            # a point, a circle and the like are made of bare numbers
+            return [_finite(one) if isinstance(one, float) else one for one in value]
+        case set() | frozenset():
             return list(value)
     raise TypeError(f"a value of the type {type(value).__name__} has no JSON form")
 
