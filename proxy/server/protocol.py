@@ -353,7 +353,7 @@ class ClientConnection(RequestHandler):
         if not data:
             return
         if self._owed == 0 and self._payload_parser is None:
-            if self._early or self._messages or self._request_in_progress:
+            if self._early or self._messages or self._request_in_progress or self._upgraded:
                 # whoever answers it comes back for them (`parse_held`)
                 self._hold(data)
             else:

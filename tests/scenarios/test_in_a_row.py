@@ -209,6 +209,23 @@ async def test_the_third_may_begin_while_the_second_waits(origin: Origin, second
         assert [(await client.response()).content for _ in expected] == expected
 
 
+async def test_what_follows_an_upgrade_waits_until_it_was_declined(origin: Origin) -> None:
+    """Also what comes in the moment before it is served: chunks, and behind them what could have got their trailers."""
+    origin.script = tell
+    follows = FIRST["chunks"] + FIRST["odd post"] + FIRST["get"]
+    async with running_proxy(origin.url) as proxy:
+        client = await proxy.connect()
+        await until(lambda: len(server_of(proxy).connections) == 1)
+        connection = connection_of(proxy)
+        connection.data_received(FIRST["upgrade"].encode())
+        # aiohttp takes it, and goes on with it in a task
+        await asyncio.sleep(0)
+        for part in (follows[: len(FIRST["chunks"]) - 1], follows[len(FIRST["chunks"]) - 1 :]):
+            connection.data_received(part.encode())
+        expected = [b"/1 ", b"/1 hi", b"/1 hi", b"/1 "]
+        assert [(await client.response()).content for _ in expected] == expected
+
+
 @pytest.mark.parametrize("first", ["post", "odd post", "odd get"])
 async def test_much_that_comes_early_is_held_back_and_nothing_lost(origin: Origin, first: str) -> None:
     asked = asyncio.Event()
