@@ -351,16 +351,20 @@ class Bulletin:
         generation, number = await run_script(client, _TELL, (self._state, self._entries), *known, *told)
         return int(number) if generation.decode() == place.log else None
 
-    async def _skip(self, client: Any) -> None:
-        """Go on where the log begins, or where the next entry is, when those before are no more there."""
+    async def _skip(self, client: Any, *, foreign: bool = False) -> None:
+        """Go on where the log begins, or where the next entry is, when those before are no more there.
+
+        foreign -- the next entry is another log's, though it stands in this one: somebody has put it there.
+        """
         found = await client.xrange(self._entries, min=f"{self.position + 1}-0", count=1)
-        following = _number(found[0][0]) if found else None
-        if following == self.position + 1:
+        place = _number(found[0][0]) - (not foreign) if found else None
+        if place == self.position:
             return
         log.warning("entries of the log of the replicas were missed: they are no more there")
         self._reader.missed(surely=True)
-        state = await client.hget(self._state, "last")
-        self.position, self._mark = (following - 1 if following is not None else int(state or 0)), ""
+        if place is None:
+            place = int(await client.hget(self._state, "last") or 0)
+        self.position, self._mark = place, ""
         self._reader.began(self.position, self.position)
 
     async def _read(self, client: Any, wait: float | None) -> None:
@@ -384,7 +388,7 @@ class Bulletin:
                     generation = self._generation
                     await self._greet(client)
                     if generation == self._generation:
-                        await self._skip(client)
+                        await self._skip(client, foreign=not its)
                     return
                 self._mark = mark
         if self.position >= self._greeted:

@@ -324,6 +324,20 @@ async def test_an_entry_that_cannot_be_read_is_a_missed_one(server: Redis) -> No
         await holds(lambda: heard.entries == ["after"])
 
 
+async def test_an_entry_of_another_log_is_a_missed_one(server: Redis) -> None:
+    """Whoever has put it there: nobody reads it again and again."""
+    async with reading(server.url) as (one, heard), redis.asyncio.Redis(port=server.port) as client:
+        one.tell([["before"]])
+        await holds(lambda: heard.entries == ["before"])
+        number = await client.hincrby(one._state, "last", 1)
+        entry: dict[Any, Any] = {"log": "another", "by": "x", "entry": '["foreign"]'}
+        await client.xadd(one._entries, entry, id=f"{number}-1")
+        await holds(lambda: heard.missings == [True])
+        one.tell([["after"]])
+        await holds(lambda: heard.entries == ["before", "after"])
+        assert (heard.missings, heard.began_at[-1]) == ([True], number)
+
+
 async def test_whispers_wake_those_who_listen(server: Redis) -> None:
     async with reading(server.url) as (one, _), reading(server.url) as (other, _):
         await holds(lambda: one.hears and other.hears)
