@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 from collections.abc import Iterator
@@ -82,8 +83,12 @@ LARGE = f"0x{'f' * 20_000}"
         ("SIDING_CONFIG", f"port = {DEEP}", "nested too deep"),
         ("RULES_FILE", f'[[route]]\nmatch = "/a"\nttl = {LARGE}', "ttl: int, too long to be shown,"),
         ("SIDING_CONFIG", f"port = {LARGE}", "PORT is int, too long to be shown,"),
-        ("RULES_FILE", f'[[route]]\nmatch = "/a"\n{".".join(["ttl"] * 3000)} = 1', "ttl: dict, too long to be shown,"),
-        ("SIDING_CONFIG", f"{'.'.join(['port'] * 3000)} = 1", "PORT is dict, too long to be shown,"),
+        (
+            "RULES_FILE",
+            f'[[route]]\nmatch = "/a"\n{".".join(["ttl"] * 3000)} = 1',
+            r"ttl: (dict, too long|\{'ttl.* characters\))",
+        ),
+        ("SIDING_CONFIG", f"{'.'.join(['port'] * 3000)} = 1", r"PORT is (dict, too long|\{'port.* characters\))"),
     ],
 )
 async def test_an_unlikely_file_is_a_fault(origin: Origin, tmp_path: Path, setting: str, text: str, words: str) -> None:
@@ -91,7 +96,9 @@ async def test_an_unlikely_file_is_a_fault(origin: Origin, tmp_path: Path, setti
     path.write_text(text)
     async with python("-m", "proxy", environ=environment(**{"UPSTREAM_URL": origin.url, setting: str(path)})) as child:
         assert await child.end() == 2
-    assert words in child.output
+    # newer Pythons can show more of it
+    assert re.search(words, child.output)
+    assert len(child.output) < 1000
     assert "Traceback" not in child.output
 
 
