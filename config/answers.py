@@ -1,4 +1,4 @@
-"""Answers as JSON, and what is asked of a call that changes something; for the admin listeners of both services."""
+"""Applications whose answers are JSON, and what is asked of a call that changes something; for both services."""
 
 from __future__ import annotations
 
