@@ -9,9 +9,7 @@ the installed aiohttp to them.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
-import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, cast
@@ -24,12 +22,14 @@ from proxy import errors
 from proxy.observe.events import Observation
 from proxy.origin.connection import OnInterim
 from proxy.policy import forwarding
-from proxy.policy.messages import Fields, RequestHead
+from proxy.policy.extent import Extent, Stage
 from proxy.policy.plain import Lexicon, Plain
 from proxy.policy.prepared import wire_head
 from proxy.server.exchange import AtHand, ClientGone, ClientTunnel, Exchange, as_number
 from proxy.server.express import Express, Passing
-from proxy.server.fast_path import Hits, Seat, head_of, scheme_of
+from proxy.server.fast_path import Hits, Seat, head_of
+from proxy.server.lingering import Lingering
+from proxy.server.parsed import MAX_FIELD_BYTES, MAX_FIELD_LINES, MAX_TARGET_BYTES, client_error, request_head
 from proxy.server.refusal import refusal_head
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ INTERNALS = {
         "_close",
         "_current_request",
         "_drain_helper",
+        "_force_close",
         "_handler_waiter",
         "_make_error_handler",
         "_messages",
@@ -69,72 +70,12 @@ READ_SECONDS = 60.0
 """The longest silence of a client that owes content (nginx: client_body_timeout)."""
 EARLY_BYTES = 64 * 1024
 """Held of what a client sends before it has its answer; then it is no longer read."""
-MAX_LOOKS = 16
-"""How often in one segment of chunks it is looked whether they have ended; their content may look as if."""
-MAX_TARGET_BYTES = 16 * 1024
-MAX_FIELD_BYTES = 32 * 1024
-MAX_FIELD_LINES = 200
 
 Handler = Callable[[Exchange], Awaitable[None]]
 Take = Callable[[Seat, bytes], bool]
 """See `Hits.take`."""
 OnRefused = Callable[[Observation], None]
 """Told of a request that was refused before it could be handled."""
-
-
-_HEAD_END = b"\r\n\r\n"
-_LAST_CHUNK = re.compile(rb"\n0+(?:;[^\r\n:]*)?\r\n\r\n")
-"""The end of chunks without trailer fields, whose lines have a colon (RFC 9112 7.1); or content that looks like it."""
-_LAST_BYTES = 16
-"""Octets of a segment that are kept to find it where it is cut in two."""
-_AUTHORITY = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]*)?\Z")
-"""host [ ":" port ] of RFC 3986 3.2, never empty and without user information (RFC 9110 4.2.4)."""
-
-
-def _target_and_fields(message: RawRequestMessage, fields: Fields) -> tuple[str, Fields]:
-    """Origin-form target, and the fields with the Host that goes with it.
-
-    An absolute-form target replaces Host, here and for the origin (RFC 9112 3.2.2). Raises MalformedRequest.
-    """
-    target, authority = _target_and_authority(message, fields)
-    if authority is not None and _AUTHORITY.match(authority) is None:
-        raise errors.MalformedRequest(f"the host is not one: {authority[:80]!r}")
-    if authority is None or authority == fields.get("host"):
-        return target, fields
-    return target, Fields((("Host", authority), *fields.without({"host"}).lines))
-
-
-def _target_and_authority(message: RawRequestMessage, fields: Fields) -> tuple[str, str | None]:
-    if message.method == "CONNECT":
-        raise errors.MethodNotSupported("CONNECT is for forward proxies; this is a reverse proxy")
-    target = message.path.encode("utf-8", "surrogateescape").decode("latin-1")
-    if "#" in target:
-        raise errors.MalformedRequest(f"a request target has no fragment: {target[:80]!r}")
-    authority = fields.get("host")
-    if target.startswith("/") or target == "*":
-        return target, authority
-    _, separator, rest = target.partition("://")
-    if not separator:
-        raise errors.MalformedRequest(f"the request target is neither a path nor a URI: {target[:80]!r}")
-    for index, character in enumerate(rest):
-        if character in "/?":
-            path = rest[index:]
-            return (path if character == "/" else "/" + path), rest[:index]
-    # of the server as a whole, where there is neither path nor query (RFC 9112 3.2.4)
-    return "*" if message.method == "OPTIONS" else "/", rest
-
-
-def _check_framing(message: RawRequestMessage, fields: Fields) -> None:
-    """Content that is framed in another way, or whose transfer coding would be lost, is not taken (RFC 9112 6.1, 7)."""
-    if message.version.major != 1:
-        raise errors.VersionNotSupported("only HTTP/1.1 and HTTP/1.0 are spoken here")
-    codings = fields.get("transfer-encoding")
-    if codings is None:
-        return
-    if message.version < (1, 1):
-        raise errors.MalformedRequest("HTTP/1.0 has no Transfer-Encoding")
-    if codings.strip().lower() != "chunked":
-        raise errors.CodingNotSupported(f"the only transfer coding known here is chunked; given: {codings[:80]!r}")
 
 
 class _Sent(web.StreamResponse):
@@ -182,17 +123,7 @@ class _Arriving:
 def _exchange(request: web.BaseRequest) -> Exchange:
     """The exchange that a request parsed by aiohttp begins. Raises ClientError."""
     message = request._message
-    fields = Fields.from_raw(message.raw_headers)
-    target, fields = _target_and_fields(message, forwarding.without_named(fields))
-    _check_framing(message, fields)
-    head = RequestHead(
-        message.method,
-        target,
-        fields,
-        scheme_of(fields.get("x-forwarded-proto")),
-        fields.get("host") or "",
-        (message.version.major, message.version.minor),
-    )
+    head = request_head(message)
     protocol: ClientConnection = request.protocol  # type: ignore[assignment]
     content = None if request._payload is EMPTY_PAYLOAD else _Arriving(request._payload)
     # what follows an upgrade that aiohttp knows no tunnel for is lost: it is to count as not processed (RFC 9112 9.6)
@@ -209,20 +140,18 @@ class ClientConnection(RequestHandler):
     """
 
     __slots__ = (
-        "_alone",
-        "_begun",
-        "_chunks",
+        "_content",
         "_early",
+        "_extent",
+        "_lingering",
         "_new",
-        "_owed",
         "_passing",
         "_quiet",
         "_seat",
         "_server",
         "_take",
         "_task",
-        "_unsure",
-        "_whole",
+        "_unanswered",
         "closing",
         "peer_address",
     )
@@ -240,18 +169,12 @@ class ClientConnection(RequestHandler):
         self._passing: Passing | None = None
         self._early = b""
         self._new = True
-        # whether aiohttp's parser has nothing of a message, once it has no request to serve
-        self._whole = True
-        # the last octets of the beginning of a head that the parser has, or of chunks
-        self._begun = b""
-        # content of which no end without trailer fields has been seen
-        self._chunks: StreamReader | None = None
-        # heads that the parser found when it had nothing else, until they are handled; whether what it has found behind
-        # the request handled last may have got a trailer field of that
-        self._alone: list[object] = []
-        self._unsure = False
-        # octets of content still to come of the request parsed last; -1 where that is not known
-        self._owed = -1
+        # of the request that aiohttp has got a part of; whether it is still to be answered; and its content, until that
+        # has been parsed to its end
+        self._extent: Extent | None = None
+        self._unanswered = False
+        self._content: StreamReader | None = None
+        self._lingering: Lingering | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Note the peer; refuse at once what came after the drain began."""
@@ -265,7 +188,9 @@ class ClientConnection(RequestHandler):
         """What is being answered is given up."""
         super().connection_lost(exc)
         # it keeps the connection, and would be kept by it
-        self._chunks = None
+        self._content = None
+        if self._lingering is not None:
+            self._lingering.end()
         if self._passing is not None:
             self._passing.abandon()
             self._passing = None
@@ -279,19 +204,22 @@ class ClientConnection(RequestHandler):
             if self._take(self._seat, data):
                 return
             self._quiet = False
-            self._serve_or_parse(self._seat.leave(), data, begins=True)
+            self._serve_or_parse(self._seat.leave(), data)
         elif self._task is not None or self._passing is not None:
             self._hold(data)
         else:
             self._receive(data)
 
     def _receive(self, data: bytes) -> None:
+        if self._lingering is not None:
+            self._lingering.heard = True
+            return
         waiter, new = self._waiter, self._new
         self._new = False
-        # aiohttp waits for a request, or has not begun to, and has nothing of one: what comes is its head, no content
+        # aiohttp waits for a request, or has not begun to: what comes is a head, unless it has the beginning of one
         waits = new or (waiter is not None and not waiter.done())
         plain = None
-        if waits and self._whole and not self.closing and not self._close:
+        if waits and self._extent is None and not self.closing and not self._close:
             if self._paused:
                 self._server.only_read(self._seat, data)
             elif self._take(self._seat, data):
@@ -299,127 +227,78 @@ class ClientConnection(RequestHandler):
                 self._quiet = not self._paused
                 return
             plain = self._seat.leave()
-        beginning = self._begun != b"" and self._chunks is None
-        self._serve_or_parse(plain, data, begins=beginning or (waits and self._whole))
+        self._serve_or_parse(plain, data)
 
-    def _serve_or_parse(self, plain: Plain | None, data: bytes, *, begins: bool) -> None:
-        """begins -- aiohttp has no request to serve, and of the next at most the beginning of its head."""
+    def _serve_or_parse(self, plain: Plain | None, data: bytes) -> None:
         if plain is not None and (end := plain.size + plain.length) <= len(data):
             if end < len(data):
                 self._hold(data[end:])
             self._serve_shortly(plain, data[plain.size : end] if plain.length else b"")
         elif data:
-            self._parse_one(data, begins=begins)
+            self._parse_one(data)
         else:
             # content has been read: aiohttp goes on with what it has
             self._parse(data)
-            if self._chunks is not None and not self._reading_paused:
-                self._parse_one(self._let_go(), begins=False)
+            self._parse_held()
 
-    def _parse_one(self, data: bytes, *, begins: bool) -> None:
+    def _parse_one(self, data: bytes) -> None:
         """Have aiohttp parse the octets of one request; those behind it wait until it is answered (RFC 9112 9.3.2).
 
-        Given both at once it drops the request, though it is complete, when what follows is malformed. No octet is
-        left out, nor given to it before another that came earlier.
+        Given both at once it drops the request, though it is complete, when what follows is malformed. Behind trailer
+        fields nothing is processed: aiohttp (3.14) takes the last of them for one of the next request's.
         """
-        if begins:
-            if self._chunks is not None:
-                # there were trailer fields, or it is not known
-                self.force_close()
-                return
-            seen = self._begun + data
-            at = seen.find(_HEAD_END)
-            end = len(data) if at < 0 else at + len(_HEAD_END) - len(self._begun)
-            self._begun = seen[-3:] if at < 0 else b""
-            head, data = data[:end], data[end:]
-            self._parse(head)
-            self._owed = self._length()
-            if self._messages:
-                self._alone.append(self._messages[-1][0])
-                if self._owed < 0:
-                    self._chunks, self._begun = self._messages[-1][1], head[-1:]
-            self._whole = not self._owed if self._owed >= 0 else head.endswith(_HEAD_END)
-        if self._owed > 0:
-            content, data = data[: self._owed], data[self._owed :]
-            if content:
-                self._parse(content)
-            self._owed -= len(content)
-            self._whole = not self._owed
-        elif self._chunks is not None and not self._reading_paused:
-            data = self._parse_chunks(self._chunks, data)
-        elif self._chunks is not None and data:
-            self._hold(data)
-            return
-        if not data:
-            return
-        if self._owed == 0 and self._payload_parser is None:
-            if self._early or self._messages or self._request_in_progress or self._upgraded:
-                # whoever answers it comes back for them (`parse_held`)
-                self._hold(data)
-            else:
-                self._parse_one(data, begins=True)
-            return
-        # A head that is not complete cannot end as a complete one does, and content that is not complete is still being
-        # served. So what ends like a head or a last chunk (RFC 9112 2.1, 7.1) is the end of a message.
-        self._owed = -1
-        self._begun = b""
-        self._whole = data.endswith(_HEAD_END)
-        self._parse(data)
-
-    def _parse_chunks(self, content: StreamReader, data: bytes) -> bytes:
-        """Have aiohttp parse chunks as far as their end; returns what is behind it.
-
-        Behind trailer fields nothing is processed: aiohttp (3.14) takes the last of them for one of the next request's.
-        """
-        seen, parsed = self._begun + data, len(self._begun)
-        for last in itertools.islice(_LAST_CHUNK.finditer(seen), MAX_LOOKS):
-            end = last.end()
-            if end <= parsed:
-                continue
-            # it is the end if nothing before it was
-            if parsed < end - 1:
-                self._parse(seen[parsed : end - 1])
-                parsed = end - 1
-            if self._reading_paused:
-                # the parser stops where content is read slowly, and goes on later
-                self._begun = seen[:parsed][-_LAST_BYTES:]
-                self._hold(seen[parsed:])
-                return b""
-            if content.is_eof():
+        while data and self._payload_parser is None:
+            extent = self._extent
+            if extent is None:
+                if self._early or not self._wants_another():
+                    break
+                extent = self._extent = Extent()
+            size = extent.take(data)
+            if not size:
                 break
-            self._parse(seen[parsed:end])
-            parsed = end
-            if content.is_eof():
-                self._begun, self._chunks = b"", None
-                self._owed, self._whole = 0, True
-                return seen[end:]
-        if parsed < len(seen):
-            self._parse(seen[parsed:])
-        self._begun = seen[-_LAST_BYTES:]
-        self._whole = content.is_eof()
-        if self._whole:
-            self.closing = True
-        return b""
+            self._parse(data[:size])
+            data = data[size:]
+            if extent.stage is Stage.FRAMING:
+                self._frame(extent)
+            if extent.trailers or extent.stage is Stage.LOST:
+                self.closing = True
+                if extent.stage is Stage.OVER and not self._unanswered:
+                    # the answer did not tell the client
+                    self.linger()
+                    return
+            elif extent.stage is Stage.OVER:
+                self._extent = None
+        if data and self._payload_parser is not None:
+            self._parse(data)
+        elif data:
+            self._hold(data)
 
-    def accepts(self, request: web.BaseRequest) -> bool:
-        """Whether the request is sure to be what the client has sent. To be asked once for each."""
-        message, sure = request._message, not self._unsure
-        if self._alone and self._alone[0] is message:
-            del self._alone[0]
-            sure = True
-        self._unsure = message.chunked
-        return sure
-
-    def _length(self) -> int:
-        """The length of the content whose head has just been parsed; -1 where it is chunked, or no head is complete."""
+    def _frame(self, extent: Extent) -> None:
+        """Tell it of the content whose head has just been parsed."""
         if not self._messages:
-            return -1
+            # there were empty lines only (RFC 9112 2.2)
+            extent.framed(0)
+            return
+        self._unanswered = True
         message, content = self._messages[-1]
         if content is EMPTY_PAYLOAD:
-            return 0
+            extent.framed(0)
+            return
+        self._content = content
         message = cast("RawRequestMessage", message)
-        length = None if message.chunked else message.headers.get("Content-Length")
-        return as_number(length) if length is not None else -1
+        length = message.headers.get("Content-Length")
+        if message.chunked:
+            extent.framed(None)
+        elif length is not None:
+            extent.framed(as_number(length))
+        else:
+            extent.stage = Stage.LOST
+
+    def _wants_another(self) -> bool:
+        """Whether aiohttp has parsed the whole of the request that it got last, which is answered."""
+        if self._content is not None and self._content.is_eof():
+            self._content = None
+        return self._content is None and not self._unanswered
 
     def _parse(self, data: bytes) -> None:
         super().data_received(data)
@@ -436,15 +315,41 @@ class ClientConnection(RequestHandler):
             if not content.is_eof():
                 content.set_exception(RequestPayloadError(fault.message))
 
-    def parse_held(self) -> None:
-        """What came behind the request that aiohttp has parsed, now that this is answered."""
-        # what aiohttp has parsed is answered first; of chunks that nobody has read to their end it reads the rest first
-        if self._early and self._chunks is None and not self._messages:
-            if self._upgraded and self._parser is not None:
-                # the upgrade was declined, as aiohttp would find out in a moment
-                self._parser.set_upgraded(False)
-                self._upgraded = False
-            self._parse_one(self._let_go(), begins=True)
+    def _parse_held(self) -> None:
+        if self._early and self._extent is None and self._wants_another():
+            self._parse_one(self._let_go())
+
+    def go_on(self, *, keep_alive: bool) -> bool:
+        """To what came behind the request that aiohttp had parsed, which is answered; returns whether aiohttp may."""
+        self._unanswered = False
+        if self.closing or not keep_alive:
+            self.linger()
+            return False
+        if self._upgraded and self._parser is not None:
+            # the upgrade was declined, as aiohttp would find out in a moment
+            self._parser.set_upgraded(False)
+            self._upgraded = False
+        self._parse_held()
+        return True
+
+    def linger(self, *, unsure: bool = False) -> bool:
+        """Close in steps if the client may still be sending; returns whether it may.
+
+        It would be told that the connection is reset, and lose what it has not read yet (RFC 9112 9.6).
+        unsure -- its octets do not tell.
+        """
+        transport = self.transport
+        if transport is None or transport.is_closing() or not (unsure or self._early or self._extent is not None):
+            return False
+        try:
+            self._lingering = Lingering(transport, self._loop)
+        except OSError:
+            # it has left
+            return False
+        # aiohttp serves nothing more, and leaves closing to us
+        self._force_close = True
+        self._early = b""
+        return True
 
     # -- plain requests
 
@@ -486,7 +391,8 @@ class ClientConnection(RequestHandler):
     def _go_on(self, keep_alive: bool) -> None:
         """To the next request, or the end."""
         if self._close or not keep_alive:
-            self.force_close()
+            if not self.linger():
+                self.force_close()
             return
         self._next_keepalive_close_time = time.monotonic() + KEEPALIVE_SECONDS
         if self._early:
@@ -576,7 +482,7 @@ class ClientConnection(RequestHandler):
             super().log_exception(*args, **kw)
 
     def _make_error_handler(self, err_info: _ErrInfo) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
-        fault = _client_error(err_info.exc)
+        fault = client_error(err_info.exc)
         # it keeps this connection otherwise, and is kept by it
         err_info.exc.__traceback__ = None
 
@@ -589,24 +495,10 @@ class ClientConnection(RequestHandler):
             observation.status, observation.error = fault.status, fault.code
             observation.response_bytes = len(content)
             self._server.on_refused(observation)
+            self.linger(unsure=True)
             return _Sent(keep_alive=False)
 
         return refuse
-
-
-def _client_error(fault: BaseException) -> errors.ClientError:
-    """aiohttp's parse errors, in our words."""
-    if isinstance(fault, errors.ClientError):
-        return fault
-    if isinstance(fault, http_exceptions.LineTooLong):
-        if fault.args[1] == MAX_TARGET_BYTES:
-            return errors.TargetTooLong(f"the request target is longer than {MAX_TARGET_BYTES} bytes")
-        return errors.FieldsTooLarge(f"a field is longer than {MAX_FIELD_BYTES} bytes")
-    if isinstance(fault, http_exceptions.BadHttpMessage) and "Too many headers" in str(fault.message):
-        return errors.FieldsTooLarge(f"more than {MAX_FIELD_LINES} fields")
-    if isinstance(fault, http_exceptions.BadHttpMethod) and "HTTPS" not in str(fault.message):
-        return errors.MethodNotSupported("the method is not one that HTTP/1.1 registers")
-    return errors.MalformedRequest("the request is not well-formed HTTP/1.1")
 
 
 class ClientServer(web.Server):
@@ -651,18 +543,13 @@ class ClientServer(web.Server):
         )
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        if not request.protocol.accepts(request):  # type: ignore[attr-defined]
-            # as behind Connection: close, it counts as not processed (RFC 9112 9.6)
-            request.protocol.force_close()
-            return _Sent(keep_alive=False)
+        protocol: ClientConnection = request.protocol  # type: ignore[assignment]
         try:
             exchange = _exchange(request)
         except errors.ClientError as fault:
-            return await request.protocol._make_error_handler(_Refused(400, fault, ""))(request)  # type: ignore[arg-type]
+            return await protocol._make_error_handler(_Refused(400, fault, ""))(request)  # type: ignore[arg-type]
         await self.serve(exchange)
-        if exchange.keep_alive:
-            request.protocol.parse_held()  # type: ignore[attr-defined]
-        return _Sent(exchange.keep_alive)
+        return _Sent(protocol.go_on(keep_alive=exchange.keep_alive))
 
     def begin_drain(self) -> None:
         """Close idle connections; the others end after the answer they are at."""
