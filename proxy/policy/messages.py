@@ -226,12 +226,17 @@ class RouteRule(Protocol):
 class Part:
     """Which octets of a representation a stored response holds, where it does not hold all (RFC 9110 14.4).
 
-    first -- position of the first. complete -- length of the whole representation. to_end -- it holds the last.
+    first, last -- their positions. complete -- length of the whole representation.
     """
 
     first: int
+    last: int
     complete: int
-    to_end: bool
+
+    @property
+    def to_end(self) -> bool:
+        """Whether it holds the last of the representation."""
+        return self.last == self.complete - 1
 
 
 NO_CODINGS: Mapping[str, bytes] = {}
