@@ -14,13 +14,14 @@ import orjson
 from pool_monitor.grading.accounting import tokens_in
 from pool_monitor.grading.batch_items import Refused
 from pool_monitor.grading.calls import Answer, Ask, Call, Fields, UpstreamFault, value_of
-from pool_monitor.grading.care import error_code, is_hopeless
+from pool_monitor.grading.care import LONGEST_BELIEVED, error_code, is_hopeless, told_to_wait
 from pool_monitor.grading.jsons import encoded, loaded
 
 log = logging.getLogger("siding.grading")
 
 MOST_ATTEMPTS = 6
-"""How often an item is asked in all, each by way of the upstream's own retries."""
+"""How often an item is asked in all, each by way of the upstream's own retries. Whether a longer wait than is believed
+has ended is asked until its batch has no more time."""
 ITEM_SECONDS = 600.0
 
 
@@ -160,24 +161,29 @@ class Asking:
         call = asker.asking(body)
         key = self._key_of(call)
         last: Outcome | None = None
-        for calls in range(1, MOST_ATTEMPTS + 1):
+        calls, attempts = 0, 0
+        while True:
             if not await self._may_ask(key, until):
                 return last or fault_outcome(_no_time("the rate limit of the upstream leaves no time for this"))
+            calls, attempts = calls + 1, attempts + 1
             try:
                 answer = await self._asked(call, until)
             except UpstreamFault as fault:
                 last = fault_outcome(fault, calls)
                 # with a time to come again it was not asked
-                if fault.retry_after is None or self.clock() + fault.retry_after >= until or calls == MOST_ATTEMPTS:
+                if fault.retry_after is None or self.clock() + fault.retry_after >= until or attempts == MOST_ATTEMPTS:
                     return last
                 await self._sleep(fault.retry_after)
                 continue
             last = outcome_of(answer, calls)
             if answer.status != 429 or is_hopeless(answer.fields, error_code(answer.content)):
                 return last
-            self._limits.observe(key, answer.fields, answer.status, self.clock(), self._wall())
-        assert last is not None
-        return last
+            now, wall = self.clock(), self._wall()
+            self._limits.observe(key, answer.fields, answer.status, now, wall)
+            told = told_to_wait(answer.fields, wall) or 0.0
+            attempts -= told > LONGEST_BELIEVED
+            if now + told >= until or attempts == MOST_ATTEMPTS:
+                return last
 
     async def _may_ask(self, key: str, until: float) -> bool:
         while True:

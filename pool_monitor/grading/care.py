@@ -181,7 +181,8 @@ class _Bucket:
     def wait(self, needed: float, now: float) -> float:
         missing = min(needed, self.limit) - self.now(now)
         # what is missing by rounding alone would be waited for again and again
-        return missing / self.rate if missing > 1e-6 * self.limit else 0.0
+        wait = missing / self.rate if missing > 1e-6 * self.limit else 0.0
+        return min(wait, self.at + LONGEST_BELIEVED - now)
 
     def take(self, count: float, now: float) -> None:
         # who does not wait takes what is not there; the upstream knows of no debt
@@ -198,13 +199,17 @@ class _Known:
 UNTOLD_PAUSE = 1.0
 """Seconds without requests after a 429 that does not tell how long."""
 MINUTE = 60.0
+LONGEST_BELIEVED = 120.0
+"""Seconds after which one asks again, whatever was told: a clock or a unit that is wrong closes nothing for days. As
+the vendor's SDK (`MAX_RETRY_AFTER_DELAY` of openai 3.57), which does not wait for more."""
 
 
 class RateLimits:
     """What the upstream's answers tell of its limits, by credential and model, the last `most` of them.
 
     https://platform.openai.com/docs/guides/rate-limits -- `limit` is the bucket, `remaining` its level, `reset`
-    the time until it is full. A key is any string that does not give the credential away.
+    the time until it is full. A key is any string that does not give the credential away. No wait is longer than
+    LONGEST_BELIEVED after what it was learned from.
     """
 
     def __init__(self, most: int = 1000) -> None:
@@ -228,7 +233,8 @@ class RateLimits:
         known.tokens = _learned(known.tokens, fields, "tokens", now)
         if status == 429:
             told = told_to_wait(fields, wall)
-            known.closed_until = max(known.closed_until, now + (UNTOLD_PAUSE if told is None else told))
+            pause = UNTOLD_PAUSE if told is None else min(told, LONGEST_BELIEVED)
+            known.closed_until = max(known.closed_until, now + pause)
 
     def wait(self, key: str, now: float, tokens: int = 0) -> float:
         """Seconds before the next request of about so many tokens may go."""

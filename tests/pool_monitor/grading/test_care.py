@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pool_monitor.grading.calls import Fields
 from pool_monitor.grading.care import (
     FIRST_PAUSE,
+    LONGEST_BELIEVED,
     LONGEST_PAUSE,
     MOST_RETRIES,
     Breaker,
@@ -227,6 +228,26 @@ def test_a_429_closes_for_as_long_as_it_tells() -> None:
     assert limits.wait("b", 10) == 1
     limits.observe("c", (("Retry-After", "7"),), 500, 10, WALL)
     assert limits.wait("c", 10) == 0
+
+
+@pytest.mark.parametrize("told", ["121", "1e300", "Thu, 15 Jan 2099 08:00:00 GMT"])
+def test_a_429_closes_for_no_longer_than_is_believed(told: str) -> None:
+    limits = RateLimits()
+    limits.observe("a", (("Retry-After", told),), 429, 10, WALL)
+    assert limits.wait("a", 10) == LONGEST_BELIEVED
+    assert limits.wait("a", 10 + LONGEST_BELIEVED) == 0
+
+
+@pytest.mark.parametrize("what", ["requests", "tokens"])
+def test_neither_does_a_bucket_that_hardly_fills(what: str) -> None:
+    limits = RateLimits()
+    told = limits_of(what, 60, 0, "9999d") + limits_of("requests", 60, 60, "0s")
+    limits.observe("a", told, 200, 10, WALL)
+    assert limits.wait("a", 10) == LONGEST_BELIEVED
+    assert limits.wait("a", 10 + LONGEST_BELIEVED) == 0
+    # one goes, and the next is as long after it
+    limits.take("a", 10 + LONGEST_BELIEVED, tokens=1)
+    assert limits.wait("a", 10 + LONGEST_BELIEVED) == LONGEST_BELIEVED
 
 
 def test_the_least_recently_used_are_forgotten() -> None:
