@@ -24,6 +24,14 @@ UNREAD_BYTES = 32 * 1024 * 1024
 """No more is asked for a reader who has so much yet to read."""
 
 
+def tell_failed(what: str, fault: BaseException) -> None:
+    """In the log, with its traceback where it is a fault of our own."""
+    if isinstance(fault, UpstreamFault):
+        log.error("%s: %s", what, fault.message)
+    else:
+        log.error(what, exc_info=fault)
+
+
 Load = Callable[[], Awaitable[Mapping[str, Any]]]
 
 
@@ -82,7 +90,7 @@ class Crew:
     def _done(self, task: asyncio.Future[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (fault := task.exception()) is not None:
-            log.error("a batch failed", exc_info=fault)
+            tell_failed("a batch failed", fault)
             self.fault = self.fault or fault
             self.pending.clear()
         self.fill()

@@ -15,6 +15,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,6 +32,15 @@ PIECE_BYTES = 256 * 1024
 MOST_FILES = 10_000
 DESCRIPTORS_SHARE = 4
 """Each file takes a descriptor: no more than this part of those that the process may have."""
+SENDERS_SHARE = 2
+"""What one caller sends takes no more than this part of the room: others find some, and so do answers."""
+
+
+class NoRoom(UpstreamFault):
+    """Nothing more can be kept (507). Its message says why."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(507, "storage_full", f"there is no room for files of batches: {why}")
 
 
 class FolderError(OSError):
@@ -123,10 +133,11 @@ class File:
 
 
 class Draft:
-    """What is being written; on disk only when it is more than a piece, or kept."""
+    """What is being written; on disk only when it is more than a piece, or kept. sender -- as given to Files.draft."""
 
-    def __init__(self, folder: Path | None, reserve: Callable[[int], None]) -> None:
+    def __init__(self, folder: Path | None, reserve: Callable[[int], None], sender: str | None) -> None:
         self.octets = Octets(folder)
+        self.sender = sender
         self._reserve = reserve
         self._buffer = bytearray()
         self._written = 0
@@ -139,13 +150,13 @@ class Draft:
         return self._written + len(self._buffer)
 
     async def write(self, content: bytes) -> None:
-        """At the end. Raises UpstreamFault when the budget is used up, or the disk."""
+        """At the end. Raises NoRoom when the budget is used up, or the disk."""
         self._buffer += content
         if len(self._buffer) >= PIECE_BYTES:
             await self.flush()
 
     async def flush(self) -> None:
-        """To disk. Raises UpstreamFault."""
+        """To disk. Raises NoRoom."""
         async with self._lock:
             content = bytes(self._buffer)
             self._reserve(len(content))
@@ -155,7 +166,7 @@ class Draft:
                 # also where whoever sends it leaves meanwhile
                 self._reserve(-len(content))
                 if isinstance(fault, OSError):
-                    raise _full(f"it cannot be written: {fault.strerror}") from fault
+                    raise NoRoom(f"{fault.strerror}, where temporary files go (TMPDIR)") from fault
                 raise
             del self._buffer[: len(content)]
             self._written += len(content)
@@ -219,10 +230,6 @@ def lines_of(stream: BinaryIO, begin: int, size: int) -> io.BufferedReader:
     return io.BufferedReader(_Part(stream, begin, size), PIECE_BYTES)
 
 
-def _full(message: str) -> UpstreamFault:
-    return UpstreamFault(507, "storage_full", f"there is no room for files of batches: {message}")
-
-
 class Files:
     """See the module. folder -- where they are; None: where temporary files go. wall -- since 1970."""
 
@@ -243,6 +250,7 @@ class Files:
         self._files: dict[str, File] = {}
         self._sweeper: asyncio.Task[None] | None = None
         self._on_disk = 0
+        self._sent: dict[str, tuple[int, int]] = {}
         self.bytes = 0
 
     def __len__(self) -> int:
@@ -277,16 +285,44 @@ class Files:
         for file in [one for one in self._files.values() if one.expires <= now]:
             self.remove(file)
 
-    def draft(self) -> Draft:
-        """Something to write to. Discard or keep it."""
-        return Draft(self._folder, self._reserve)
+    def draft(self, sender: str | None = None) -> Draft:
+        """Something to write to. Discard or keep it. sender -- the owner of what a caller sends; None: it is ours."""
+        return Draft(self._folder, partial(self._reserve, sender), sender)
 
-    def _reserve(self, size: int) -> None:
-        if size > 0 and self.bytes + size > self._budget:
-            self._sweep()
-            if self.bytes + size > self._budget:
-                raise _full(f"{self._budget} bytes are in use")
+    def _reserve(self, sender: str | None, size: int) -> None:
+        if size > 0:
+            self._check(sender, size=size)
+        self._add(sender, size=size)
+
+    def _add(self, sender: str | None, *, size: int, files: int = 0) -> None:
+        """So many more are there, or fewer."""
         self.bytes += size
+        self._on_disk += files
+        if sender is not None:
+            bytes_, number = self._sent.pop(sender, (0, 0))
+            if (left := (bytes_ + size, number + files)) != (0, 0):
+                self._sent[sender] = left
+
+    def _check(self, sender: str | None, *, size: int = 0, files: int = 0) -> None:
+        """Raises NoRoom where so many more are too many."""
+        if self._why_not(sender, size, files) is not None:
+            self._sweep()
+            if (why := self._why_not(sender, size, files)) is not None:
+                raise NoRoom(why)
+
+    def _why_not(self, sender: str | None, size: int, files: int) -> str | None:
+        if self.bytes + size > self._budget:
+            return f"{self._budget} bytes are in use"
+        if self._on_disk + files > self._most:
+            return f"there are {self._most} files"
+        if sender is None:
+            return None
+        bytes_, number = self._sent.get(sender, (0, 0))
+        if bytes_ + size > self._budget // SENDERS_SHARE:
+            return f"{self._budget // SENDERS_SHARE} bytes are one caller's"
+        if number + files > self._most // SENDERS_SHARE:
+            return f"{self._most // SENDERS_SHARE} files are one caller's"
+        return None
 
     async def keep(
         self,
@@ -298,25 +334,18 @@ class Files:
         part: tuple[int, int] | None = None,
         seconds: float | None = None,
     ) -> File:
-        """A file of what was written, or of a part of it, for so many seconds at most. Raises UpstreamFault."""
-        if self._on_disk >= self._most:
-            self._sweep()
-            if self._on_disk >= self._most:
-                raise _full(f"there are {self._most} files")
+        """A file of what was written, or of a part of it, for so many seconds at most. Raises NoRoom."""
+        self._check(draft.sender, files=1)
         await draft.flush()
         begin, end = part if part is not None else (0, draft.size)
         now = self._wall()
         keep = min(self.keep_seconds, seconds) if seconds is not None else self.keep_seconds
         file = File(new_id(FILE_PREFIX), owner, purpose, name, draft.octets, begin, end - begin, now, now + keep)
         size = draft.given_up()
-        self._on_disk += 1
-        file.octets.freed = lambda: self._freed(size)
+        self._add(draft.sender, size=0, files=1)
+        file.octets.freed = lambda: self._add(draft.sender, size=-size, files=-1)
         self._files[file.id] = file
         return file
-
-    def _freed(self, size: int) -> None:
-        self._on_disk -= 1
-        self.bytes -= size
 
     def find(self, owner: str, file_id: str) -> File:
         """Raises UpstreamFault (404): there is none, or it is another's."""

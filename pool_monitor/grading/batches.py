@@ -19,7 +19,7 @@ import orjson
 
 from config.tracing import apart
 from config.words import counted, quoted
-from pool_monitor.grading.batch import CONCURRENCY, Crew, Work
+from pool_monitor.grading.batch import CONCURRENCY, Crew, Work, tell_failed
 from pool_monitor.grading.batch_asking import NO_TOKENS, Asking, Outcome, Tokens, refusal
 from pool_monitor.grading.batch_files import Draft, File, Files, Octets, lines_of, new_id
 from pool_monitor.grading.batch_items import CHAT, Item, Parsed, Refused, Shares, parse_line, together
@@ -478,7 +478,7 @@ class Batches:
                 batch.enter(Status.FINALIZING, self._wall())
             await running.finish(status)
         except Exception as fault:
-            log.exception("the output of a batch cannot be kept")
+            tell_failed("the output of a batch cannot be kept", fault)
             status, batch.errors = Status.FAILED, [*batch.errors, _what_failed(fault)]
         finally:
             running.discard()

@@ -2,12 +2,14 @@
 
 A file is ours when its purpose is `batch` and its requests are for chat completions; the one stands before or behind
 its content, the other in it, so what arrives is written aside until it is known, and handed on from there when the file
-is another's. Where there is no room for it, it is handed on too: then the upstream does the batch.
+is another's. Where there is no room for it, it is handed on too: then the upstream does the batch. Of a caller without
+a key nothing is written: that one is the upstream's to refuse.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
@@ -19,12 +21,15 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from config.answers import answer_json
-from pool_monitor.grading.batch_files import FILE_PREFIX, Draft, File, Files, read
+from config.told import Told
+from pool_monitor.grading.batch_files import FILE_PREFIX, Draft, File, Files, NoRoom, read
 from pool_monitor.grading.batch_form import Form, FormError
 from pool_monitor.grading.batch_http import CallOf, answer_fault, asker_of, owner_of, pieces_of
 from pool_monitor.grading.batch_items import CHAT
 from pool_monitor.grading.batches import BATCH_PREFIX, MOST_METADATA, WINDOW, Batches, endpoint_of
 from pool_monitor.grading.calls import Answer, Call, UpstreamFault
+
+log = logging.getLogger("siding.grading")
 
 FILES = "/v1/files"
 BATCHES = "/v1/batches"
@@ -45,11 +50,18 @@ Fetch = Callable[[web.Request, str], Awaitable[Answer]]
 
 class BatchesApi:
     """See the module. forward -- sends a request on with this content. fetch -- gets what the upstream has at a target.
-    secret -- of owners' keys.
+    secret -- of owners' keys. has_key -- whether a key goes to the upstream with what this one asks.
     """
 
     def __init__(
-        self, batches: Batches, files: Files, call_of: CallOf, forward: Forward, fetch: Fetch, secret: bytes
+        self,
+        batches: Batches,
+        files: Files,
+        call_of: CallOf,
+        forward: Forward,
+        fetch: Fetch,
+        secret: bytes,
+        has_key: Callable[[Call], bool],
     ) -> None:
         self._batches = batches
         self._files = files
@@ -57,6 +69,8 @@ class BatchesApi:
         self._forward = forward
         self._fetch = fetch
         self._secret = secret
+        self._has_key = has_key
+        self._told = Told()
 
     @staticmethod
     def concerns(request: web.Request, *, taking: bool) -> bool:
@@ -105,29 +119,35 @@ class BatchesApi:
     # -- files
 
     async def _upload(self, request: web.Request) -> web.StreamResponse:
-        message = request.headers.get("Content-Type", "")
-        boundary = _boundary_of(message)
-        if boundary is None:
+        boundary, asker = _boundary_of(request.headers.get("Content-Type", "")), self._asker(request)
+        if boundary is None or not self._has_key(asker):
             return await self._forward(request, _rest(request))
-        form, draft = Form(boundary), self._files.draft()
+        form, draft = Form(boundary), self._files.draft(owner_of(asker, self._secret))
         # not closed here: the upstream may answer before it has them all, and then they are still being sent
         pieces = pieces_of(request)
         try:
-            kept = await self._kept(request, form, draft) if await _is_ours(form, draft, pieces) else None
+            kept = await self._kept(form, draft, pieces)
             if kept is None:
                 return await self._forward(request, _chained(draft, pieces))
             return answer_json(200, kept.document)
         finally:
             draft.discard()
 
-    async def _kept(self, request: web.Request, form: Form, draft: Draft) -> File | None:
-        """None where there is no room for it."""
-        seconds = _seconds(form.values.get("expires_after[seconds]"), "expires_after[seconds]")
-        name = form.file_name or "upload"
+    async def _kept(self, form: Form, draft: Draft, pieces: AsyncIterator[bytes]) -> File | None:
+        """None where it is not ours, or there is no room for it, which is said once."""
+        assert draft.sender is not None
         try:
-            return await self._files.keep(draft, self._owner(request), PURPOSE, name, part=form.file, seconds=seconds)
-        except UpstreamFault:
+            if not await _is_ours(form, draft, pieces):
+                return None
+            seconds = _seconds(form.values.get("expires_after[seconds]"), "expires_after[seconds]")
+            name = form.file_name or "upload"
+            file = await self._files.keep(draft, draft.sender, PURPOSE, name, part=form.file, seconds=seconds)
+        except NoRoom as fault:
+            if self._told.news(fault.message):
+                log.warning("batches are left to the upstream, which may take a day: %s", fault.message)
             return None
+        self._told.works()
+        return file
 
     # -- batches
 
@@ -227,22 +247,22 @@ def _boundary_of(content_type: str) -> str | None:
 
 
 async def _is_ours(form: Form, draft: Draft, pieces: AsyncIterator[bytes]) -> bool:
-    """Read until it is known whose file it is; all of it when it is ours. What was read is in the draft."""
+    """Read until it is known whose file it is; all of it when it is ours. What was read is in the draft.
+
+    Raises NoRoom.
+    """
     async for piece in pieces:
+        await draft.write(piece)
         try:
-            await draft.write(piece)
             form.feed(piece)
-        except (FormError, UpstreamFault):
+        except FormError:
             return False
         purpose = form.values.get("purpose")
         if (purpose is not None and purpose != PURPOSE) or draft.size > MOST_FILE_BYTES:
             return False
     if not form.ended or form.values.get("purpose") != PURPOSE or form.file is None:
         return False
-    try:
-        await draft.flush()
-    except UpstreamFault:
-        return False
+    await draft.flush()
     begin, end = form.file
     return await asyncio.to_thread(endpoint_of, draft.octets, begin, end - begin) in {None, CHAT}
 

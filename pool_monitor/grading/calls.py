@@ -25,6 +25,7 @@ def coding_of(fields: Fields) -> str:
 
 _WHO = ("authorization", "openai-organization", "openai-project", "api-key", "x-api-key")
 """Compatible APIs know a caller by other fields than OpenAI's. Cookies are set anew by what stands before them."""
+_KEYS = frozenset({"authorization", "api-key", "x-api-key"})
 KEY = "idempotency-key"
 """An upstream that knows it gives the answer to the first request with a key to the others that have it."""
 
@@ -57,6 +58,11 @@ class Call:
         """Who asks: the values of the fields that say so. Never to be logged or kept."""
         named = {name.lower(): value for name, value in self.fields}
         return "\n".join(named.get(name, "") for name in _WHO)
+
+    @property
+    def has_key(self) -> bool:
+        """Whether a key comes with it, be it a wrong one."""
+        return any(value for name, value in self.fields if name.lower() in _KEYS)
 
     @property
     def model(self) -> str:

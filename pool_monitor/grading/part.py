@@ -117,7 +117,13 @@ class GradingPart:
         self._batches = Batches(self._files, asking, wall=time.time, shares=shares)
         grading = self.grading
         self.batches = BatchesApi(
-            self._batches, self._files, grading.call_of, grading.forward, grading.fetch, key_secret
+            self._batches,
+            self._files,
+            grading.call_of,
+            grading.forward,
+            grading.fetch,
+            key_secret,
+            self.upstream.has_key,
         )
 
     def _expanded(self, outcome: Outcome) -> None:

@@ -372,6 +372,10 @@ class Upstream:
             log.error("GRADING_UPSTREAM_URL %s leads back to this monitor: what comes back is refused", self.url)
         raise UpstreamFault(502, "loop", "what was asked of the grading upstream came back here")
 
+    def has_key(self, call: Call) -> bool:
+        """Whether a key goes with what is asked for, the caller's (be it a wrong one) or ours."""
+        return call.has_key or self._lacks_key(call.fields)
+
     def _lacks_key(self, fields: Fields) -> bool:
         """Whether our key goes with these fields."""
         return self._api_key is not None and value_of(fields, "authorization") is None

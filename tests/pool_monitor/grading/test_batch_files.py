@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import resource
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiohttp import web
 
 from pool_monitor.grading.batch_files import Files
 from pool_monitor.grading.batch_form import Form, FormError
 from tests.pool_monitor.grading.batching import answering, begun, ended, line, lines_of, multipart, theirs
+from tests.pool_monitor.grading.upstreams import Asked, whole
 from tests.pool_monitor.grading.wrapped import SAID, Wrapped, says, wrapping
 
 
@@ -85,12 +89,117 @@ async def test_no_descriptor_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 async def test_files_take_no_more_than_a_part_of_the_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (12, 12))
-    async with wrapping() as wrapped, wrapped.sdk() as sdk:
+    async with wrapping() as wrapped:
         for number in range(3):
-            await sdk.files.create(file=("a.jsonl", line(number)), purpose="batch")
+            await sent(wrapped, line(number), f"sk-{number}")
         assert wrapped.upstream.asked == []
         wrapped.upstream.answering = theirs
-        assert (await sdk.files.create(file=("a.jsonl", line(3)), purpose="batch")).id == "file-theirs"
+        assert await sent(wrapped, line(3), "sk-3") == "file-theirs"
+
+
+# -- where there is no room
+
+
+async def sent(wrapped: Wrapped, content: bytes, key: str = "sk-one") -> str:
+    async with wrapped.sdk(key) as sdk:
+        file = await sdk.files.create(file=("a.jsonl", content), purpose="batch")
+    return str(file.id)
+
+
+async def test_one_caller_does_not_take_all_the_room(wrapped: Wrapped, caplog: pytest.LogCaptureFixture) -> None:
+    files = wrapped.monitor.monitor.grading._files
+    files._budget, large = 20_000, line(0) + b" " * 6_000
+    wrapped.upstream.answering = theirs
+    first = await sent(wrapped, large)
+    assert first.startswith("file-siding-")
+    assert await sent(wrapped, large) == await sent(wrapped, large) == "file-theirs"
+    assert (await sent(wrapped, large, "sk-two")).startswith("file-siding-")
+    assert [record.message for record in caplog.records] == [
+        "batches are left to the upstream, which may take a day: "
+        "there is no room for files of batches: 10000 bytes are one caller's"
+    ]
+    # what was removed makes room again
+    async with wrapped.sdk() as sdk:
+        await sdk.files.delete(first)
+    assert (await sent(wrapped, large)).startswith("file-siding-")
+
+
+async def test_nor_all_the_places(wrapped: Wrapped) -> None:
+    files = wrapped.monitor.monitor.grading._files
+    files._most = 4
+    wrapped.upstream.answering = theirs
+    assert [(await sent(wrapped, line(0)))[:11] for _ in range(3)] == ["file-siding", "file-siding", "file-theirs"]
+    assert (await sent(wrapped, line(0), "sk-two")).startswith("file-siding-")
+    # whose files are gone is not remembered
+    await files.close()
+    assert (files.bytes, files._on_disk, files._sent) == (0, 0, {})
+
+
+async def test_answers_find_the_room_that_callers_leave() -> None:
+    files = Files(wall=lambda: 0.0, budget=100, most=1)
+    draft = files.draft()
+    await draft.write(b"x" * 100)
+    assert (await files.keep(draft, "one", "batch_output", "a")).size == 100
+    await files.close()
+
+
+async def test_a_full_disk_is_told_and_the_upstream_does_the_batch(
+    wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    wrapped.upstream.answering = theirs
+    assert await sent(wrapped, line(0)) == "file-theirs"
+    assert b"hw-0" in wrapped.upstream.asked[0].content
+    assert caplog.messages == [
+        "batches are left to the upstream, which may take a day: there is no room for files of batches: "
+        "No space left on device, where temporary files go (TMPDIR)"
+    ]
+    assert wrapped.monitor.monitor.grading._files.bytes == 0
+
+
+async def test_answers_without_room_fail_the_batch_and_say_why(
+    wrapped: Wrapped, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = wrapped.monitor.monitor.grading._files
+    async with wrapped.sdk() as sdk:
+        file = await sent(wrapped, line(0))
+        files._budget = files.bytes
+        wanted: Any = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        batch = await ended(sdk, await sdk.batches.create(input_file_id=file, **wanted))
+    assert (batch.status, batch.errors.data[0].code) == ("failed", "storage_full")
+    assert "bytes are in use" in batch.errors.data[0].message
+    assert [record.exc_info for record in caplog.records] == [None]
+
+
+@pytest.mark.parametrize(
+    ("fields", "ours", "taken"),
+    [
+        ({}, {}, False),
+        ({"Authorization": ""}, {}, False),
+        ({"OpenAI-Project": "p"}, {}, False),
+        ({"X-Api-Key": "k"}, {}, True),
+        ({}, {"grading_api_key": "sk-ours"}, True),
+        # with which ours does not go
+        ({"Authorization": ""}, {"grading_api_key": "sk-ours"}, False),
+    ],
+)
+async def test_of_who_has_no_key_nothing_is_written(fields: dict[str, str], ours: dict[str, str], taken: bool) -> None:
+    """The upstream refuses it in its own words."""
+
+    async def refusing(asked: Asked, request: web.Request) -> web.StreamResponse:
+        return await whole({"error": {"message": "You didn't provide an API key.", "code": None}}, 401)
+
+    content = multipart(("purpose", b"batch"), ("file", line(0)))
+    headers = {"Content-Type": "multipart/form-data; boundary=xyz", **fields}
+    async with wrapping(**ours) as wrapped:
+        wrapped.upstream.answering = refusing
+        async with wrapped.monitor.session.post("/v1/files", data=content, headers=headers) as answer:
+            assert (answer.status, "error" in await answer.json()) == ((200, False) if taken else (401, True))
+        assert [asked.content for asked in wrapped.upstream.asked] == ([] if taken else [content])
+        assert len(wrapped.monitor.monitor.grading._files) == taken
 
 
 # -- the form, as it arrives
