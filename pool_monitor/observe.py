@@ -89,7 +89,7 @@ class Metrics:
     # -- queries
 
     def answered(self, name: str, outcome: str, seconds: float) -> None:
-        """A named query was answered; outcome is hit, miss, collapsed, bypass or error."""
+        """A named query was answered; outcome -- of Found, or the runner's `error` and `client-gone`."""
         if name not in self._names:
             if len(self._names) >= MAX_QUERIES:
                 name = OTHER

@@ -23,6 +23,9 @@ FETCH_ROWS = 500
 PIECE_BYTES = 64 * 1024
 OUTDATED = (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheError)
 """What a connection remembers of tables and types is not so any more."""
+ERROR = "error"
+CLIENT_GONE = "client-gone"
+"""Whoever asked left before the answer was complete."""
 MISCOUNTED = "the server expects"
 """How asyncpg begins when there are more or fewer arguments than parameters."""
 
@@ -58,13 +61,14 @@ class Runner:
     async def answer(self, query: Query, values: Sequence[object]) -> tuple[bytes, Found]:
         """The whole answer as JSON. Raises QueryError."""
         began = time.monotonic()
-        outcome = "error"
+        outcome = CLIENT_GONE
         try:
             content, found = await self._answer(query, values)
             outcome = found.value
             self._failing.pop(query.name, None)
             return content, found
         except Exception as fault:
+            outcome = ERROR
             raise self._fails(query, fault) from fault
         finally:
             self._observe(query.name, outcome, time.monotonic() - began)
@@ -96,7 +100,7 @@ class Runner:
     async def lines(self, query: Query, values: Sequence[object]) -> AsyncGenerator[bytes, None]:
         """The rows as they come, each as a line of JSON, gathered into pieces. Raises QueryError."""
         began = time.monotonic()
-        outcome, piece, size = "error", [], 0
+        outcome, piece, size = CLIENT_GONE, [], 0
         try:
             async with contextlib.aclosing(self._records(query, values)) as records:
                 async for record in records:
@@ -110,6 +114,7 @@ class Runner:
             self._failing.pop(query.name, None)
             yield b"".join(piece)
         except Exception as fault:
+            outcome = ERROR
             raise self._fails(query, fault) from fault
         finally:
             self._observe(query.name, outcome, time.monotonic() - began)

@@ -7,6 +7,9 @@ from enum import StrEnum
 
 from pool_monitor.grading.calls import Expansion, Left
 
+CLIENT_GONE = "client-gone"
+"""The caller left before there was anything to tell."""
+
 
 class Found(StrEnum):
     """Where a chat completion's answer came from."""
@@ -41,4 +44,6 @@ class Served:
             return self.expansion.value
         if self.left is not None:
             return self.left.value
-        return "compact" if self.found is not Found.ASKED else "failed"
+        if self.found is not Found.ASKED:
+            return "compact"
+        return "failed" if self.status else CLIENT_GONE

@@ -6,8 +6,9 @@ Whatever is not understood is forwarded octet for octet, and so is everything un
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import aclosing
+import math
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -137,17 +138,37 @@ class Grading:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Any request under `/v1`."""
-        began = self._clock()
         served = request[SERVED] = Served(chat=request.method == "POST" and request.raw_path == CHAT)
+        with self._observed(served):
+            try:
+                self._upstream.refuse_own(request.headers.getall("CDN-Loop", ()))
+                if served.chat and not self._flags.bypass:
+                    return await self._chat(request, served)
+                served.left = Left.OFF if served.chat else None
+                return await self._forward(request, served, _all_of(request))
+            except UpstreamFault as fault:
+                served.status = fault.status
+                return await self._tell_answer(request, fault.answer)
+
+    @contextmanager
+    def _observed(self, served: Served, deadline: float = math.inf) -> Iterator[None]:
+        """It is told of once it is over, however it ends. deadline -- when it is given up."""
+        began = self._clock()
         try:
-            self._upstream.refuse_own(request.headers.getall("CDN-Loop", ()))
-            if served.chat and not self._flags.bypass:
-                return await self._chat(request, served)
-            served.left = Left.OFF if served.chat else None
-            return await self._forward(request, served, _all_of(request))
+            yield
         except UpstreamFault as fault:
             served.status = fault.status
-            return await self._tell_answer(request, fault.answer)
+            raise
+        except asyncio.CancelledError:
+            if self._clock() >= deadline:
+                served.status = 504
+            raise
+        except ConnectionError:
+            # the caller's
+            raise
+        except Exception:
+            served.status = 500
+            raise
         finally:
             served.seconds = self._clock() - began
             self._observe(served)
@@ -156,16 +177,9 @@ class Grading:
 
     async def forward(self, request: web.Request, content: AsyncIterator[bytes] | bytes | None) -> web.StreamResponse:
         """A request that is no completion, with this content."""
-        began = self._clock()
         served = Served(chat=False)
-        try:
+        with self._observed(served):
             return await self._forward(request, served, content)
-        except UpstreamFault as fault:
-            served.status = fault.status
-            raise
-        finally:
-            served.seconds = self._clock() - began
-            self._observe(served)
 
     async def fetch(self, request: web.Request, target: str) -> Answer:
         """The upstream's own answer to a GET of this target with the fields of a request. Raises UpstreamFault."""
@@ -389,7 +403,6 @@ class Grading:
         """A whole answer to a call whose content is decoded; shared and kept as a request's would be."""
         decision = Decision(Left.OFF, call=call) if self._flags.bypass else self._decided(call)
         served = Served(chat=True, left=decision.left)
-        began = self._clock()
 
         async def produce(telling: Telling) -> None:
             if decision.recognised is not None:
@@ -401,12 +414,16 @@ class Grading:
                 self._keep(call, key, telling)
 
         shares = self._flags.dedup and not self._flags.bypass and shareable(call, known=decision.known)
-        try:
-            key = await self._key(call, decision.form, LARGE_BYTES + 1)
+        with self._observed(served, call.deadline):
+            try:
+                key = await self._key(call, decision.form, LARGE_BYTES + 1)
+            except TypeError as fault:
+                raise UpstreamFault(400, "invalid_request", "it is nested too deep", "invalid_request_error") from fault
             if not self._flags.bypass and (kept := await self._kept(call, decision, key, served)) is not None:
                 return kept[0]
+            key_in_flight = _in_lane(key, call) if shares else None
             while True:
-                async with self.collapse.join(_in_lane(key, call) if shares else None, produce) as (telling, collapsed):
+                async with self.collapse.join(key_in_flight, produce) as (telling, collapsed):
                     served.found = Found.COLLAPSED if collapsed else Found.ASKED
                     try:
                         answer = await telling.answer()
@@ -418,15 +435,6 @@ class Grading:
                     if collapsed:
                         self._spare(decision, answer)
                     return answer
-        except TypeError as fault:
-            served.status = 400
-            raise UpstreamFault(400, "invalid_request", "it is nested too deep", "invalid_request_error") from fault
-        except UpstreamFault as fault:
-            served.status = fault.status
-            raise
-        finally:
-            served.seconds = self._clock() - began
-            self._observe(served)
 
 
 def _in_lane(key: bytes, call: Call) -> bytes:

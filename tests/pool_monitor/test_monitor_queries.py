@@ -6,12 +6,13 @@ import asyncio
 import json
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from pool_monitor import finder
 from tests.pool_monitor.reports_table import QUERIES
 from tests.pool_monitor.support import all_found, execute, running_monitor
-from tests.support import holds
+from tests.support import holds, until
 
 
 async def test_named_queries(reports: str, tmp_path: Path) -> None:
@@ -47,6 +48,52 @@ async def test_queries_that_fail(
         assert (answer.status, answer.document["error"]["code"]) == (status, code)
         assert words in answer.document["error"]["message"]
         assert (await client.query("has-report", userId="ann")).status == 200
+
+
+LARGE = """
+[[query]]
+name = "large"
+sql = "SELECT repeat('x', 100000) AS t FROM generate_series(1, 1000)"
+ttl = 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "accept"), [("hold", {"seconds": 60}, "*/*"), ("large", {}, "application/x-ndjson")]
+)
+async def test_who_leaves_before_the_answer_is_whole_is_no_error(
+    reports: str,
+    tmp_path: Path,
+    name: str,
+    parameters: dict[str, object],
+    accept: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with running_monitor(reports, QUERIES + LARGE, tmp_path) as client:
+        registry, pool = client.monitor._metrics.registry, client.monitor._pool
+        assert pool is not None
+
+        def counted(outcome: str) -> float | None:
+            return registry.get_sample_value("siding_query_duration_seconds_count", {"query": name, "outcome": outcome})
+
+        async with aiohttp.ClientSession(client.session._base_url, read_bufsize=1024) as leaving:
+            asking = asyncio.create_task(_begun(leaving, f"/api/queries/{name}", parameters, accept))
+            await until(lambda: any(holder.name == name for holder in pool.numbers().holders))
+            if name == "large":
+                await asking
+            else:
+                asking.cancel()
+                await asyncio.gather(asking, return_exceptions=True)
+        await until(lambda: counted("client-gone") == 1)
+        assert counted("error") is None
+    assert [record for record in caplog.records if record.levelname != "INFO"] == []
+
+
+async def _begun(session: aiohttp.ClientSession, path: str, parameters: object, accept: str) -> None:
+    """The beginning of an answer."""
+    async with session.post(path, json=parameters, headers={"Accept": accept}) as answer:
+        await answer.content.readany()
+        answer.close()
 
 
 NUMBERS = """

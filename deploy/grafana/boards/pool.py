@@ -93,7 +93,8 @@ POOL = Board(
                 "bars",
                 "reqps",
                 {"{{query}} {{outcome}}": rate("siding_query_duration_seconds_count", MONITOR, "query, outcome")},
-                "hit and collapsed spare the database. All miss: ENABLE_QUERY_CACHE is off, or its table changes all the time.",
+                "hit and collapsed spare the database. All miss: ENABLE_QUERY_CACHE is off, or its table changes all the time. "
+                "client-gone: who asked did not wait for the answer.",
             ),
             Panel(
                 "p95 of queries",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import time
 from typing import Any
 
 import aiohttp
@@ -14,11 +15,12 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from pool_monitor.grading.batch_http import form_asked
-from pool_monitor.grading.calls import Answer
+from pool_monitor.grading.calls import Answer, Call
 from pool_monitor.grading.stored import Where
 from tests.pool_monitor.grading.samples import pretty
 from tests.pool_monitor.grading.upstreams import Asked, completion, whole
 from tests.pool_monitor.grading.wrapped import FULL, SAID, Wrapped, asked_for, begun_and_left, says
+from tests.support import until
 
 BATCH = "/v1/batch/chat/completions"
 LINES = "application/x-ndjson"
@@ -258,6 +260,25 @@ async def test_what_is_no_batch(wrapped: Wrapped, content: bytes) -> None:
 
 async def test_who_leaves_ends_what_is_asked(wrapped: Wrapped) -> None:
     await begun_and_left(wrapped, send(wrapped, [asked_for()]))
+    labels = {"what": "client-gone", "found": "asked", "status": "none"}
+    await until(lambda: wrapped.metric("siding_grading_requests_total", **labels) == 1)
+
+
+async def test_what_is_given_up_when_its_time_is_over_is_not_the_callers_doing(wrapped: Wrapped) -> None:
+    grading = wrapped.monitor.monitor.grading.grading
+    call = Call(asked_for(), (), time.monotonic())
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0):
+            await grading.ask(call)
+    assert wrapped.metric("siding_grading_requests_total", what="failed", found="asked", status="5xx") == 1
+
+
+async def test_a_fault_of_our_own_is_no_caller_that_left(wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch) -> None:
+    grading = wrapped.monitor.monitor.grading.grading
+    monkeypatch.setattr(grading, "_kept", None)
+    _, told = await send(wrapped, [asked_for(seed=1)])
+    assert told["results"][0]["error"]["code"] == "internal_error"
+    assert wrapped.metric("siding_grading_requests_total", what="failed", found="asked", status="5xx") == 1
 
 
 async def test_with_a_key_what_is_done_survives_a_broken_line(wrapped: Wrapped) -> None:

@@ -164,3 +164,6 @@ async def test_content_that_is_no_request_is_the_upstreams_to_refuse(wrapped: Wr
 
 async def test_when_the_caller_leaves_the_upstream_is_no_longer_asked(wrapped: Wrapped) -> None:
     await begun_and_left(wrapped, graded(wrapped.sdk()))
+    labels = {"found": "asked", "status": "none"}
+    await until(lambda: wrapped.metric("siding_grading_requests_total", what="client-gone", **labels) == 1)
+    assert wrapped.metric("siding_grading_requests_total", what="failed", **labels) == 0
