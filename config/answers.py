@@ -9,6 +9,8 @@ from typing import Any
 
 import orjson
 from aiohttp import hdrs, web
+from aiohttp.http import HttpProcessingError
+from aiohttp.log import server_logger
 
 from config.access import Refusal, refusal_of
 
@@ -60,7 +62,13 @@ def application(outermost: Sequence[Any] = ()) -> web.Application:
     """An application without routes, whose errors are JSON. outermost -- middlewares that see the answer as it goes."""
     app = web.Application(client_max_size=MAX_CONTENT_BYTES, middlewares=[*outermost, errors_as_json])
     app.on_response_prepare.append(_nothing_behind_trailers)
+    server_logger.addFilter(_is_no_callers_fault)
     return app
+
+
+def _is_no_callers_fault(record: logging.LogRecord) -> bool:
+    """What is no HTTP is answered 400. aiohttp (3.14) also logs it, with the line that may hold a credential."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
 
 
 async def _nothing_behind_trailers(request: web.Request, response: web.StreamResponse) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import orjson
 import pytest
@@ -112,6 +113,36 @@ async def test_flags_are_flipped_and_all_of_them_told(client: Client) -> None:
     response = await client.patch("/api/flags", json={"BYPASS": True})
     assert response.status == 200
     assert await response.json() == Flags().as_dict() | {"BYPASS": True}
+
+
+async def sent(client: Client, fields: str, content: str = "") -> str:
+    """The answer to a change of flags with these fields."""
+    reader, writer = await asyncio.open_connection(client.host, client.port)
+    head = "PATCH /api/flags HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    writer.write(f"{head}{fields}\r\n\r\n{content}".encode("latin-1"))
+    answer = (await reader.read()).decode()
+    writer.close()
+    return answer
+
+
+async def test_a_length_may_have_any_number_of_zeros(client: Client) -> None:
+    """RFC 9110 8.6; Python reads no number of more than 4300 digits."""
+    answer = await sent(client, f"Content-Length: {'0' * 5000}16", '{"BYPASS": true}')
+    assert answer.startswith("HTTP/1.1 200 OK")
+    assert '"BYPASS":true' in answer
+
+
+@pytest.mark.parametrize(
+    "fields",
+    ["Authorization: Bearer sk-geheim\x01", "Content-Length: sk-geheim", "sk-geheim", "Transfer-Encoding: sk-geheim"],
+)
+async def test_what_is_no_http_is_refused_and_not_logged(
+    client: Client, fields: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """aiohttp's server would show it, with whatever credential it holds."""
+    caplog.set_level(logging.DEBUG)
+    assert (await sent(client, fields)).startswith("HTTP/1.0 400 Bad Request")
+    assert "geheim" not in caplog.text
 
 
 async def test_every_fault_of_a_flag_change_is_told(client: Client, control: Scripted) -> None:
