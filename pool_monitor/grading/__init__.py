@@ -14,7 +14,7 @@ health       pure: a template that fails too often rests
 collapse     equal requests share one answer on its way
 stored       answers at temperature 0, kept
 upstream     every connection to the upstream: vendor (its SDK), forwarding (octets), turns, care (pure), asking, wire
-sse          pure: events of a stream
+receiving    what a caller sends; sse (pure) events of a stream
 
 batch*       many at once, and the API of batches
 

@@ -21,13 +21,12 @@ from pool_monitor.grading.batch_asking import Asking
 from pool_monitor.grading.batch_items import Parsed, Shares, content_digest, parse_array, parse_lines, together
 from pool_monitor.grading.batch_runs import BUSY_SECONDS, Runs
 from pool_monitor.grading.calls import Call, Lane, UpstreamFault
+from pool_monitor.grading.receiving import announced, pieces_of
 
 MOST_REQUESTS = 1000
 MOST_BYTES = 64 * 1024 * 1024
 MOST_READING = 16
 """Contents that are received at the same time."""
-READ_SECONDS = 60.0
-"""The longest pause of a caller who sends."""
 STALLED_SECONDS = 300.0
 """After so long a caller that reads nothing is given up."""
 LARGE_BYTES = 256 * 1024
@@ -80,21 +79,6 @@ def _weight(text: str) -> float:
         return float(text)
     except ValueError:
         return 0.0
-
-
-async def pieces_of(request: web.Request) -> AsyncGenerator[bytes, None]:
-    """The content as it arrives. Raises UpstreamFault where the caller stops sending."""
-    arriving = request.content.iter_any()
-    while True:
-        try:
-            async with asyncio.timeout(READ_SECONDS):
-                piece = await anext(arriving)
-        except StopAsyncIteration:
-            return
-        except TimeoutError:
-            message = f"nothing arrived for {READ_SECONDS:.0f} s"
-            raise UpstreamFault(408, "request_timeout", message, "invalid_request_error") from None
-        yield piece
 
 
 async def in_order(results: AsyncIterator[Result]) -> AsyncGenerator[Result, None]:
@@ -175,7 +159,7 @@ class BatchCompletions:
 
     async def _read(self, request: web.Request) -> bytes:
         content = bytearray()
-        if (request.content_length or 0) > self._most_bytes:
+        if announced(request) > self._most_bytes:
             raise self._too_large()
         async with aclosing(pieces_of(request)) as pieces:
             async for piece in pieces:

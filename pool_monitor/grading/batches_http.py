@@ -24,10 +24,11 @@ from config.answers import answer_json
 from config.told import Told
 from pool_monitor.grading.batch_files import FILE_PREFIX, Draft, File, Files, NoRoom, read
 from pool_monitor.grading.batch_form import Form, FormError
-from pool_monitor.grading.batch_http import CallOf, answer_fault, asker_of, owner_of, pieces_of
+from pool_monitor.grading.batch_http import CallOf, answer_fault, asker_of, owner_of
 from pool_monitor.grading.batch_items import CHAT
 from pool_monitor.grading.batches import BATCH_PREFIX, MOST_METADATA, WINDOW, Batches, endpoint_of
 from pool_monitor.grading.calls import Answer, Call, UpstreamFault
+from pool_monitor.grading.receiving import pieces_of
 
 log = logging.getLogger("siding.grading")
 

@@ -15,7 +15,17 @@ from yarl import URL
 
 from pool_monitor.grading.asking import Observe, Outcome, Retried, outcome_of
 from pool_monitor.grading.calls import UpstreamFault
-from pool_monitor.grading.wire import PIECE_BYTES, Failure, Upload, as_text, end_to_end, failure_of, pieces_of, sendable
+from pool_monitor.grading.wire import (
+    PIECE_BYTES,
+    Failure,
+    Upload,
+    as_text,
+    end_to_end,
+    failure_of,
+    length_of,
+    pieces_of,
+    sendable,
+)
 
 Content = bytes | AsyncIterable[bytes] | None
 
@@ -116,6 +126,8 @@ class Forwarding:
             sent = CIMultiDict((name, sendable(value)) for name, value in end_to_end(fields, _NOT_FORWARDED))
             if isinstance(content, bytes):
                 sent["Content-Length"] = str(len(content))
+            elif "Content-Length" in sent:
+                sent["Content-Length"] = length_of(sent["Content-Length"])
             response = await self._answered(method, self._url_of(path), sent, content)
             yield Forwarded(response, self._ended)
             outcome = Outcome.ANSWERED if response.status < 400 else Outcome.ERROR

@@ -23,6 +23,7 @@ from pool_monitor.grading.collapse import Collapse, Telling
 from pool_monitor.grading.completions import Completions
 from pool_monitor.grading.observed import Found, Served
 from pool_monitor.grading.outcomes import Outcome
+from pool_monitor.grading.receiving import announced, pieces_of
 from pool_monitor.grading.stored import Stored, Where, is_whole, key_of, repeatable, shareable
 from pool_monitor.grading.templates import AS_ASKED, Recognised, Template, may_hold, recognise, with_detail
 from pool_monitor.grading.upstream import Upstream
@@ -490,15 +491,15 @@ def _with_status(fields: Fields, cache_status: str | None) -> Fields:
 
 
 async def _read(request: web.Request, most: int) -> tuple[bytes, bool]:
-    """The content, and whether there is more of it than `most`."""
-    length = request.content_length
-    if length is not None and length > most:
+    """The content, and whether there is more of it than `most`. Raises UpstreamFault where the caller stops sending."""
+    if announced(request) > most:
         return b"", True
     content = bytearray()
-    async for piece in request.content.iter_any():
-        content += piece
-        if len(content) > most:
-            return bytes(content), True
+    async with aclosing(pieces_of(request)) as pieces:
+        async for piece in pieces:
+            content += piece
+            if len(content) > most:
+                return bytes(content), True
     return bytes(content), False
 
 

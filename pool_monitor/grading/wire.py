@@ -51,6 +51,11 @@ def end_to_end(fields: Iterable[tuple[str, str]], without: Set[str] = frozenset(
     return tuple((name, value) for name, value in given if name.lower() not in gone)
 
 
+def length_of(value: str) -> str:
+    """A Content-Length without zeros in front, of which it may have more than `int` reads (RFC 9110 8.6)."""
+    return value.lstrip("0") or "0"
+
+
 def as_text(raw: Iterable[tuple[bytes, bytes]]) -> Fields:
     """Fields that can be sent on as they are."""
     return tuple((name.decode("latin-1"), _decoded(value)) for name, value in raw)

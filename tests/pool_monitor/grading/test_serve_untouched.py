@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
+from pool_monitor.grading import receiving
 from pool_monitor.grading.serve import CHAT
 from tests.pool_monitor.grading.samples import pretty
 from tests.pool_monitor.grading.upstreams import Asked, completion, whole
@@ -160,6 +161,53 @@ async def test_content_that_is_no_request_is_the_upstreams_to_refuse(wrapped: Wr
     async with wrapped.monitor.session.post("/v1/chat/completions", data=content, headers=JSON) as answer:
         assert (answer.status, await answer.read()) == (400, b"no")
     assert wrapped.upstream.asked[0].content == content
+
+
+ZEROS = "0" * 5000
+"""More than Python reads as a number."""
+
+
+@pytest.mark.parametrize(
+    ("target", "content"),
+    [
+        ("/v1/chat/completions", orjson.dumps(asked_for())),
+        ("/v1/batch/chat/completions", orjson.dumps([asked_for()])),
+        ("/v1/files", b"--xyz--"),
+        ("/v1/batches", b"{}"),
+        ("/v1/embeddings", b"{}"),
+    ],
+)
+async def test_a_length_may_have_any_number_of_zeros(
+    wrapped: Wrapped, target: str, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """RFC 9110 8.6."""
+
+    async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
+        return await whole(completion(SAID))
+
+    wrapped.upstream.answering = answering
+    reader, writer = await asyncio.open_connection("127.0.0.1", URL(wrapped.url).port)
+    kind = "multipart/form-data; boundary=xyz" if target == "/v1/files" else "application/json"
+    head = f"POST {target} HTTP/1.1\r\nHost: m\r\nConnection: close\r\nAuthorization: Bearer k\r\n"
+    fields = f"Content-Type: {kind}\r\nContent-Length: {ZEROS}{len(content)}\r\n\r\n"
+    writer.write((head + fields).encode() + content)
+    assert (await reader.read()).startswith(b"HTTP/1.1 200 OK\r\n")
+    writer.close()
+    [asked] = wrapped.upstream.asked
+    assert target.endswith("/chat/completions") or asked.content == content
+    assert caplog.records == []
+
+
+async def test_who_stops_sending_a_completion_is_told(wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiving, "READ_SECONDS", 0.0)
+
+    async def never() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    async with wrapped.monitor.session.post("/v1/chat/completions", data=never(), headers=JSON) as answer:
+        assert (answer.status, (await answer.json())["error"]["code"]) == (408, "request_timeout")
+    assert wrapped.upstream.asked == []
 
 
 async def test_when_the_caller_leaves_the_upstream_is_no_longer_asked(wrapped: Wrapped) -> None:
