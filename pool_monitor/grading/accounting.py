@@ -1,4 +1,4 @@
-"""Pure: what grading cost and what it would have cost, by day, template and model.
+"""Pure: what grading cost and what it would have cost, by day, template and model, at each tier of service apart.
 
 Two books are kept apart. Estimated: tokens counted here, of the request as it came and as it was asked, and of the
 answer as the caller got it and as the model said it. Reported: the `usage` that the upstream states and bills by.
@@ -128,7 +128,7 @@ def spared(usage: Usage | None) -> Tally:
 
 
 Key = tuple[str, str, str]
-"""Day, template, model."""
+"""Day, template, label of model and tier."""
 
 
 @dataclass(slots=True)

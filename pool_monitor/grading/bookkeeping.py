@@ -22,7 +22,7 @@ from pool_monitor.grading.accounting import NO_TEMPLATE, Accounts, Tally, Usage,
 from pool_monitor.grading.calls import Expansion, UpstreamFault
 from pool_monitor.grading.jsons import decoded
 from pool_monitor.grading.models import Models
-from pool_monitor.grading.outcomes import Outcome
+from pool_monitor.grading.outcomes import Outcome, tier_of, usage_of
 from pool_monitor.grading.templates import Template
 from pool_monitor.grading.wire import without_coding
 
@@ -62,7 +62,7 @@ class Bookkeeping:
     def __init__(
         self, models: Models, wall: Callable[[], float], folder: Path | None, observe: Callable[[str, str, Tally], None]
     ) -> None:
-        """observe -- told of every tally, with its template and the model's label."""
+        """observe -- told of every tally, with its template and the label of model and tier."""
         self._models = models
         self._observe = observe
         self._wall = wall
@@ -79,14 +79,17 @@ class Bookkeeping:
     def expanded(self, outcome: Outcome) -> None:
         """An asking in the compact form has ended."""
         if outcome.expansion is not Expansion.FAILED or outcome.usage is not None:
-            self._later(outcome.template.name, lambda: (outcome.call.model, tally_of(outcome, self._models)))
+            self._later(
+                outcome.template.name,
+                lambda: (self._models.label(outcome.call.model, outcome.tier), tally_of(outcome, self._models)),
+            )
 
     def passed(self, content: bytes, coding: str) -> None:
         """A completion was answered as it came. coding -- the answer's Content-Encoding."""
 
         def tally() -> tuple[str, Tally]:
-            model, usage = stated_in(content, coding)
-            return model, passed(Usage.of(usage))
+            model, usage, tier = stated_in(content, coding)
+            return self._models.label(model, tier), passed(Usage.of(usage))
 
         self._later(NO_TEMPLATE, tally)
 
@@ -94,8 +97,8 @@ class Bookkeeping:
         """A completion was answered by an answer that was there, or on its way for another."""
 
         def tally() -> tuple[str, Tally]:
-            model, usage = stated_in(content, coding)
-            return model, spared(Usage.of(usage))
+            model, usage, tier = stated_in(content, coding)
+            return self._models.label(model, tier), spared(Usage.of(usage))
 
         self._later(template.name if template is not None else NO_TEMPLATE, tally)
 
@@ -140,7 +143,7 @@ class Bookkeeping:
             try:
                 model, counted = await asyncio.to_thread(tally)
                 self.accounts.add(self._wall(), template, model, counted)
-                self._observe(template, self._models.label(model), counted)
+                self._observe(template, model, counted)
                 self._changed = True
             except Exception:
                 log.exception("an asking could not be counted")
@@ -218,8 +221,8 @@ def stated(content: bytes, coding: str) -> Mapping[str, Any] | None:
     return next((document for document in said if document is not None), None)
 
 
-def stated_in(content: bytes, coding: str) -> tuple[str, Mapping[str, Any] | None]:
-    """The model and the `usage` that an answer states, whole or as events; "" and None where it states none."""
+def stated_in(content: bytes, coding: str) -> tuple[str, Mapping[str, Any] | None, str]:
+    """The model, the `usage` and the tier that an answer states, whole or as events; "", None, "" where it does not."""
     document = stated(content, coding) or {}
-    model, usage = document.get("model"), document.get("usage")
-    return model if isinstance(model, str) else "", usage if isinstance(usage, dict) else None
+    model = document.get("model")
+    return model if isinstance(model, str) else "", usage_of(document), tier_of(document)

@@ -22,11 +22,9 @@ from pool_monitor.grading.outcomes import (
     REFUSED_AS_ASKED,
     REFUSED_BY_UPSTREAM,
     Outcome,
-    added,
     said_by,
     saying,
     says_one_text,
-    usage_of,
 )
 from pool_monitor.grading.streamed import Streaming
 from pool_monitor.grading.templates import Recognised, Template
@@ -93,7 +91,7 @@ class Completions:
             return await self._again(call, outcome, REFUSED_BY_UPSTREAM)
         outcome.status = answer.status
         completion = decoded(answer.content)
-        outcome.usage = usage_of(completion)
+        outcome.bill(completion)
         said = said_by(completion)
         if not answer.ok:
             return answer
@@ -125,10 +123,10 @@ class Completions:
         completion = decoded(answer.content)
         said = said_by(completion)
         outcome.full = (said.content if said is not None else None) or ""
-        if completion is None or outcome.usage is None:
-            outcome.usage = outcome.usage or usage_of(completion)
+        first = outcome.usage
+        outcome.bill_again(completion)
+        if completion is None or first is None:
             return answer
-        outcome.usage = added(outcome.usage, usage_of(completion))
         return _with_content(answer, {**completion, "usage": outcome.usage})
 
 

@@ -31,8 +31,11 @@ def spent(usage: Mapping[str, Any], model: Model) -> float | None:
 
 
 def price(models: Models, body: Mapping[str, Any], usage: Mapping[str, Any] | None) -> float | None:
-    """Dollars for a body, estimated where no `usage` is reported yet; None where its model has no known price."""
-    model = models.find(str(body.get("model", "")))
+    """Dollars for a body, estimated where no `usage` is reported yet; None where its model has no known price.
+
+    At the tier of service that the body asks for: an answer that states another goes with a body that has that.
+    """
+    model = models.priced(str(body.get("model", "")), str(body.get("service_tier", "")))
     if model is None:
         return None
     return spent(usage, model) if usage is not None else model.cost(input_tokens(body, model), USUAL_ANSWER)

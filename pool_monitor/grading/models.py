@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,6 +17,9 @@ from config.words import counted
 
 PACKAGED = Path(config.__file__).parent / "models.toml"
 OTHER = "other"
+TIERS = frozenset({"flex", "priority", "scale", "ultrafast"})
+"""Of service, as answers name them in `service_tier`, that the vendor bills otherwise; by any other name it is the
+ordinary one: https://platform.openai.com/docs/api-reference/chat/object, https://platform.openai.com/docs/pricing"""
 MILLION = 1_000_000
 Encoding = Literal["o200k_base", "cl100k_base"]
 
@@ -29,13 +32,17 @@ class ModelsError(ValueError):
         self.faults = tuple(faults)
 
 
-class _ModelFile(BaseModel):
+class _PricesFile(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    encoding: Encoding
     input: Annotated[float, Ge(0)]
     cached: Annotated[float, Ge(0)]
     output: Annotated[float, Ge(0)]
+
+
+class _ModelFile(_PricesFile):
+    encoding: Encoding
+    tiers: dict[str, _PricesFile] = {}
     tiles: Annotated[list[Annotated[int, Ge(0)]], Len(2, 2)] | None = None
     patches: Annotated[float, Ge(0)] | None = None
 
@@ -68,10 +75,14 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """The table. as_of -- when its prices were read."""
+    """The table. as_of -- when its prices were read. tiers -- of service that are not the ordinary one.
+
+    What a model costs at one of these is known under "model tier", where it is.
+    """
 
     known: Mapping[str, Model]
     as_of: date
+    tiers: Set[str] = TIERS
 
     def find(self, name: str) -> Model | None:
         """The model of this name, or of the longest name that it begins with."""
@@ -82,10 +93,20 @@ class Models:
                 return model
         return None
 
-    def label(self, name: str) -> str:
-        """The name as a label of a metric: of a closed set."""
-        model = self.find(name)
-        return model.name if model is not None else OTHER
+    def label(self, name: str, tier: str = "") -> str:
+        """The name as a label of a metric, with its tier if that is not the ordinary one: of a closed set.
+
+        A label's label is the same.
+        """
+        name, _, own = name.partition(" ")
+        model, tier = self.find(name), own or tier
+        if model is None:
+            return OTHER
+        return f"{model.name} {tier}" if tier in self.tiers else model.name
+
+    def priced(self, name: str, tier: str = "") -> Model | None:
+        """The model as it is billed at this tier; None where that is not known."""
+        return self.known.get(self.label(name, tier))
 
 
 def load_models(path: Path | None = None) -> Models:
@@ -105,7 +126,13 @@ def load_models(path: Path | None = None) -> Models:
     ]
     if faults:
         raise ModelsError(file, faults)
-    return Models({name: _model(name, one) for name, one in given.models.items()}, given.as_of)
+    known = {name: _model(name, one) for name, one in given.models.items()}
+    tiers = set(TIERS)
+    for name, one in given.models.items():
+        for tier, prices in one.tiers.items():
+            tiers.add(tier)
+            known[f"{name} {tier}"] = replace(known[name], name=f"{name} {tier}", **prices.model_dump())
+    return Models(known, given.as_of, tiers)
 
 
 def _model(name: str, given: _ModelFile) -> Model:

@@ -17,11 +17,12 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-import orjson
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from pool_monitor.grading.calls import Answer, Ask, Call, Lane, UpstreamFault
+from pool_monitor.grading.jsons import decoded
+from pool_monitor.grading.outcomes import said_by, tier_of, usage_of
 from pool_monitor.grading.quality import Compared, Summary, compare, fields_of, summarise
 from pool_monitor.grading.quality_report import PREFIX, summary_json, summary_levels
 from pool_monitor.grading.reading import Form, Read
@@ -232,8 +233,9 @@ class Shadow:
             # it may be billed all the same
             self.dollars += estimated
             return Shadowed.NO_ANSWER
-        said, usage = _said(answer)
-        spent = (self._price(call.body, usage) if usage is not None else estimated) if answer.ok else 0.0
+        said, usage, tier = _said(answer)
+        body = {**call.body, "service_tier": tier} if tier else call.body
+        spent = (self._price(body, usage) if usage is not None else estimated) if answer.ok else 0.0
         spent = estimated if spent is None else spent
         self.budget.settle(estimated, spent, self._wall())
         self.dollars += spent
@@ -314,13 +316,9 @@ def _summaries(kept: list[tuple[str, Compared]]) -> tuple[Summary, dict[str, Sum
     return summarise([compared for _, compared in kept], _seeded(), WHAT), by_template
 
 
-def _said(answer: Answer) -> tuple[str | None, Mapping[str, Any] | None]:
-    """What a completion says to its end, and its `usage`."""
-    try:
-        completion = orjson.loads(answer.content)
-        usage = completion.get("usage")
-        choice = completion["choices"][0]
-        content = choice["message"]["content"] if choice.get("finish_reason") == "stop" else None
-    except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError):
-        return None, None
-    return content if isinstance(content, str) else None, usage if isinstance(usage, dict) else None
+def _said(answer: Answer) -> tuple[str | None, Mapping[str, Any] | None, str]:
+    """What a completion says to its end, its `usage`, and its tier."""
+    completion = decoded(answer.content)
+    said = said_by(completion)
+    content = said.content if said is not None and said.finish_reason == "stop" else None
+    return content, usage_of(completion), tier_of(completion)

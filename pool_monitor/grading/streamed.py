@@ -24,7 +24,6 @@ from pool_monitor.grading.outcomes import (
     Outcome,
     added,
     said_by,
-    usage_of,
     without_text,
 )
 from pool_monitor.grading.upstream import Streamed, Upstream
@@ -103,7 +102,7 @@ class Streaming:
         return True
 
     def _note(self, document: Mapping[str, Any]) -> None:
-        self._outcome.usage = usage_of(document) or self._outcome.usage
+        self._outcome.bill(document)
         try:
             content = document["choices"][0]["delta"]["content"]
         except (KeyError, IndexError, TypeError):
@@ -132,7 +131,7 @@ class Streaming:
                 raise NotCertain(Doubt.NOT_JSON, "an event is no JSON object")
             self._pass(event.raw)
             return
-        self._outcome.usage = usage_of(document) or self._outcome.usage
+        self._outcome.bill(document)
         if self._over or document.get("error"):
             self._over = True
             self._release()
@@ -262,7 +261,7 @@ class Streaming:
             self._end_with(fault)
             return
         self._outcome.answered_again()
-        self._outcome.usage = added(self._outcome.usage, usage_of(completion))
+        self._outcome.bill_again(completion)
         self._say(rest)
         self._telling.write(sse.event(_chunk(self._last, {}, said.finish_reason or "stop")))
         options = self._call.body.get("stream_options")

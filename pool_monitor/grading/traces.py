@@ -69,7 +69,7 @@ class Asking:
         """It is over. error -- how it failed, where it did."""
         if error is not None and self._status >= 400:
             error = str(self._status)
-        model, usage = stated_in(_decoded(bytes(self._heard), self._coding), "") if self._heard else ("", None)
+        model, usage, _ = stated_in(_decoded(bytes(self._heard), self._coding), "") if self._heard else ("", None, "")
         counted = Usage.of(usage)
         about: dict[str, str | int | None] = {"gen_ai.response.model": model[:MAX_MODEL] or None}
         if counted is not None:

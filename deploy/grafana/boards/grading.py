@@ -39,7 +39,7 @@ GRADING = Board(
                 "number",
                 "currencyUSD",
                 {"": f"3600 * ({saved('input')} + {saved('output')})"},
-                "By the prices above, per million tokens, at today's rate. /api/metrics/grading has the exact sums by model and day.",
+                "By the prices above, per million tokens, at today's rate. /api/metrics/grading has the exact sums by model, tier and day.",
             ),
             Panel(
                 "Spared by shared and kept answers",

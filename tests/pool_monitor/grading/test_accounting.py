@@ -126,6 +126,19 @@ def test_a_model_without_a_price_has_no_cost() -> None:
     assert "bill" not in told["inWords"]
 
 
+def test_each_tier_of_service_has_its_price_or_none() -> None:
+    accounts = Accounts(MODELS)
+    for tier in ("", "default", "auto", "flex", "priority", "scale"):
+        accounts.add(0.0, "t", MODELS.label("gpt-5-2025-08-07", tier), passed(Usage(1_000_000, 0, 0)))
+    told = accounts.document()
+    days = {day["model"]: (day["requests"], day["reported"]["dollars"]) for day in told["days"]}
+    assert days == {"gpt-5": (3, 3.75), "gpt-5 flex": (1, 0.625), "gpt-5 priority": (1, 2.5), "gpt-5 scale": (1, None)}
+    assert told["unpriced"] == 1
+    again = Accounts(MODELS)
+    assert again.restore(json.loads(json.dumps(accounts.as_saved())))
+    assert again.document() == told
+
+
 def test_days_are_kept_for_a_while() -> None:
     accounts = Accounts(MODELS)
     for day in range(DAYS + 10):
@@ -135,7 +148,11 @@ def test_days_are_kept_for_a_while() -> None:
     assert told["days"][-1]["day"] == "1970-01-11"
 
 
-@given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["gpt-4o", "gpt-4o-mini", "x"]), tallies), max_size=12))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 5), st.sampled_from(["gpt-4o", "gpt-4o-mini priority", "x"]), tallies), max_size=12
+    )
+)
 def test_days_sum_up_to_the_total(added: list[tuple[int, str, Tally]]) -> None:
     accounts = Accounts(MODELS)
     for day, model, tally in added:

@@ -16,7 +16,7 @@ from pool_monitor.grading.bookkeeping import FILE, stated_in
 from pool_monitor.grading.serve import MOST_SEEN_BYTES
 from tests.pool_monitor.grading.pictures import png, url
 from tests.pool_monitor.grading.samples import pretty
-from tests.pool_monitor.grading.upstreams import Asked, chunks, completion, whole
+from tests.pool_monitor.grading.upstreams import Asked, chunks, completion, streamed, whole
 from tests.pool_monitor.grading.wrapped import (
     FULL,
     SAID,
@@ -121,6 +121,48 @@ async def test_what_is_passed_on_is_in_the_books_as_it_was_reported() -> None:
     assert books["days"][0]["model"] == "gpt-4o-mini"
 
 
+@pytest.mark.parametrize("compact", [True, False])
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("kept", [True, False])
+async def test_what_is_billed_at_another_tier_is_so_in_the_books(compact: bool, stream: bool, kept: bool) -> None:
+    async def at_priority(asked: Asked, request: web.Request) -> web.StreamResponse:
+        text = SAID if asked.compact else pretty(FULL)
+        if not asked.body.get("stream"):
+            return await whole({**completion(text), "service_tier": "priority"})
+        tier = b'data: {"service_tier":"priority",'
+        return await streamed(request, [one.replace(b"data: {", tier) for one in chunks([text], usage=True)])
+
+    flags = {"enable_completion_cache": "on"} if kept else {}
+    async with wrapping(use_optimized_prompts="on" if compact else "off", **flags) as wrapped:
+        wrapped.upstream.answering = at_priority
+        for _ in range(2):
+            if stream:
+                await graded_in_a_stream(wrapped.sdk(), temperature=0, stream_options={"include_usage": True})
+            else:
+                await graded(wrapped.sdk(), temperature=0)
+        books = await told(wrapped)
+        assert {day["model"] for day in books["days"]} == {"gpt-4o-mini priority"}
+        asked = 1 if kept else 2
+        bill = (90 * 0.25 + 10 * 0.125 + 50 * 1.00) / 1e6
+        assert books["reported"]["dollars"] == pytest.approx(asked * bill, abs=1e-6)
+        labels = {"model": "gpt-4o-mini priority", "figure": "reported", "direction": "output"}
+        template = "homework-grading" if compact else "none"
+        assert wrapped.metric("siding_grading_tokens_total", template=template, **labels) == asked * 50
+
+
+async def test_what_is_asked_again_at_another_tier_is_so_in_the_books() -> None:
+    async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
+        return await whole({**completion("no JSON" if asked.compact else pretty(FULL)), "service_tier": "flex"})
+
+    async with wrapping() as wrapped:
+        wrapped.upstream.answering = answering
+        await graded(wrapped.sdk())
+        books = await told(wrapped)
+    assert (books["askedAgain"], books["unpriced"], books["reported"]["input"]) == (1, 1, 200)
+    # the vendor has no such price for this model
+    assert (books["days"][0]["model"], books["reported"]["dollars"]) == ("gpt-4o-mini flex", None)
+
+
 async def test_an_answer_too_large_to_be_looked_at_is_in_the_books_as_one_that_states_nothing() -> None:
     async def large(asked: Asked, request: web.Request) -> web.StreamResponse:
         return await whole(completion("x" * MOST_SEEN_BYTES))
@@ -195,6 +237,7 @@ async def test_seeing_whether_books_can_be_saved_leaves_nothing_behind(
     ],
 )
 def test_what_an_answer_states(content: bytes, coding: str, found: bool) -> None:
-    model, usage = stated_in(content, coding)
+    model, usage, tier = stated_in(content, coding)
     assert (usage == USAGE) is found
     assert model.startswith("gpt-4o-mini") or not found
+    assert tier == ""

@@ -38,5 +38,8 @@ def test_a_price() -> None:
     body = _body()
     assert price(MODELS, body, None) == pytest.approx(MINI.cost(input_tokens(body, MINI), USUAL_ANSWER))
     assert price(MODELS, body, {"prompt_tokens": 10, "completion_tokens": 10}) == pytest.approx(MINI.cost(10, 10))
+    priority, flex = ({"service_tier": tier, **body} for tier in ("priority", "flex"))
+    assert price(MODELS, priority, {"prompt_tokens": 1_000_000, "completion_tokens": 0}) == pytest.approx(0.25)
+    assert price(MODELS, flex, None) is None
     assert price(MODELS, _body(model="unheard-of"), None) is None
     assert price(MODELS, {}, None) is None

@@ -242,6 +242,20 @@ def test_a_budget_of_dollars() -> None:
     assert not Budget(0, 1.0).spend(0.0, NOON)
 
 
+async def test_what_it_cost_is_by_the_tier_that_the_answer_names() -> None:
+    document = orjson.loads(completion(pretty(RIGHT)).content)
+    upstream = Upstream(Answer(200, (), orjson.dumps({**document, "service_tier": "priority"})))
+
+    def by_tier(body: Mapping[str, Any], usage: Mapping[str, Any] | None) -> float | None:
+        return 0.5 if body.get("service_tier") == "priority" else 0.125
+
+    async with running(upstream, price=by_tier) as shadow:
+        shadow.offer_original(CALL, TEMPLATE, pretty(WRONG))
+        await ended(shadow, Shadowed.COMPARED)
+    assert (shadow.dollars, shadow.budget.dollars) == (0.5, 0.5)
+    assert "service_tier" not in upstream.calls[0].body
+
+
 async def test_without_a_price_nothing_is_asked() -> None:
     upstream = Upstream(completion(pretty(RIGHT)))
     async with running(upstream, price=lambda _, __: None) as shadow:

@@ -183,6 +183,36 @@ def test_a_model_by_its_name(name: str, found: str) -> None:
     assert MODELS.label(name) == found
 
 
+@pytest.mark.parametrize(
+    ("name", "tier", "found"),
+    [
+        ("gpt-5-2025-08-07", "flex", "gpt-5 flex"),
+        ("gpt-5", "default", "gpt-5"),
+        ("gpt-5", "on_demand", "gpt-5"),
+        ("gpt-5", "x" * 1000, "gpt-5"),
+        ("gpt-4o-mini", "flex", "gpt-4o-mini flex"),
+        ("gpt-4o-mini flex", "", "gpt-4o-mini flex"),
+        ("gpt-4o-mini flex", "flex", "gpt-4o-mini flex"),
+        ("gpt-4o-mini of mine", "", "gpt-4o-mini"),
+        ("llama", "flex", OTHER),
+    ],
+)
+def test_a_tier_of_service_by_its_name(name: str, tier: str, found: str) -> None:
+    assert MODELS.label(name, tier) == found
+
+
+def test_a_models_file_may_have_tiers_and_need_not(tmp_path: Path) -> None:
+    file = tmp_path / "models.toml"
+    written = 'as_of = 2025-11-01\n[models.m]\nencoding = "o200k_base"\ninput = 2\ncached = 1\noutput = 4\n'
+    file.write_text(written)
+    assert load_models(file).priced("m", "flex") is None
+    file.write_text(written + "tiles = [1, 2]\ntiers.flex = { input = 1, cached = 0.5, output = 2 }\n")
+    flex = load_models(file).priced("m-2025", "flex")
+    assert flex == Model("m flex", "o200k_base", 1, 0.5, 2, (1, 2))
+    file.write_text(written + "tiers.slow = { input = 1, cached = 0.5, output = 2 }\n")
+    assert load_models(file).label("m", "slow") == "m slow"
+
+
 def test_money() -> None:
     mini = model("gpt-4o-mini")
     assert mini.cost(1_000_000, 0) == pytest.approx(0.15)
@@ -200,6 +230,7 @@ def test_money() -> None:
         (("tiles = [2833, 5667]", "tiles = [1]"), "models.gpt-4o-mini.tiles"),
         (("tiles = [2833, 5667]", "tiles = [1, 2]\npatches = 1.0"), "allowed: one of them"),
         (("tiles = [2833", "tails = [2833"), "tails"),
+        (("priority = { input = 0.25,", "priority = {"), "models.gpt-4o-mini.tiers.priority.input"),
         (("as_of = 2025-11-01", ""), "as_of"),
         (('"o200k_base"', '"p50k"'), "encoding"),
         (
