@@ -88,7 +88,7 @@ def as_text(one: dict[str, Any]) -> str:
     """A piece of advice for a person at a terminal."""
     lines = []
     if "file" in one:
-        tested = "its result is merely tested here" if one["tested"] else "see what is done with its result"
+        tested = "merely tested in the lines behind it" if one["tested"] else "see what is done with its result"
         lines.append(f"{one['file']}:{one['line']}: {tested}")
     else:
         lines.append(f"{one['calls']} calls, {one['totalMs']} ms in all")

@@ -1,14 +1,19 @@
-"""Is this statement an existence check by COUNT, and how is it said with EXISTS? Pure; parsed by sqlglot."""
+"""Is this statement an existence check by COUNT, and how is it said with EXISTS? Pure; parsed by sqlglot.
+
+What calls a function of which it is not known that it merely computes (as `pg_try_advisory_lock`) is none: counting
+calls it for each row, EXISTS for the first, and to measure it is to call it.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 import sqlglot
-from sqlglot import exp
+from sqlglot import TokenType, exp
 from sqlglot.errors import SqlglotError
 
 logging.getLogger("sqlglot").setLevel(logging.ERROR)
@@ -29,18 +34,33 @@ class Safety(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """An existence check by COUNT. columns -- (table, column) pairs that are compared for equality, for the proof."""
+    """An existence check by COUNT.
+
+    columns -- (table, column) pairs that are compared for equality, for the proof. picks -- those of them by which each
+    row is picked, for the index.
+    """
 
     sql: str
     rewritten: str
     safety: Safety
     table: str
     columns: tuple[tuple[str, str], ...]
+    picks: tuple[tuple[str, str], ...]
 
 
 _SOME = {(exp.GT, 0), (exp.GTE, 1), (exp.NEQ, 0)}
 _NONE = {(exp.EQ, 0), (exp.LT, 1), (exp.LTE, 0)}
 _FLIPPED = {exp.GT: exp.LT, exp.GTE: exp.LTE, exp.LT: exp.GT, exp.LTE: exp.GTE, exp.EQ: exp.EQ, exp.NEQ: exp.NEQ}
+_NAMES = {TokenType.IDENTIFIER}
+_VALUES = {
+    TokenType.NUMBER,
+    TokenType.STRING,
+    TokenType.HEREDOC_STRING,
+    TokenType.BYTE_STRING,
+    TokenType.BIT_STRING,
+    TokenType.HEX_STRING,
+    TokenType.UNICODE_STRING,
+}
 
 
 def detect(sql: str) -> Finding | None:
@@ -49,12 +69,38 @@ def detect(sql: str) -> Finding | None:
         return None
     try:
         statements = sqlglot.parse(sql, read="postgres")
+        if len(statements) != 1 or not isinstance(statements[0], exp.Select):
+            return None
+        statement = statements[0]
+        if not _is_understood(sql, statement):
+            return None
     except (SqlglotError, RecursionError):
         return None
-    if len(statements) != 1 or not isinstance(statements[0], exp.Select):
-        return None
-    statement = statements[0]
     return _compared(sql, statement) or _returned(sql, statement)
+
+
+def _is_understood(sql: str, statement: exp.Select) -> bool:
+    """Whether it says the same when it is written anew, as far as can be seen, and does no more than look.
+
+    sqlglot reads an interval up to its first unit, `@` as the beginning of a name, 0x2 as x'2', and what a program puts
+    behind a table as the alias of that.
+    """
+    if statement.find(exp.Anonymous, exp.HexString) is not None:
+        return False
+    if any(not isinstance(one.this, exp.Literal) or _is_name(one) for one in statement.find_all(exp.Parameter)):
+        return False
+    return _given(sql) == _given(statement.sql(dialect="postgres", comments=False))
+
+
+def _is_name(parameter: Any) -> bool:
+    return parameter.arg_key == "alias" or isinstance(parameter.parent, exp.TableAlias | exp.Identifier)
+
+
+def _given(sql: str) -> list[tuple[bool, str]]:
+    """Values and quoted names in it. Raises SqlglotError."""
+    tokens = sqlglot.tokenize(sql, read="postgres")
+    given = ((token.token_type in _NAMES, token.text) for token in tokens if token.token_type in _NAMES | _VALUES)
+    return sorted((is_name, text if is_name else text.lower()) for is_name, text in given)
 
 
 def _compared(sql: str, statement: exp.Select) -> Finding | None:
@@ -115,7 +161,7 @@ def _is_count(node: Any) -> bool:
 
 def _countable(select: Any) -> bool:
     """A SELECT over some FROM that counts all its rows in one group."""
-    stops = ("group", "having", "distinct", "limit", "offset", "windows", "with_", "with", "qualify", "into")
+    stops = ("group", "having", "distinct", "limit", "offset", "windows", "with_", "with", "qualify", "into", "locks")
     return select.args.get("from_", select.args.get("from")) is not None and not any(
         select.args.get(key) for key in stops
     )
@@ -149,20 +195,30 @@ def _finding(sql: str, rewritten: Any, inner: Any, safety: Safety) -> Finding | 
     first = next(iter(tables.values()), None)
     if first is None or not first.name or not isinstance(first.this, exp.Identifier):
         return None
-    columns = []
     where = inner.args.get("where")
-    for equal in where.find_all(exp.EQ) if where is not None else ():
-        for side in (equal.this, equal.expression):
-            if isinstance(side, exp.Column) and (not side.table or side.table in tables):
-                table = tables.get(side.table, first)
-                columns.append((_name(table), side.name))
+
+    def compared(conditions: Iterable[Any]) -> tuple[tuple[str, str], ...]:
+        sides = [side for equal in conditions for side in (equal.this, equal.expression)]
+        columns = [side for side in sides if isinstance(side, exp.Column)]
+        # one without its table may be any of several tables'
+        known = [one for one in columns if one.table in tables or (not one.table and len(tables) == 1)]
+        return tuple(dict.fromkeys((_name(tables.get(one.table, first)), one.name) for one in known))
+
     return Finding(
         sql=sql.strip(),
         rewritten=rewritten.sql(dialect="postgres"),
         safety=safety,
         table=_name(first),
-        columns=tuple(dict.fromkeys(columns)),
+        columns=compared(where.find_all(exp.EQ)) if where is not None else (),
+        picks=compared(one for one in _of_each_row(where) if isinstance(one, exp.EQ)) if where is not None else (),
     )
+
+
+def _of_each_row(where: Any) -> Iterable[Any]:
+    """The conditions that a row must meet, each of them."""
+    condition = where.this.unnest()
+    conditions: Iterable[Any] = condition.flatten() if isinstance(condition, exp.And) else (condition,)
+    return conditions
 
 
 def _name(table: Any) -> str:

@@ -98,9 +98,10 @@ def _scans(node: dict[str, Any]) -> list[str]:
 
 async def _missing_index(connection: Any, finding: Finding, before: Measured) -> str | None:
     """The index to make first: the table is read from end to end although rows are picked by a column."""
-    if not any(scan.startswith("Seq Scan") or scan.startswith("Parallel Seq Scan") for scan in before.scans):
-        return None
-    for table, column in finding.columns:
+    read = {scan.removeprefix("Seq Scan on ") for scan in before.scans}
+    for table, column in finding.picks:
+        if table.rpartition(".")[2] not in read:
+            continue
         there = await connection.fetchval("SELECT to_regclass($1)::text", table)
         if there is not None and not await connection.fetchval(_INDEXED, table, column):
             name = await connection.fetchval("SELECT quote_ident($1)", column)
