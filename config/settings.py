@@ -232,6 +232,13 @@ class MonitorSettings(FlagSettings):
     db_query_timeout_ms: Milliseconds = Field(
         default=10_000, ge=1, le=DAY_MS, description="after this long the client gives a query up"
     )
+    db_query_max_bytes: Size = Field(
+        default=16 * MIB,
+        ge=1,
+        le=TIB,
+        description="most bytes of a named query's answer, as the server sends it and as JSON; of one that is streamed "
+        "as lines, of the rows that are fetched at once",
+    )
     db_pgbouncer: Tristate = Field(
         default="auto", description="whether DATABASE_URL is a PgBouncer in transaction mode; auto finds out"
     )

@@ -59,6 +59,7 @@ def tuning_of(settings: MonitorSettings) -> Tuning:
         max_age=settings.db_pool_max_age_ms / 1000,
         statement=settings.db_statement_timeout_ms / 1000,
         query=settings.db_query_timeout_ms / 1000,
+        octets=settings.db_query_max_bytes,
         pgbouncer={"auto": None, "yes": True, "no": False}[settings.db_pgbouncer],
     )
 

@@ -19,6 +19,7 @@ import asyncpg
 
 from config.told import Told
 from pool_monitor.admission import Admission, Granted, TimedOut
+from pool_monitor.incoming import Incoming
 from pool_monitor.pool_stats import Holder, Numbers
 from pool_monitor.traces import database_place, pool_waited, queried
 
@@ -64,7 +65,7 @@ SELECT current_setting('max_connections')::int AS allowed,
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """What the plan sets. Durations in seconds. pgbouncer -- None: find out."""
+    """What the plan sets. Durations in seconds. octets -- of a query's answer. pgbouncer -- None: find out."""
 
     url: str
     most: int
@@ -74,6 +75,7 @@ class Tuning:
     max_age: float
     statement: float
     query: float
+    octets: int
     pgbouncer: bool | None = None
 
 
@@ -118,6 +120,7 @@ class Record:
     born: float
     ends: float
     idle_since: float
+    incoming: Incoming
     prepared: bool = False
     """Its codecs for results are set."""
 
@@ -263,7 +266,8 @@ class Pool:
             self._connecting -= 1
         now = self._clock()
         life = self.tuning.max_age * random.uniform(1 - AGE_JITTER, 1 + AGE_JITTER)  # noqa: S311 - a spread
-        record = cast("Tracked", connection).record = Record(now, now + life, now)
+        incoming = Incoming(connection._transport)
+        record = cast("Tracked", connection).record = Record(now, now + life, now, incoming)
         try:
             _keep_alive(connection)
         except OSError:

@@ -25,6 +25,7 @@ from uuid import UUID
 
 import orjson
 
+from config.kinds import TIB, read_size, show_size
 from config.toml_file import TomlError, read_toml
 from config.words import counted, did_you_mean, quoted
 
@@ -33,7 +34,7 @@ DEFAULT_TTL = 300.0
 MOST_SECONDS = 86_400.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _TABLE = re.compile(r"[A-Za-z_][\w$]*(\.[A-Za-z_][\w$]*)?")
-_KEYS = ("name", "sql", "parameters", "exists", "ttl", "rows", "timeout_ms", "write", "tables", "tags")
+_KEYS = ("name", "sql", "parameters", "exists", "ttl", "rows", "bytes", "timeout_ms", "write", "tables", "tags")
 
 
 class QueriesError(Exception):
@@ -198,7 +199,8 @@ class Query:
     """A named query.
 
     exists -- answered as `{"exists": true}` by the EXISTS form. ttl -- seconds that an answer is kept; 0: not at all.
-    rows -- more are an error. timeout -- seconds. write -- not read-only, and never kept.
+    rows, octets -- more are an error; octets None: DB_QUERY_MAX_BYTES. timeout -- seconds. write -- not read-only, and
+    never kept.
     tables -- read by it, if declared. tags -- purged at the proxy when one of the tables changes.
     """
 
@@ -208,6 +210,7 @@ class Query:
     exists: bool = False
     ttl: float = DEFAULT_TTL
     rows: int = DEFAULT_ROWS
+    octets: int | None = None
     timeout: float | None = None
     write: bool = False
     tables: tuple[str, ...] = ()
@@ -304,6 +307,18 @@ class _Reader:
             return default
         return float(value)
 
+    def size(self, key: str) -> int | None:
+        value = self.table.get(key)
+        if value is None:
+            return None
+        try:
+            size = read_size(value)
+        except ValueError:
+            size = 0
+        if not 1 <= size <= TIB:
+            self.faults.append(f"{key}: {quoted(value)} is not a size like 64MiB, from 1 byte to {show_size(TIB)}")
+        return size
+
     def switch(self, key: str) -> bool:
         value = self.table.get(key, False)
         if not isinstance(value, bool):
@@ -344,6 +359,7 @@ def _read(table: Mapping[str, Any]) -> tuple[Query, list[str]]:
         exists=reader.switch("exists"),
         ttl=reader.number("ttl", DEFAULT_TTL, 0, MOST_SECONDS),
         rows=int(reader.number("rows", DEFAULT_ROWS, 1, 10_000_000)),
+        octets=reader.size("bytes"),
         timeout=milliseconds / 1000 if milliseconds else None,
         write=reader.switch("write"),
         tables=reader.texts("tables", _TABLE),

@@ -12,14 +12,19 @@ from typing import Any
 import asyncpg
 
 from config.flags import Flags
+from config.kinds import show_size
 from pool_monitor import results
+from pool_monitor.incoming import Incoming
 from pool_monitor.pool import Pool, PoolError, describe, is_gone, sqlstate
 from pool_monitor.queries import Query
 from pool_monitor.query_cache import Found, QueryCache
 
 log = logging.getLogger("siding.queries")
 
-FETCH_ROWS = 500
+FIRST_ROWS, FETCH_ROWS = 16, 500
+"""How many rows of a stream are fetched at once: first, and at most."""
+PORTION_BYTES = 1024 * 1024
+"""How much they should be."""
 PIECE_BYTES = 64 * 1024
 OUTDATED = (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheError)
 """What a connection remembers of tables and types is not so any more."""
@@ -45,6 +50,18 @@ class QueryError(Exception):
 
 class TooManyRows(Exception):
     """The query brought more rows than it may."""
+
+
+class TooManyOctets(Exception):
+    """The query brought more octets at once than it may."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"more than {show_size(most)}")
+
+
+def next_portion(rows: int, octets: int) -> int:
+    """How many rows to fetch after as many that had so many octets: those that come may be larger."""
+    return max(1, min(2 * rows, FETCH_ROWS, PORTION_BYTES * rows // max(1, octets)))
 
 
 class Runner:
@@ -84,16 +101,23 @@ class Runner:
         ttl = query.ttl if keeps else 0.0
         return await self._cache.answer(query.key(values), ttl, tables or (), ask, self._flags.dedup)
 
+    def _octets(self, query: Query) -> int:
+        return query.octets or self._pool.tuning.octets
+
     async def _document(self, query: Query, values: Sequence[object]) -> AsyncGenerator[bytes, None]:
         async with contextlib.aclosing(self._records(query, values)) as records:
             if query.exists:
                 async for record in records:
                     yield results.encode({"exists": record[0]})
                 return
-            count = 0
+            count, size, most = 0, 0, self._octets(query)
             yield b'{"rows":['
             async for record in records:
-                yield (b"," if count else b"") + results.row(record)
+                row = results.row(record)
+                size += len(row) + 1
+                if size > most:
+                    raise TooManyOctets(most)
+                yield (b"," if count else b"") + row
                 count += 1
             yield b'],"rowCount":%d}' % count
 
@@ -131,7 +155,12 @@ class Runner:
 
     async def _records(self, query: Query, values: Sequence[object]) -> AsyncGenerator[Any, None]:
         seconds = query.timeout or self._pool.tuning.query
-        async with self._pool.acquire(query.name) as connection, _read_only(query), asyncio.timeout(seconds):
+        async with (
+            self._pool.acquire(query.name) as connection,
+            _read_only(query),
+            asyncio.timeout(seconds),
+            _bounded(connection.record.incoming, query, self._octets(query)),
+        ):
             await results.prepare_once(connection)
             begun, again = False, not query.write
             while True:
@@ -152,23 +181,32 @@ class Runner:
         self, connection: Any, query: Query, values: Sequence[object], seconds: float
     ) -> AsyncGenerator[Any, None]:
         """seconds -- for each call: asyncpg bounds it by the pool's otherwise, which may be shorter."""
+        incoming, octets = connection.record.incoming, self._octets(query)
         async with connection.transaction(readonly=not query.write):
             limit = query.timeout or (self._pool.tuning.statement if self._pool.through_pgbouncer else None)
             if limit is not None:
                 await connection.execute(f"SET LOCAL statement_timeout = {round(1000 * limit)}")
             if query.write:
+                incoming.begin(octets, query.rows + FETCH_ROWS)
                 written = await connection.fetch(query.statement(), *values, timeout=seconds)
                 if len(written) > query.rows:
                     raise TooManyRows
                 for record in written:
                     yield record
                 return
-            cursor, count = connection.cursor(query.statement(), *values, prefetch=FETCH_ROWS, timeout=seconds), 0
-            async for record in cursor:
-                count += 1
-                if count > query.rows:
-                    raise TooManyRows
-                yield record
+            cursor = await connection.cursor(query.statement(), *values, timeout=seconds)
+            count, portion = 0, FIRST_ROWS
+            while True:
+                incoming.begin(octets, portion)
+                rows = await cursor.fetch(portion, timeout=seconds)
+                for record in rows:
+                    count += 1
+                    if count > query.rows:
+                        raise TooManyRows
+                    yield record
+                if len(rows) < portion:
+                    return
+                portion = next_portion(portion, incoming.octets)
 
 
 @contextlib.asynccontextmanager
@@ -183,6 +221,19 @@ async def _read_only(query: Query) -> AsyncIterator[None]:
         raise QueryError(500, "query-failed", hint, sqlstate=fault.sqlstate) from fault
 
 
+@contextlib.asynccontextmanager
+async def _bounded(incoming: Incoming, query: Query, octets: int) -> AsyncIterator[None]:
+    """That an answer was too large is no loss of a connection, though it was ended by it."""
+    try:
+        yield
+    except Exception:
+        if incoming.exceeded:
+            raise (TooManyRows() if incoming.rows > query.rows else TooManyOctets(octets)) from None
+        raise
+    finally:
+        incoming.end()
+
+
 def _told(query: Query, fault: Exception) -> QueryError:
     match fault:
         case QueryError():
@@ -192,6 +243,13 @@ def _told(query: Query, fault: Exception) -> QueryError:
         case TooManyRows():
             return QueryError(
                 422, "too-many-rows", f"{query.name} brings more than {query.rows} rows; narrow it, or raise its `rows`"
+            )
+        case TooManyOctets():
+            return QueryError(
+                422,
+                "answer-too-large",
+                f"{query.name} brings {fault} at once; narrow it, have it streamed (Accept: application/x-ndjson), or "
+                "raise its `bytes` (otherwise DB_QUERY_MAX_BYTES)",
             )
         case TimeoutError():
             return QueryError(504, "query-timeout", f"{query.name} took too long")

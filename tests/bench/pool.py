@@ -15,6 +15,7 @@ from pathlib import Path
 import aiohttp
 import asyncpg
 
+from config.kinds import MIB
 from deploy.postgres import Postgres, running
 from pool_monitor import changes
 from pool_monitor.advisor.detect import detect
@@ -43,7 +44,7 @@ ttl = 0
 
 
 def _tuning(url: str, most: int) -> Tuning:
-    return Tuning(url, most=most, least=most, idle=30, acquire=30, max_age=1800, statement=10, query=10)
+    return Tuning(url, most=most, least=most, idle=30, acquire=30, max_age=1800, statement=10, query=10, octets=MIB)
 
 
 def _ms(seconds: float) -> str:
@@ -188,7 +189,7 @@ async def _advice(connection: asyncpg.Connection[asyncpg.Record]) -> None:
 
 
 async def _recovery(server: Postgres) -> None:
-    pool = Pool(Tuning(server.url(), 4, 2, 30, 2, 1800, 10, 2), Seen())
+    pool = Pool(Tuning(server.url(), 4, 2, 30, 2, 1800, 10, 2, MIB), Seen())
     pool.start()
     async with pool.acquire("first"):
         pass

@@ -13,6 +13,7 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
+from config.kinds import MIB
 from config.listen import spare_port
 from deploy.postgres import Postgres, running
 from pool_monitor.admission import Granted
@@ -22,7 +23,7 @@ from tests.support import PATIENCE, until
 
 
 def tuning(url: str, **changes: object) -> Tuning:
-    plain = Tuning(url, most=4, least=0, idle=30, acquire=2, max_age=1800, statement=10, query=10)
+    plain = Tuning(url, most=4, least=0, idle=30, acquire=2, max_age=1800, statement=10, query=10, octets=MIB)
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 

@@ -41,11 +41,13 @@ def test_every_fault_is_told_at_once(tmp_path: Path) -> None:
     [[query]]
     name = "one"
     sql = "SELECT 1"
+    bytes = "2 barns"
     exists = true
     write = true
     [[query]]
     name = "one"
     sql = "SELECT 2"
+    bytes = 0
     """
     with pytest.raises(QueriesError) as raised:
         load(tmp_path, text)
@@ -57,11 +59,22 @@ def test_every_fault_is_told_at_once(tmp_path: Path) -> None:
         "'x' is not \"name: type\"",
         "'y: strange'",
         "ttl: -1 is not a number",
+        "bytes: '2 barns' is not a size like 64MiB, from 1 byte to 1 TiB",
+        "bytes: 0 is not a size",
         "wirte: this key is not known; did you mean write?",
         "cannot be an existence check",
         "another query is called so",
     ):
         assert words in told, told
+
+
+def test_sizes(tmp_path: Path) -> None:
+    text = "".join(
+        f'[[query]]\nname = "{name}"\nsql = "SELECT 1"\n{more}\n'
+        for name, more in (("none", ""), ("number", "bytes = 5"), ("text", 'bytes = "2 MiB"'))
+    )
+    sizes = {name: query.octets for name, query in load(tmp_path, text).items()}
+    assert sizes == {"none": None, "number": 5, "text": 2 * 1024 * 1024}
 
 
 @pytest.mark.parametrize("text", ["[query]\nname = 1", "[[query", ""])

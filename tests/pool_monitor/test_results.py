@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import date, datetime, time, timedelta, timezone
+from typing import Any
 
 import asyncpg
 import pytest
 
 from pool_monitor import results
+from pool_monitor.incoming import Incoming
 from pool_monitor.pool import Record, Tracked
 
 TYPES = (
@@ -105,9 +107,9 @@ TYPES = (
     ],
 )
 async def test_types(database: str, sql: str, expected: str) -> None:
-    connection = await asyncpg.connect(database, connection_class=Tracked)
+    connection: Any = await asyncpg.connect(database, connection_class=Tracked)
     try:
-        connection.record = Record(0, 0, 0)
+        connection.record = Record(0, 0, 0, Incoming(connection._transport))
         await connection.execute(TYPES)
         await results.prepare_once(connection)
         record = await connection.fetchrow(f"SELECT {sql} AS v")
@@ -142,9 +144,9 @@ def test_what_has_no_form_is_refused() -> None:
     ],
 )
 async def test_what_is_given_arrives(database: str, kind: str, given: object) -> None:
-    connection = await asyncpg.connect(database, connection_class=Tracked, server_settings={"timezone": "UTC"})
+    connection: Any = await asyncpg.connect(database, connection_class=Tracked, server_settings={"timezone": "UTC"})
     try:
-        connection.record = Record(0, 0, 0)
+        connection.record = Record(0, 0, 0, Incoming(connection._transport))
         await results.prepare_once(connection)
         assert await connection.fetchval(f"SELECT $1::{kind}::text = '{given}'::{kind}::text", given)
     finally:
@@ -152,9 +154,9 @@ async def test_what_is_given_arrives(database: str, kind: str, given: object) ->
 
 
 async def test_a_connection_whose_preparation_was_broken_off_is_prepared_again(database: str) -> None:
-    connection = await asyncpg.connect(database, connection_class=Tracked)
+    connection: Any = await asyncpg.connect(database, connection_class=Tracked)
     try:
-        connection.record = Record(0, 0, 0)
+        connection.record = Record(0, 0, 0, Incoming(connection._transport))
         task = asyncio.create_task(results.prepare_once(connection))
         await asyncio.sleep(0)
         task.cancel()

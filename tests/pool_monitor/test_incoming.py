@@ -1,0 +1,94 @@
+"""What comes on a connection is counted, however it is cut, and ends it beyond its bounds."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from pool_monitor.incoming import Incoming
+
+
+class Behind(asyncio.Protocol):
+    def __init__(self) -> None:
+        self.came = b""
+
+    def data_received(self, data: bytes) -> None:
+        self.came += data
+
+
+class Transport(asyncio.Transport):
+    def __init__(self) -> None:
+        super().__init__()
+        self.behind = Behind()
+        self.aborted = 0
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self.behind
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = protocol
+
+    def abort(self) -> None:
+        self.aborted += 1
+
+
+def message(kind: str, content: bytes = b"") -> bytes:
+    return kind.encode() + (len(content) + 4).to_bytes(4) + content
+
+
+ROWS = [message("D", b"\0\1" + b"x" * size) for size in (0, 7, 300)]
+ANSWER = message("2") + b"".join(ROWS) + message("s") + message("Z", b"T")
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 4, 5, 6, 7, 100, 1000])
+def test_rows_and_octets_are_counted_however_they_come(piece: int) -> None:
+    transport = Transport()
+    incoming = Incoming(transport)
+    incoming.begin(len(ANSWER), len(ROWS))
+    for at in range(0, len(ANSWER), piece):
+        incoming.data_received(ANSWER[at : at + piece])
+    assert (incoming.rows, incoming.octets) == (3, len(ANSWER))
+    assert (transport.behind.came, transport.aborted) == (ANSWER, 0)
+
+
+@pytest.mark.parametrize(("octets", "rows"), [(len(ANSWER) - 1, 3), (len(ANSWER), 2)])
+@pytest.mark.parametrize("piece", [1, 5, 1000])
+def test_what_is_too_much_ends_the_connection(octets: int, rows: int, piece: int) -> None:
+    transport = Transport()
+    incoming = Incoming(transport)
+    incoming.begin(octets, rows)
+    for at in range(0, len(ANSWER), piece):
+        incoming.data_received(ANSWER[at : at + piece])
+    assert incoming.exceeded
+    assert transport.aborted
+    assert len(transport.behind.came) < len(ANSWER)
+
+
+COMPLETE = b"".join(ROWS) + message("C", b"SELECT 3\0")
+
+
+@pytest.mark.parametrize("piece", [1, 6, len(COMPLETE), 1000])
+def test_each_statement_is_counted_for_itself(piece: int) -> None:
+    transport = Transport()
+    incoming = Incoming(transport)
+    incoming.begin(len(COMPLETE), len(ROWS))
+    for at in range(0, 3 * len(COMPLETE), piece):
+        incoming.data_received((3 * COMPLETE)[at : at + piece])
+    assert (transport.behind.came, incoming.rows) == (3 * COMPLETE, 0)
+
+
+def test_what_came_counts_though_its_end_came_with_it() -> None:
+    incoming = Incoming(Transport())
+    incoming.begin(len(COMPLETE), len(ROWS) - 1)
+    incoming.data_received(COMPLETE)
+    assert (incoming.exceeded, incoming.rows) == (True, len(ROWS))
+
+
+def test_without_bounds_anything_may_come() -> None:
+    transport = Transport()
+    incoming = Incoming(transport)
+    incoming.begin(1, 1)
+    incoming.end()
+    incoming.data_received(ANSWER)
+    assert (transport.behind.came, incoming.exceeded) == (ANSWER, False)
