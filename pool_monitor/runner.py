@@ -105,7 +105,7 @@ class Runner:
         return query.octets or self._pool.tuning.octets
 
     async def _document(self, query: Query, values: Sequence[object]) -> AsyncGenerator[bytes, None]:
-        async with contextlib.aclosing(self._records(query, values)) as records:
+        async with contextlib.aclosing(self._records(query, values, streamed=False)) as records:
             if query.exists:
                 async for record in records:
                     yield results.encode({"exists": record[0]})
@@ -126,7 +126,7 @@ class Runner:
         began = time.monotonic()
         outcome, piece, size = CLIENT_GONE, [], 0
         try:
-            async with contextlib.aclosing(self._records(query, values)) as records:
+            async with contextlib.aclosing(self._records(query, values, streamed=True)) as records:
                 async for record in records:
                     line = results.row(record) + b"\n"
                     piece.append(line)
@@ -153,7 +153,7 @@ class Runner:
             log.warning("query %s fails: %s", query.name, told)
         return told
 
-    async def _records(self, query: Query, values: Sequence[object]) -> AsyncGenerator[Any, None]:
+    async def _records(self, query: Query, values: Sequence[object], *, streamed: bool) -> AsyncGenerator[Any, None]:
         seconds = query.timeout or self._pool.tuning.query
         async with (
             self._pool.acquire(query.name) as connection,
@@ -165,33 +165,38 @@ class Runner:
             begun, again = False, not query.write
             while True:
                 try:
-                    async with contextlib.aclosing(self._run(connection, query, values, seconds)) as records:
+                    async with contextlib.aclosing(self._run(connection, query, values, seconds, streamed)) as records:
                         async for record in records:
                             begun = True
                             yield record
                     return
                 except OUTDATED:
-                    # a table or a type was altered; a cursor, unlike `fetch`, leaves asyncpg's memory as it was
+                    # a table or a type was altered; asyncpg's memory of it is as it was, after a cursor at least
                     await connection.reload_schema_state()
                     if begun or not again:
                         raise
                     again = False
 
     async def _run(
-        self, connection: Any, query: Query, values: Sequence[object], seconds: float
+        self, connection: Any, query: Query, values: Sequence[object], seconds: float, streamed: bool
     ) -> AsyncGenerator[Any, None]:
-        """seconds -- for each call: asyncpg bounds it by the pool's otherwise, which may be shorter."""
+        """seconds -- for each call: asyncpg bounds it by the pool's otherwise, which may be shorter.
+
+        streamed -- in portions. For an Execute message that bounds the rows PostgreSQL starts no parallel workers
+        (its documentation, "When Can Parallel Query Be Used?").
+        """
         incoming, octets = connection.record.incoming, self._octets(query)
         async with connection.transaction(readonly=not query.write):
             limit = query.timeout or (self._pool.tuning.statement if self._pool.through_pgbouncer else None)
             if limit is not None:
                 await connection.execute(f"SET LOCAL statement_timeout = {round(1000 * limit)}")
-            if query.write:
+            if query.write or not streamed:
+                # some more than it may bring are no reason to end a connection
                 incoming.begin(octets, query.rows + FETCH_ROWS)
-                written = await connection.fetch(query.statement(), *values, timeout=seconds)
-                if len(written) > query.rows:
+                whole = await connection.fetch(query.statement(), *values, timeout=seconds)
+                if len(whole) > query.rows:
                     raise TooManyRows
-                for record in written:
+                for record in whole:
                     yield record
                 return
             cursor = await connection.cursor(query.statement(), *values, timeout=seconds)

@@ -205,6 +205,33 @@ async def test_a_query_that_would_write_more_rows_than_it_may_writes_none(report
         assert titles == ["first", "second"]
 
 
+async def test_parallel_workers_answer_unless_rows_are_streamed(database: str, tmp_path: Path) -> None:
+    # what one runs in; with the setting, all that may run in a worker does
+    await execute(
+        database,
+        "CREATE FUNCTION kind() RETURNS text LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$ BEGIN RETURN "
+        "(SELECT backend_type FROM pg_stat_activity WHERE pid = pg_backend_pid()); END $$",
+    )
+    await execute(database, f"ALTER DATABASE {database.rpartition('/')[2]} SET debug_parallel_query = on")
+    query = '[[query]]\nname = "kind"\nsql = "SELECT kind() AS kind"\nttl = 0\n'
+    async with running_monitor(database, query, tmp_path) as client:
+        assert (await client.query("kind")).document["rows"] == [{"kind": "parallel worker"}]
+        lines = await client.ask("POST", "/api/queries/kind", {}, Accept="application/x-ndjson")
+        assert json.loads(lines.content) == {"kind": "client backend"}
+
+
+async def test_rows_that_are_too_many_end_a_connection_only_where_they_are_far_too_many(
+    reports: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "siding.pool")
+    async with running_monitor(reports, QUERIES, tmp_path, db_pool_max=1, db_pool_min=1) as client:
+        for number, ended in ((1001, 0), (1500, 0), (1_000_000, 1)):
+            assert (await client.query("many", n=number)).document["error"]["code"] == "too-many-rows"
+            assert caplog.text.count("connection closed") == ended
+            assert (await client.query("many", n=1000)).document["rowCount"] == 1000
+        assert (await client.get("/api/metrics/database-pool")).document["errorsTotal"] == {}
+
+
 async def test_tokens(reports: str, tmp_path: Path) -> None:
     async with running_monitor(reports, QUERIES, tmp_path, queries_token="sesame", admin_token="door") as client:
         assert (await client.query("reports", userId="ann")).status == 401
