@@ -177,15 +177,27 @@ class Monitor:
             self.cache.distrust()
 
     def _changed(self, table: str) -> None:
-        self.cache.changed(table, table.rpartition(".")[2])
-        tags = {tag for query in self._queries.values() if self._reads(query, table) for tag in query.tags}
-        self._tags.purge(tags)
+        """Any role may notify, of whatever it likes: nothing is remembered of what no query reads."""
+        found = self.parts.runner.tables if self.parts.runner is not None else {}
+        read = [query.tables or found.get(query.name) for query in self._queries.values() if not query.write]
+        names = {table, table.rpartition(".")[2]} & {name for names in read for name in names or ()}
+        if names:
+            self.cache.changed(*names)
+        elif None in read:
+            # another monitor may have shared an answer that was read from it, and be gone before it counts the change
+            self.cache.forget()
+        self._purge_tags(table)
+
+    def _purge_tags(self, table: str) -> None:
+        self._tags.purge({tag for query in self._queries.values() if self._reads(query, table) for tag in query.tags})
 
     def _altered(self, query: Query, names: Collection[str]) -> None:
         """What a query reads is another than before."""
         for table in names:
-            self._changed(table)
-        if not names:
+            self._purge_tags(table)
+        if names:
+            self.cache.changed(*names)
+        else:
             # what was kept of it has no table to be spoilt by
             self.cache.forget()
         self._tags.purge(set(query.tags))

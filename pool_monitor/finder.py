@@ -142,8 +142,9 @@ class Finder:
                 )
             return False
         except tables.Miscounted as fault:
+            self._failing.add(query.name)
             self._say(f"query {query.name} fails: {fault}, `parameters` {len(query.parameters)}")
-            return True
+            reading = tables.Reading((), "")
         except _REFUSED as fault:
             self._failing.add(query.name)
             if query.tables or query.write:

@@ -81,6 +81,59 @@ async def test_a_change_makes_answers_fresh(reports: str, tmp_path: Path) -> Non
     await connection.close()
 
 
+async def test_nothing_is_remembered_of_tables_that_nobody_reads(
+    reports: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any role of the database may notify."""
+    declared = '[[query]]\nname = "declared"\nsql = "TABLE reports"\ntables = ["reports"]\n'
+    miscounted = '[[query]]\nname = "miscounted"\nsql = "SELECT $1::int"\n'
+    invented = "SELECT pg_notify('siding_changed', 'public.t' || n), pg_notify('siding_changed', n || '.reports')"
+    connection = await asyncpg.connect(reports)
+    await changes.install(connection, ["reports"])
+    async with running_monitor(reports, QUERIES + declared + miscounted, tmp_path) as client:
+        cache = client.monitor.cache
+        await listening(client)
+        await all_found(client)
+        told: list[tuple[str, ...]] = []
+        spoil = cache.changed
+
+        def changed(*names: str) -> None:
+            told.append(tuple(sorted(names)))
+            spoil(*names)
+
+        def forget() -> None:
+            told.append(())
+
+        monkeypatch.setattr(cache, "changed", changed)
+        monkeypatch.setattr(cache, "forget", forget)
+        assert found(await client.query("reports", userId="ann")) == "miss"
+        await connection.execute(f"{invented} FROM generate_series(1, 500) AS n")
+        await connection.execute("DELETE FROM reports")
+        await holds(lambda: ("public.reports", "reports") in told)
+        # which may be the one that is meant
+        assert told == [("reports",)] * 500 + [("public.reports", "reports")]
+        assert (await client.query("reports", userId="ann")).document["rowCount"] == 0
+    await connection.close()
+
+
+async def test_while_tables_are_not_known_any_may_be_among_them(
+    reports: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finder, "ASK_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(finder, "LOCK_SECONDS", 0.1)
+    queries = "".join(f'[[query]]\nname = "{name}"\nsql = "TABLE {name}"\n' for name in ("locked", "reports"))
+    locker = await asyncpg.connect(reports)
+    await locker.execute("CREATE TABLE locked AS SELECT 1 AS id")
+    await locker.execute("BEGIN; LOCK TABLE locked IN ACCESS EXCLUSIVE MODE")
+    async with running_monitor(reports, queries, tmp_path) as client:
+        await listening(client)
+        await tables_known(client)
+        assert [found(await client.query("reports")) for _ in range(2)] == ["miss", "hit"]
+        await execute(reports, "SELECT pg_notify('siding_changed', 'public.locked')")
+        await holds(lambda: len(client.monitor.cache) == 0)
+    await locker.close()
+
+
 async def test_tables_that_do_not_tell_of_changes_are_told_of(
     reports: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
