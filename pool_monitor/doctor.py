@@ -89,8 +89,8 @@ def bouncer_checks(most: int, sample: BouncerSample) -> list[Check]:
                 f"lower DB_POOL_MAX to {size}: more only wait in PgBouncer, where this pool does not see them",
             )
         )
-    limit = int(settings.get("query_wait_timeout") or 0)
-    if limit == 0:
+    # which may be half a second
+    if float(settings.get("query_wait_timeout") or 0) == 0:
         found.append(
             Check(Grade.WARNING, "query_wait_timeout is 0: clients wait for ever", "set query_wait_timeout = 10")
         )

@@ -40,7 +40,7 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def pgbouncer_for(server: Postgres, folder: Path) -> AsyncIterator[Running]:
+async def pgbouncer_for(server: Postgres, folder: Path, wait: str = "0") -> AsyncIterator[Running]:
     pgbouncer = program("pgbouncer")
     told = await asyncio.to_thread(
         subprocess.run, [pgbouncer.path, "--version"], env=pgbouncer.environ, capture_output=True, text=True, check=True
@@ -53,7 +53,7 @@ async def pgbouncer_for(server: Postgres, folder: Path) -> AsyncIterator[Running
     ini.write_text(
         f"[databases]\n* = host=127.0.0.1 port={server.port} user=siding\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
         f"listen_port = {port}\nauth_type = any\npool_mode = transaction\ndefault_pool_size = 5\nunix_socket_dir =\n"
-        f"query_wait_timeout = 0\n{none_kept}"
+        f"query_wait_timeout = {wait}\n{none_kept}"
     )
     user = ["-u", "nobody"] if os.geteuid() == 0 else []
     process = await asyncio.create_subprocess_exec(
@@ -80,12 +80,18 @@ async def pgbouncer_for(server: Postgres, folder: Path) -> AsyncIterator[Running
 
 
 @pytest.fixture
-async def bouncer(server: Postgres, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
+def readable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that whoever runs a PgBouncer can read."""
     folder = tmp_path_factory.mktemp("pgbouncer")
-    for readable in (folder, *folder.parents):
-        if readable == folder or readable.name.startswith("pytest"):
-            readable.chmod(0o755)
-    async with pgbouncer_for(server, folder) as running:
+    for one in (folder, *folder.parents):
+        if one == folder or one.name.startswith("pytest"):
+            one.chmod(0o755)
+    return folder
+
+
+@pytest.fixture
+async def bouncer(server: Postgres, readable: Path) -> AsyncIterator[Running]:
+    async with pgbouncer_for(server, readable) as running:
         yield running
 
 
@@ -133,6 +139,16 @@ async def test_the_doctor_sees_the_traps(bouncer: Running, database: str) -> Non
         "clients wait for ever",
     ):
         assert words in child.output, child.output
+    assert "Traceback" not in child.output
+
+
+async def test_the_doctor_reads_a_time_out_of_half_a_second(server: Postgres, readable: Path) -> None:
+    async with pgbouncer_for(server, readable, wait="0.5") as running:
+        environ = environment(PGBOUNCER_ADMIN_URL=running.url("pgbouncer"))
+        async with python("-m", "pool_monitor", "doctor", environ=environ) as child:
+            assert await child.end() == 0
+    assert "default_pool_size 5" in child.output
+    assert "clients wait for ever" not in child.output
     assert "Traceback" not in child.output
 
 
