@@ -1,4 +1,7 @@
-"""A PgBouncer's own numbers, from its console. The console speaks only the simple protocol, which psycopg can."""
+"""A PgBouncer's own numbers, from its console. The console speaks only the simple protocol, which psycopg can.
+
+Versions from 1.17 on: what one of them does not know counts as 0. Source: PgBouncer's documentation, "Admin console".
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,17 @@ from pool_monitor.following import Following
 EVERY_SECONDS = 5.0
 CONNECT_SECONDS = 3
 ANSWER_SECONDS = 3.0
+CONSOLE = "pgbouncer"
+"""The console's own database."""
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class BouncerPool:
     """One pool: a database and a user. Connections to the server unless said otherwise; seconds.
 
-    limit -- pool_size of the database; 0 where it is not known.
+    active -- those that serve nobody but cannot either (logging in, tested, cancelling, being cancelled) included.
+    limit -- pool_size of the user (1.23 and newer), or of the database; 0 where it is not known.
     """
 
     database: str
@@ -59,45 +66,51 @@ class BouncerSample:
     settings: dict[str, str]
 
 
-async def _show(connection: psycopg.AsyncConnection[dict[str, Any]], what: str) -> list[dict[str, Any]]:
+async def _show(connection: psycopg.AsyncConnection[Row], what: str) -> list[Row]:
     async with asyncio.timeout(ANSWER_SECONDS):
         cursor = await connection.execute(f"SHOW {what}")
         return await cursor.fetchall()
 
 
-def _whole(row: dict[str, Any], *names: str) -> int:
+def _whole(row: Row, *names: str) -> int:
+    # the sizes of a user are text, and empty where they are not set
     return sum(int(row.get(name) or 0) for name in names)
 
 
-async def look(connection: psycopg.AsyncConnection[dict[str, Any]]) -> BouncerSample:
-    """Read the console."""
-    databases = {row["name"]: row for row in await _show(connection, "DATABASES")}
-    pools = []
-    for row in await _show(connection, "POOLS"):
-        if row["database"] == "pgbouncer":
-            continue
-        pools.append(
-            BouncerPool(
-                database=str(row["database"]),
-                user=str(row["user"]),
-                mode=str(row.get("pool_mode") or ""),
-                active=_whole(row, "sv_active", "sv_login", "sv_tested", "sv_active_cancel"),
-                idle=_whole(row, "sv_idle", "sv_used"),
-                waiting=_whole(row, "cl_waiting"),
-                oldest_wait=float(row.get("maxwait") or 0) + float(row.get("maxwait_us") or 0) / 1e6,
-                limit=_whole(databases.get(row["database"], {}), "pool_size"),
-            )
+def pools_of(pools: Iterable[Row], databases: Iterable[Row], users: Iterable[Row]) -> tuple[BouncerPool, ...]:
+    """The pools in the rows of SHOW POOLS, SHOW DATABASES and SHOW USERS, without the console's own."""
+    sizes = {str(row["name"]): _whole(row, "pool_size") for row in databases}
+    sizes_of_users = {str(row["name"]): _whole(row, "pool_size") for row in users if str(row.get("pool_size") or "")}
+    return tuple(
+        BouncerPool(
+            database=str(row["database"]),
+            user=str(row["user"]),
+            mode=str(row.get("pool_mode") or ""),
+            active=_whole(row, "sv_active", "sv_login", "sv_tested", "sv_active_cancel", "sv_being_canceled"),
+            idle=_whole(row, "sv_idle", "sv_used"),
+            waiting=_whole(row, "cl_waiting"),
+            oldest_wait=_whole(row, "maxwait") + _whole(row, "maxwait_us") / 1e6,
+            limit=sizes_of_users.get(str(row["user"]), sizes.get(str(row["database"]), 0)),
         )
+        for row in pools
+        if row["database"] != CONSOLE
+    )
+
+
+async def look(connection: psycopg.AsyncConnection[Row]) -> BouncerSample:
+    """Read the console. Raises psycopg.Error and TimeoutError."""
+    databases, users = await _show(connection, "DATABASES"), await _show(connection, "USERS")
+    pools = pools_of(await _show(connection, "POOLS"), databases, users)
     stats = {
         str(row["database"]): {name: float(value) for name, value in row.items() if name.startswith("total_")}
         for row in await _show(connection, "STATS")
-        if row["database"] != "pgbouncer"
+        if row["database"] != CONSOLE
     }
     settings = {str(row["key"]): str(row["value"]) for row in await _show(connection, "CONFIG")}
-    return BouncerSample(tuple(pools), stats, settings)
+    return BouncerSample(pools, stats, settings)
 
 
-async def connect(url: str) -> psycopg.AsyncConnection[dict[str, Any]]:
+async def connect(url: str) -> psycopg.AsyncConnection[Row]:
     """Open the console. Raises psycopg.Error."""
     return await psycopg.AsyncConnection.connect(
         url, autocommit=True, row_factory=dict_row, prepare_threshold=None, connect_timeout=CONNECT_SECONDS

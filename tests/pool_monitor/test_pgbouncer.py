@@ -16,7 +16,7 @@ import pytest
 from config.listen import spare_port
 from deploy.postgres import Postgres, running
 from pool_monitor.doctor import Budget, Grade, bouncer_checks, budget_check
-from pool_monitor.pgbouncer import BouncerSample
+from pool_monitor.pgbouncer import BouncerPool, BouncerSample, Row, pools_of
 from tests.deploy.processes import environment, python
 from tests.pool_monitor.support import listening, running_monitor
 from tests.programs import program
@@ -196,6 +196,35 @@ async def test_the_doctor_names_a_host_that_is_not_found() -> None:
 def test_the_budget(most: int, budget: Budget, grade: Grade, advice: str) -> None:
     found = budget_check(most, "hint", budget)
     assert (found.grade, found.advice) == (grade, advice)
+
+
+WAS = {"database": "shop", "user": "ann", "cl_active": 9, "cl_waiting": 2, "sv_active": 3, "sv_idle": 4, "sv_used": 1}
+WAS |= {"sv_tested": 1, "sv_login": 2, "maxwait": 1, "maxwait_us": 500_000, "pool_mode": "transaction"}
+CANCELS = {"cl_active_cancel_req": 5, "cl_waiting_cancel_req": 6, "sv_active_cancel": 7, "sv_being_canceled": 8}
+
+
+@pytest.mark.parametrize(
+    ("pool", "database", "user", "active", "limit"),
+    [
+        # 1.17
+        (WAS | {"cl_cancel_req": 5}, {"reserve_pool": 3}, {"pool_mode": None}, 6, 20),
+        # 1.18
+        (WAS | CANCELS, {"reserve_pool": 3}, {"pool_mode": None}, 21, 20),
+        # 1.23
+        (WAS | CANCELS, {"server_lifetime": 3600}, {"pool_size": None, "pool_mode": None}, 21, 20),
+        (WAS | CANCELS, {"server_lifetime": 3600}, {"pool_size": 7, "pool_mode": None}, 21, 7),
+        # 1.24 and 1.25
+        (WAS | CANCELS | {"load_balance_hosts": None}, {"reserve_pool_size": 3}, {"pool_size": ""}, 21, 20),
+        (WAS | CANCELS | {"load_balance_hosts": None}, {"reserve_pool_size": 3}, {"pool_size": "        7"}, 21, 7),
+        (WAS | CANCELS | {"load_balance_hosts": None}, {"reserve_pool_size": 3}, {"pool_size": "        0"}, 21, 0),
+    ],
+)
+def test_pools_as_the_versions_tell_of_them(pool: Row, database: Row, user: Row, active: int, limit: int) -> None:
+    databases = [{"name": "pgbouncer", "pool_size": 2}, {"name": "shop", "pool_size": 20, **database}]
+    console = WAS | {"database": "pgbouncer", "user": "pgbouncer"}
+    users = [{"name": "bob", "pool_size": "        9"}, {"name": "ann", **user}]
+    (found,) = pools_of([console, pool], databases, users)
+    assert found == BouncerPool("shop", "ann", "transaction", active, 5, 2, 1.5, limit)
 
 
 def test_a_bouncer_without_traps() -> None:
