@@ -8,6 +8,8 @@ import os
 import signal
 import sys
 
+from config.output import tell_the_rest
+
 log = logging.getLogger("siding")
 
 INTERRUPTED = 130
@@ -15,7 +17,10 @@ INTERRUPTED = 130
 
 
 def open_standard_streams() -> None:
-    """Those that the process was started without lead nowhere: their numbers would be given to the next sockets."""
+    """Those that the process was started without lead nowhere: their numbers would be given to the next sockets.
+
+    And at the end a standard output that cannot be written gives no traceback.
+    """
     for fd in range(3):
         try:
             os.fstat(fd)
@@ -24,6 +29,7 @@ def open_standard_streams() -> None:
             os.set_inheritable(nowhere, True)
     sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+    tell_the_rest()
 
 
 async def until_stopped() -> None:

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 import config.interrupted  # noqa: F401 - before what takes its time
+from config.output import say
+from config.process import open_standard_streams
 from config.version import VERSION
 
 ABOUT = """\
@@ -20,6 +22,7 @@ usage: siding COMMAND [OPTIONS]
 
 siding COMMAND --help says more. The services themselves: siding-proxy --help, siding-monitor --help.
 """
+FAILED = 1
 BAD_USAGE = 2
 
 REPLACED = {
@@ -59,6 +62,7 @@ def _told_of_ctrl_c(command: Callable[[Sequence[str], Mapping[str, str]], int], 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: that of the command, 2 where there is no such command."""
+    open_standard_streams()
     command, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     match command:
         case "up":
@@ -72,11 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             return _told_of_ctrl_c(rollback.main, rest)
         case "-h" | "--help":
-            print(ABOUT, end="")
-            return 0
+            return 0 if say(ABOUT.rstrip()) else FAILED
         case "--version":
-            print(f"siding {VERSION}")
-            return 0
+            return 0 if say(f"siding {VERSION}") else FAILED
     print(
         f"siding: there is no command {command!r}: allowed are up, check and rollback (siding --help)", file=sys.stderr
     )

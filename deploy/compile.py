@@ -17,6 +17,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from config.output import say
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("config", "deploy", "pool_monitor", "proxy")
 MODULES = (
@@ -124,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CompileError as fault:
         print(f"Siding could not be compiled, and runs as it is:\n{fault}", file=sys.stderr)
         return FAILED
-    print(f"compiled into {given.folder}")
+    say(f"compiled into {given.folder}")
     return 0
 
 

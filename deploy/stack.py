@@ -30,19 +30,9 @@ GUARD = ("/bin/sh", "-c", 'while read -r pid; do parts="$pid $parts"; done; kill
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def say(text: str) -> None:
-    """Tell whoever started this. Nobody may be listening any more: then nothing is told from now on."""
-    try:
-        print(text, flush=True)
-    except OSError:
-        # what is left in the buffer would fail again when the process ends
-        with contextlib.suppress(OSError, ValueError), open(os.devnull, "w", encoding="utf-8") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
-
-
 @contextlib.contextmanager
 def voice() -> Iterator[Callable[[str], None]]:
-    """As `say`, in a thread: whoever stops reading holds nothing up, and misses what does not fit."""
+    """Lines on standard output, by a thread: whoever stops reading holds nothing up, and misses what does not fit."""
     teller = Teller(sys.stdout, MOST_UNTOLD)
     try:
         yield teller.tell

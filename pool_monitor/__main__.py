@@ -22,6 +22,7 @@ from config.flags import Flags
 from config.listen import ListenError, address_of, open_socket
 from config.load import load, misspelt
 from config.logs import configure_logging
+from config.output import say
 from config.process import INTERRUPTED, open_standard_streams, until_stopped
 from config.settings import MonitorSettings
 from config.words import counted
@@ -64,8 +65,7 @@ async def _triggers(url: str, action: str, tables: list[str]) -> str:
 def triggers(argv: list[str]) -> int:
     """`siding-monitor triggers …`."""
     if argv in (["--help"], ["-h"]):
-        print(USAGE)
-        return 0
+        return 0 if say(USAGE) else FAILED
     action, tables = (argv[0], argv[1:]) if argv else ("", [])
     if action not in {"install", "remove", "show"} or bool(tables) is not (action == "install"):
         print(USAGE, file=sys.stderr)
@@ -75,14 +75,14 @@ def triggers(argv: list[str]) -> int:
         print(f"{PROG}: DATABASE_URL is not set", file=sys.stderr)
         return BAD_SETTINGS
     try:
-        print(asyncio.run(_triggers(url, action, tables)))
+        told = say(asyncio.run(_triggers(url, action, tables)))
     except changes.TableError as fault:
         print(f"{PROG}: {fault}", file=sys.stderr)
         return FAILED
     except FAULTS as fault:
         print(f"{PROG}: {describe(fault, url)}", file=sys.stderr)
         return FAILED
-    return 0
+    return 0 if told else FAILED
 
 
 async def _advise(url: str | None, source: Path | None) -> tuple[list[dict[str, Any]], str]:
@@ -125,20 +125,19 @@ def give_advice(argv: list[str]) -> int:
     if why:
         print(why, file=sys.stderr)
     if given.json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        told = json.dumps(found, indent=2, ensure_ascii=False)
     else:
-        print(
-            "\n\n".join(map(advise.as_text, found)) or "no COUNT is used as an existence check, as far as can be seen"
-        )
-    return 0
+        nothing = "no COUNT is used as an existence check, as far as can be seen"
+        told = "\n\n".join(map(advise.as_text, found)) or nothing
+    return 0 if say(told) else FAILED
 
 
 def see_the_doctor(argv: list[str]) -> int:
     """`siding-monitor doctor`: 1 when something is at fault."""
     settings = load(MonitorSettings, argv, os.environ, prog=f"{PROG} doctor")
     checks = asyncio.run(doctor.examine(settings))
-    print(doctor.as_text(checks))
-    return FAILED if any(check.grade is doctor.Grade.FAULT for check in checks) else 0
+    told = say(doctor.as_text(checks))
+    return 0 if told and all(check.grade is not doctor.Grade.FAULT for check in checks) else FAILED
 
 
 COMMANDS: Mapping[str, tuple[str, Callable[[list[str]], int]]] = {

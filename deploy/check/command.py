@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
+from config.output import say
 from deploy.asking import Unreachable, Way, ways
 from deploy.check import criteria, measure, report, requests
 from deploy.check.criteria import Result, Verdict
 from deploy.check.monitor import GRADINGS, POOL, Graded, grade, pool_watched
 from deploy.check.monitor import graded as graded_so_far
 from deploy.options import address, positive
-from deploy.stack import say
 
 MET, FELL_SHORT, FAILED = 0, 1, 2
 
@@ -151,8 +151,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         print("siding check: stopped", file=sys.stderr)
         return FAILED
     show = report.as_json if options.json else report.markdown if options.markdown else report.table
-    say(show(results))
-    return status_of({one.verdict for one in results}, strict=options.strict)
+    told = say(show(results))
+    return status_of({one.verdict for one in results}, strict=options.strict) if told else FAILED
 
 
 def status_of(verdicts: Set[Verdict], *, strict: bool) -> int:

@@ -19,6 +19,7 @@ from grafana_foundation_sdk.models.common import (
 from grafana_foundation_sdk.models.dashboard import DashboardLinkType, DataSourceRef, VariableOption
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
+from config.output import say
 from deploy.grafana.boards import BOARDS
 from deploy.grafana.panels import Board, Panel
 
@@ -126,7 +127,7 @@ def main() -> int:
     FOLDER.mkdir(exist_ok=True)
     for name, text in files().items():
         (FOLDER / name).write_text(text, encoding="utf-8")
-        print(FOLDER / name)
+        say(str(FOLDER / name))
     return 0
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import aiohttp
 
+from config.output import say
 from deploy.asking import Way, why
 from deploy.options import address, path, token
 from deploy.rollback import around, switches
 from deploy.rollback.act import Failed, Told, flip, shown
-from deploy.stack import say
 
 DONE, FELL_SHORT, BAD = 0, 1, 2
 ADMIN = "http://127.0.0.1:9090"

@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 import openai
 
+from config.output import say
 from config.words import counted, masked
 from pool_monitor.grading import images, tokens
 from pool_monitor.grading.calls import Left
@@ -299,18 +300,17 @@ def _detail_text(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _tell(plan: Plan, given: argparse.Namespace, evaluations: Sequence[Evaluation], failed: int) -> None:
+def _tell(plan: Plan, given: argparse.Namespace, evaluations: Sequence[Evaluation], failed: int) -> bool:
     first, *others = evaluations
     if given.json:
         document: dict[str, object] = {**evaluation_json(first), "failed": failed}
         if given.price_detail:
             document |= {"priceDetail": price_detail(plan), "lowDetail": [evaluation_json(one) for one in others]}
-        print(json.dumps(document, indent=2, ensure_ascii=False))
-        return
+        return say(json.dumps(document, indent=2, ensure_ascii=False))
     told = [evaluation_text(one) for one in evaluations]
     if given.price_detail:
         told.append(_detail_text(price_detail(plan)))
-    print("\n\n".join(told))
+    return say("\n\n".join(told))
 
 
 def _carry_out(given: argparse.Namespace, environ: Mapping[str, str], plan: Plan, results: Results) -> int:
@@ -347,8 +347,8 @@ def _end(given: argparse.Namespace, plan: Plan, results: Results, missing: int, 
     evaluations = _evaluations(plan, results)
     if stopped or not evaluations[0].finding.homeworks:
         return GAVE_UP
-    _tell(plan, given, evaluations, missing)
-    return STATUS[evaluations[0].finding.verdict]
+    told = _tell(plan, given, evaluations, missing)
+    return STATUS[evaluations[0].finding.verdict] if told else GAVE_UP
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
