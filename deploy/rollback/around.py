@@ -2,7 +2,8 @@
 
 Variables are set with Railway's command line tool, which deploys the service anew with them; its deployments overlap,
 so that nothing is lost. A custom domain belongs to one service: while it moves it leads nowhere, and its DNS target may
-become another, so it comes last, and BYPASS is the better way as long as Siding answers.
+become another, so it comes last, and BYPASS is the better way as long as Siding answers. Its port goes
+with it: Railway does not know which port of a service is meant where that listens on several, as Siding does.
 The commands are those of the tool from version 5 on: https://docs.railway.com/cli/variable and /cli/domain.
 """
 
@@ -29,7 +30,7 @@ HINTS = (
     "(--variable ai-engine:OPENAI_BASE_URL=https://api.openai.com/v1)",
     "the backend: DATABASE_URL back to Postgres itself, where it names a pooler of Siding's "
     "(--variable 'backend:DATABASE_URL=${{Postgres.DATABASE_URL}}')",
-    "a public domain that leads to Siding: --domain api.example.com --from siding --to backend",
+    "a public domain that leads to Siding: --domain api.example.com --from siding:8080 --to backend:3000",
 )
 
 
@@ -61,18 +62,27 @@ class Variable:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """A service, and the port of it that a domain leads to; None -- left to Railway."""
+
+    service: str
+    port: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Domain:
     """A custom domain, the service of Siding that it leads to, and the service that it is to lead to."""
 
     name: str
-    old: str
-    new: str
+    old: Place
+    new: Place
 
-    def moves(self, old: str, new: str) -> list[list[str]]:
+    def moves(self, old: Place, new: Place) -> list[list[str]]:
         """The tool's commands. A domain belongs to one service: it leaves the one before the other may have it."""
+        port = [] if new.port is None else ["--port", str(new.port)]
         return [
-            [TOOL, "domain", "delete", self.name, "--service", old, "--yes"],
-            [TOOL, "domain", self.name, "--service", new],
+            [TOOL, "domain", "delete", self.name, "--service", old.service, "--yes"],
+            [TOOL, "domain", self.name, "--service", new.service, *port],
         ]
 
     @property
@@ -94,6 +104,17 @@ def parse(text: str, environment: str | None = None) -> Variable:
     if not (separator and colon and service and name and value):
         raise BadStep(f"{masked(text)!r} is not SERVICE:NAME=VALUE")
     return Variable(service, name, value, environment)
+
+
+def place(text: str) -> Place:
+    """SERVICE:PORT, or SERVICE alone. Raises BadStep."""
+    service, colon, port = text.partition(":")
+    if not colon and service:
+        return Place(service)
+    # int() would take signs, spaces and other scripts' digits as well
+    if not (service and port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) <= 65535):
+        raise BadStep(f"{masked(text)!r} is not SERVICE:PORT, as in backend:3000")
+    return Place(service, int(port))
 
 
 def shown_value(value: str) -> str:

@@ -41,8 +41,8 @@ OPTIONS: Mapping[str, Mapping[str, tuple[str | None, bool, str]]] = {
         "around": (None, False, "print the steps"),
         "variable": ("SERVICE:NAME=VALUE", True, "a variable that names Siding, and its value without"),
         "domain": ("NAME", False, "a public domain that leads to Siding"),
-        "from": ("SERVICE", False, "Siding's service, which has it now"),
-        "to": ("SERVICE", False, "the service that it is to lead to"),
+        "from": ("SERVICE:PORT", False, "Siding's service, which has it now, and its PORT"),
+        "to": ("SERVICE:PORT", False, "the service that it is to lead to, and the port where that listens"),
         "environment": ("NAME", False, "Railway's environment; else the linked one"),
         "yes": (None, False, f"take the steps, with {around.TOOL}'s command line tool"),
         "undo-file": ("FILE", False, "where to write what undoes it (siding-undo-TIME.sh)"),
@@ -181,10 +181,10 @@ def _word(on: bool) -> str:
 
 def _around(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     variables = [around.parse(text, options.environment) for text in options.variable]
-    place = (options.domain, getattr(options, "from"), options.to)
-    if any(place) and not all(place):
+    name, *ends = (options.domain, getattr(options, "from"), options.to)
+    if any((name, *ends)) and not all((name, *ends)):
         raise around.BadStep("--domain, --from and --to belong together")
-    domain = around.Domain(*place) if all(place) else None
+    domain = around.Domain(name, *map(around.place, ends)) if name else None
     if domain is not None and options.environment:
         raise around.BadStep(
             f"{around.TOOL} moves domains in the linked environment alone: link {options.environment} first "
@@ -214,6 +214,8 @@ def _print(variables: Sequence[around.Variable], domain: around.Domain | None) -
         )
         for step in domain.steps:
             say(f"  {shlex.join(step)}")
+        if None in {domain.old.port, domain.new.port}:
+            say("  without ports (--from SERVICE:PORT --to SERVICE:PORT) Railway decides where in the service it leads")
         say("  where the DNS records that this prints differ from yours, change yours")
         say(f"  undo: {'; '.join(domain.undo)}, and the DNS records that this prints")
     if not variables and domain is None:

@@ -58,6 +58,8 @@ async def test_around_prints_the_steps_and_takes_none(tool: dict[str, str]) -> N
     gone, there = "railway domain delete api.example.com --service siding --yes", "railway domain api.example.com"
     assert child.output.index("OPENAI_BASE_URL") < child.output.index(gone) < child.output.index(there)
     assert child.output.count("undo: ") == 2
+    assert "without ports" in child.output
+    assert "--port" not in child.output.replace("--from SERVICE:PORT", "")
     assert log(tool) == []
 
 
@@ -109,18 +111,18 @@ async def test_with_yes_the_steps_are_taken_and_the_way_back_is_written_first(
 
 async def test_a_domain_moves_last_and_its_records_are_told(tool: dict[str, str], tmp_path: Path) -> None:
     undo = tmp_path / "undo.sh"
-    domain = ("--domain", "api.example.com", "--from", "siding", "--to", "backend")
+    domain = ("--domain", "api.example.com", "--from", "siding:8080", "--to", "backend:3000")
     options = ("--variable", "ai:OPENAI_BASE_URL=https://x", *domain, "--yes", "--undo-file", str(undo))
     child = await rollback("--around", *options, **tool)
     assert child.process.returncode == 0, child.output
     assert log(tool)[-2:] == [
         "domain delete api.example.com --service siding --yes",
-        "domain api.example.com --service backend",
+        "domain api.example.com --service backend --port 3000",
     ]
     assert "CNAME www abc.up.railway.app" in child.output
     assert undo.read_text().splitlines()[-2:] == [
         "railway domain delete api.example.com --service backend --yes || true",
-        "railway domain api.example.com --service siding",
+        "railway domain api.example.com --service siding --port 8080",
     ]
 
 
@@ -176,6 +178,10 @@ async def test_a_way_back_is_never_written_over(tool: dict[str, str], tmp_path: 
         (
             ["--domain", "a.example", "--from", "siding", "--to", "backend", "--environment", "live"],
             "moves domains in the linked environment alone",
+        ),
+        *(
+            (["--domain", "a.example", "--from", "siding:8080", "--to", end], "is not SERVICE:PORT")
+            for end in ("backend:", ":3000", "backend:0", "backend:65536", "backend:+30", "backend:٣", "a:b:3000")
         ),
         (["--yes"], "nothing was changed"),
     ],
