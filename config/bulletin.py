@@ -290,6 +290,8 @@ class Bulletin:
                             await self._greet(client)
             except FAULTS as fault:
                 self._lost(fault)
+                # where nothing else is asked, the breaker would never know that nobody answers
+                await self._tier.knock()
             except Exception:
                 log.exception("reading the log of the replicas failed")
             await asyncio.sleep(RETRY_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - it spreads load

@@ -169,6 +169,11 @@ class SharedTier:
         """What a script answers, whose keys are all in one slot; None where the tier cannot be had."""
         return await self.run(lambda client: run_script(client, script, keys, *arguments), "EVALSHA")
 
+    async def knock(self) -> None:
+        """Ask it for nothing but an answer, unless it is left alone already: so the breaker learns how it stands."""
+        if self.state is State.CLOSED:
+            await self._ping()
+
     async def run(self, call: Callable[[Any], Awaitable[_Answer]], command: str = "PIPELINE") -> _Answer | None:
         """What `call` returns, given the client; None where the tier cannot be had. command -- as spans name it."""
         if self.state is not State.CLOSED:
@@ -218,12 +223,15 @@ class SharedTier:
         while True:
             await asyncio.sleep(REST_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - it spreads load
             self.state = State.HALF_OPEN
-            # connecting takes longer than a call on a connection does
-            if await self._timed(lambda client: client.ping(), CONNECT_SECONDS + self._seconds, "PING"):
+            if await self._ping():
                 break
             self.state = State.OPEN
         self.state = State.CLOSED
         log.info("the shared tier answers again")
+
+    async def _ping(self) -> bool:
+        # connecting takes longer than a call on a connection does
+        return bool(await self._timed(lambda client: client.ping(), CONNECT_SECONDS + self._seconds, "PING"))
 
     async def look(self, client: Any) -> None:
         """See how many keys its servers have dropped for want of memory. Raises FAULTS."""

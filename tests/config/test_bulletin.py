@@ -16,7 +16,7 @@ import redis.asyncio
 from config import bulletin as module
 from config.bulletin import Bulletin
 from config.listen import spare_port
-from config.tier import SharedTier
+from config.tier import FAILURES, SharedTier, State
 from tests.config.listeners import Listener
 from tests.redis_servers import Redis, running_cluster, running_redis, running_sentinel
 from tests.relay import Relay, relayed
@@ -373,7 +373,7 @@ async def test_why_nothing_is_heard_is_said_once(
                 assert not one.hears
                 await client.config_set("requirepass", "")
                 await holds(lambda: one.hears)
-    said = [(record.levelname, record.getMessage()) for record in caplog.records]
+    said = [(one.levelname, one.getMessage()) for one in caplog.records if one.name == "siding.bulletin"]
     assert [level for level, _ in said] == ["WARNING", "INFO"]
     assert "Authentication required" in said[0][1]
 
@@ -393,6 +393,24 @@ async def test_who_may_not_read_hears_nothing(
     assert "secret" not in caplog.text
 
 
+async def test_the_breaker_knows_of_a_server_that_nobody_asks(server: Redis, lost: list[BaseException]) -> None:
+    async with redis.asyncio.Redis(port=server.port) as client:
+        await client.config_set("requirepass", "secret")
+        tier = SharedTier(server.url)
+        bulletin = Bulletin(tier, "name", Listener())
+        bulletin.start()
+        await holds(lambda: tier.state is State.OPEN)
+        await client.config_set("requirepass", "")
+        await holds(lambda: tier.available and bulletin.hears)
+        # it answers, and may not be read: that is not the breaker's
+        await client.execute_command("ACL SETUSER", "default", "-xread")  # type: ignore[no-untyped-call]
+        before = len(lost)
+        await holds(lambda: len(lost) > before + FAILURES)
+        assert tier.available
+        await bulletin.close()
+        await tier.close()
+
+
 @pytest.mark.parametrize("there", [True, False])
 async def test_a_cluster_that_is_none(
     server: Redis, caplog: pytest.LogCaptureFixture, lost: list[BaseException], there: bool
@@ -401,7 +419,7 @@ async def test_a_cluster_that_is_none(
     async with reading(f"redis+cluster://127.0.0.1:{port}") as (one, _):
         await holds(lambda: len(lost) > 2)
         assert not one.hears
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert [record.levelname for record in caplog.records if record.name == "siding.bulletin"] == ["WARNING"]
 
 
 async def test_a_cluster(tmp_path: Path) -> None:
