@@ -38,13 +38,6 @@ class MalformedRequest(ClientError):
     code = "malformed-request"
 
 
-class NotAllowed(ClientError):
-    """The method is known, but not for this target."""
-
-    status = 405
-    code = "not-allowed"
-
-
 class RequestTimeout(ClientError):
     """The client was too slow to send what it had announced."""
 

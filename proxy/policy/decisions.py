@@ -47,7 +47,6 @@ class Forward(StrEnum):
     METHOD = "method"
     URI_MISS = "uri-miss"
     VARY_MISS = "vary-miss"
-    MISS = "miss"
     REQUEST = "request"
     STALE = "stale"
     PARTIAL = "partial"
