@@ -128,8 +128,8 @@ class Reader(Protocol):
         """
         ...
 
-    def kept(self, kept: Mapping[str, Any]) -> None:
-        """What is kept with the log, when it is read from where it begins."""
+    def kept(self, kept: Mapping[str, Any], upto: int) -> None:
+        """What is kept with the log, where not all of it may have been heard; entries up to that number say no more."""
 
     def logged(self, left: int, upto: Standing) -> None:
         """What was told here is in a log up to there, all but the last `left` entries. It need not be the one read."""
@@ -313,8 +313,8 @@ class Bulletin:
         """Find the place in the log."""
         keys = (self._state, self._entries, self._whispers)
         listed, first, whisper = await run_script(client, _HELLO, keys, *self._known())
-        state = {name.decode(): value for name, value in zip(listed[::2], listed[1::2], strict=True)}
-        place = Standing(state["generation"].decode(), int(state["last"]))
+        state = dict(zip(listed[::2], listed[1::2], strict=True))
+        place = Standing(state[b"generation"].decode(), int(state[b"last"]))
         if place.log == self._generation:
             self._greeted = place.number
             if place.number > self.position and (not first or _number(first) > self.position + 1):
@@ -322,7 +322,7 @@ class Bulletin:
             return
         start = _number(first) - 1 if first else place.number
         known = bool(self._generation)
-        stands = {name[5:]: value for name, value in state.items() if name.startswith("kept ")}
+        stands = _kept_in(state)
         since = await self._take_place(client, place, stands) if known else start
         if since is None:
             # it is yet another by now
@@ -337,7 +337,12 @@ class Bulletin:
             log.warning("the log of the replicas began anew: what was told meanwhile may have been lost")
             self._reader.missed(surely=False)
         self._reader.began(start, since)
-        self._reader.kept({name: orjson.loads(value) for name, value in stands.items()})
+        self._told_kept(stands, place.number)
+
+    def _told_kept(self, stands: Mapping[str, bytes], upto: int) -> None:
+        """But for what is still to be told here, which is newer."""
+        kept = {name: orjson.loads(value) for name, value in stands.items() if name not in self._keeping}
+        self._reader.kept(kept, upto)
 
     async def _take_place(self, client: Any, place: Standing, stands: Mapping[str, bytes]) -> int | None:
         """A number after all that was asked before this log was known here; None if it is this log no more.
@@ -364,10 +369,11 @@ class Bulletin:
             return
         log.warning("entries of the log of the replicas were missed: they are no more there")
         self._reader.missed(surely=True)
-        if place is None:
-            place = int(await client.hget(self._state, "last") or 0)
-        self.position, self._mark = place, ""
+        state = await client.hgetall(self._state)
+        last = int(state.get(b"last", 0))
+        self.position, self._mark = last if place is None else place, ""
         self._reader.began(self.position, self.position)
+        self._told_kept(_kept_in(state), last)
 
     async def _read(self, client: Any, wait: float | None) -> None:
         """Hear what is new. wait -- for so many seconds where there is nothing; None does not."""
@@ -428,6 +434,10 @@ class Bulletin:
         # a cancellation alone may get lost
         self._closing = True
         await end([self._reading, self._sending])
+
+
+def _kept_in(state: Mapping[bytes, bytes]) -> dict[str, bytes]:
+    return {name[5:].decode(): value for name, value in state.items() if name.startswith(b"kept ")}
 
 
 def _number(identity: bytes) -> int:

@@ -53,11 +53,16 @@ def take(flags: Flags, changes: Mapping[str, Any]) -> None:
             log.warning("a flag that was set everywhere cannot be set here: %s", fault)
 
 
-def take_kept(flags: Flags, kept: Mapping[str, Any]) -> None:
-    """Flip what was flipped everywhere before this replica began."""
-    if kept:
-        log.warning("flags that were set everywhere, whatever this replica's settings say: %s", dict(kept))
-        take(flags, kept)
+def take_kept(flags: Flags, kept: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Flip what was flipped everywhere while this replica did not hear of it, and return that.
+
+    known -- what it knew of: what was flipped here alone since stays so.
+    """
+    news = {name: on for name, on in kept.items() if known.get(name) != on}
+    if news:
+        log.warning("flags that were set everywhere, whatever this replica's settings say: %s", news)
+        take(flags, news)
+    return news
 
 
 class FlagsEverywhere:
@@ -70,6 +75,7 @@ class FlagsEverywhere:
         self._flags = flags
         self._missed = missed
         self._everywhere: dict[str, Any] = {}
+        self._upto = 0
         self.bulletin = Bulletin(tier, name, self)
 
     async def tell(self, flags: Mapping[str, bool], seconds: float) -> bool:
@@ -85,7 +91,8 @@ class FlagsEverywhere:
 
     def took(self, number: int, by: str, entry: Entry) -> None:
         """Flags."""
-        if by != self.bulletin.by and len(entry) > 1 and entry[0] == FLAGS and isinstance(entry[1], dict):
+        others = by != self.bulletin.by and number > self._upto
+        if others and len(entry) > 1 and entry[0] == FLAGS and isinstance(entry[1], dict):
             self._everywhere |= entry[1]
             take(self._flags, entry[1])
 
@@ -97,10 +104,10 @@ class FlagsEverywhere:
         """None of the flags is another."""
         return [FLAGS, {}], self._everywhere
 
-    def kept(self, kept: Mapping[str, Any]) -> None:
+    def kept(self, kept: Mapping[str, Any], upto: int) -> None:
         """Flags that stand."""
-        self._everywhere |= kept
-        take_kept(self._flags, kept)
+        self._everywhere |= take_kept(self._flags, kept, self._everywhere)
+        self._upto = upto
 
     def logged(self, left: int, upto: Standing) -> None:
         """Nothing depends on it."""

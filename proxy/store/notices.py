@@ -47,6 +47,7 @@ class Notices:
         self._before: dict[int, int] = {}
         self._own_before = 0
         self._flags_everywhere: dict[str, Any] = {}
+        self._flags_upto = 0
 
     # -- telling
 
@@ -129,7 +130,7 @@ class Notices:
         if what == FLAGS:
             # numbers have no gaps
             self._everywhere.epoch = number
-            if isinstance(name, dict):
+            if isinstance(name, dict) and number > self._flags_upto:
                 self._flags_everywhere |= name
                 if by != self.bulletin.by:
                     take(self._flags, name)
@@ -151,11 +152,12 @@ class Notices:
         self._own_before = self._own.count
         return [ALL, "", True], self._flags_everywhere
 
-    def kept(self, kept: Mapping[str, Any]) -> None:
+    def kept(self, kept: Mapping[str, Any], upto: int) -> None:
         """Flags that stand."""
-        self._flags_everywhere |= kept
-        take_kept(self._flags, kept)
-        self._flipped(kept)
+        news = take_kept(self._flags, kept, self._flags_everywhere)
+        self._flags_everywhere |= news
+        self._flags_upto = upto
+        self._flipped(news)
 
     def logged(self, left: int, upto: Standing) -> None:
         """All but the last `left` of what was told here."""

@@ -35,7 +35,7 @@ class Listener:
     def moved(self) -> tuple[Entry, Mapping[str, Any]]:
         return MOVED, self.stands
 
-    def kept(self, kept: Mapping[str, Any]) -> None:
+    def kept(self, kept: Mapping[str, Any], upto: int) -> None:
         self.stands = dict(kept)
 
     def logged(self, left: int, upto: Standing) -> None:

@@ -258,7 +258,29 @@ async def test_who_joins_is_told_what_cannot_be_read_yet(untold: Notices) -> Non
 
 
 async def test_flags_set_everywhere_are_kept_again_by_who_comes_to_another_log(untold: Notices) -> None:
-    untold.kept({"BYPASS": True})
+    untold.kept({"BYPASS": True}, 0)
     untold.took(1, "other", [FLAGS, {"ENABLE_ETAG": False}, False])
     await untold.tell_flags({"BYPASS": False}, 0.0)
     assert untold.moved()[1] == {"BYPASS": False, "ENABLE_ETAG": False}
+
+
+async def test_flags_of_entries_that_are_in_what_is_kept_are_past() -> None:
+    flags, flipped = Flags(), list[dict[str, bool]]()
+    one = Notices(
+        SharedTier("redis://127.0.0.1:1/0"),
+        "name",
+        "me",
+        Invalidations(),
+        flags,
+        lambda news: flipped.append(dict(news)),
+    )
+    one.kept({"BYPASS": True}, 2)
+    one.took(1, "other", [FLAGS, {"BYPASS": True}, False])
+    one.took(2, "other", [FLAGS, {"BYPASS": False}, False])
+    assert (flags.bypass, flipped) == (True, [{"BYPASS": True}])
+    one.took(3, "other", [FLAGS, {"BYPASS": False}, False])
+    assert (flags.bypass, flipped[1:]) == (False, [{"BYPASS": False}])
+    # flipped here alone, and nothing new since
+    flags.update({"BYPASS": True})
+    one.kept({"BYPASS": False}, 4)
+    assert flags.bypass

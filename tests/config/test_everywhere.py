@@ -1,0 +1,91 @@
+"""Flags of all replicas, where one of them was away, or comes late."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import redis.asyncio
+
+from config import bulletin as module
+from config.everywhere import FLAGS, FlagsEverywhere
+from config.flags import Flags
+from config.listen import spare_port
+from config.tier import SharedTier
+from tests.redis_servers import Redis, running_redis
+from tests.relay import relayed
+from tests.support import PATIENCE, holds
+
+Replica = tuple[Flags, FlagsEverywhere]
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.02)
+    monkeypatch.setattr("config.tier.REST_SECONDS", 0.05)
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Redis]:
+    async with running_redis(tmp_path) as one:
+        yield one
+
+
+@contextlib.asynccontextmanager
+async def replica(port: int) -> AsyncIterator[Replica]:
+    tier, flags = SharedTier(f"redis://127.0.0.1:{port}/0"), Flags()
+    everywhere = FlagsEverywhere(tier, "name", flags)
+    everywhere.bulletin.start()
+    try:
+        yield flags, everywhere
+    finally:
+        await everywhere.bulletin.close()
+        await tier.close()
+
+
+async def test_who_missed_the_entries_takes_what_is_kept(server: Redis) -> None:
+    async with (
+        relayed(server.port) as relay,
+        replica(server.port) as (_, one),
+        replica(relay.port) as (flags, other),
+        redis.asyncio.Redis(port=server.port) as client,
+    ):
+        assert await one.tell({"ENABLE_ETAG": False, "ENABLE_DEDUP": False}, PATIENCE)
+        await holds(lambda: not flags.dedup)
+        flags.update({"ENABLE_DEDUP": True})
+        relay.stop()
+        assert await one.tell({"BYPASS": True}, PATIENCE)
+        one.bulletin.tell([[FLAGS, {}]] * 9)
+        assert await one.bulletin.sent(PATIENCE)
+        await client.xtrim(one.bulletin._entries, maxlen=3, approximate=False)
+        relay.cut()
+        relay.go()
+        await holds(lambda: other.bulletin.position == one.bulletin.position)
+        assert flags.bypass
+        assert flags.dedup, "what was flipped there alone, after it had heard, stays so"
+
+
+async def test_who_comes_late_does_not_go_through_what_is_past(server: Redis, caplog: pytest.LogCaptureFixture) -> None:
+    async with replica(server.port) as (_, one):
+        for on in (True, False, True, False, True):
+            assert await one.tell({"BYPASS": on}, PATIENCE)
+        caplog.clear()
+        async with replica(server.port) as (flags, late):
+            await holds(lambda: late.bulletin.hears)
+            assert flags.bypass
+            assert [one.getMessage() for one in caplog.records if "switched" in one.getMessage()] == [
+                "BYPASS was switched on"
+            ]
+            assert await one.tell({"BYPASS": False}, PATIENCE)
+            await holds(lambda: not flags.bypass)
+
+
+async def test_what_is_still_to_be_told_is_newer_than_what_is_kept() -> None:
+    """As where all is switched off while Redis is away, which comes back with what was on before."""
+    async with replica(spare_port()) as (flags, one):
+        flags.update({"BYPASS": True})
+        assert not await one.tell({"BYPASS": True}, 0.01)
+        one.bulletin._told_kept({"BYPASS": b"false", "ENABLE_ETAG": b"false"}, 7)
+        assert (flags.bypass, flags.etag) == (True, False)
