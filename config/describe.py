@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from annotated_types import Ge, Le
@@ -109,11 +110,20 @@ def with_tables(text: str) -> str:
     return re.sub(r"(<!-- settings:(\w+) -->)(.*?)(<!-- /settings:\2 -->)", table, text, flags=re.DOTALL)
 
 
-def main(paths: list[str]) -> None:
-    """Bring the tables in each document up to date."""
-    for path in map(Path, paths):
-        path.write_text(with_tables(path.read_text(encoding="utf-8")), encoding="utf-8")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0 done, 1 a document cannot be read, written or filled in."""
+    parser = argparse.ArgumentParser(
+        prog="python -m config.describe", description="Bring the tables of settings in documents up to date."
+    )
+    parser.add_argument("documents", metavar="DOCUMENT", nargs="+", type=Path)
+    for path in parser.parse_args(argv).documents:
+        try:
+            path.write_text(with_tables(path.read_text(encoding="utf-8")), encoding="utf-8")
+        except (OSError, ValueError) as fault:
+            print(f"{path}: {fault}", file=sys.stderr)
+            return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main())

@@ -66,5 +66,11 @@ def test_a_table_that_there_is_not() -> None:
 def test_documents_are_brought_up_to_date(tmp_path: Path) -> None:
     document = tmp_path / "README.md"
     document.write_text("<!-- settings:proxy --><!-- /settings:proxy -->")
-    main([str(document)])
+    assert main([str(document)]) == 0
     assert settings_table(ProxySettings) in document.read_text()
+
+
+def test_a_document_that_there_is_not_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "nope.md")]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert "No such file" in line
