@@ -15,6 +15,7 @@ from proxy.policy.decisions import Forward, Outcome
 from proxy.policy.fields import parse_content_range
 from proxy.policy.messages import Fields, RequestHead, ResponseHead, StoredResponse
 from proxy.server import coding as coders
+from proxy.server.exchange import Octets
 from proxy.server.refusal import refusal_head
 from proxy.server.visit import Shared, Visit
 
@@ -119,8 +120,8 @@ async def whole(shared: Shared, visit: Visit, response: Whole, *, ttl: float | N
         if len(pieces) == 1:
             await _send_piece(visit, head, content, pieces[0], len(content), ttl)
         else:
-            head, content = preconditions.multipart(head, pieces, content)
-            await _send(visit, labelled(visit, head, ttl), content)
+            head, parts = preconditions.multipart(head, pieces, content)
+            await _send_parts(visit, labelled(visit, head, ttl), *parts)
         return
     if answer is preconditions.Answer.UNSATISFIABLE:
         await _send(visit, labelled(visit, preconditions.unsatisfiable(head, len(content)), ttl), b"")
@@ -172,7 +173,7 @@ async def _send_piece(
     ttl: float | None,
 ) -> None:
     head = preconditions.partial(head, piece, complete)
-    await _send(visit, labelled(visit, head, ttl), content[piece.begin : piece.end])
+    await _send_parts(visit, labelled(visit, head, ttl), memoryview(content)[piece.begin : piece.end])
 
 
 async def _coded_content(shared: Shared, response: Whole, plan: str) -> bytes:
@@ -187,9 +188,13 @@ async def _coded_content(shared: Shared, response: Whole, plan: str) -> bytes:
 
 
 async def _send(visit: Visit, head: ResponseHead, content: bytes) -> None:
-    visit.observation.status = head.status
     visit.sent = head, content
-    await visit.exchange.respond(head, content)
+    await _send_parts(visit, head, content)
+
+
+async def _send_parts(visit: Visit, head: ResponseHead, *parts: Octets) -> None:
+    visit.observation.status = head.status
+    await visit.exchange.respond(head, *parts)
 
 
 async def stream(shared: Shared, visit: Visit, head: ResponseHead, length: int | None, read: Read) -> None:

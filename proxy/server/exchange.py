@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 SEND_SECONDS = 60.0
 """The longest a client may refuse to read its answer (nginx: send_timeout)."""
 TUNNEL_BUFFER_BYTES = 256 * 1024
+PIECE_BYTES = 256 * 1024
+"""Content longer than this is handed to the connection piece by piece, as the client reads: whole, each client that
+does not read would hold a copy of its own (nginx sends from one file, Varnish from one object)."""
+
+Octets = bytes | memoryview
 
 
 class ClientGone(ConnectionError):
@@ -168,10 +173,24 @@ class Exchange:
             self._continued = True
         transport.write(status_line(head) + forwarding.strip(head.fields).wire() + b"\r\n")
 
-    async def respond(self, head: ResponseHead, content: bytes) -> None:
-        """Send a whole response. For HEAD, 204 and 304 the content is measured but not sent."""
-        self.start(head, len(content), content)
-        await self.drain()
+    async def respond(self, head: ResponseHead, *content: Octets) -> None:
+        """Send a whole response, of content in parts. For HEAD, 204 and 304 the content is measured but not sent."""
+        length = sum(map(len, content))
+        if length <= PIECE_BYTES:
+            self.start(head, length, b"".join(content))
+            await self.drain()
+            return
+        self.start(head, length)
+        if self._is_bodiless(head):
+            await self.drain()
+            return
+        for part in content:
+            view = memoryview(part)
+            for begin in range(0, len(view), PIECE_BYTES):
+                await self.write(view[begin : begin + PIECE_BYTES])
+
+    def _is_bodiless(self, head: ResponseHead) -> bool:
+        return self.head.method == "HEAD" or head.status in NO_CONTENT
 
     def start(self, head: ResponseHead, length: int | None, content: bytes = b"") -> None:
         """Send a response head, framed for `length` octets (None: unknown), and the content at hand.
@@ -188,7 +207,7 @@ class Exchange:
         self.started_at = time.monotonic()
         http11 = self.head.version >= (1, 1)
         wire = [wire_head(head, length)]
-        bodiless = self.head.method == "HEAD" or head.status in NO_CONTENT
+        bodiless = self._is_bodiless(head)
         if length is None and not bodiless:
             self._chunked = http11
             if http11:
@@ -210,14 +229,14 @@ class Exchange:
     def _framed(self, content: bytes) -> bytes:
         return b"%x\r\n%b\r\n" % (len(content), content) if self._chunked else content
 
-    async def write(self, content: bytes) -> None:
+    async def write(self, content: Octets) -> None:
         """Send a piece of the response's content, waiting while the client is slow to read."""
         transport = self._protocol.transport
         if transport is None:
             raise ClientGone("the client left during its answer")
         if content:
             self.content_sent += len(content)
-            transport.write(self._framed(content))
+            transport.write(self._framed(bytes(content)) if self._chunked else content)
             await self.drain()
 
     async def finish(self) -> None:

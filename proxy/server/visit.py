@@ -102,7 +102,7 @@ class Visit:
     was_sent -- the origin may have the request, or a part of it.
     shown_key -- the cache key, where CACHE_STATUS_KEY lets it be told.
     response -- of the origin, for this client alone; it is closed at the latest when the request is over.
-    sent -- head and content of the answer, unless it was coded here as it went;
+    sent -- head and content of the answer, unless it was coded here as it went, or is of ranges;
     None in place of content that was passed on as it came.
     """
 

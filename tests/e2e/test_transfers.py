@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -102,3 +103,19 @@ async def test_a_client_that_does_not_read_holds_the_origin_back(origin: Origin)
         writer.close()
         assert proxy.peak_bytes() - before < ROOM
     assert sent < 64 * 1024 * 1024
+
+
+@pytest.mark.parametrize("ranges", ["", "Range: bytes=1-\r\n", "Range: bytes=0-4000000,5000000-\r\n"])
+async def test_clients_that_do_not_read_a_stored_response_hold_no_copy_of_it_each(origin: Origin, ranges: str) -> None:
+    origin.respond(bytes(8 * 1024 * 1024), "Cache-Control: max-age=60", 'ETag: "v1"', "Content-Type: image/x-icon")
+    async with proxy_process(origin.url) as proxy, asyncio.timeout(60):
+        await _download(proxy, "content-length")
+        before = proxy.peak_bytes()
+        with contextlib.ExitStack() as clients:
+            for _ in range(20):
+                reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port, limit=2**16)
+                clients.callback(writer.close)
+                writer.write(f"GET /big HTTP/1.1\r\nHost: a\r\n{ranges}\r\n".encode())
+                assert b"siding; hit" in await reader.readuntil(b"\r\n\r\n")
+            assert proxy.peak_bytes() - before < ROOM
+    assert len(origin.requests) == 1
