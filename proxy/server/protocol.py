@@ -25,10 +25,10 @@ from proxy.policy import forwarding
 from proxy.policy.extent import Extent, Stage
 from proxy.policy.plain import Lexicon, Plain
 from proxy.policy.prepared import wire_head
+from proxy.server.ending import Lingering, Parting
 from proxy.server.exchange import AtHand, ClientGone, ClientTunnel, Exchange, as_number
 from proxy.server.express import Express, Passing
 from proxy.server.fast_path import Hits, Seat, head_of
-from proxy.server.lingering import Lingering
 from proxy.server.parsed import MAX_FIELD_BYTES, MAX_FIELD_LINES, MAX_TARGET_BYTES, client_error, request_head
 from proxy.server.refusal import refusal_head
 
@@ -145,6 +145,7 @@ class ClientConnection(RequestHandler):
         "_extent",
         "_lingering",
         "_new",
+        "_parting",
         "_passing",
         "_quiet",
         "_seat",
@@ -175,6 +176,7 @@ class ClientConnection(RequestHandler):
         self._unanswered = False
         self._content: StreamReader | None = None
         self._lingering: Lingering | None = None
+        self._parting: Parting | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Note the peer; refuse at once what came after the drain began."""
@@ -191,6 +193,9 @@ class ClientConnection(RequestHandler):
         self._content = None
         if self._lingering is not None:
             self._lingering.end()
+            self._lingering = None
+        if self._parting is not None:
+            self._parting.end()
         if self._passing is not None:
             self._passing.abandon()
             self._passing = None
@@ -342,7 +347,7 @@ class ClientConnection(RequestHandler):
         if transport is None or transport.is_closing() or not (unsure or self._early or self._extent is not None):
             return False
         try:
-            self._lingering = Lingering(transport, self._loop)
+            self._lingering = Lingering(transport, self.force_close)
         except OSError:
             # it has left
             return False
@@ -436,6 +441,22 @@ class ClientConnection(RequestHandler):
         """After the request that it is at."""
         super().close()
         self._quiet = False
+
+    def force_close(self) -> None:
+        """Now, or once the client has taken its answer."""
+        transport = self.transport
+        super().force_close()
+        self._part_from(transport)
+
+    async def start(self) -> None:
+        """aiohttp's own, which ends with the connection."""
+        await super().start()
+        self._part_from(self.transport)
+
+    def _part_from(self, transport: asyncio.Transport | None) -> None:
+        # one with nothing left to send is closed at once
+        if transport is not None and self._parting is None and transport.get_write_buffer_size():
+            self._parting = Parting(transport)
 
     def _process_keepalive(self) -> None:
         self._next_keepalive_close_time = max(self._next_keepalive_close_time, self._seat.ended + KEEPALIVE_SECONDS)

@@ -7,7 +7,7 @@ import errno
 
 import pytest
 
-from proxy.server import lingering
+from proxy.server import ending
 from tests.fast.passing import connection_of
 from tests.fast.sides import server_of
 from tests.support import PATIENCE, Client, Origin, Turn, running_proxy, until
@@ -72,7 +72,7 @@ async def test_who_sends_trailer_fields_after_the_answer_is_not_reset(origin: Or
 @pytest.mark.parametrize("last", LAST)
 async def test_who_is_silent_is_not_waited_for_long(origin: Origin, last: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The client does not close its side."""
-    monkeypatch.setattr(lingering, "SILENT_SECONDS", 0.05)
+    monkeypatch.setattr(ending, "SILENT_SECONDS", 0.05)
     async with running_proxy(origin.url, max_request_bytes=2**20) as proxy:
         client = await proxy.connect()
         await client.send(LAST[last][0] + "more")
@@ -82,8 +82,8 @@ async def test_who_is_silent_is_not_waited_for_long(origin: Origin, last: str, m
 
 
 async def test_who_sends_for_ever_is_cut(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lingering, "SILENT_SECONDS", 0.05)
-    monkeypatch.setattr(lingering, "LINGER_SECONDS", 0.2)
+    monkeypatch.setattr(ending, "SILENT_SECONDS", 0.05)
+    monkeypatch.setattr(ending, "LINGER_SECONDS", 0.2)
     async with running_proxy(origin.url) as proxy, asyncio.timeout(PATIENCE):
         client = await proxy.connect()
         await client.send(LAST["malformed"][0])
