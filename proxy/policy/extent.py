@@ -38,12 +38,16 @@ class Stage(Enum):
 
 
 class Extent:
-    """Follows one request to its last octet. stage -- what comes next. trailers -- there are trailer fields."""
+    """Follows one request to its last octet.
 
-    __slots__ = ("_begun", "_blank", "_owed", "stage", "trailers")
+    stage -- what comes next. head -- octets of the head so far. trailers -- there are trailer fields.
+    """
+
+    __slots__ = ("_begun", "_blank", "_owed", "head", "stage", "trailers")
 
     def __init__(self) -> None:
         self.stage = Stage.HEAD
+        self.head = 0
         self.trailers = False
         # the last octets of the head that has begun
         self._begun = b""
@@ -85,10 +89,11 @@ class Extent:
         seen = self._begun + data
         at = seen.find(_HEAD_END)
         if at < 0:
-            self._begun = seen[-3:]
-            return len(data)
-        self.stage = Stage.FRAMING
-        return at + len(_HEAD_END) - len(self._begun)
+            size, self._begun = len(data), seen[-3:]
+        else:
+            size, self.stage = at + len(_HEAD_END) - len(self._begun), Stage.FRAMING
+        self.head += size
+        return size
 
     def _size(self, data: bytes, at: int) -> int:
         digit = _HEX.get(data[at])

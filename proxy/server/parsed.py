@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 MAX_TARGET_BYTES = 16 * 1024
 MAX_FIELD_BYTES = 32 * 1024
 MAX_FIELD_LINES = 200
+MAX_HEAD_BYTES = 64 * 1024
+"""Of a whole head (nginx: large_client_header_buffers, 32 KiB): fields at their limits together would be 6 MB."""
 
 _AUTHORITY = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]*)?\Z")
 """host [ ":" port ] of RFC 3986 3.2, never empty and without user information (RFC 9110 4.2.4)."""

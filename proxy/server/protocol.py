@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import http_exceptions, web
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
-from aiohttp.web_protocol import RequestHandler, RequestPayloadError
+from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 
 from proxy import errors
 from proxy.observe.events import Observation
@@ -29,12 +29,18 @@ from proxy.server.ending import Lingering, Parting
 from proxy.server.exchange import AtHand, ClientGone, ClientTunnel, Exchange, as_number
 from proxy.server.express import Express, Passing
 from proxy.server.fast_path import Hits, Seat, head_of
-from proxy.server.parsed import MAX_FIELD_BYTES, MAX_FIELD_LINES, MAX_TARGET_BYTES, client_error, request_head
+from proxy.server.parsed import (
+    MAX_FIELD_BYTES,
+    MAX_FIELD_LINES,
+    MAX_HEAD_BYTES,
+    MAX_TARGET_BYTES,
+    client_error,
+    request_head,
+)
 from proxy.server.refusal import refusal_head
 
 if TYPE_CHECKING:
     from aiohttp.http import RawRequestMessage
-    from aiohttp.web_protocol import _ErrInfo
 
 log = logging.getLogger("siding.protocol")
 
@@ -263,6 +269,11 @@ class ClientConnection(RequestHandler):
                 break
             self._parse(data[:size])
             data = data[size:]
+            if extent.head > MAX_HEAD_BYTES and extent.stage in {Stage.HEAD, Stage.FRAMING}:
+                self._refuse_head()
+                # nothing else is looked at
+                extent.stage = Stage.OVER
+                break
             if extent.stage is Stage.FRAMING:
                 self._frame(extent)
             if extent.trailers or extent.stage is Stage.LOST:
@@ -277,6 +288,18 @@ class ClientConnection(RequestHandler):
             self._parse(data)
         elif data:
             self._hold(data)
+
+    def _refuse_head(self) -> None:
+        """As what the parser finds at fault, unless it has."""
+        message = self._messages[-1][0] if self._messages else None
+        if isinstance(message, _ErrInfo):
+            return
+        if message is not None:
+            self._messages.pop()
+        fault = errors.FieldsTooLarge(f"the request's head is larger than {MAX_HEAD_BYTES} bytes")
+        self._messages.append((_ErrInfo(status=fault.status, exc=fault, message=""), EMPTY_PAYLOAD))
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def _frame(self, extent: Extent) -> None:
         """Tell it of the content whose head has just been parsed."""

@@ -30,6 +30,8 @@ from tests.support import (
 )
 
 FRESH = "Cache-Control: max-age=60"
+LARGE_FIELDS = f"X-Large: {'x' * 1000}\r\n" * 80
+"""Each of them, and their number, would do."""
 
 
 def code_of(answer: Message) -> str:
@@ -173,6 +175,10 @@ async def test_an_origin_that_comes_back_is_used_at_once(origin: Origin) -> None
         (f"GET /{'x' * 20_000} HTTP/1.1\r\nHost: a\r\n\r\n", 414, "target-too-long"),
         (f"GET /a HTTP/1.1\r\nHost: a\r\nX-Long: {'x' * 40_000}\r\n\r\n", 431, "fields-too-large"),
         ("GET /a HTTP/1.1\r\nHost: a\r\n" + "X-Many: x\r\n" * 300 + "\r\n", 431, "fields-too-large"),
+        (f"GET /{'x' * 100_000} HTTP/1.1\r\nHost: a\r\n\r\n", 414, "target-too-long"),
+        ("GET /a HTTP/1.1\r\nHost: a\r\n" + LARGE_FIELDS + "\r\n", 431, "fields-too-large"),
+        ("GET /a HTTP/1.1\r\nHost: a\r\n" + LARGE_FIELDS, 431, "fields-too-large"),
+        ("\r\n\r\nGET /a HTTP/1.1\r\nHost: a\r\n" + LARGE_FIELDS, 431, "fields-too-large"),
     ],
 )
 async def test_what_the_client_did_wrong_is_said(origin: Origin, request_head: str, status: int, code: str) -> None:
@@ -183,6 +189,13 @@ async def test_what_the_client_did_wrong_is_said(origin: Origin, request_head: s
         assert await client.at_end()
     assert (answer.status, code_of(answer)) == (status, code)
     assert origin.requests == []
+
+
+async def test_a_head_may_be_as_large_as_nobody_needs(origin: Origin) -> None:
+    async with running_proxy(origin.url) as proxy:
+        client = await proxy.connect()
+        for _ in range(2):
+            assert (await client.request("GET", "/a", *[f"X-Large: {'x' * 1000}"] * 63)).content == b"hello"
 
 
 @pytest.mark.parametrize("framing", ["Content-Length: 2000", "Transfer-Encoding: chunked"])
