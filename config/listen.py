@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 from config.access import is_loopback
 
 BACKLOG = 2048
+"""Who comes while the process is busy waits in the kernel's queue; who finds that full tries again after a second. Who
+serves a socket has to say so again: asyncio and aiohttp would make it 100 and 128."""
 EVERYWHERE = ("::", "0.0.0.0")  # noqa: S104 - named, not bound
 SPARE = range(20_000, 32_000)
 """Below the ports that connections going out are given (Linux: from 32,768 on, net.ipv4.ip_local_port_range; elsewhere

@@ -15,6 +15,7 @@ from prometheus_client.metrics_core import Metric
 
 from config.everywhere import FlagsEverywhere
 from config.flags import Flags
+from config.listen import BACKLOG
 from config.settings import MonitorSettings
 from config.tier import SharedTier
 from config.tier_metrics import TierMetrics, tier_levels
@@ -161,7 +162,7 @@ class Monitor:
             auto_decompress=False,
         )
         await self._runner.setup()
-        await web.SockSite(self._runner, sock).start()
+        await web.SockSite(self._runner, sock, backlog=BACKLOG).start()
 
     async def _advise(self) -> dict[str, object]:
         assert self._pool is not None

@@ -18,6 +18,7 @@ from aiohttp import web
 from config.bulletin import Standing
 from config.everywhere import set_flags as everywhere_or_here
 from config.flags import Flags
+from config.listen import BACKLOG
 from config.rules import RouteTable, load_rules
 from config.settings import ProxySettings
 from config.tracing import set_up
@@ -220,7 +221,7 @@ class Worker:
             self.replicas.start()
         hits = Hits(self._fast, self._briefs, self._wall, self._traces.needs_span if self._traces is not None else None)
         self._server = ClientServer(self.handler, self._refused, self._fast.lexicon, hits, self._express)
-        self._listener = await asyncio.get_running_loop().create_server(self._server, sock=sock)
+        self._listener = await asyncio.get_running_loop().create_server(self._server, sock=sock, backlog=BACKLOG)
         self._listening = True
 
     async def drain(self) -> None:

@@ -1,7 +1,8 @@
-"""Ports for processes that are started later."""
+"""Ports for processes that are started later, and what comes while nobody accepts it."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 import socket
@@ -13,6 +14,8 @@ import pytest
 
 from config import listen
 from config.listen import SPARE, ListenError, open_spare, spare_port
+from tests.pool_monitor.support import running_monitor
+from tests.support import Origin, running_proxy
 
 GOING_OUT = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
@@ -71,3 +74,20 @@ def test_what_is_no_address_here_is_refused_with_the_reason(host: str) -> None:
         listen.open_socket(host, 0)
     assert "cannot listen on" in str(caught.value.strerror)
     assert not re.search("Unknown error|Success|None", str(caught.value.strerror))
+
+
+def _come_at_once(port: int) -> None:
+    """Many clients, while the event loop has no turn."""
+    with contextlib.ExitStack() as clients:
+        for _ in range(300):
+            clients.enter_context(socket.create_connection(("127.0.0.1", port), timeout=2))
+
+
+async def test_clients_of_the_proxy_that_come_at_once_are_not_turned_away(origin: Origin) -> None:
+    async with running_proxy(origin.url) as proxy:
+        _come_at_once(proxy.port)
+
+
+async def test_clients_of_the_monitor_that_come_at_once_are_not_turned_away() -> None:
+    async with running_monitor(None) as client:
+        _come_at_once(client.port)

@@ -38,9 +38,10 @@ class Served:
 class Client:
     """Asks a monitor."""
 
-    def __init__(self, session: aiohttp.ClientSession, monitor: Monitor) -> None:
+    def __init__(self, session: aiohttp.ClientSession, monitor: Monitor, port: int) -> None:
         self.session = session
         self.monitor = monitor
+        self.port = port
 
     async def ask(self, method: str, path: str, json: object = None, **fields: str) -> Served:
         headers = {name.replace("_", "-"): value for name, value in fields.items()}
@@ -78,8 +79,9 @@ async def running_monitor(
     sock = open_socket("127.0.0.1", 0)
     await monitor.start(sock)
     try:
-        async with aiohttp.ClientSession(f"http://127.0.0.1:{sock.getsockname()[1]}") as session:
-            yield Client(session, monitor)
+        port = sock.getsockname()[1]
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+            yield Client(session, monitor, port)
     finally:
         await monitor.close()
 
