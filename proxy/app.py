@@ -54,7 +54,10 @@ log = logging.getLogger("siding")
 STOP_SECONDS = 2.0
 """For answers of the admin listener that are on their way when it stops."""
 COPIES_SHARE = 4
-"""Answers on their way to the store may take up a quarter of CACHE_MAX_BYTES beside it."""
+"""Answers on their way to the store may take up a quarter of CACHE_MAX_BYTES beside it, and so may the content of
+requests that is part of their keys."""
+CONTENTS_BYTES = 16 * 1024 * 1024
+"""The least that the latter may, however little is stored."""
 FLUSH_SECONDS = 2.0
 """How long the last spans may take to be delivered, once all else has ended."""
 
@@ -135,13 +138,15 @@ class Worker:
         self._readers: list[Reader] = [self._metrics, self._slow, self._access_log]
         if traces is not None:
             self._readers.append(traces)
+        share = settings.cache_max_bytes // settings.workers // COPIES_SHARE
         shared = Shared(
             flags=flags,
             routes=routes,
             store=self.store,
             invalidations=self._invalidations,
             collapse=self._collapse,
-            copies=Copies(settings.cache_max_bytes // settings.workers // COPIES_SHARE),
+            copies=Copies(share),
+            contents=Copies(max(share, CONTENTS_BYTES)),
             origin=self._origin,
             limits=Limits(
                 max_request_bytes=settings.max_request_bytes,

@@ -41,9 +41,9 @@ LAG_SECONDS = 30.0
 
 
 class Copies:
-    """Octets of answers that are on their way and kept to be stored: never more than `limit` together.
+    """Octets of answers that are on their way and kept to be stored, or of requests: never more than `limit` together.
 
-    What exceeds it is not kept: the clients get it, at the pace at which they read.
+    What exceeds it is not kept: it goes on as it comes, at the pace at which it is read.
     """
 
     def __init__(self, limit: int) -> None:

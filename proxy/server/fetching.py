@@ -70,6 +70,9 @@ class Fetches:
             worth_finishing=behind or visit.rule is not None or stored is not None,
             elsewhere=tenure.elsewhere if tenure is not None and key is not None else None,
         )
+        if visit.claim is not None:
+            visit.claim.hold()
+            fetch.on_end(visit.claim.let_go)
         if tenure is not None:
             tenure.follow(fetch)
         if key is not None:

@@ -33,7 +33,7 @@ from proxy.server.handing_on import hand_on, received, relay
 from proxy.server.in_flight import InFlight
 from proxy.server.lookup import Lookup, collapse_key, decide, look_up, on_its_own, select
 from proxy.server.sharing import ANSWERING, Sharing
-from proxy.server.visit import Shared, Visit, new_visit
+from proxy.server.visit import Claim, Shared, Visit, after, new_visit
 from proxy.store.invalidations import Validity
 from proxy.store.shared import SharedStore
 
@@ -73,6 +73,7 @@ class Handler:
         self.fetches = Fetches(shared, self._sharing)
         self.requests = InFlight()
         self._told = Told()
+        self._crowded = Told()
 
     async def __call__(self, exchange: Exchange) -> None:
         """Answer one request; every way it can end is recorded in one observation."""
@@ -100,6 +101,8 @@ class Handler:
         finally:
             self.requests.leave()
             visit.close()
+            if visit.claim is not None:
+                visit.claim.let_go()
             if exchange.passing is not None:
                 exchange.passing.give_up()
             observation.duration = shared.clock() - began
@@ -182,7 +185,23 @@ class Handler:
             return False
         if exchange.has_content and "expect" in exchange.head.fields:
             exchange.interim(ResponseHead(100, "Continue", answer.NO_FIELDS))
-        pieces = [piece async for piece in visit.pieces(self._shared.limits.max_request_bytes)]
+        return await self._read_whole(visit)
+
+    async def _read_whole(self, visit: Visit) -> bool:
+        """False where others fill the room for contents: then this one goes on as it comes."""
+        contents = self._shared.contents
+        claim = visit.claim = Claim(contents)
+        reading = visit.pieces(self._shared.limits.max_request_bytes)
+        pieces: list[bytes] = []
+        async for piece in reading:
+            pieces.append(piece)
+            if not claim.take(len(piece)):
+                if self._crowded.news("contents"):
+                    log.warning("requests with %d bytes of content are on their way: others pass", contents.limit)
+                visit.rest = after(pieces, reading)
+                return False
+        if contents.held * 2 < contents.limit:
+            self._crowded.works()
         visit.content = b"".join(pieces)
         return True
 

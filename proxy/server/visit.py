@@ -45,6 +45,7 @@ class Shared:
     clock -- monotonic seconds. observe, observe_origin -- take what is told.
     announce -- lets other processes know what is invalid; None where there are none. What it gives is done when those
     know that have to before a client does.
+    contents -- bounds what is read of requests to be keyed.
     mark -- shows that a request has been at this proxy, whichever of its workers.
     remote -- what replicas share; None without REDIS_URL. fast -- prepared answers.
     traces -- spans of requests; None where nobody asked for them, and then nothing of it costs anything.
@@ -56,6 +57,7 @@ class Shared:
     invalidations: Invalidations
     collapse: Collapse
     copies: Copies
+    contents: Copies
     origin: OriginClient
     limits: Limits
     targets: tuple[str, ...]
@@ -93,11 +95,40 @@ class Shared:
         return self.announce([*(f"tag {tag}" for tag in tags), *(f"uri {uri}" for uri in uris)])
 
 
+class Claim:
+    """Octets of `copies`, given back once all who hold them have let go: a request, and the fetch that it has begun."""
+
+    __slots__ = ("_copies", "_holders", "_octets")
+
+    def __init__(self, copies: Copies) -> None:
+        self._copies = copies
+        self._holders = 1
+        self._octets = 0
+
+    def take(self, octets: int) -> bool:
+        """So many more; False where that would be too much."""
+        taken = self._copies.take(octets)
+        if taken:
+            self._octets += octets
+        return taken
+
+    def hold(self) -> None:
+        """By one more."""
+        self._holders += 1
+
+    def let_go(self, _: object = None) -> None:
+        """To be called once by each."""
+        self._holders -= 1
+        if not self._holders:
+            self._copies.give(self._octets)
+
+
 @dataclass(slots=True)
 class Visit:
     """A client's request with what has been found out about it so far.
 
-    content -- the request's content when it had to be read whole (to be keyed); None while unread.
+    content -- the request's content when it had to be read whole (to be keyed); None while unread. claim -- on the
+    room for it. rest -- the content, where some of it has been read, and there was no room for more.
     asked_at -- when the origin was asked for this client alone, on the monotonic clock.
     was_sent -- the origin may have the request, or a part of it.
     shown_key -- the cache key, where CACHE_STATUS_KEY lets it be told.
@@ -112,6 +143,8 @@ class Visit:
     traceparent: str
     rule: Rule | None = None
     content: bytes | None = None
+    claim: Claim | None = None
+    rest: AsyncIterator[bytes] | None = None
     asked_at: float | None = None
     was_sent: bool = False
     shown_key: str | None = None
@@ -140,7 +173,15 @@ class Visit:
 
     def pieces(self, limit: int) -> AsyncIterator[bytes]:
         """The request's content as it arrives. Raises ContentTooLarge beyond `limit` octets."""
-        return _pieces(self.exchange, limit)
+        return _pieces(self.exchange, limit) if self.rest is None else self.rest
+
+
+async def after(early: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """What was read early, and the rest."""
+    while early:
+        yield early.pop(0)
+    async for piece in rest:
+        yield piece
 
 
 async def _pieces(exchange: Exchange, limit: int) -> AsyncIterator[bytes]:

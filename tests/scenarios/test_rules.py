@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import Message, Origin, Proxy, Turn, gather, running_proxy, until
+from tests.support import Gate, Message, Origin, Proxy, Turn, gather, running_proxy, until
 
 RULES = """
 [[route]]
@@ -229,3 +229,33 @@ async def test_a_post_under_a_rule_that_nobody_waits_for_invalidates_as_well(ori
         answering.set()
         await until(lambda: not proxy.worker.handler.fetches.running)
         assert (await proxy.get("/list")).content != before
+
+
+async def test_contents_to_be_keyed_do_not_fill_the_memory(
+    origin: Origin, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What there is no room for passes, whole; the room is there again once its request and its fetch have ended."""
+    gate = Gate(origin, JSON)
+    async with running_proxy(origin.url, rules=RULES, directory=tmp_path) as proxy:
+        contents = proxy.worker.handler._shared.contents
+        assert contents.limit == 64 * 1024 * 1024
+        contents.limit = 700_000
+        client = await proxy.connect()
+        bodies = [json.dumps({"userId": number, "text": str(number) * 500_000}) for number in range(3)]
+        head = f"POST {REPORT} HTTP/1.1\r\nHost: app.example\r\n{JSON}\r\nAuthorization: Bearer alice\r\n"
+        await client.send(f"{head}Content-Length: {len(bodies[0])}\r\n\r\n{bodies[0]}")
+        await gate.asked()
+        others = asyncio.gather(*(ask(proxy, body=body) for body in bodies[1:]))
+        await gate.asked(3)
+        client.close()
+        await until(lambda: proxy.worker.handler.in_flight == 2)
+        assert len(bodies[0]) < contents.held <= contents.limit
+        gate.open.set()
+        for answer in await others:
+            assert answer.get("cache-status") == "siding; fwd=request; fwd-status=200"
+        await until(lambda: not contents.held)
+        assert sorted(request.content.decode() for request in origin.requests) == bodies
+        assert "stored" in ((await ask(proxy, body=bodies[1])).get("cache-status") or "")
+        assert "hit" in ((await ask(proxy, body=bodies[0])).get("cache-status") or "")
+        assert not contents.held
+    assert caplog.messages.count("requests with 700000 bytes of content are on their way: others pass") == 1
