@@ -13,6 +13,7 @@ import logging
 import os
 import stat
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from functools import lru_cache
@@ -32,12 +33,15 @@ GATHER_SECONDS = 0.1
 """How long lines gather before they are written: few wake-ups, and hardly a delay for a reader."""
 RETRY_SECONDS = 0.05
 """How long to wait before writing again to a pipe that is full and does not block."""
+SILENT_SECONDS = 60.0
+"""That lines cannot be written is said again when it was not so for so long."""
 CLOSE_SECONDS = 5.0
 """How long `close` waits for standard output to take the rest."""
 WRITE_BYTES = 4096
 """Written at once: a pipe takes so much in one piece, so that lines of several workers do not mix (PIPE_BUF)."""
 LARGE_BYTES = 128 * 1024
 """Written at once where lines cannot mix: after each piece the thread has to wait for its turn (the GIL's 5 ms)."""
+LINE_FEED = 10
 MAX_PATH = 1024
 MAX_IDENTIFIER = 200
 
@@ -285,7 +289,8 @@ class AccessLog:
         self._taken = 0
         self._arrived = threading.Event()
         self._closing = threading.Event()
-        self._complained = False
+        self._failed = -SILENT_SECONDS
+        self._broken = False
         self._writer = threading.Thread(target=self._write_all, name="siding access log", daemon=True)
         self._writer.start()
 
@@ -340,37 +345,38 @@ class AccessLog:
     def _write_gathered(self) -> None:
         most = WRITE_BYTES if self._mixed else LARGE_BYTES
         piece: list[bytes] = []
-        size = count = 0
+        size = 0
         while self._queue:
             lines, number = self._queue.popleft()
             self._taken += number
-            parts = [(line, 1) for line in lines.splitlines(keepends=True)] if self._mixed else [(lines, number)]
-            for octets, its in parts:
+            for octets in lines.splitlines(keepends=True) if self._mixed else [lines]:
                 if piece and size + len(octets) > most:
-                    self._write(piece, count)
-                    piece, size, count = [], 0, 0
+                    self._write(piece)
+                    piece, size = [], 0
                 piece.append(octets)
                 size += len(octets)
-                count += its
-        self._write(piece, count)
+        self._write(piece)
 
-    def _write(self, pieces: list[bytes], count: int) -> None:
-        """Write `count` lines."""
-        rest = memoryview(b"".join(pieces))
+    def _write(self, pieces: list[bytes]) -> None:
+        """Write whole lines. A line that was broken off by a full disk does not spoil the first one after it."""
+        lines = b"".join(pieces)
+        rest = memoryview(b"\n" + lines if self._broken and lines else lines)
         while rest:
             try:
                 written = os.write(self._fd, rest)
+                self._broken = rest[written - 1] != LINE_FEED
                 rest = rest[written:]
             except BlockingIOError:
                 if self._closing.wait(RETRY_SECONDS):
-                    self._lost += count
+                    self._lost += lines.count(b"\n", max(0, len(lines) - len(rest)))
                     return
             except OSError as fault:
-                self._lost += count
                 self._complain(fault)
+                self._lost += lines.count(b"\n", max(0, len(lines) - len(rest)))
                 return
 
     def _complain(self, fault: OSError) -> None:
-        if not self._complained:
-            self._complained = True
+        """Unless that was done for the same trouble already."""
+        before, self._failed = self._failed, time.monotonic()
+        if self._failed - before >= SILENT_SECONDS:
             log.error("the access log cannot be written, its lines are dropped: %s", fault)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ from proxy.observe import access_log
 from proxy.observe.access_log import AccessLog, as_json, as_text, briefs_as_json, briefs_as_text, level_of
 from proxy.observe.events import Brief, BriefKind, Observation
 from proxy.policy.decisions import Forward, Outcome, Reuse, Verdict
+from tests.support import holds
 
 MOMENT = 1759665600.25
 """2025-10-05T12:00:00.250Z"""
@@ -314,6 +316,40 @@ def test_a_broken_output_is_complained_of_once(pipe: Pipe, caplog: pytest.LogCap
     assert ends(log)
     assert log.dropped == 10
     assert len([record for record in caplog.records if record.name == "siding.access_log"]) == 1
+
+
+async def test_a_full_disk_spoils_only_what_it_has_no_room_for(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And is told of anew when there was room for long."""
+    line = as_text(seen())
+    real, room = os.write, len(line) * 3 // 2
+
+    def write(fd: int, data: memoryview) -> int:
+        nonlocal room
+        if not room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = real(fd, data[:room])
+        room -= written
+        return written
+
+    monkeypatch.setattr(os, "write", write)
+    log = AccessLog("info", "text", pipe.writer)
+    log.observe(seen())
+    for number, complaints in ((1, 1), (2, 1), (3, 2)):
+        if number == 3:
+            monkeypatch.setattr(access_log, "SILENT_SECONDS", 0.0)
+        log.observe(seen())
+        await holds(lambda number=number: log.dropped == number)  # type: ignore[misc]
+        assert len(caplog.messages) == complaints
+        room = 1 + len(line) * 3 // 2
+        log.observe(seen())
+    room = 1_000_000
+    assert ends(log)
+    monkeypatch.undo()
+    whole, half = line.rstrip(b"\n"), line[: len(line) // 2]
+    assert pipe.rest() == [whole, half, whole, half, whole, half, whole]
+    assert log.dropped == 3
 
 
 def test_what_comes_after_the_end_is_dropped(pipe: Pipe) -> None:
