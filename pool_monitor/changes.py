@@ -26,6 +26,8 @@ ANSWER_SECONDS = 2.0
 RETRY_SECONDS = 1.0
 LOCK_SECONDS = 3.0
 """How long the lock on a table is waited for, behind which everybody else waits meanwhile."""
+OLDEST, REPLACES = 12, 14
+"""The first versions of PostgreSQL with pg_partition_root, and with CREATE OR REPLACE TRIGGER (its release notes)."""
 
 _FUNCTION_SQL = f"""
 CREATE OR REPLACE FUNCTION {FUNCTION}() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -55,7 +57,7 @@ WHERE t.tgname = $1 ORDER BY 1, 2
 
 
 class TableError(Exception):
-    """A table that does not exist, is not one, or is held by others; the text names it."""
+    """A table that does not exist, is none, or is held by others, and a server that is too old; the text names it."""
 
 
 def _quoted(row: Any) -> str:
@@ -86,6 +88,9 @@ async def install(connection: Any, tables: Sequence[str]) -> list[str]:
     A partition stands for its partitioned table, which notifies with all the partitions that it has now: a statement
     fires the triggers of the table that it names, and not those of others that it reaches through that one.
     """
+    major = connection.get_server_version().major
+    if major < OLDEST:
+        raise TableError(f"the server is PostgreSQL {major}; its tables can tell of their changes from {OLDEST} on")
     found: list[Any] = []
     for table in tables:
         tree = await connection.fetch(_TREE, table, TRIGGER, FUNCTION)
@@ -93,7 +98,7 @@ async def install(connection: Any, tables: Sequence[str]) -> list[str]:
             raise TableError(f"there is no table {table!r} in this database")
         found += tree
     await connection.execute(_FUNCTION_SQL)
-    replaces = connection.get_server_version().major >= 14
+    replaces = major >= REPLACES
     # each in a transaction of its own: nobody waits for one table because of another
     for row in {_quoted(row): row for row in found if not row["tells"]}.values():
         where = _quoted(row)

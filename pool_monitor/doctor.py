@@ -17,6 +17,8 @@ from pool_monitor.pool import APPLICATION, FAULTS, describe
 from pool_monitor.server_stats import STATEMENTS_THERE
 
 SECONDS = 5.0
+OLDEST_SERVER = 13
+"""With pg_stat_statements.total_exec_time. Source: its release notes."""
 
 
 class Grade(StrEnum):
@@ -65,6 +67,14 @@ def budget_check(most: int, replicas_hint: str, budget: Budget) -> Check:
     if 2 * most > budget.left:
         return Check(Grade.WARNING, told, replicas_hint)
     return Check(Grade.OK, told)
+
+
+def version_check(major: int) -> Check:
+    """Whether the server's version is one that is worked with."""
+    if major < OLDEST_SERVER:
+        advice = f"Siding works with {OLDEST_SERVER} and newer: before, statistics of statements have other names"
+        return Check(Grade.FAULT, f"the server is PostgreSQL {major}", advice)
+    return Check(Grade.OK, f"the server is PostgreSQL {major}")
 
 
 def bouncer_checks(most: int, sample: BouncerSample) -> list[Check]:
@@ -119,7 +129,10 @@ SELECT current_setting('max_connections')::int AS allowed,
 async def _server_checks(settings: MonitorSettings, connection: Any) -> list[Check]:
     row = await connection.fetchrow(_BUDGET, f"{APPLICATION}%")
     hint = "a second replica of the monitor, or a deploy with both versions running, does not fit; lower DB_POOL_MAX"
-    found = [budget_check(settings.db_pool_max, hint, Budget(row["allowed"], row["reserved"], row["others"]))]
+    found = [
+        version_check(connection.get_server_version().major),
+        budget_check(settings.db_pool_max, hint, Budget(row["allowed"], row["reserved"], row["others"])),
+    ]
     if not await connection.fetchval(STATEMENTS_THERE):
         found.append(
             Check(

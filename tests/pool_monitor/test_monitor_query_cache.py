@@ -7,6 +7,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from asyncpg.types import ServerVersion
 
 from pool_monitor import changes, finder, tables
 from tests.pool_monitor.reports_table import QUERIES
@@ -315,6 +316,37 @@ async def test_what_changed_while_nothing_was_heard_is_purged(reports: str, tmp_
         await proxy.asked.get()
         await execute(reports, DEAFEN)
         assert await proxy.asked.get() == ({"tag": "reports"}, None)
+
+
+class Old(asyncpg.Connection):
+    """A connection to a server that says it is older. major -- what it says."""
+
+    major = 0
+
+    def get_server_version(self) -> ServerVersion:
+        return ServerVersion(self.major, 0, 0, "final", 0)
+
+
+@pytest.mark.parametrize("major", [12, 13, 14])
+async def test_triggers_are_made_anew_as_the_version_can(
+    reports: str, monkeypatch: pytest.MonkeyPatch, major: int
+) -> None:
+    monkeypatch.setattr(Old, "major", major)
+    connection = await asyncpg.connect(reports, connection_class=Old)
+    for _ in range(2):
+        assert await changes.install(connection, ["reports"]) == ["public.reports"]
+        assert (await tables.look_at(connection, ["reports"]))["reports"].tells
+        await connection.execute("ALTER TABLE reports DISABLE TRIGGER siding_changed")
+        assert not (await tables.look_at(connection, ["reports"]))["reports"].tells
+    await connection.close()
+
+
+async def test_a_server_without_what_triggers_need_is_refused(reports: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Old, "major", 11)
+    connection = await asyncpg.connect(reports, connection_class=Old)
+    with pytest.raises(changes.TableError, match=r"the server is PostgreSQL 11; .* from 12 on"):
+        await changes.install(connection, ["reports"])
+    await connection.close()
 
 
 async def test_triggers_are_all_or_none(reports: str) -> None:

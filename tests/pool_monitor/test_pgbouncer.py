@@ -15,7 +15,7 @@ import pytest
 
 from config.listen import spare_port
 from deploy.postgres import Postgres, running
-from pool_monitor.doctor import Budget, Grade, bouncer_checks, budget_check
+from pool_monitor.doctor import Budget, Grade, bouncer_checks, budget_check, version_check
 from pool_monitor.pgbouncer import BouncerPool, BouncerSample, Row, pools_of
 from tests.deploy.processes import environment, python
 from tests.pool_monitor.support import listening, running_monitor
@@ -182,6 +182,13 @@ async def test_the_doctor_names_a_host_that_is_not_found() -> None:
         assert await child.end() == 1
     assert "fault   the database: the host nowhere.invalid cannot be found: " in child.output
     assert "geheim" not in child.output
+
+
+@pytest.mark.parametrize(("major", "grade"), [(11, Grade.FAULT), (12, Grade.FAULT), (13, Grade.OK), (18, Grade.OK)])
+def test_the_version(major: int, grade: Grade) -> None:
+    found = version_check(major)
+    assert found.grade is grade
+    assert f"PostgreSQL {major}" in found.what
 
 
 @pytest.mark.parametrize(
