@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,12 @@ _PLACE = re.compile(
 _ALIAS = re.compile(r"count\s*\([^()]*\)(?:::\w+)?\s+(?:as\s+)?\"?(\w+)\"?", re.IGNORECASE)
 # with nothing or with one in such a way that it only matters whether there is any
 _TESTED = r"(?:\)|::\w+)*\s*(?:>\s*0|>=\s*1|!==?\s*['\"]?0|===?\s*['\"]?0|<\s*1|<=\s*0)(?![\w.])"
+# what a name belongs to, as `result` in `result.rows[0]["total"]`, and what is reckoned with it
+_HOLDER = re.compile(r"""(?<![\w$.])([a-z_$][\w$]*)(?:\??\.[\w$]+|\[\w+\]|\(\))*(?:\??\.|\[['"])$""", re.IGNORECASE)
+_RECKONED = re.compile(r"""[-+*/%][\s\w.$\[\]()'"?!]*$""")
+# the rest of a statement that is put together
+_MORE_BEHIND = re.compile(r"""\s*(?:\+|\\|[rbfu]{0,2}["'`])""", re.IGNORECASE)
+_MORE_BEFORE = re.compile(r"""(?:\+|["'`]\\?)\s*[rbfu]{0,2}$""", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,12 @@ def texts(source: str) -> Iterator[tuple[int, int, str]]:
             yield match.start(), match.end(), text
 
 
+def is_whole(source: str, start: int, end: int) -> bool:
+    """Whether a quoted text is put together with no others, which may group, limit or pick what it counts."""
+    line = source.rfind("\n", 0, source.rfind("\n", 0, start)) + 1
+    return not _MORE_BEHIND.match(source, end) and not _MORE_BEFORE.search(source[line:start])
+
+
 def as_sql(text: str) -> str:
     """A quoted text with its holes, and the placeholders of other drivers, as parameters; each has its number."""
     sql = text.replace("\\n", " ").replace("\\'", "'").replace('\\"', '"')
@@ -66,11 +79,19 @@ def as_sql(text: str) -> str:
 
 
 def is_tested(sql: str, after: str) -> bool:
-    """Whether the code behind a query compares the count with nothing, as in `rows[0].total > 0`, and does no more."""
+    """Whether the code behind a query compares the count with nothing, as in `rows[0].total > 0`, and does no more, not
+    even with what it belongs to."""
     alias = _ALIAS.search(sql)
     name = re.escape(alias[1]) if alias is not None and alias[1].lower() not in {"from", "where"} else "count"
-    uses = re.findall(rf"\b{name}\b['\"\]]*({_TESTED})?", after)
-    return bool(uses) and all(uses)
+    uses = list(re.finditer(rf"\b{name}\b['\"\]]*({_TESTED})?", after))
+    before = [after[: use.start()] for use in uses]
+    holders = Counter(holder[1] for text in before if (holder := _HOLDER.search(text)) is not None)
+    return (
+        bool(uses)
+        and all(use[1] for use in uses)
+        and not any(_RECKONED.search(text) for text in before)
+        and all(len(re.findall(rf"(?<![\w$.]){re.escape(one)}\b", after)) == count for one, count in holders.items())
+    )
 
 
 def scan_text(source: str, file: str) -> Iterator[Place]:
@@ -78,7 +99,7 @@ def scan_text(source: str, file: str) -> Iterator[Place]:
     found = list(texts(source))
     ends = [start for start, _, _ in found[1:]] + [len(source)]
     for (start, end, text), following in zip(found, ends, strict=False):
-        finding = detect(as_sql(text))
+        finding = detect(as_sql(text)) if is_whole(source, start, end) else None
         if finding is not None:
             after = "\n".join(source[end:following].splitlines()[:LINES_AFTER])
             yield Place(file, source.count("\n", 0, start) + 1, finding, is_tested(text, after))

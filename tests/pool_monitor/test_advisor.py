@@ -149,6 +149,22 @@ def test_source_code(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        """q("SELECT COUNT(*) AS total FROM t WHERE a = 1" + " GROUP BY b HAVING COUNT(*) > 5");""",
+        """q("SELECT COUNT(*) AS total FROM t WHERE a = 1 " +\n  "GROUP BY b");""",
+        """q('WITH t AS (SELECT 1 LIMIT 0) ' +\n  'SELECT COUNT(*) AS total FROM t');""",
+        """execute("SELECT COUNT(*) AS total FROM t "\n  "WHERE a = %s LIMIT 0", (a,))""",
+        """execute("WITH t AS (SELECT 1) "\n  f"SELECT COUNT(*) AS total FROM t")""",
+        """q("SELECT COUNT(*) AS total FROM t" \\\n  " LIMIT 0")""",
+        "q(`SELECT COUNT(*) AS total FROM t ${rest}`);",
+    ],
+)
+def test_a_part_of_a_statement_is_none(source: str) -> None:
+    assert list(scan_text(source, "a.js")) == []
+
+
 def test_placeholders_of_drivers_are_parameters() -> None:
     assert as_sql("a = %s AND b = %(x)s AND c = :name AND d = ? AND e::text = 'f'") == (
         "a = $1 AND b = $2 AND c = $3 AND d = $4 AND e::text = 'f'"
@@ -172,6 +188,11 @@ def test_placeholders_of_drivers_are_parameters() -> None:
         ('return cursor.fetchone()["total"] > 0', True),
         ("if (r.rows[0].total > 0) { return r.rows[0].total; }", False),
         ("if (r.rows[0].total > 0) ok(); if (r.rows[0].total === 0) fail();", True),
+        ("if (r.rows[0]?.total > 0) return r;", False),
+        ("if (r.rows[0]['total'] > 0) log(r.rows[0]);", False),
+        ("const { total } = r.rows[0]; if (total > 0) ok();", False),
+        ("if (limit - r.rows[0].total > 0) ok();", False),
+        ("if (used + Number(r.rows[0].total) >= 1) ok();", False),
         ("log(r.rows[0]);", False),
     ],
 )
