@@ -373,7 +373,9 @@ class Bulletin:
         last = int(state.get(b"last", 0))
         self.position, self._mark = last if place is None else place, ""
         self._reader.began(self.position, self.position)
-        self._told_kept(_kept_in(state), last)
+        # the connection may be to another server by now, whose log is yet to be found
+        if state.get(b"generation", b"").decode() == self._generation:
+            self._told_kept(_kept_in(state), last)
 
     async def _read(self, client: Any, wait: float | None) -> None:
         """Hear what is new. wait -- for so many seconds where there is nothing; None does not."""

@@ -159,8 +159,9 @@ class Client:
         number = int(min.partition("-")[0])
         return await self._ask(lambda server: server.xread(f"{number - 1}-{module.LAST_MARK}")[:count])
 
-    async def hget(self, name: str, what: str) -> Any:
-        return await self._ask(lambda server: str(server.holds().state[what]).encode())
+    async def hgetall(self, name: str) -> Any:
+        state = await self._ask(lambda server: dict(server.holds().state))
+        return {what.encode(): str(value).encode() for what, value in state.items()}
 
 
 class Tier:
@@ -184,6 +185,8 @@ class Tier:
     async def look(self, _: Client) -> None: ...
 
     async def follow(self, _: Client) -> None: ...
+
+    async def knock(self) -> None: ...
 
 
 class Worker:
