@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import logging
 import os
@@ -243,8 +244,11 @@ async def serve(
 ) -> None:
     """Run the monitor until `stop` returns."""
     monitor = Monitor(settings, queries, templates, models, set_up("siding-monitor", os.environ))
+    # it may be stopped while it still looks for its database
+    stopped = asyncio.ensure_future(stop())
     try:
         await monitor.start(sock)
-        await stop()
+        await stopped
     finally:
+        stopped.cancel()
         await monitor.close()

@@ -15,6 +15,8 @@ import asyncpg
 import pytest
 
 from config.listen import spare_port
+from config.settings import MonitorSettings
+from pool_monitor import app
 from tests.deploy.processes import PATIENCE, environment, python, with_few_descriptors
 
 MONITOR = ("-m", "pool_monitor")
@@ -148,6 +150,21 @@ async def test_what_cannot_be_connected_to_is_told_by_name(command: str, url: st
     async with python(*MONITOR, command, environ=environment(DATABASE_URL=url)) as child:
         assert await child.end() == 1
     assert words in child.output
+
+
+async def test_it_may_be_stopped_while_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    heeded = asyncio.Event()
+
+    async def stop() -> None:
+        heeded.set()
+
+    async def start(_: app.Monitor, __: socket.socket) -> None:
+        async with asyncio.timeout(PATIENCE):
+            await heeded.wait()
+
+    monkeypatch.setattr(app.Monitor, "start", start)
+    with socket.socket() as sock:
+        await app.serve(MonitorSettings(), {}, sock, stop)
 
 
 async def test_the_log_names_a_host_that_is_not_found() -> None:
