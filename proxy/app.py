@@ -26,7 +26,7 @@ from proxy.observe.access_log import AccessLog
 from proxy.observe.briefs import Briefs
 from proxy.observe.events import Observation, PurgeKind
 from proxy.observe.live import Numbers, SlowRequests
-from proxy.observe.metrics import Metrics
+from proxy.observe.metrics import Metrics, write_out
 from proxy.origin.client import OriginClient
 from proxy.origin.collapse import Collapse
 from proxy.origin.fetch import Copies
@@ -269,7 +269,7 @@ class Worker:
     async def metrics(self, accept: str) -> tuple[bytes, str]:
         """The exposition and its content type."""
         self._briefs.tell()
-        return self._metrics.render(accept)
+        return await asyncio.to_thread(write_out, self._metrics.taken(), accept)
 
     async def report_cache(self) -> dict[str, object]:
         """The `/api/metrics/report-cache` answer."""

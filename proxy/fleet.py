@@ -17,7 +17,6 @@ from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from typing import cast
 
-from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector, CollectorRegistry
@@ -33,6 +32,7 @@ from config.settings import ProxySettings
 from proxy.app import AdminListener, Worker, set_up_tracing
 from proxy.channel import Channel, ChannelError
 from proxy.observe.live import Numbers, added_up
+from proxy.observe.metrics import write_out
 from proxy.server.admin import PurgeOrder, admin_app
 from proxy.server.live import LiveSettings
 from proxy.siblings import KNOWN_SECONDS, Siblings
@@ -310,8 +310,7 @@ class Fleet:
         registry = CollectorRegistry()
         texts = {number: str(text) for number, text in (await self._ask_all("metrics")).items()}
         registry.register(_Merged(texts))
-        encode, content_type = choose_encoder(accept)
-        return encode(registry), content_type
+        return await asyncio.to_thread(write_out, registry, accept)
 
     async def report_cache(self) -> dict[str, object]:
         """The workers' numbers added up."""

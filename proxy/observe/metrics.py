@@ -147,7 +147,8 @@ class Metrics:
         self._exchanges: dict[tuple[str, str, str, int], _Exchanges] = {}
         self._outcomes: Tally[Outcome] = Tally()
         self._routes: set[str] = set()
-        self._define(registry)
+        self._tallies: list[Counts | Spreads] = []
+        self._define()
         registry.register(_Levels(flags, store, origin, in_flight, log_dropped, version))
         if replicas is not None:
             replicas.tier.observe = TierMetrics(registry).called
@@ -157,15 +158,15 @@ class Metrics:
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
 
-    def _define(self, registry: CollectorRegistry) -> None:
+    def _define(self) -> None:
         def counter(name: str, meaning: str, *labels: str, start: Iterable[tuple[str, ...]] = ()) -> Counts:
             counts = Counts(f"siding_{name}", meaning, labels, start)
-            registry.register(counts)
+            self._tallies.append(counts)
             return counts
 
         def histogram(name: str, meaning: str, *labels: str) -> Spreads:
             spreads = Spreads(f"siding_{name}", meaning, labels, SECONDS)
-            registry.register(spreads)
+            self._tallies.append(spreads)
             return spreads
 
         self._requests = counter("requests", "Requests of clients.", "route", "outcome", "method", "status")
@@ -334,9 +335,16 @@ class Metrics:
     # -- answering
 
     def render(self, accept: str) -> tuple[bytes, str]:
-        """Every metric with its content type: OpenMetrics where `accept` (an Accept field) asks for it."""
-        encode, content_type = choose_encoder(accept)
-        return encode(self._registry), content_type
+        """Every metric, as `write_out` writes it."""
+        return write_out(self.taken(), accept)
+
+    def taken(self) -> CollectorRegistry:
+        """Every metric as it is now, for another thread to write out: with many rules that takes a while."""
+        taken = CollectorRegistry()
+        for tally in self._tallies:
+            taken.register(tally.taken())
+        taken.register(_Read(list(self._registry.collect())))
+        return taken
 
     def report_cache(self) -> dict[str, object]:
         """The `/api/metrics/report-cache` answer, for this worker since its start.
@@ -395,6 +403,23 @@ class Metrics:
             },
             slow=slow,
         )
+
+
+class _Read(Collector):
+    """What has been read off."""
+
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        """The families, with their values then."""
+        return self._families
+
+
+def write_out(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
+    """The exposition with its content type: OpenMetrics where `accept` (an Accept field) asks for it."""
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type
 
 
 def hit_rate(hits: int, misses: int) -> str:

@@ -26,6 +26,12 @@ class Counts(Collector):
         """Count `amount` more."""
         self.values[labels] = self.values.get(labels, 0.0) + amount
 
+    def taken(self) -> Counts:
+        """One with the values of now, to be read by another thread."""
+        taken = Counts(self._name, self._meaning, self._labels)
+        taken.values = dict(self.values)
+        return taken
+
     def describe(self) -> Iterable[Metric]:
         """The family, without samples."""
         return [CounterMetricFamily(self._name, self._meaning, labels=self._labels)]
@@ -80,6 +86,13 @@ class Spreads(Collector):
         if found is None:
             found = self._spreads[labels] = Spread(self._bounds)
         return found
+
+    def taken(self) -> Spreads:
+        """One with the observations of now, to be read by another thread."""
+        taken = Spreads(self._name, self._meaning, self._labels, self._bounds)
+        for labels, spread in self._spreads.items():
+            taken.of(*labels).add(spread)
+        return taken
 
     def describe(self) -> Iterable[Metric]:
         """The family, without samples."""

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from config.version import VERSION
 from proxy.observe import metrics
 from proxy.observe.events import Observation, OriginObservation, PurgeKind
-from proxy.observe.metrics import HITS, MISSES, SECONDS, Metrics, hit_rate
+from proxy.observe.metrics import HITS, MISSES, SECONDS, Metrics, hit_rate, write_out
 from proxy.policy.decisions import Forward, Outcome
 from proxy.policy.messages import Fields, Freshness, ResponseHead, StoredResponse
 from proxy.store.memory import MemoryStore
@@ -232,6 +232,17 @@ def test_the_accept_field_chooses_the_format(accept: str, content_type: str) -> 
         names = {family.name for family in parse_openmetrics(content.decode())}  # type: ignore[no-untyped-call]
         assert "siding_requests" in names
         assert content.endswith(b"# EOF\n")
+
+
+def test_what_was_taken_stays_as_it_was() -> None:
+    """Another thread writes it out, while more is counted."""
+    bench = Bench()
+    bench.metrics.observe(hit())
+    taken, before = bench.metrics.taken(), bench.metrics.render("")
+    bench.metrics.observe(hit())
+    bench.metrics.observe(miss())
+    ours = [line for line in before[0].splitlines() if line.startswith(b"siding_")]
+    assert [line for line in write_out(taken, "")[0].splitlines() if line.startswith(b"siding_")] == ours
 
 
 def test_several_live_side_by_side() -> None:

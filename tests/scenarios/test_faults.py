@@ -6,9 +6,12 @@ import asyncio
 import errno
 import json
 import socket
+import threading
 
 import aiohappyeyeballs
+import aiohttp
 import pytest
+from prometheus_client.exposition import choose_encoder
 
 from config.listen import spare_port
 from proxy.origin.client import OriginClient
@@ -505,3 +508,25 @@ async def test_metrics_that_fail_cost_nobody_an_answer(
         answer = await proxy.get("/a")
     assert answer.content == b"hello"
     assert "could not be recorded" in caplog.text
+
+
+async def test_metrics_that_take_long_to_write_out_hold_nobody_up(
+    origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a thousand rules they are 5 MB, and take half a second."""
+    writing, served = threading.Event(), threading.Event()
+
+    def slow(accept: str) -> object:
+        writing.set()
+        assert served.wait(PATIENCE / 2)
+        return choose_encoder(accept)
+
+    monkeypatch.setattr("proxy.observe.metrics.choose_encoder", slow)
+    async with running_proxy(origin.url) as proxy, aiohttp.ClientSession() as session:
+        asking = asyncio.create_task(session.get(f"{proxy.admin}/metrics"))
+        await until(writing.is_set)
+        assert (await proxy.get("/a")).status == 200
+        served.set()
+        async with await asking as answer:
+            assert answer.status == 200
+            assert "siding_requests_total{" not in await answer.text()
