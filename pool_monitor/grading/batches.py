@@ -36,6 +36,7 @@ MOST_RUNNING = 4
 MOST_BATCHES = 1000
 CANCEL_SECONDS = 30.0
 """How long what was asked already may take when a batch is cancelled."""
+UNAUTHORIZED = 401
 MOST_ERRORS = 50
 MOST_METADATA = 16
 
@@ -266,39 +267,44 @@ def _line(item: Item, response: object, error: object) -> bytes:
 class _Running:
     """One batch while it runs. until -- monotonic seconds."""
 
-    def __init__(self, batch: Batch, asking: Asking, asker: Call, files: Files, until: float) -> None:
+    def __init__(self, batch: Batch, asking: Asking, asker: Call, files: Files, until: float, concurrency: int) -> None:
         self._batch = batch
         self._asking = asking
         self._asker = asker
         self._files = files
         self._until = until
+        self._crew = Crew(concurrency, self._do, batch.news.set)
+        self._refused = False
         self._left: dict[int, Item] = {}
         self._output = files.draft()
         self._errors = files.draft()
 
-    async def run(self, stream: BinaryIO, entered: Entered, concurrency: int) -> Status:
-        """How it ended; what was asked has its line. Raises UpstreamFault where there is no room for it."""
-        batch = self._batch
+    async def run(self, stream: BinaryIO, entered: Entered) -> Status:
+        """How it ended; what was asked has its line. Raises UpstreamFault where there is no room for it, or the key is
+        refused."""
+        batch, crew = self._batch, self._crew
         for item in entered.refused:
             if item.refused is not None:
                 await self._write(item, refusal(item.refused))
         works = [_work(stream, *group) for group in entered.groups]
         self._left = {item.index: item for work in works for item in work.items}
-        crew = Crew(concurrency, self._do, batch.news.set)
         try:
             crew.add(works)
             await batch.news.wait()
             if batch.status is Status.CANCELLING:
-                await self._wind_up(crew)
+                await self._wind_up()
         finally:
             await crew.close()
         if isinstance(crew.fault, Exception):
             raise crew.fault
         if batch.status is Status.CANCELLING:
             return Status.CANCELLED
+        if self._refused and self._left:
+            raise UpstreamFault(UNAUTHORIZED, "invalid_api_key", "The upstream refuses the key of this batch.")
         return Status.EXPIRED if self._left else Status.COMPLETED
 
-    async def _wind_up(self, crew: Crew) -> None:
+    async def _wind_up(self) -> None:
+        crew = self._crew
         crew.stop()
         try:
             async with asyncio.timeout(CANCEL_SECONDS):
@@ -313,6 +319,10 @@ class _Running:
         if not outcome.answered and self._asking.clock() >= self._until:
             return
         self._batch.tokens += outcome.tokens
+        if outcome.status == UNAUTHORIZED and not self._batch.completed:
+            # with a wrong key fifty thousand others would be refused as well
+            self._refused = True
+            self._crew.stop()
         for item in work.items:
             # before it is written: it has its line, even if it is given up meanwhile
             del self._left[item.index]
@@ -460,7 +470,8 @@ class Batches:
                     entered = await asyncio.to_thread(entered_in, stream, batch.input, self._shares)
                     batch.total = entered.total
                     batch.enter(Status.IN_PROGRESS, self._wall())
-                    await self._run(batch, _Running(batch, self._asking, asker, self.files, until), stream, entered)
+                    running = _Running(batch, self._asking, asker, self.files, until, self._concurrency)
+                    await self._run(batch, running, stream, entered)
             except Unusable as fault:
                 self._fail(batch, fault.errors)
             except Exception:
@@ -471,7 +482,7 @@ class Batches:
         status = Status.FAILED
         try:
             try:
-                status = await running.run(stream, entered, self._concurrency)
+                status = await running.run(stream, entered)
             except Exception as fault:
                 batch.errors = [_what_failed(fault)]
             if status is not Status.CANCELLED:

@@ -89,6 +89,40 @@ async def test_one_line_that_is_wrong_fails_the_batch_before_anything_is_asked(
     assert not [asked for asked in wrapped.upstream.asked if asked.method == "POST"]
 
 
+async def test_with_a_key_that_the_upstream_refuses_it_is_not_asked_for_all(
+    wrapped: Wrapped, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def refusing(asked: Asked, request: web.Request) -> web.StreamResponse:
+        return await whole({"error": {"message": "Incorrect API key provided.", "code": "invalid_api_key"}}, 401)
+
+    wrapped.upstream.answering = refusing
+    async with wrapped.sdk() as sdk:
+        batch = await ended(sdk, await begun(sdk, b"\n".join(line(number) for number in range(100))))
+        lines = await lines_of(sdk, batch.error_file_id)
+    assert (batch.status, batch.output_file_id, [one.code for one in batch.errors.data]) == (
+        "failed",
+        None,
+        ["invalid_api_key"],
+    )
+    assert 0 < len(wrapped.upstream.asked) < 20
+    assert len(lines) == batch.request_counts.failed == 100
+    told = {one["response"]["status_code"] if one["response"] else one["error"]["code"] for one in lines}
+    assert told == {401, "batch_failed"}
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_one_that_is_refused_among_others_is_so_alone(wrapped: Wrapped) -> None:
+    async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
+        if asked.body["seed"] == 20:
+            return await whole({"error": {"message": "no", "code": None}}, 401)
+        return await whole(completion(SAID))
+
+    wrapped.upstream.answering = answering
+    async with wrapped.sdk() as sdk:
+        batch = await ended(sdk, await begun(sdk, b"\n".join(line(number) for number in range(40))))
+    assert (batch.status, batch.request_counts.completed, batch.request_counts.failed) == ("completed", 39, 1)
+
+
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"not JSON", b'{"custom_id":"a"}'])
 async def test_a_file_without_requests_fails(wrapped: Wrapped, content: bytes) -> None:
     async with wrapped.sdk() as sdk:
