@@ -21,7 +21,7 @@ from pool_monitor.grading.batch_asking import Asking
 from pool_monitor.grading.batch_items import Parsed, Shares, content_digest, parse_array, parse_lines, together
 from pool_monitor.grading.batch_runs import BUSY_SECONDS, Runs
 from pool_monitor.grading.calls import Call, Lane, UpstreamFault
-from pool_monitor.grading.receiving import announced, pieces_of
+from pool_monitor.grading.receiving import content_of
 
 MOST_REQUESTS = 1000
 MOST_BYTES = 64 * 1024 * 1024
@@ -149,28 +149,16 @@ class BatchCompletions:
             raise UpstreamFault(503, "too_many_batches", message, retry_after=BUSY_SECONDS)
         self._reading += 1
         try:
-            content = await self._read(request)
+            content, more = await content_of(request, self._most_bytes)
+            if more:
+                message = f"a batch may have {self._most_bytes} bytes"
+                raise UpstreamFault(413, "batch_too_large", message, "invalid_request_error")
             parse = parse_lines if request.content_type in LINES else parse_array
             if len(content) > LARGE_BYTES:
                 return await asyncio.to_thread(parse, content, self._most_requests)
             return parse(content, self._most_requests)
         finally:
             self._reading -= 1
-
-    async def _read(self, request: web.Request) -> bytes:
-        content = bytearray()
-        if announced(request) > self._most_bytes:
-            raise self._too_large()
-        async with aclosing(pieces_of(request)) as pieces:
-            async for piece in pieces:
-                content += piece
-                if len(content) > self._most_bytes:
-                    raise self._too_large()
-        return bytes(content)
-
-    def _too_large(self) -> UpstreamFault:
-        message = f"a batch may have {self._most_bytes} bytes"
-        return UpstreamFault(413, "batch_too_large", message, "invalid_request_error")
 
     def _key_of(self, request: web.Request, asker: Call) -> str | None:
         given = request.headers.get("Idempotency-Key")

@@ -122,7 +122,7 @@ class BatchesApi:
     async def _upload(self, request: web.Request) -> web.StreamResponse:
         boundary, asker = _boundary_of(request.headers.get("Content-Type", "")), self._asker(request)
         if boundary is None or not self._has_key(asker):
-            return await self._forward(request, _rest(request))
+            return await self._forward(request, pieces_of(request))
         form, draft = Form(boundary), self._files.draft(owner_of(asker, self._secret))
         # not closed here: the upstream may answer before it has them all, and then they are still being sent
         pieces = pieces_of(request)
@@ -279,11 +279,6 @@ async def _chained(draft: Draft, rest: AsyncIterator[bytes]) -> AsyncIterator[by
 async def _joined(begin: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     yield begin
     async for piece in rest:
-        yield piece
-
-
-async def _rest(request: web.Request) -> AsyncIterator[bytes]:
-    async for piece in request.content.iter_any():
         yield piece
 
 

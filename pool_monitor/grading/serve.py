@@ -23,7 +23,7 @@ from pool_monitor.grading.collapse import Collapse, Telling
 from pool_monitor.grading.completions import Completions
 from pool_monitor.grading.observed import Found, Served
 from pool_monitor.grading.outcomes import Outcome
-from pool_monitor.grading.receiving import announced, pieces_of
+from pool_monitor.grading.receiving import content_of
 from pool_monitor.grading.stored import Stored, Where, is_whole, key_of, repeatable, shareable
 from pool_monitor.grading.templates import AS_ASKED, Recognised, Template, may_hold, recognise, with_detail
 from pool_monitor.grading.upstream import Upstream
@@ -226,7 +226,7 @@ class Grading:
             # what is made of it would be told of as JSON, which the upstream would not have taken it for
             served.left = Left.NOT_JSON
             return await self._forward(request, served, _all_of(request))
-        content, more = await _read(request, self._max_content_bytes)
+        content, more = await content_of(request, self._max_content_bytes)
         if more:
             served.left = Left.TOO_LARGE
             return await self._forward(request, served, _all_of(request, content))
@@ -488,19 +488,6 @@ class _Seen:
 
 def _with_status(fields: Fields, cache_status: str | None) -> Fields:
     return fields if cache_status is None else (*fields, ("Cache-Status", cache_status))
-
-
-async def _read(request: web.Request, most: int) -> tuple[bytes, bool]:
-    """The content, and whether there is more of it than `most`. Raises UpstreamFault where the caller stops sending."""
-    if announced(request) > most:
-        return b"", True
-    content = bytearray()
-    async with aclosing(pieces_of(request)) as pieces:
-        async for piece in pieces:
-            content += piece
-            if len(content) > most:
-                return bytes(content), True
-    return bytes(content), False
 
 
 def _all_of(request: web.Request, begin: bytes = b"") -> AsyncIterator[bytes] | None:
