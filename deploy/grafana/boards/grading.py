@@ -55,7 +55,8 @@ GRADING = Board(
                 "bars",
                 "reqps",
                 {"{{what}} {{status}}": rate("siding_grading_requests_total", MONITOR, "what, status")},
-                "expanded is in the compact form, forwarded untouched. Much 'again' or 5xx: set USE_OPTIMIZED_PROMPTS off and compare.",
+                "expanded is in the compact form; a reason such as unrecognised: forwarded untouched; client-gone: the caller did "
+                "not wait. Much 'asked-again' or 5xx: set USE_OPTIMIZED_PROMPTS off and compare.",
             ),
             Panel(
                 "Duration",
@@ -69,7 +70,7 @@ GRADING = Board(
                 "bars",
                 "reqps",
                 {"{{lane}} {{outcome}}": rate("siding_grading_upstream_seconds_count", MONITOR, "lane, outcome")},
-                "Anything but 'answered': see the vendor's status page, and the log for the reason.",
+                "Anything but 'answered', or 'left' (the caller did): see the vendor's status page, and the log for the reason.",
             ),
             Panel(
                 "Asked again",
