@@ -80,9 +80,11 @@ def test_dashboards_show_when_flags_were_switched() -> None:
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: str(alert["alert"]))
 def test_every_alert_has_its_section_in_the_runbook(alert: dict[str, Any]) -> None:
     path, _, anchor = alert["annotations"]["runbook_url"].partition("#")
-    headings = re.findall(r"^## (\w+)$", (ROOT / path).read_text(), flags=re.MULTILINE)
-    assert anchor in [heading.lower() for heading in headings]
+    parts = re.split(r"^## (\w+)$", (ROOT / path).read_text(), flags=re.MULTILINE)
+    sections = dict(zip(map(str.lower, parts[1::2]), parts[2::2], strict=True))
     assert anchor == alert["alert"].lower()
+    for step in ("**Look**", "**Do**", "**Undo**"):
+        assert step in sections[anchor]
 
 
 @pytest.mark.parametrize(
