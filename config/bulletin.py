@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 import orjson
 
 from config.tasks import end
-from config.tier import FAULTS, Script, SharedTier, run_script
+from config.tier import FAULTS, Script, SharedTier, reason_of, run_script
 from config.tracing import apart
 
 log = logging.getLogger("siding.bulletin")
@@ -300,8 +300,8 @@ class Bulletin:
         """Say once why nothing is heard; that a connection was lost and made again is not worth a word."""
         if not self._deaf and not self.hears:
             self._deaf = True
-            reason = str(fault) or type(fault).__name__
-            log.warning("the shared tier cannot be used, for the log of the replicas cannot be read: %s", reason)
+            why = "the shared tier cannot be used, for the log of the replicas cannot be read: %s"
+            log.warning(why, reason_of(fault))
 
     def _known(self) -> tuple[str, str, int, str]:
         """Arguments of the beginning."""

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import logging
 import random
+import re
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -215,7 +216,7 @@ class SharedTier:
         self.failed += 1
         self._failures += 1
         if self._failures >= FAILURES and self.state is State.CLOSED:
-            log.warning("the shared tier is left alone until it answers again: %s", str(fault) or type(fault).__name__)
+            log.warning("the shared tier is left alone until it answers again: %s", reason_of(fault))
             self.state = State.OPEN
             self._trying = apart(self._try_again())
 
@@ -271,6 +272,11 @@ class SharedTier:
         """Close its connections."""
         await end([self._trying])
         await _closed(self._closing)
+
+
+def reason_of(fault: BaseException) -> str:
+    """Why it cannot be had, in words: of Sentinels redis-py shows the whole client, and then what they said."""
+    return re.sub(r"<redis\.asyncio.*?> - ", "", str(fault)) or type(fault).__name__
 
 
 def _begin(pipeline: Any, counter: str) -> None:

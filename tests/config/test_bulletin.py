@@ -411,6 +411,17 @@ async def test_the_breaker_knows_of_a_server_that_nobody_asks(server: Redis, los
         await tier.close()
 
 
+async def test_sentinels_that_refuse_are_told_of_in_words(
+    server: Redis, caplog: pytest.LogCaptureFixture, lost: list[BaseException]
+) -> None:
+    async with redis.asyncio.Redis(port=server.port) as client:
+        await client.config_set("requirepass", "secret")
+        async with reading(f"redis+sentinel://127.0.0.1:{server.port}/main/0"):
+            await holds(lambda: len(lost) > 1)
+    [said] = [record.getMessage() for record in caplog.records if record.name == "siding.bulletin"]
+    assert said.endswith("cannot be read: No master found for 'main' : auth:AuthenticationError")
+
+
 @pytest.mark.parametrize("there", [True, False])
 async def test_a_cluster_that_is_none(
     server: Redis, caplog: pytest.LogCaptureFixture, lost: list[BaseException], there: bool
