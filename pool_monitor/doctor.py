@@ -13,7 +13,7 @@ import psycopg
 from config.settings import MonitorSettings
 from pool_monitor import pgbouncer
 from pool_monitor.pgbouncer import BouncerSample
-from pool_monitor.pool import APPLICATION, FAULTS, describe
+from pool_monitor.pool import APPLICATION, BUDGET, FAULTS, describe
 from pool_monitor.server_stats import STATEMENTS_THERE
 
 SECONDS = 5.0
@@ -118,16 +118,8 @@ def unreachable(fault: BaseException, url: str) -> Check:
 # -- looking
 
 
-_BUDGET = """
-SELECT current_setting('max_connections')::int AS allowed,
-       current_setting('superuser_reserved_connections')::int AS reserved,
-       (SELECT count(*)::int FROM pg_stat_activity
-        WHERE backend_type = 'client backend' AND application_name NOT LIKE $1 AND pid <> pg_backend_pid()) AS others
-"""
-
-
 async def _server_checks(settings: MonitorSettings, connection: Any) -> list[Check]:
-    row = await connection.fetchrow(_BUDGET, f"{APPLICATION}%")
+    row = await connection.fetchrow(BUDGET, f"{APPLICATION}%")
     hint = "a second replica of the monitor, or a deploy with both versions running, does not fit; lower DB_POOL_MAX"
     found = [
         version_check(connection.get_server_version().major),

@@ -55,12 +55,14 @@ _GONE = ("08", "57P01", "57P02", "57P03")
 """SQLSTATEs after which no other connection is likely to work either."""
 
 
-_BUDGET = """
+BUDGET = """
 SELECT current_setting('max_connections')::int AS allowed,
-       current_setting('superuser_reserved_connections')::int AS reserved,
+       current_setting('superuser_reserved_connections')::int
+       + coalesce(current_setting('reserved_connections', true)::int, 0) AS reserved,
        (SELECT count(*)::int FROM pg_stat_activity
-        WHERE backend_type = 'client backend' AND application_name <> $1 AND pid <> pg_backend_pid()) AS others
+        WHERE backend_type = 'client backend' AND application_name NOT LIKE $1 AND pid <> pg_backend_pid()) AS others
 """
+"""The server's connections, and those of others than applications like the given one. Version 16 reserves more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +294,7 @@ class Pool:
         try:
             connection = await asyncpg.connect(self.tuning.url, timeout=self.tuning.acquire, statement_cache_size=0)
             try:
-                row = await connection.fetchrow(_BUDGET, APPLICATION, timeout=self.tuning.acquire)
+                row = await connection.fetchrow(BUDGET, APPLICATION, timeout=self.tuning.acquire)
             finally:
                 connection.terminate()
         except FAULTS as fault:

@@ -176,6 +176,15 @@ async def test_the_doctor_of_a_server_that_is_full_says_so() -> None:
     assert "check DATABASE_URL" not in child.output
 
 
+async def test_the_doctor_counts_all_that_is_reserved() -> None:
+    settings = {"max_connections": "30", "superuser_reserved_connections": "2", "reserved_connections": "10"}
+    async with running(settings) as server:
+        environ = environment(DATABASE_URL=server.url(), DB_POOL_MAX="20")
+        async with python("-m", "pool_monitor", "doctor", environ=environ) as child:
+            assert await child.end() == 1
+    assert "the server allows 30 connections, 12 are reserved" in child.output
+
+
 async def test_the_doctor_names_a_host_that_is_not_found() -> None:
     environ = environment(DATABASE_URL="postgresql://u:geheim@nowhere.invalid/x")
     async with python("-m", "pool_monitor", "doctor", environ=environ) as child:
