@@ -21,6 +21,8 @@ log = logging.getLogger("siding")
 
 SILENT_SECONDS = 60.0
 """That no connection can be accepted is said again after it was not the case for so long."""
+LEAST = 64
+"""What a process has open though it serves nobody, and some for those who look after it."""
 _NOTHING_LEFT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -62,6 +64,14 @@ def raise_limit(needed: int, why: str) -> None:
             needed,
             why,
         )
+
+
+def most_clients(others: int) -> int:
+    """How many clients may be connected so that `others` descriptors are left; half of what there is, if more."""
+    if sys.platform == "win32":
+        return sys.maxsize
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if limit == resource.RLIM_INFINITY else max(limit - others, (limit - LEAST) // 2, 1)
 
 
 def _suffices(limit: int, wanted: int) -> bool:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from aiohttp import web
 
 from config.bulletin import Standing
+from config.descriptors import most_clients
 from config.everywhere import set_flags as everywhere_or_here
 from config.flags import Flags
 from config.listen import BACKLOG
@@ -27,7 +28,7 @@ from proxy.observe.briefs import Briefs
 from proxy.observe.events import Observation, PurgeKind
 from proxy.observe.live import Numbers, SlowRequests
 from proxy.observe.metrics import Metrics, write_out
-from proxy.origin.client import OriginClient
+from proxy.origin.client import MAX_CONNECTIONS, OriginClient
 from proxy.origin.collapse import Collapse
 from proxy.origin.fetch import Copies
 from proxy.policy.decisions import Outcome
@@ -58,6 +59,8 @@ COPIES_SHARE = 4
 requests that is part of their keys."""
 CONTENTS_BYTES = 16 * 1024 * 1024
 """The least that the latter may, however little is stored."""
+DESCRIPTORS = MAX_CONNECTIONS + 100
+"""What a process needs beside its clients: connections to the origin, files, Redis and listeners."""
 FLUSH_SECONDS = 2.0
 """How long the last spans may take to be delivered, once all else has ended."""
 
@@ -225,7 +228,8 @@ class Worker:
         if self.replicas is not None:
             self.replicas.start()
         hits = Hits(self._fast, self._briefs, self._wall, self._traces.needs_span if self._traces is not None else None)
-        self._server = ClientServer(self.handler, self._refused, self._fast.lexicon, hits, self._express)
+        most = most_clients(DESCRIPTORS)
+        self._server = ClientServer(self.handler, self._refused, self._fast.lexicon, hits, self._express, most)
         self._listener = await asyncio.get_running_loop().create_server(self._server, sock=sock, backlog=BACKLOG)
         self._listening = True
 

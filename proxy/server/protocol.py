@@ -9,7 +9,9 @@ the installed aiohttp to them.
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, cast
@@ -18,6 +20,7 @@ from aiohttp import http_exceptions, web
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 
+from config.descriptors import SILENT_SECONDS
 from proxy import errors
 from proxy.observe.events import Observation
 from proxy.origin.connection import OnInterim
@@ -59,6 +62,7 @@ INTERNALS = {
         "_payload_parser",
         "_process_keepalive",
         "_reading_paused",
+        "_request_count",
         "_request_in_progress",
         "_upgraded",
         "_waiter",
@@ -66,7 +70,7 @@ INTERNALS = {
         "writing_paused",
     ),
     "BaseRequest": ("_message", "_payload"),
-    "Server": ("_loop",),
+    "Server": ("_connections", "_loop"),
     "StreamReader": ("_buffer",),
 }
 
@@ -76,6 +80,11 @@ READ_SECONDS = 60.0
 """The longest silence of a client that owes content (nginx: client_body_timeout)."""
 EARLY_BYTES = 64 * 1024
 """Held of what a client sends before it has its answer; then it is no longer read."""
+
+ROOM_SHARE = 16
+"""One in so many connections is closed at once to make room (nginx: a sixteenth of worker_connections)."""
+LOOK_SHARE = 20
+"""Where nobody was idle, the look for one takes one part in so many of the time."""
 
 Handler = Callable[[Exchange], Awaitable[None]]
 Take = Callable[[Seat, bytes], bool]
@@ -191,6 +200,7 @@ class ClientConnection(RequestHandler):
         self.peer_address = str(peer[0]).removeprefix("::ffff:") if peer else ""
         self._seat = Seat(cast("asyncio.Transport", transport).write, self.peer_address)
         self.closing = self._server.draining
+        self._server.make_room(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """What is being answered is given up."""
@@ -516,6 +526,32 @@ class ClientConnection(RequestHandler):
         if not self._request_in_progress and not self._messages:
             self.force_close()
 
+    @property
+    def idle(self) -> bool:
+        """No request of it is on its way, as far as is known."""
+        return self.transport is not None and not self._request_in_progress and not self._messages
+
+    @property
+    def standing(self) -> tuple[bool, float]:
+        """Whether it ever asked anything, and when it ends if it stays idle, on the monotonic clock."""
+        asked = self._request_count > 0 or self._seat.ended > 0
+        return asked, max(self._next_keepalive_close_time, self._seat.ended + KEEPALIVE_SECONDS)
+
+    def turn_away(self, fault: errors.SidingError) -> None:
+        """Answer with `fault` whatever it is about to ask, and end."""
+        self._refuse(fault)
+        self.force_close()
+
+    def _refuse(self, fault: errors.SidingError) -> None:
+        content = fault.content()
+        head = refusal_head(fault)
+        if self.transport is not None:
+            self.transport.write(wire_head(head, len(content)) + b"Connection: close\r\n\r\n" + content)
+        observation = Observation(method="", path="", client=self.peer_address, started=time.time())
+        observation.status, observation.error = fault.status, fault.code
+        observation.response_bytes = len(content)
+        self._server.on_refused(observation)
+
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """Content that makes no sense is the client's fault, also where nobody but aiohttp reads it any more."""
         fault = kw.get("exc_info")
@@ -531,14 +567,7 @@ class ClientConnection(RequestHandler):
         err_info.exc.__traceback__ = None
 
         async def refuse(request: web.BaseRequest) -> web.StreamResponse:
-            content = fault.content()
-            head = refusal_head(fault)
-            if self.transport is not None:
-                self.transport.write(wire_head(head, len(content)) + b"Connection: close\r\n\r\n" + content)
-            observation = Observation(method="", path="", client=self.peer_address, started=time.time())
-            observation.status, observation.error = fault.status, fault.code
-            observation.response_bytes = len(content)
-            self._server.on_refused(observation)
+            self._refuse(fault)
             self.linger(unsure=True)
             return _Sent(keep_alive=False)
 
@@ -558,14 +587,22 @@ class ClientServer(web.Server):
         lexicon: Lexicon | None,
         hits: Hits | None,
         express: Express | None,
+        most: int = sys.maxsize,
     ) -> None:
-        """lexicon -- by which plain requests are read; None leaves all to aiohttp. hits, express -- the short ways."""
+        """lexicon -- by which plain requests are read; None leaves all to aiohttp. hits, express -- the short ways.
+
+        most -- clients that may be connected.
+        """
         self.on_refused = on_refused
         self.draining = False
         self.serve = handler
         self.lexicon = lexicon
         self.take: Take = self.only_read if hits is None else hits.take
         self.express = express
+        self.most = most
+        self._said_until = self._looks_from = 0.0
+        # connections that are being closed to make room, and whose room nobody has taken
+        self._leaving = 0
         super().__init__(self._handle, handler_cancellation=True)
 
     def only_read(self, seat: Seat, data: bytes) -> bool:
@@ -594,6 +631,41 @@ class ClientServer(web.Server):
             return await protocol._make_error_handler(_Refused(400, fault, ""))(request)  # type: ignore[arg-type]
         await self.serve(exchange)
         return _Sent(protocol.go_on(keep_alive=exchange.keep_alive))
+
+    def make_room(self, newcomer: ClientConnection) -> None:
+        """One client too many: of the idle ones some go, who never asked anything first; where none is, the newcomer.
+
+        What is left of the descriptors is for the origin, for Redis and for who looks after this process. libuv, where
+        there is none left, cuts clients without a word (uv_listen).
+        """
+        if len(self._connections) <= self.most:
+            self._leaving = 0
+            return
+        if self._leaving:
+            self._leaving -= 1
+            return
+        now = time.monotonic()
+        if now >= self._said_until:
+            log.error(
+                "%d clients are connected, and file descriptors allow no more: idle ones are closed, or new ones get "
+                "a 503; raise the hard limit (ulimit -Hn, LimitNOFILE)",
+                self.most,
+            )
+        self._said_until = now + SILENT_SECONDS
+        idle: list[ClientConnection] = []
+        if now >= self._looks_from:
+            began = time.monotonic()
+            everybody = cast("list[ClientConnection]", self.connections)
+            idle = [one for one in everybody if one.idle and one is not newcomer]
+            ended = time.monotonic()
+            self._looks_from = began if idle else ended + LOOK_SHARE * (ended - began)
+        going = heapq.nsmallest(max(1, self.most // ROOM_SHARE), idle, key=lambda one: one.standing)
+        for one in going:
+            one.end_when_idle()
+        if going:
+            self._leaving = len(going) - 1
+        else:
+            newcomer.turn_away(errors.OutOfDescriptors("Siding is out of file descriptors; try again later"))
 
     def begin_drain(self) -> None:
         """Close idle connections; the others end after the answer they are at."""

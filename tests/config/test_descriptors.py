@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from config.descriptors import raise_limit
+from config.descriptors import most_clients, raise_limit
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = """\
@@ -51,3 +51,12 @@ def test_where_the_system_does_not_let_it_be_unlimited(
     raise_limit(2000, "so many come")
     assert limits == [2000, resource.RLIM_INFINITY]
     assert not caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("limit", "most"),
+    [(10_000, 9000), (2000, 1000), (1024, 480), (128, 32), (8, 1), (resource.RLIM_INFINITY, sys.maxsize)],
+)
+def test_clients_leave_descriptors_to_others(monkeypatch: pytest.MonkeyPatch, limit: int, most: int) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, resource.RLIM_INFINITY))
+    assert most_clients(1000) == most

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
-from tests.support import Message, Origin, Proxy, Turn, running_proxy
+import pytest
+
+from proxy.server import protocol
+from tests.support import Client, Gate, Message, Origin, Proxy, Turn, running_proxy, until
 
 
 async def test_a_client_that_leaves_cancels_its_request(origin: Origin) -> None:
@@ -105,3 +109,55 @@ async def test_content_that_nobody_read_is_not_taken_for_the_next_request(origin
         second = b"GET /next HTTP/1.1\r\nHost: app.example\r\n\r\n"
         await pipeline(proxy, first + second, 2)
     assert "/smuggled" not in [request.target for request in origin.requests]
+
+
+async def connected(proxy: Proxy, number: int) -> Client:
+    """One client more, with which there are so many."""
+    server = proxy.worker._server
+    assert server is not None
+    client = await proxy.connect()
+    await until(lambda: len(server.connections) == number)
+    return client
+
+
+async def test_where_descriptors_run_out_who_never_asked_makes_room_and_then_who_was_idle_longest(
+    origin: Origin, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running_proxy(origin.url) as proxy:
+        server = proxy.worker._server
+        assert server is not None
+        server.most = 3
+        first, second, third = [await connected(proxy, number) for number in (1, 2, 3)]
+        assert (await first.request("GET", "/a")).status == 200
+        assert (await second.request("GET", "/a")).status == 200
+        fourth = await proxy.connect()
+        assert await third.at_end()
+        assert (await fourth.request("GET", "/a")).status == 200
+        fifth = await proxy.connect()
+        assert await first.at_end()
+        for client in (second, fourth, fifth):
+            assert (await client.request("GET", "/a")).status == 200
+    assert [record.levelname for record in caplog.records if "file descriptors" in record.message] == ["ERROR"]
+
+
+async def test_where_all_are_busy_the_newcomer_is_told_so(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "LOOK_SHARE", 0)
+    gate = Gate(origin)
+    async with running_proxy(origin.url) as proxy:
+        server = proxy.worker._server
+        assert server is not None
+        server.most = 2
+        busy = [await connected(proxy, number) for number in (1, 2)]
+        for number, client in enumerate(busy):
+            await client.send(f"GET /{number} HTTP/1.1\r\nHost: app.example\r\n\r\n")
+        await gate.asked(2)
+        for _ in range(2):
+            client = await proxy.connect()
+            refused = await client.response()
+            assert (refused.status, refused.get("retry-after")) == (503, "1")
+            assert json.loads(refused.content)["error"]["code"] == "out-of-descriptors"
+            assert await client.at_end()
+        gate.open.set()
+        assert [(await client.response()).status for client in busy] == [200, 200]
+        await until(lambda: len(server.connections) == 2)
+        assert (await (await proxy.connect()).request("GET", "/a")).status == 200
