@@ -55,8 +55,11 @@ async def refused(client: Client, name: str, **parameters: object) -> None:
 async def test_an_answer_that_is_too_large_is_refused(
     reports: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, size: int, count: int
 ) -> None:
+    caplog.set_level("INFO", "siding.pool")
     async with running_monitor(reports, QUERIES, tmp_path) as client:
         await refused(client, "values", size=size, count=count)
+        # what was on its way did not come
+        assert caplog.text.count("connection closed") == 1
         # that it was cut is neither an error of the database, nor anybody else's
         assert (await client.get("/api/metrics/database-pool")).document["errorsTotal"] == {}
         answer = await client.query("values", size=1000, count=1000)
