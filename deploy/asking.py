@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
+import os
+import ssl
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +38,11 @@ class Ask:
 
 
 def why(fault: Exception) -> str:
-    """In words, of a request that got no answer: not every fault has any."""
+    """In words, of a request that got no answer: not every fault has any, and aiohttp's speak of TLS."""
+    if isinstance(fault, aiohttp.ClientConnectorError):
+        cause = fault.os_error
+        known = cause.errno in errno.errorcode and not isinstance(cause, ssl.SSLError)
+        return os.strerror(cause.errno or 0) if known else cause.strerror or str(cause)
     return str(fault) or ("no answer in time" if isinstance(fault, TimeoutError) else type(fault).__name__)
 
 

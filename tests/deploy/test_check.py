@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterable
@@ -12,9 +13,9 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from aiohttp import ClientSession
+from aiohttp import ClientConnectorError, ClientSession
 
-from deploy.asking import Answer
+from deploy.asking import Answer, why
 from deploy.check import command, criteria, report, requests
 from deploy.check.command import status_of
 from deploy.check.criteria import Counts, Crowd, Isolation, Load, Pair, Pool, Renewal, Result, Sizes, Verdict
@@ -427,8 +428,25 @@ async def test_nothing_is_sent_that_may_write(stack: Up, tmp_path: Path) -> None
 async def test_what_does_not_answer_is_said_in_one_line() -> None:
     async with python(*CHECK, "http://127.0.0.1:9") as child:
         assert await child.end() == 2
-    assert child.lines[-1].startswith("siding check: http://127.0.0.1:9 does not answer HEAD /: ")
-    assert "Traceback" not in child.output
+    assert child.lines == ["siding check: http://127.0.0.1:9 does not answer HEAD /: Connection refused"]
+
+
+async def test_why_there_is_no_answer_is_said_without_tls_that_nobody_asked_for() -> None:
+    async def plain(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async with ClientSession() as client, await asyncio.start_server(plain, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        for url, reason in (
+            ("http://127.0.0.1:9", "Connection refused"),
+            ("http://nobody.invalid", "not known|resolution|No address"),
+            (f"https://127.0.0.1:{port}", "SSL"),
+        ):
+            with pytest.raises(ClientConnectorError) as caught:
+                await client.get(url)
+            assert re.search(reason, why(caught.value))
+            assert "ssl:" not in why(caught.value)
 
 
 async def test_who_is_silent_is_said_to_be() -> None:
@@ -440,11 +458,11 @@ async def test_who_is_silent_is_said_to_be() -> None:
 
 
 def test_a_bad_address_is_said_without_its_secret(capsys: pytest.CaptureFixture[str]) -> None:
-    for address, why in (
+    for address, reason in (
         ("ftp://user:geheim@127.0.0.1", "is no URL like"),
         ("http://user:geheim@127.0.0.1", "'http://***@127.0.0.1' has a user name: "),
     ):
         assert refused(command.main, address) == 2
         told = capsys.readouterr().err
-        assert why in told
+        assert reason in told
         assert "geheim" not in told
