@@ -21,8 +21,8 @@ from pool_monitor.query_cache import Found, QueryCache
 
 log = logging.getLogger("siding.queries")
 
-FIRST_ROWS, FETCH_ROWS = 16, 500
-"""How many rows of a stream are fetched at once: first, and at most."""
+FIRST_ROWS, FETCH_ROWS = 1, 500
+"""How many rows of a stream are fetched at once: first, of which nothing is known, and at most."""
 PORTION_BYTES = 1024 * 1024
 """How much they should be."""
 PIECE_BYTES = 64 * 1024

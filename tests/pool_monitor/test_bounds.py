@@ -90,6 +90,7 @@ async def test_a_stream_may_be_of_any_length(reports: str, tmp_path: Path) -> No
     async with running_monitor(reports, QUERIES, tmp_path) as client:
         for name, parameters in (
             ("values", {"size": 60_000, "count": 200}),
+            ("values", {"size": 1_000_000, "count": 12}),
             ("growing", {"small": 20, "size": 15_000}),
         ):
             streamed = await client.ask("POST", f"/api/queries/{name}", parameters, **STREAMED)
