@@ -95,6 +95,11 @@ return {log, last}
 )
 """Keys: state, entries. Arguments: as for the beginning, the entries' mark, who tells, how many entries are kept, how
 many things to keep with the state, their names and values, then the entries. The log, and the last one's number."""
+_NEXT = Script("""
+local next = redis.call('XRANGE', KEYS[2], ARGV[1] .. '-0', '+', 'COUNT', 1)
+return {redis.call('HGETALL', KEYS[1]), next[1] and next[1][1] or ''}
+""")
+"""Keys: state, entries. Argument: a number. The state, and the id of the first entry from there on."""
 
 Entry = list[Any]
 
@@ -313,7 +318,7 @@ class Bulletin:
         """Find the place in the log."""
         keys = (self._state, self._entries, self._whispers)
         listed, first, whisper = await run_script(client, _HELLO, keys, *self._known())
-        state = dict(zip(listed[::2], listed[1::2], strict=True))
+        state = _state_of(listed)
         place = Standing(state[b"generation"].decode(), int(state[b"last"]))
         if place.log == self._generation:
             self._greeted = place.number
@@ -363,19 +368,20 @@ class Bulletin:
 
         foreign -- the next entry is another log's, though it stands in this one: somebody has put it there.
         """
-        found = await client.xrange(self._entries, min=f"{self.position + 1}-0", count=1)
-        place = _number(found[0][0]) - (not foreign) if found else None
+        listed, following = await run_script(client, _NEXT, (self._state, self._entries), self.position + 1)
+        state = _state_of(listed)
+        if state.get(b"generation", b"").decode() != self._generation:
+            # the connection is to another server by now, whose log is yet to be found
+            return
+        last = int(state[b"last"])
+        place = _number(following) - (not foreign) if following else last
         if place == self.position:
             return
         log.warning("entries of the log of the replicas were missed: they are no more there")
         self._reader.missed(surely=True)
-        state = await client.hgetall(self._state)
-        last = int(state.get(b"last", 0))
-        self.position, self._mark = last if place is None else place, ""
-        self._reader.began(self.position, self.position)
-        # the connection may be to another server by now, whose log is yet to be found
-        if state.get(b"generation", b"").decode() == self._generation:
-            self._told_kept(_kept_in(state), last)
+        self.position, self._mark = place, ""
+        self._reader.began(place, place)
+        self._told_kept(_kept_in(state), last)
 
     async def _read(self, client: Any, wait: float | None) -> None:
         """Hear what is new. wait -- for so many seconds where there is nothing; None does not."""
@@ -436,6 +442,10 @@ class Bulletin:
         # a cancellation alone may get lost
         self._closing = True
         await end([self._reading, self._sending])
+
+
+def _state_of(listed: Sequence[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(listed[::2], listed[1::2], strict=True))
 
 
 def _kept_in(state: Mapping[bytes, bytes]) -> dict[str, bytes]:

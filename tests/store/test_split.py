@@ -44,6 +44,11 @@ class Data:
     entries: list[tuple[int, str, dict[bytes, bytes]]] = field(default_factory=list)
 
 
+def _listed(data: Data) -> list[bytes]:
+    """The state, as HGETALL tells it in a script."""
+    return [text for name, value in data.state.items() for text in (name.encode(), str(value).encode())]
+
+
 class Server:
     """A Redis, as far as a log needs one. past -- what it held after each change."""
 
@@ -85,8 +90,11 @@ class Server:
         self._begin(new, generation, number, mark)
         data = self.holds()
         first = f"{data.entries[0][0]}-{data.entries[0][1]}".encode() if data.entries else b""
-        listed = [text for name, value in data.state.items() for text in (name.encode(), str(value).encode())]
-        return [listed, first, b"0-0"]
+        return [_listed(data), first, b"0-0"]
+
+    def following(self, number: int) -> list[Any]:
+        data = self.holds()
+        return [_listed(data), next((f"{its[0]}-{its[1]}".encode() for its in data.entries if its[0] >= number), b"")]
 
     def tell(self, begin: Sequence[Any], mark: str, by: str, entries: Sequence[bytes]) -> list[Any]:
         self._begin(*begin)
@@ -140,6 +148,8 @@ class Client:
         return await call.done
 
     async def evalsha(self, digest: str, keys: int, *given: Any) -> Any:
+        if digest == module._NEXT.digest:
+            return await self._ask(lambda server: server.following(int(given[keys])))
         new, generation, number, mark, *rest = given[keys:]
         begin = str(new), str(generation), int(number), str(mark)
         if digest == module._HELLO.digest:
@@ -154,14 +164,6 @@ class Client:
         # there is always something else to hear, so that it is never for want of news that a reader looks around
         word = (whispers.encode(), [(b"1-1", {b"word": b"word"})])
         return [(entries.encode(), found), word] if found else [word]
-
-    async def xrange(self, name: str, *, min: str, count: int) -> Any:
-        number = int(min.partition("-")[0])
-        return await self._ask(lambda server: server.xread(f"{number - 1}-{module.LAST_MARK}")[:count])
-
-    async def hgetall(self, name: str) -> Any:
-        state = await self._ask(lambda server: dict(server.holds().state))
-        return {what.encode(): str(value).encode() for what, value in state.items()}
 
 
 class Tier:
