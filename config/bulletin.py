@@ -12,7 +12,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, Protocol
 
@@ -163,6 +163,7 @@ class Bulletin:
         self._keeping: dict[str, bytes] = {}
         self._sending: asyncio.Task[None] | None = None
         self._reading: asyncio.Task[None] | None = None
+        self._others: Collection[str] = ()
         self._closing = False
         self._waiting: dict[str, set[asyncio.Event]] = {}
 
@@ -272,8 +273,13 @@ class Bulletin:
             if not waiting:
                 del self._waiting[word]
 
-    def start(self) -> None:
-        """Begin to read."""
+    def start(self, others: Collection[str] = ()) -> None:
+        """Begin to read.
+
+        others -- logs that are read by who tells this one what it tells there. What they read in another than the one
+        that is found is not in that.
+        """
+        self._others = others
         self._reading = asyncio.create_task(self._read_on())
 
     async def _read_on(self) -> None:
@@ -327,13 +333,14 @@ class Bulletin:
             return
         start = _number(first) - 1 if first else place.number
         known = bool(self._generation)
+        elsewhere = known or any(others != place.log for others in self._others)
         stands = _kept_in(state)
-        since = await self._take_place(client, place, stands) if known else start
+        since = await self._take_place(client, place, stands) if elsewhere else start
         if since is None:
             # it is yet another by now
             return await self._greet(client)
         # from here on without a break: nothing may be judged by the numbers of another log
-        self._generation, self.position, self._mark = place.log, start, ""
+        self._generation, self.position, self._mark, self._others = place.log, start, "", ()
         self._greeted = place.number
         self._last_whisper = whisper.decode()
         if self._published_in != place.log:

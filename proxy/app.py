@@ -10,7 +10,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from aiohttp import web
@@ -222,11 +222,11 @@ class Worker:
 
     # -- life
 
-    async def start(self, sock: socket.socket) -> None:
-        """Serve clients on `sock`, which must be listening."""
+    async def start(self, sock: socket.socket, logs: Collection[str] = ()) -> None:
+        """Serve clients on `sock`, which must be listening. logs -- of the replicas, that the other workers read."""
         self._metrics.lag.start()
         if self.replicas is not None:
-            self.replicas.start()
+            self.replicas.start(logs)
         hits = Hits(self._fast, self._briefs, self._wall, self._traces.needs_span if self._traces is not None else None)
         most = most_clients(DESCRIPTORS)
         self._server = ClientServer(self.handler, self._refused, self._fast.lexicon, hits, self._express, most)
@@ -327,14 +327,16 @@ class Worker:
         if self.replicas is not None:
             self.replicas.notices.sibling_gone(who)
 
-    async def sibling_joined(self) -> None:
-        """It has heard nothing yet. Done when it knows what it cannot read in the log of the replicas."""
+    async def sibling_joined(self) -> str:
+        """It has heard nothing yet. The name of the log that is read here, once it knows what it cannot read there."""
         if self.replicas is None:
-            return
-        if notices := self.replicas.notices.sibling_joined():
+            return ""
+        name, notices = self.replicas.notices.sibling_joined()
+        if notices:
             known = self._announce([f"{'soft ' * soft}{kind} {name}" for kind, name, soft in notices])
             if known is not None:
                 await asyncio.wait((known,))
+        return name
 
 
 def _notices(what: list[str]) -> list[Notice]:

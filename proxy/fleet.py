@@ -12,7 +12,7 @@ import multiprocessing
 import secrets
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from typing import cast
@@ -29,6 +29,7 @@ from config.listen import open_socket
 from config.logs import configure_logging
 from config.rules import RouteTable
 from config.settings import ProxySettings
+from config.tasks import end as end_tasks
 from proxy.app import AdminListener, Worker, set_up_tracing
 from proxy.channel import Channel, ChannelError
 from proxy.observe.live import Numbers, added_up
@@ -44,6 +45,8 @@ READY_SECONDS = 1.0
 RESTART_SECONDS = 1.0
 """A worker that died is replaced after this long, so that one that cannot start does not spin."""
 STOP_GRACE_SECONDS = 5.0
+UNKNOWN_LOG = "?"
+"""No log has that name."""
 
 
 # -- in a worker's process
@@ -90,11 +93,12 @@ async def _work(
     await channel.open(end)
     asked = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked.set)
+    logs: Collection[str] = ()
     try:
         # before the first client, so that no purge and no flip of a flag passes it by
         with suppress(ChannelError):
-            await channel.call("listening")
-        await worker.start(open_socket(settings.host, port, share=True))
+            logs = cast("list[str]", await channel.call("listening"))
+        await worker.start(open_socket(settings.host, port, share=True), logs)
         channel.tell("serving", None)
         waits = {asyncio.create_task(asked.wait()), asyncio.create_task(channel.closed.wait())}
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -134,8 +138,7 @@ async def _answer_parent(worker: Worker, name: str, argument: object) -> object:
             worker.sibling_gone(cast("int", argument))
             return None
         case "joined":
-            await worker.sibling_joined()
-            return None
+            return await worker.sibling_joined()
     raise ValueError(f"unknown call {name!r}")
 
 
@@ -223,10 +226,10 @@ class Fleet:
         await asyncio.to_thread(member.process.join)
         await member.channel.close()
 
-    async def _answer_worker(self, member: Member, name: str, argument: object) -> None:
+    async def _answer_worker(self, member: Member, name: str, argument: object) -> object:
         if name == "listening":
-            await self._bring_up_to_date(member)
-        elif name == "serving":
+            return await self._bring_up_to_date(member)
+        if name == "serving":
             member.serving = True
         elif name == "flipped":
             take(self._flags, cast("dict[str, object]", argument))
@@ -234,6 +237,7 @@ class Fleet:
             await self._spread(member, [member.life, *cast("list[object]", argument)])
         elif name == "logged":
             self._tell_others(member, "logged", [member.life, *cast("list[object]", argument)])
+        return None
 
     def _others(self, member: Member) -> Iterator[tuple[Member, Channel]]:
         for other in self._members:
@@ -255,18 +259,25 @@ class Fleet:
                 channel.tell("invalidate", told)
         await asyncio.gather(*calls, return_exceptions=True)
 
-    async def _bring_up_to_date(self, member: Member) -> None:
-        """Flags that were flipped while it started, and what others have told; it hears of all that follows."""
+    async def _bring_up_to_date(self, member: Member) -> list[str]:
+        """Flags that were flipped while it started, and what others have told; it hears of all that follows.
+
+        Returns the logs that they read (`config.bulletin`); of who does not say it in time, `UNKNOWN_LOG`.
+        """
         assert member.channel is not None
         member.listening = True
-        others = [channel.call("joined") for other, channel in self._others(member) if other.serving]
+        others = [
+            asyncio.create_task(channel.call("joined")) for other, channel in self._others(member) if other.serving
+        ]
         try:
             await member.channel.call("set_flags", self._flags.as_dict())
         except ChannelError as fault:
             log.warning("worker %d did not take its flags: %s", member.number, fault)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(KNOWN_SECONDS):
-                await asyncio.gather(*others, return_exceptions=True)
+        if others:
+            await asyncio.wait(others, timeout=KNOWN_SECONDS)
+        told = [one.result() if one.done() and one.exception() is None else UNKNOWN_LOG for one in others]
+        await end_tasks(others)
+        return [name for name in cast("list[str]", told) if name]
 
     async def stop(self) -> None:
         """SIGTERM to all; those that outlive their drain are killed."""

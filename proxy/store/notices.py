@@ -84,9 +84,10 @@ class Notices:
         if telling is not None and (notices := telling.take_waiting(self.bulletin.read)):
             self.tell(notices)
 
-    def sibling_joined(self) -> list[Notice]:
-        """What it has not heard, and cannot read in the log yet; to be told again."""
-        return self._own.take_waiting(self.bulletin.read)
+    def sibling_joined(self) -> tuple[str, list[Notice]]:
+        """The log that is read here; and what the other has not heard, and cannot read there yet; to be told again."""
+        read = self.bulletin.read
+        return read.log, self._own.take_waiting(read)
 
     # -- judging
 

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -69,9 +69,9 @@ class Replicas:
         """Let the others know what was invalidated here. How many notices that makes."""
         return self.notices.tell(notices)
 
-    def start(self) -> None:
-        """Begin to listen."""
-        self.notices.bulletin.start()
+    def start(self, others: Collection[str]) -> None:
+        """Begin to listen. others -- see `config.bulletin.Bulletin.start`."""
+        self.notices.bulletin.start(others)
         self._comparing = apart(self._compare())
 
     async def _compare(self) -> None:

@@ -15,6 +15,7 @@ class Listener:
 
     def __init__(self) -> None:
         self.began_at: list[int] = []
+        self.known_since: list[int] = []
         self.entries: list[Any] = []
         self.numbers: list[int] = []
         self.missings: list[bool] = []
@@ -23,6 +24,7 @@ class Listener:
 
     def began(self, number: int, since: int) -> None:
         self.began_at.append(number)
+        self.known_since.append(since)
 
     def took(self, number: int, by: str, entry: Entry) -> None:
         if entry != MOVED:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,11 @@ from tests.support import PATIENCE, holds
 
 
 @contextlib.asynccontextmanager
-async def reading(url: str) -> AsyncIterator[tuple[Bulletin, Listener]]:
-    """One replica."""
+async def reading(url: str, others: Collection[str] = ()) -> AsyncIterator[tuple[Bulletin, Listener]]:
+    """One replica. others -- see `Bulletin.start`."""
     tier, listener = SharedTier(url), Listener()
     bulletin = Bulletin(tier, "name", listener)
-    bulletin.start()
+    bulletin.start(others)
     try:
         yield bulletin, listener
     finally:
@@ -178,6 +178,22 @@ async def test_entries_that_are_no_more_there_were_missed(server: Redis) -> None
         await holds(lambda: away.position == began + 10)
         assert heard.missings == [True]
         assert (heard.began_at, heard.entries) == ([began, began + 7], [7, 8, 9])
+
+
+async def test_who_hears_from_readers_of_another_log_begins_behind_all_that_is_in_this_one(server: Redis) -> None:
+    """They told it of what they told there, where it may have been before; who reads this log is told so."""
+    async with reading(server.url) as (one, told):
+        await holds(lambda: one.hears)
+        one.tell([[1], [2]])
+        assert await one.sent(PATIENCE)
+        async with reading(server.url, [one.read.log]) as (like, heard):
+            await holds(lambda: like.hears)
+            assert (heard.known_since, heard.missings) == (heard.began_at, [])
+        async with reading(server.url, [one.read.log, "another"]) as (unlike, heard):
+            await holds(lambda: unlike.hears)
+            assert heard.known_since == [one.published + 1]
+        await holds(lambda: one.position == one.published + 1)
+    assert told.entries == [1, 2]
 
 
 async def test_a_log_that_was_dropped_altogether_was_missed(server: Redis) -> None:

@@ -19,11 +19,12 @@ class Parent:
         self.knows = asyncio.Event()
         self.knows.set()
         self.told: list[tuple[str, object]] = []
+        self.says: object = None
 
     async def answer(self, name: str, argument: object) -> object:
         self.told.append((name, argument))
         await self.knows.wait()
-        return None
+        return self.says
 
 
 @contextlib.asynccontextmanager

@@ -10,17 +10,18 @@ import pytest
 
 from config.bulletin import Standing
 from config.listen import spare_port
+from proxy import fleet as fleet_module
 from proxy import siblings as module
 from proxy.app import build_routes
 from proxy.channel import Channel
-from proxy.fleet import Fleet
+from proxy.fleet import UNKNOWN_LOG, Fleet
 from proxy.observe.events import PurgeKind
 from proxy.server.admin import PurgeOrder
 from proxy.store.invalidations import Validity
 from tests.fast.passing import DATE, POST, begun, connection_of, nothing_left, usual
 from tests.fast.sides import server_of
 from tests.server.family import Parent, family, started
-from tests.support import Client, Origin, Proxy, Turn, running_proxy, settings_for, until
+from tests.support import PATIENCE, Client, Origin, Proxy, Turn, running_proxy, settings_for, until
 
 WAYS = pytest.mark.parametrize("times", [0, 2], ids=["the ordinary way", "the express way"])
 
@@ -179,18 +180,25 @@ async def test_who_joins_is_told_what_he_cannot_read(origin: Origin) -> None:
         assert state == [Validity.GONE, Validity.STALE]
 
 
-async def test_who_joins_serves_once_the_others_have_told_him() -> None:
+@pytest.mark.parametrize(("said", "logs"), [("a log", ["a log"]), ("", []), (None, [UNKNOWN_LOG])])
+async def test_who_joins_serves_once_the_others_have_told_him(
+    said: str | None, logs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None: it hangs."""
+    monkeypatch.setattr(fleet_module, "KNOWN_SECONDS", PATIENCE if said is not None else 0.05)
     settings = settings_for("http://127.0.0.1:1", workers=2)
     fleet = Fleet(settings, build_routes(settings), 0)
     [new, old] = fleet._members
     async with family() as (heard, to_old), family() as (_, to_new):
         new.channel, old.channel, old.serving = to_new._channel, to_old._channel, True
         heard.knows.clear()
+        heard.says = said
         joined = asyncio.create_task(fleet._answer_worker(new, "listening", None))
         await until(lambda: heard.told == [("joined", None)])
         assert not joined.done()
-        heard.knows.set()
-        await joined
+        if said is not None:
+            heard.knows.set()
+        assert await joined == logs
 
 
 async def test_who_is_being_started_is_told_when_he_listens_and_nobody_fails_for_that(

@@ -252,9 +252,10 @@ async def test_who_joins_is_told_what_cannot_be_read_yet(untold: Notices) -> Non
     untold._own.logged(1, at(6))
     untold._own.logged(2, at(7))
     untold.bulletin.position = 6
-    assert untold.sibling_joined() == [("tag", "t", True)]
+    name = untold.bulletin.read.log
+    assert untold.sibling_joined() == (name, [("tag", "t", True)])
     assert untold.state(URI, ("t",), at(6)) is Validity.STALE
-    assert untold.sibling_joined() == []
+    assert untold.sibling_joined() == (name, [])
 
 
 async def test_flags_set_everywhere_are_kept_again_by_who_comes_to_another_log(untold: Notices) -> None:
