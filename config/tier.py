@@ -323,7 +323,13 @@ def _connected(place: Place, seconds: float) -> tuple[Any, list[Callable[[], Awa
             )
             return cluster, [cluster.aclose]
         case Mode.SENTINEL:
-            watching = {"socket_timeout": CALL_SECONDS, "socket_connect_timeout": SENTINEL_SECONDS, "ssl": place.tls}
+            watching = {
+                "socket_timeout": CALL_SECONDS,
+                "socket_connect_timeout": SENTINEL_SECONDS,
+                # the next one is asked at once
+                "retry": None,
+                "ssl": place.tls,
+            }
             sentinel = Sentinel(place.hosts, sentinel_kwargs=watching)  # type: ignore[no-untyped-call]
             master = sentinel.master_for(
                 place.service, db=place.number, ssl=place.tls, max_connections=MAX_CALLS, **options

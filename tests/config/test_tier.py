@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -131,6 +132,28 @@ async def test_a_connection_in_use_follows_the_master_when_it_is_back(server: Re
         assert await tier.write("key", b"value", 60)
         assert await first.get("key") is None
         await tier.close()
+
+
+async def test_a_sentinel_that_does_not_answer_is_asked_once_and_then_the_next() -> None:
+    """redis-py would ask it four times, with some four seconds of waiting between them."""
+    asked: list[int] = []
+
+    async def leave(number: int, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(number)
+        writer.close()
+
+    servers = [await asyncio.start_server(partial(leave, number), "127.0.0.1", 0) for number in range(2)]
+    hosts = ",".join(f"127.0.0.1:{server.sockets[0].getsockname()[1]}" for server in servers)
+    tier = SharedTier(f"redis+sentinel://{hosts}/main/0", seconds=UNHURRIED)
+    try:
+        with pytest.raises(redis.asyncio.sentinel.MasterNotFoundError):
+            async with tier.listening(PATIENCE) as client:
+                await client.get("x")
+    finally:
+        await tier.close()
+        for server in servers:
+            server.close()
+    assert asked == [0, 1]
 
 
 async def test_sentinels_that_hang_hold_nobody_up_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
