@@ -3,16 +3,62 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from aiohttp import hdrs, web
 
+from config.told import Told
 from pool_monitor.grading.calls import UpstreamFault
 from pool_monitor.grading.wire import length_of
 
+log = logging.getLogger("siding.grading")
+
 READ_SECONDS = 60.0
 """The longest pause of a caller who sends."""
+TOGETHER = 4
+"""Contents that are looked into may together have so many times the octets that one of them may."""
+
+
+class Room:
+    """Octets of contents that are looked into: not more than `most` together."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.held = 0
+        self._told = Told()
+
+    def take(self, octets: int) -> bool:
+        """So many more are held; False where that is too much."""
+        self.held += octets
+        if self.held > self.most:
+            if self._told.news("full"):
+                log.warning(
+                    "requests of %d bytes are on their way: others are forwarded without looking into them", self.most
+                )
+            return False
+        if self.held * 2 < self.most:
+            self._told.works()
+        return True
+
+
+class Share:
+    """What one request has of a `Room`."""
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self._octets = 0
+
+    def take(self, octets: int) -> bool:
+        """See `Room.take`."""
+        self._octets += octets
+        return self._room.take(octets)
+
+    def give(self) -> None:
+        """Give all of it back."""
+        self._room.held -= self._octets
+        self._octets = 0
 
 
 async def pieces_of(request: web.Request) -> AsyncGenerator[bytes, None]:
@@ -30,15 +76,15 @@ async def pieces_of(request: web.Request) -> AsyncGenerator[bytes, None]:
         yield piece
 
 
-async def content_of(request: web.Request, most: int) -> tuple[bytes, bool]:
-    """The content, and whether there is more of it than `most` octets; nothing of one whose length says so. Raises
-    UpstreamFault where the caller stops sending."""
+async def content_of(request: web.Request, most: int, share: Share | None = None) -> tuple[bytes, bool]:
+    """The content, and whether there is more of it than `most` octets, or than there is room for; nothing of one whose
+    length says so. Raises UpstreamFault where the caller stops sending."""
     if int(length_of(request.headers.get(hdrs.CONTENT_LENGTH, "0"))) > most:
         return b"", True
     content = bytearray()
     async with aclosing(pieces_of(request)) as pieces:
         async for piece in pieces:
             content += piece
-            if len(content) > most:
+            if (share is not None and not share.take(len(piece))) or len(content) > most:
                 return bytes(content), True
     return bytes(content), False

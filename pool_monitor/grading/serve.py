@@ -23,7 +23,7 @@ from pool_monitor.grading.collapse import Collapse, Telling
 from pool_monitor.grading.completions import Completions
 from pool_monitor.grading.observed import Found, Served
 from pool_monitor.grading.outcomes import Outcome
-from pool_monitor.grading.receiving import content_of
+from pool_monitor.grading.receiving import TOGETHER, Room, Share, content_of
 from pool_monitor.grading.stored import Stored, Where, is_whole, key_of, repeatable, shareable
 from pool_monitor.grading.templates import AS_ASKED, Recognised, Template, may_hold, recognise, with_detail
 from pool_monitor.grading.upstream import Upstream
@@ -129,6 +129,7 @@ class Grading:
         self._secret = secret
         self._seconds = seconds
         self._max_content_bytes = max_content_bytes
+        self._room = Room(max_content_bytes * TOGETHER)
         self._detail = detail
         self.collapse = Collapse()
 
@@ -226,10 +227,17 @@ class Grading:
             # what is made of it would be told of as JSON, which the upstream would not have taken it for
             served.left = Left.NOT_JSON
             return await self._forward(request, served, _all_of(request))
-        content, more = await content_of(request, self._max_content_bytes)
-        if more:
-            served.left = Left.TOO_LARGE
-            return await self._forward(request, served, _all_of(request, content))
+        share = Share(self._room)
+        try:
+            content, more = await content_of(request, self._max_content_bytes, share)
+            if not more:
+                return await self._looked_into(request, served, content)
+        finally:
+            share.give()
+        served.left = Left.TOO_LARGE
+        return await self._forward(request, served, _all_of(request, content))
+
+    async def _looked_into(self, request: web.Request, served: Served, content: bytes) -> web.StreamResponse:
         decision = self.decide(content, lambda body: self.call_of(request, body))
         served.left, served.template = decision.left, decision.template
         call = decision.call

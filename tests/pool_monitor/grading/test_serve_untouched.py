@@ -152,6 +152,26 @@ async def test_what_is_too_large_to_look_into_is_forwarded() -> None:
         assert wrapped.metric("siding_grading_requests_total", what="too-large", found="asked", status="2xx") == 2
 
 
+async def test_what_there_is_no_room_to_look_into_is_forwarded(caplog: pytest.LogCaptureFixture) -> None:
+    """However many callers are slow to send what they ask."""
+    begin = f"POST {CHAT} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 8000\r\n\r\n"
+    async with wrapping(grading_max_request_bytes=8000) as wrapped:
+        room = wrapped.monitor.monitor.grading.grading._room
+        assert room.most == 32_000
+        slow = [await asyncio.open_connection("127.0.0.1", wrapped.monitor.port) for _ in range(4)]
+        for _, writer in slow:
+            writer.write(begin.encode() + b" " * 7900)
+        await until(lambda: room.held == 4 * 7900)
+        wrapped.upstream.answering = says(SAID)
+        await graded(wrapped.sdk())
+        assert [asked.body for asked in wrapped.upstream.asked] == [asked_for()]
+        for _, writer in slow:
+            writer.close()
+        await until(lambda: not room.held)
+    told = "requests of 32000 bytes are on their way: others are forwarded without looking into them"
+    assert caplog.messages.count(told) == 1
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'"Questions"', b'{"messages":[{"Questions":1}]}'])
 async def test_content_that_is_no_request_is_the_upstreams_to_refuse(wrapped: Wrapped, content: bytes) -> None:
     async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
