@@ -39,6 +39,7 @@ from proxy.server.handler import Handler
 from proxy.server.live import LiveSettings
 from proxy.server.local import PATHS, LastHop, LocalMetrics
 from proxy.server.protocol import ClientServer
+from proxy.server.room import Room
 from proxy.server.visit import Limits, Shared
 from proxy.siblings import Siblings
 from proxy.store.invalidations import Invalidations
@@ -228,8 +229,8 @@ class Worker:
         if self.replicas is not None:
             self.replicas.start(logs)
         hits = Hits(self._fast, self._briefs, self._wall, self._traces.needs_span if self._traces is not None else None)
-        most = most_clients(DESCRIPTORS)
-        self._server = ClientServer(self.handler, self._refused, self._fast.lexicon, hits, self._express, most)
+        room = Room(most_clients(DESCRIPTORS))
+        self._server = ClientServer(self.handler, self._refused, self._fast.lexicon, hits, self._express, room)
         self._listener = await asyncio.get_running_loop().create_server(self._server, sock=sock, backlog=BACKLOG)
         self._listening = True
 

@@ -9,18 +9,15 @@ the installed aiohttp to them.
 from __future__ import annotations
 
 import asyncio
-import heapq
 import logging
-import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import http_exceptions, web
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 
-from config.descriptors import SILENT_SECONDS
 from proxy import errors
 from proxy.observe.events import Observation
 from proxy.origin.connection import OnInterim
@@ -41,6 +38,7 @@ from proxy.server.parsed import (
     request_head,
 )
 from proxy.server.refusal import refusal_head
+from proxy.server.room import Guest, Room
 
 if TYPE_CHECKING:
     from aiohttp.http import RawRequestMessage
@@ -80,11 +78,6 @@ READ_SECONDS = 60.0
 """The longest silence of a client that owes content (nginx: client_body_timeout)."""
 EARLY_BYTES = 64 * 1024
 """Held of what a client sends before it has its answer; then it is no longer read."""
-
-ROOM_SHARE = 16
-"""One in so many connections is closed at once to make room (nginx: a sixteenth of worker_connections)."""
-LOOK_SHARE = 20
-"""Where nobody was idle, the look for one takes one part in so many of the time."""
 
 Handler = Callable[[Exchange], Awaitable[None]]
 Take = Callable[[Seat, bytes], bool]
@@ -200,7 +193,9 @@ class ClientConnection(RequestHandler):
         self.peer_address = str(peer[0]).removeprefix("::ffff:") if peer else ""
         self._seat = Seat(cast("asyncio.Transport", transport).write, self.peer_address)
         self.closing = self._server.draining
-        self._server.make_room(self)
+        if not self._server.room.admit(self, cast("Collection[Guest]", self._server._connections)):
+            self._refuse(errors.OutOfDescriptors("Siding is out of file descriptors; try again later"))
+            self.force_close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """What is being answered is given up."""
@@ -528,19 +523,14 @@ class ClientConnection(RequestHandler):
 
     @property
     def idle(self) -> bool:
-        """No request of it is on its way, as far as is known."""
+        """See `room.Guest`."""
         return self.transport is not None and not self._request_in_progress and not self._messages
 
     @property
     def standing(self) -> tuple[bool, float]:
-        """Whether it ever asked anything, and when it ends if it stays idle, on the monotonic clock."""
+        """See `room.Guest`."""
         asked = self._request_count > 0 or self._seat.ended > 0
         return asked, max(self._next_keepalive_close_time, self._seat.ended + KEEPALIVE_SECONDS)
-
-    def turn_away(self, fault: errors.SidingError) -> None:
-        """Answer with `fault` whatever it is about to ask, and end."""
-        self._refuse(fault)
-        self.force_close()
 
     def _refuse(self, fault: errors.SidingError) -> None:
         content = fault.content()
@@ -587,22 +577,16 @@ class ClientServer(web.Server):
         lexicon: Lexicon | None,
         hits: Hits | None,
         express: Express | None,
-        most: int = sys.maxsize,
+        room: Room,
     ) -> None:
-        """lexicon -- by which plain requests are read; None leaves all to aiohttp. hits, express -- the short ways.
-
-        most -- clients that may be connected.
-        """
+        """lexicon -- by which plain requests are read; None leaves all to aiohttp. hits, express -- the short ways."""
         self.on_refused = on_refused
         self.draining = False
         self.serve = handler
         self.lexicon = lexicon
         self.take: Take = self.only_read if hits is None else hits.take
         self.express = express
-        self.most = most
-        self._said_until = self._looks_from = 0.0
-        # connections that are being closed to make room, and whose room nobody has taken
-        self._leaving = 0
+        self.room = room
         super().__init__(self._handle, handler_cancellation=True)
 
     def only_read(self, seat: Seat, data: bytes) -> bool:
@@ -631,41 +615,6 @@ class ClientServer(web.Server):
             return await protocol._make_error_handler(_Refused(400, fault, ""))(request)  # type: ignore[arg-type]
         await self.serve(exchange)
         return _Sent(protocol.go_on(keep_alive=exchange.keep_alive))
-
-    def make_room(self, newcomer: ClientConnection) -> None:
-        """One client too many: of the idle ones some go, who never asked anything first; where none is, the newcomer.
-
-        What is left of the descriptors is for the origin, for Redis and for who looks after this process. libuv, where
-        there is none left, cuts clients without a word (uv_listen).
-        """
-        if len(self._connections) <= self.most:
-            self._leaving = 0
-            return
-        if self._leaving:
-            self._leaving -= 1
-            return
-        now = time.monotonic()
-        if now >= self._said_until:
-            log.error(
-                "%d clients are connected, and file descriptors allow no more: idle ones are closed, or new ones get "
-                "a 503; raise the hard limit (ulimit -Hn, LimitNOFILE)",
-                self.most,
-            )
-        self._said_until = now + SILENT_SECONDS
-        idle: list[ClientConnection] = []
-        if now >= self._looks_from:
-            began = time.monotonic()
-            everybody = cast("list[ClientConnection]", self.connections)
-            idle = [one for one in everybody if one.idle and one is not newcomer]
-            ended = time.monotonic()
-            self._looks_from = began if idle else ended + LOOK_SHARE * (ended - began)
-        going = heapq.nsmallest(max(1, self.most // ROOM_SHARE), idle, key=lambda one: one.standing)
-        for one in going:
-            one.end_when_idle()
-        if going:
-            self._leaving = len(going) - 1
-        else:
-            newcomer.turn_away(errors.OutOfDescriptors("Siding is out of file descriptors; try again later"))
 
     def begin_drain(self) -> None:
         """Close idle connections; the others end after the answer they are at."""

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from proxy.server import protocol
+from proxy.server import room
 from tests.support import Client, Gate, Message, Origin, Proxy, Turn, running_proxy, until
 
 
@@ -126,7 +126,7 @@ async def test_where_descriptors_run_out_who_never_asked_makes_room_and_then_who
     async with running_proxy(origin.url) as proxy:
         server = proxy.worker._server
         assert server is not None
-        server.most = 3
+        server.room.most = 3
         first, second, third = [await connected(proxy, number) for number in (1, 2, 3)]
         assert (await first.request("GET", "/a")).status == 200
         assert (await second.request("GET", "/a")).status == 200
@@ -141,12 +141,12 @@ async def test_where_descriptors_run_out_who_never_asked_makes_room_and_then_who
 
 
 async def test_where_all_are_busy_the_newcomer_is_told_so(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "LOOK_SHARE", 0)
+    monkeypatch.setattr(room, "LOOK_SHARE", 0)
     gate = Gate(origin)
     async with running_proxy(origin.url) as proxy:
         server = proxy.worker._server
         assert server is not None
-        server.most = 2
+        server.room.most = 2
         busy = [await connected(proxy, number) for number in (1, 2)]
         for number, client in enumerate(busy):
             await client.send(f"GET /{number} HTTP/1.1\r\nHost: app.example\r\n\r\n")
