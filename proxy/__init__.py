@@ -7,6 +7,8 @@
 A request goes through `server`, which asks `policy` what to do and does it with `store` and `origin`:
 
     server/   protocol      the client's connection; the only file that touches aiohttp's internals
+              parsed        what aiohttp has parsed, in our words
+              ending, room  how connections end, and who goes where one comes too many
               fast_path     hits from prepared octets, before any task is made
               express       requests that pass, without a task
               handler       the story of a request, in the order it happens: start here
@@ -20,7 +22,7 @@ A request goes through `server`, which asks `policy` what to do and does it with
               forwarder     to the origin: for one client alone, or as a tunnel
               coding        gzip, br, zstd for whole contents and streams
               in_flight     how many requests are on their way
-              admin, local, listen
+              admin, local, live
     policy/   pure decisions over plain values (its own map is in `policy/__init__.py`)
     origin/   client        connections, their reuse, timeouts and errors
               fetch         one request whose answer may serve many clients

@@ -15,6 +15,7 @@ encoding       content codings: which, whether, and what they do to the head
 forwarding     what a hop takes away from a message and what it adds
 cache_status   what is said of it all in Cache-Status
 judgement      the above in order, for an answer of the origin
+extent         where a request ends among the octets that a client sends
 lines          request lines and field lines in the one form that the fast ways take, remembered
 plain          requests in that form; heads that differ in a few values alone, remembered
 prepared       answers from stored responses as octets, made once of what the policy said
