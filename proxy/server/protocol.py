@@ -523,8 +523,11 @@ class ClientConnection(RequestHandler):
 
     @property
     def idle(self) -> bool:
-        """See `room.Guest`."""
-        return self.transport is not None and not self._request_in_progress and not self._messages
+        """See `room.Guest`. Nothing of an answer is left either, so that it is gone at once when it is closed."""
+        transport = self.transport
+        if transport is None or self._request_in_progress or self._messages:
+            return False
+        return not transport.get_write_buffer_size()
 
     @property
     def standing(self) -> tuple[bool, float]:
