@@ -14,6 +14,7 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from multiprocessing.process import BaseProcess
 from typing import cast
 
@@ -194,12 +195,7 @@ class Fleet:
 
     async def _live(self, member: Member) -> None:
         ours, theirs = socket.socketpair()
-
-        async def answer(name: str, argument: object) -> object:
-            await self._answer_worker(member, name, argument)
-            return None
-
-        channel = Channel(answer)
+        channel = Channel(partial(self._answer_worker, member))
         await channel.open(ours)
         # what is told before that it hears of when it listens
         member.channel = channel
