@@ -223,11 +223,14 @@ class Worker:
 
     # -- life
 
-    async def start(self, sock: socket.socket, logs: Collection[str] = ()) -> None:
-        """Serve clients on `sock`, which must be listening. logs -- of the replicas, that the other workers read."""
+    async def start(self, sock: socket.socket, logs: Collection[str] = (), known: Mapping[str, bool] = {}) -> None:
+        """Serve clients on `sock`, which must be listening.
+
+        logs -- of the replicas, that the other workers read. known -- flags that were set everywhere, and here since.
+        """
         self._metrics.lag.start()
         if self.replicas is not None:
-            self.replicas.start(logs)
+            self.replicas.start(logs, known)
         hits = Hits(self._fast, self._briefs, self._wall, self._traces.needs_span if self._traces is not None else None)
         room = Room(most_clients(DESCRIPTORS))
         self._server = ClientServer(self.handler, self._refused, self._fast.lexicon, hits, self._express, room)

@@ -95,11 +95,12 @@ async def _work(
     asked = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked.set)
     logs: Collection[str] = ()
+    known: Mapping[str, bool] = {}
     try:
         # before the first client, so that no purge and no flip of a flag passes it by
         with suppress(ChannelError):
-            logs = cast("list[str]", await channel.call("listening"))
-        await worker.start(open_socket(settings.host, port, share=True), logs)
+            logs, known = cast("tuple[list[str], dict[str, bool]]", await channel.call("listening"))
+        await worker.start(open_socket(settings.host, port, share=True), logs, known)
         channel.tell("serving", None)
         waits = {asyncio.create_task(asked.wait()), asyncio.create_task(channel.closed.wait())}
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -169,6 +170,8 @@ class Fleet:
         self._routes = routes
         self._port = port
         self._flags = Flags.from_settings(settings)
+        # those that were flipped in all replicas, and how; since then they may have been flipped here alone
+        self._everywhere: dict[str, bool] = {}
         self._members = [Member(number) for number in range(settings.workers)]
         self._keepers: list[asyncio.Task[None]] = []
         self._draining = False
@@ -228,7 +231,9 @@ class Fleet:
         if name == "serving":
             member.serving = True
         elif name == "flipped":
-            take(self._flags, cast("dict[str, object]", argument))
+            flipped = cast("dict[str, bool]", argument)
+            self._everywhere |= flipped
+            take(self._flags, flipped)
         elif name == "invalidated":
             await self._spread(member, [member.life, *cast("list[object]", argument)])
         elif name == "logged":
@@ -255,25 +260,28 @@ class Fleet:
                 channel.tell("invalidate", told)
         await asyncio.gather(*calls, return_exceptions=True)
 
-    async def _bring_up_to_date(self, member: Member) -> list[str]:
+    async def _bring_up_to_date(self, member: Member) -> tuple[list[str], dict[str, bool]]:
         """Flags that were flipped while it started, and what others have told; it hears of all that follows.
 
-        Returns the logs that they read (`config.bulletin`); of who does not say it in time, `UNKNOWN_LOG`.
+        Returns the logs that they read (`config.bulletin`), of who does not say it in time, `UNKNOWN_LOG`; and which
+        of the flags that were set everywhere are in what it has been given.
         """
         assert member.channel is not None
         member.listening = True
         others = [
             asyncio.create_task(channel.call("joined")) for other, channel in self._others(member) if other.serving
         ]
+        known = dict(self._everywhere)
         try:
             await member.channel.call("set_flags", self._flags.as_dict())
         except ChannelError as fault:
+            known = {}
             log.warning("worker %d did not take its flags: %s", member.number, fault)
         if others:
             await asyncio.wait(others, timeout=KNOWN_SECONDS)
         told = [one.result() if one.done() and one.exception() is None else UNKNOWN_LOG for one in others]
         await end_tasks(others)
-        return [name for name in cast("list[str]", told) if name]
+        return [name for name in cast("list[str]", told) if name], known
 
     async def stop(self) -> None:
         """SIGTERM to all; those that outlive their drain are killed."""
@@ -345,6 +353,7 @@ class Fleet:
         """Flip flags here, for workers to come, and in every worker. Raises FlagError."""
 
         async def tell(flags: Mapping[str, bool], _: float) -> bool:
+            self._everywhere |= flags
             answers = await self._ask_all("set_flags_everywhere", flags)
             return any(cast("dict[str, bool]", answer)["everywhere"] for answer in answers.values())
 

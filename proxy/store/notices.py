@@ -65,6 +65,10 @@ class Notices:
         self.bulletin.tell([[FLAGS, dict(flags), False]], keep=flags)
         return await self.bulletin.sent(seconds)
 
+    def know(self, flags: Mapping[str, bool]) -> None:
+        """These were set everywhere before this worker began, and may have been flipped in this replica alone since."""
+        self._flags_everywhere |= flags
+
     # -- what the other workers of this proxy tell, heard from themselves
 
     def sibling_told(self, who: int, count: int, notices: Sequence[Notice]) -> None:

@@ -69,8 +69,9 @@ class Replicas:
         """Let the others know what was invalidated here. How many notices that makes."""
         return self.notices.tell(notices)
 
-    def start(self, others: Collection[str]) -> None:
-        """Begin to listen. others -- see `config.bulletin.Bulletin.start`."""
+    def start(self, others: Collection[str], known: Mapping[str, bool]) -> None:
+        """Begin to listen. others -- see `config.bulletin.Bulletin.start`. known -- see `Notices.know`."""
+        self.notices.know(known)
         self.notices.bulletin.start(others)
         self._comparing = apart(self._compare())
 

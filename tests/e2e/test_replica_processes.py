@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import aiohttp
 
@@ -54,6 +55,13 @@ async def hears(session: aiohttp.ClientSession, *proxies: Running, workers: int 
         return all([await metric(session, proxy, "siding_replica_hears") >= workers for proxy in proxies])
 
     await holds(all_do)
+
+
+def worker_of(proxy: Running) -> int:
+    """The process of one of its workers."""
+    parent = proxy.child.process.pid
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return next(int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes())
 
 
 async def test_ten_replicas_with_fifty_clients_each_ask_once(origin: Origin, shared: Redis) -> None:
@@ -162,3 +170,19 @@ async def test_workers_of_one_replica_are_replicas_as_well(origin: Origin, share
                     return (await answer.json())["ENABLE_ETAG"] is on
 
             await holds(is_flipped)
+
+
+async def test_a_worker_that_is_replaced_takes_back_no_flag_that_was_flipped_here_alone(
+    origin: Origin, shared: Redis
+) -> None:
+    async with replicas(origin, shared, 1, workers="2") as [fleet], aiohttp.ClientSession() as session:
+        await hears(session, fleet, workers=2)
+        for order in ({"ENABLE_ETAG": False, "everywhere": True}, {"ENABLE_ETAG": True}):
+            async with session.patch(f"{fleet.admin}/api/flags", json=order) as answer:
+                assert answer.status == 200
+        os.kill(worker_of(fleet), signal.SIGKILL)
+        await hears(session, fleet, workers=2)
+        async with session.get(f"{fleet.admin}/metrics") as answer:
+            lines = (await answer.text()).splitlines()
+        states = [line.rsplit(" ", 1)[1] for line in lines if line.startswith('siding_flag{flag="ENABLE_ETAG"')]
+        assert states == ["1.0", "1.0"]

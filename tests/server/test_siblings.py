@@ -198,7 +198,7 @@ async def test_who_joins_serves_once_the_others_have_told_him(
         assert not joined.done()
         if said is not None:
             heard.knows.set()
-        assert await joined == logs
+        assert await joined == (logs, {})
 
 
 async def test_who_is_being_started_is_told_when_he_listens_and_nobody_fails_for_that(
