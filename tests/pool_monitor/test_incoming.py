@@ -92,3 +92,18 @@ def test_without_bounds_anything_may_come() -> None:
     incoming.end()
     incoming.data_received(ANSWER)
     assert (transport.behind.came, incoming.exceeded) == (ANSWER, False)
+
+
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_what_came_without_bounds_is_not_looked_into(cut: int) -> None:
+    transport = Transport()
+    incoming = Incoming(transport)
+    incoming.begin(len(COMPLETE), len(ROWS))
+    incoming.data_received(COMPLETE)
+    incoming.end()
+    # as when a statement was given up while its answer was on its way
+    incoming.data_received(COMPLETE[:-cut])
+    assert (incoming.octets, incoming.rows) == (0, 0)
+    incoming.begin(len(ANSWER), len(ROWS))
+    incoming.data_received(ANSWER)
+    assert (incoming.octets, incoming.rows, transport.aborted) == (len(ANSWER), len(ROWS), 0)
