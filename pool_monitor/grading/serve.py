@@ -27,7 +27,7 @@ from pool_monitor.grading.receiving import TOGETHER, Room, Share, content_of
 from pool_monitor.grading.stored import Stored, Where, is_whole, key_of, repeatable, shareable
 from pool_monitor.grading.templates import AS_ASKED, Recognised, Template, may_hold, recognise, with_detail
 from pool_monitor.grading.upstream import Upstream
-from pool_monitor.grading.wire import OF_OCTETS, end_to_end
+from pool_monitor.grading.wire import OF_OCTETS, end_to_end, pieces_of
 from pool_monitor.request_traces import SERVED
 
 PREFIX = "/v1"
@@ -232,10 +232,13 @@ class Grading:
             content, more = await content_of(request, self._max_content_bytes, share)
             if not more:
                 return await self._looked_into(request, served, content)
+            served.left = Left.TOO_LARGE
+            rest = _all_of(request, content, share.give)
+            # the caller may take for ever to send what is behind it
+            del content
+            return await self._forward(request, served, rest)
         finally:
             share.give()
-        served.left = Left.TOO_LARGE
-        return await self._forward(request, served, _all_of(request, content))
 
     async def _looked_into(self, request: web.Request, served: Served, content: bytes) -> web.StreamResponse:
         decision = self.decide(content, lambda body: self.call_of(request, body))
@@ -498,14 +501,23 @@ def _with_status(fields: Fields, cache_status: str | None) -> Fields:
     return fields if cache_status is None else (*fields, ("Cache-Status", cache_status))
 
 
-def _all_of(request: web.Request, begin: bytes = b"") -> AsyncIterator[bytes] | None:
-    """The content as it arrives, after what was read of it; None where there is none."""
+def _all_of(
+    request: web.Request, begin: bytes = b"", sent: Callable[[], None] | None = None
+) -> AsyncIterator[bytes] | None:
+    """The content as it arrives, after what was read of it; None where there is none.
+
+    sent -- called once what was read is on its way, and no longer held.
+    """
     if not request.can_read_body and not begin:
         return None
 
     async def pieces() -> AsyncIterator[bytes]:
-        if begin:
-            yield begin
+        nonlocal begin
+        async for piece in pieces_of(begin):
+            yield piece
+        begin = b""
+        if sent is not None:
+            sent()
         async for piece in request.content.iter_any():
             yield piece
 

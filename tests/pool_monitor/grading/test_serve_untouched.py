@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tracemalloc
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -28,7 +29,8 @@ from tests.pool_monitor.grading.wrapped import (
     says,
     wrapping,
 )
-from tests.support import until
+from tests.pool_monitor.support import running_monitor
+from tests.support import PATIENCE, until
 
 JSON = {"Content-Type": "application/json"}
 
@@ -170,6 +172,37 @@ async def test_what_there_is_no_room_to_look_into_is_forwarded(caplog: pytest.Lo
         await until(lambda: not room.held)
     told = "requests of 32000 bytes are on their way: others are forwarded without looking into them"
     assert caplog.messages.count(told) == 1
+
+
+async def test_what_was_read_in_vain_is_let_go_of_once_it_is_sent() -> None:
+    """Though its caller stops in the middle."""
+    size, came = 1024 * 1024, asyncio.Event()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    async def upstream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        left = 2 * size
+        while piece := await reader.read(65536):
+            left -= piece.count(b" ")
+            if left <= 0:
+                came.set()
+        writer.close()
+
+    server = await asyncio.start_server(upstream, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    async with server, running_monitor(None, grading_upstream_url=url, grading_max_request_bytes=size) as client:
+        room = client.monitor.grading.grading._room
+        tracemalloc.start()
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", client.port)
+            writer.write(head.encode() + f"{3 * size:x}\r\n".encode() + b" " * 2 * size)
+            await asyncio.wait_for(came.wait(), PATIENCE)
+            here = tracemalloc.Filter(inclusive=True, filename_pattern=receiving.__file__)
+            held = tracemalloc.take_snapshot().filter_traces([here]).statistics("filename")
+        finally:
+            tracemalloc.stop()
+            writer.close()
+        assert sum(one.size for one in held) < size // 10
+        assert not room.held
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'"Questions"', b'{"messages":[{"Questions":1}]}'])
