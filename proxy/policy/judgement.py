@@ -180,7 +180,7 @@ def to_store(question: Question, judgement: Judgement, content: bytes, times: tu
     head = replace(head, fields=head.fields.without({"age"}))
     if head.status == 206:
         first, last, complete = parse_content_range(head.fields.get("content-range")) or (0, 0, 0)
-        part = Part(first, last, complete)
+        part = Part(first, complete, last == complete - 1)
         head = ResponseHead(200, "OK", head.fields.without({"content-range"}))
     names = cache_key.vary_names(head.fields) or ()
     return StoredResponse(
@@ -199,15 +199,18 @@ def to_store(question: Question, judgement: Judgement, content: bytes, times: tu
     )
 
 
-def is_miscounted(stored: StoredResponse) -> bool:
-    """Whether it is a part of another length than its Content-Range said: nobody knows which octets it has."""
-    return stored.part is not None and stored.part.last - stored.part.first + 1 != len(stored.content)
+def _counted_well(part: Part, content: bytes) -> bool:
+    """Whether the octets are as many as Content-Range said, as far as can be told."""
+    end = part.first + len(content)
+    return end == part.complete if part.to_end else end < part.complete
 
 
 def with_neighbour(new: StoredResponse, old: StoredResponse) -> StoredResponse:
     """A part together with one stored before it, where both are of one representation and touch (RFC 9111 3.4)."""
     a, b = new.part, old.part
     if a is None or b is None or a.complete != b.complete or old.secondary_key != new.secondary_key:
+        return new
+    if not (_counted_well(a, new.content) and _counted_well(b, old.content)):
         return new
     if not validation.same_representation(old, new.head.fields):
         return new
@@ -217,7 +220,7 @@ def with_neighbour(new: StoredResponse, old: StoredResponse) -> StoredResponse:
         return new
     content = lower[1] + upper[1][overlap:]
     whole = lower[0].first == 0 and len(content) == a.complete
-    part = None if whole else Part(lower[0].first, lower[0].first + len(content) - 1, a.complete)
+    part = None if whole else Part(lower[0].first, a.complete, lower[0].first + len(content) == a.complete)
     fields = validation.combined(old.head.fields, new.head.fields)
     return replace(new, head=replace(new.head, fields=fields), content=content, part=part, codings=NO_CODINGS)
 

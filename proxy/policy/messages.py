@@ -226,17 +226,12 @@ class RouteRule(Protocol):
 class Part:
     """Which octets of a representation a stored response holds, where it does not hold all (RFC 9110 14.4).
 
-    first, last -- their positions. complete -- length of the whole representation.
+    first -- position of the first. complete -- length of the whole representation. to_end -- it holds the last.
     """
 
     first: int
-    last: int
     complete: int
-
-    @property
-    def to_end(self) -> bool:
-        """Whether it holds the last of the representation."""
-        return self.last == self.complete - 1
+    to_end: bool
 
 
 NO_CODINGS: Mapping[str, bytes] = {}

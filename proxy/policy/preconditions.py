@@ -71,8 +71,8 @@ def evaluate(request: RequestHead, head: ResponseHead, length: int, *, kept: boo
     return Answer.FULL, ()
 
 
-def from_part(request: RequestHead, head: ResponseHead, part: Part) -> Piece | None:
-    """What of a stored part answers `request` in full; None where it does not (RFC 9111 3.3).
+def from_part(request: RequestHead, head: ResponseHead, part: Part, length: int) -> Piece | None:
+    """What of a stored part of `length` octets answers `request` in full; None where it does not (RFC 9111 3.3).
 
     The request must ask for one range that lies within the part, and for nothing that the origin has to decide.
     """
@@ -87,7 +87,6 @@ def from_part(request: RequestHead, head: ResponseHead, part: Part) -> Piece | N
     if wanted is None or len(wanted) != 1:
         return None
     first, last = wanted[0]
-    length = part.last - part.first + 1
     if first is None:
         # the last octets, counted from the end
         if not part.to_end or last is None or not 0 < last <= length:

@@ -105,8 +105,6 @@ class Fetches:
             return Verdict.CACHE_OFF
         if shared.validity(stored) is not Validity.VALID:
             return Verdict.INVALIDATED
-        if policy.is_miscounted(stored):
-            return Verdict.PARTIAL
         slot = shared.store.find(stored.key)
         for other in slot.variants if slot is not None else ():
             if other.secondary_key == stored.secondary_key and shared.validity(other) is Validity.VALID:

@@ -382,7 +382,7 @@ class Handler:
         request, observation = visit.exchange.head, visit.observation
         if part.part is None or reuse.decide(part, request, now, rule=visit.rule) is not Reuse.FRESH:
             return False
-        piece = preconditions.from_part(request, part.head, part.part)
+        piece = preconditions.from_part(request, part.head, part.part, len(part.content))
         if piece is None:
             found.lacking = part.part.first == 0 and not on_its_own(visit, found)
             return False

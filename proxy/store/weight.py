@@ -78,7 +78,7 @@ def weigh(stored: StoredResponse) -> int:
     for name, value in stored.secondary_key:
         total += _PAIR + _of(name) + _of(value)
     if stored.part is not None:
-        total += _of(stored.part) + 3 * _NUMBER
+        total += _of(stored.part) + 2 * _NUMBER
     for tag in stored.tags:
         total += _of(tag)
     for coding, content in stored.codings.items():

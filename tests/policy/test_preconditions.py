@@ -195,34 +195,34 @@ def test_a_condition_that_holds_goes_before_a_range() -> None:
 
 # -- ranges of a part
 
-MIDDLE, TAIL = Part(4, 6, 10), Part(4, 9, 10)
+MIDDLE, TAIL = Part(4, 10, to_end=False), Part(4, 10, to_end=True)
 
 
 @pytest.mark.parametrize(
-    ("value", "part", "expected"),
+    ("value", "part", "length", "expected"),
     [
-        ("bytes=4-6", MIDDLE, Piece(4, 0, 3)),
-        ("bytes=5-5", MIDDLE, Piece(5, 1, 2)),
-        ("bytes=4-7", MIDDLE, None),
-        ("bytes=3-5", MIDDLE, None),
-        ("bytes=7-8", MIDDLE, None),
-        ("bytes=5-", MIDDLE, None),
-        ("bytes=-1", MIDDLE, None),
-        ("bytes=5-100", MIDDLE, None),
-        ("bytes=6-", TAIL, Piece(6, 2, 6)),
-        ("bytes=6-8", TAIL, Piece(6, 2, 5)),
-        ("bytes=6-100", TAIL, Piece(6, 2, 6)),
-        ("bytes=-1", TAIL, Piece(9, 5, 6)),
-        ("bytes=-6", TAIL, Piece(4, 0, 6)),
-        ("bytes=-7", TAIL, None),
-        ("bytes=-0", TAIL, None),
-        ("bytes=10-", TAIL, None),
-        ("bytes=4-5,7-8", TAIL, None),
-        ("items=4-5", TAIL, None),
+        ("bytes=4-6", MIDDLE, 3, Piece(4, 0, 3)),
+        ("bytes=5-5", MIDDLE, 3, Piece(5, 1, 2)),
+        ("bytes=4-7", MIDDLE, 3, None),
+        ("bytes=3-5", MIDDLE, 3, None),
+        ("bytes=7-8", MIDDLE, 3, None),
+        ("bytes=5-", MIDDLE, 3, None),
+        ("bytes=-1", MIDDLE, 3, None),
+        ("bytes=5-100", MIDDLE, 3, None),
+        ("bytes=6-", TAIL, 6, Piece(6, 2, 6)),
+        ("bytes=6-8", TAIL, 6, Piece(6, 2, 5)),
+        ("bytes=6-100", TAIL, 6, Piece(6, 2, 6)),
+        ("bytes=-1", TAIL, 6, Piece(9, 5, 6)),
+        ("bytes=-6", TAIL, 6, Piece(4, 0, 6)),
+        ("bytes=-7", TAIL, 6, None),
+        ("bytes=-0", TAIL, 6, None),
+        ("bytes=10-", TAIL, 6, None),
+        ("bytes=4-5,7-8", TAIL, 6, None),
+        ("items=4-5", TAIL, 6, None),
     ],
 )
-def test_what_a_part_answers(value: str, part: Part, expected: Piece | None) -> None:
-    assert from_part(request(("Range", value)), head(), part) == expected
+def test_what_a_part_answers(value: str, part: Part, length: int, expected: Piece | None) -> None:
+    assert from_part(request(("Range", value)), head(), part, length) == expected
 
 
 @pytest.mark.parametrize(
@@ -235,12 +235,12 @@ def test_what_a_part_answers(value: str, part: Part, expected: Piece | None) -> 
     ],
 )
 def test_what_a_part_leaves_to_the_origin(lines: Lines) -> None:
-    assert from_part(request(*lines), head(TAG), TAIL) is None
-    assert from_part(request(("Range", "bytes=4-5"), method="HEAD"), head(TAG), TAIL) is None
+    assert from_part(request(*lines), head(TAG), TAIL, 6) is None
+    assert from_part(request(("Range", "bytes=4-5"), method="HEAD"), head(TAG), TAIL, 6) is None
 
 
 def test_a_part_answers_if_range_that_holds() -> None:
-    assert from_part(request(("Range", "bytes=4-5"), ("If-Range", '"a"')), head(TAG), TAIL) == Piece(4, 0, 2)
+    assert from_part(request(("Range", "bytes=4-5"), ("If-Range", '"a"')), head(TAG), TAIL, 6) == Piece(4, 0, 2)
 
 
 # -- heads
@@ -324,7 +324,7 @@ def test_a_part_answers_as_the_whole_would(content: bytes, data: st.DataObject) 
     first = data.draw(st.integers(0, len(content) - 1))
     end = data.draw(st.integers(first + 1, len(content)))
     asked = request(("Range", "bytes=" + data.draw(RANGE)))
-    piece = from_part(asked, head(), Part(first, end - 1, len(content)))
+    piece = from_part(asked, head(), Part(first, len(content), end == len(content)), end - first)
     if piece is not None:
         verdict, (whole,) = evaluate(asked, head(), len(content), kept=True)
         assert verdict is Answer.RANGE

@@ -319,7 +319,7 @@ def test_the_most_recent_of_several_is_selected() -> None:
     aged = stored(Freshness(initial_age=100, lifetime=60), response_time=NOW + 10)
     assert select((varied, aged), fields) is varied
     # a part is only taken where there is nothing complete
-    part = replace(stored(MINUTE, response_time=NOW + 20), part=Part(0, 0, 10))
+    part = replace(stored(MINUTE, response_time=NOW + 20), part=Part(0, 10, to_end=False))
     assert select((part, plain), fields) is plain
     assert select((part,), fields) is part
 

@@ -147,7 +147,7 @@ TAGGED = stored([("ETag", '"a"')])
 WEAK = stored([("ETag", 'W/"b"')])
 DATED = stored([("Last-Modified", MODIFIED)])
 MADE = stored([("ETag", '"m"')], made_etag=True)
-PART = replace(stored([("ETag", '"p"')]), content=b"01234", part=Part(0, 4, 10))
+PART = replace(stored([("ETag", '"p"')]), content=b"01234", part=Part(0, 10, to_end=False))
 
 
 def test_candidates_are_those_the_origin_knows_by_a_tag() -> None:

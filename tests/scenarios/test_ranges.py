@@ -113,18 +113,6 @@ async def test_without_a_validator_nothing_is_combined(origin: Origin) -> None:
     assert [one.get("range") for one in origin.requests] == ["bytes=0-4", "bytes=5-", None]
 
 
-@pytest.mark.parametrize("content", [b"01", b"0123456"])
-async def test_a_part_of_another_length_than_it_says_is_not_stored(origin: Origin, content: bytes) -> None:
-    """Nobody knows which octets it has: it goes to the client that asked, as the origin sent it."""
-    origin.respond(content, FRESH, TAG, "Content-Range: bytes 0-4/10", status="206 Partial Content")
-    async with running_proxy(origin.url) as proxy:
-        for _ in range(2):
-            got = await proxy.get("/a", "Range: bytes=0-4")
-            assert told(got) == (206, content, "bytes 0-4/10")
-            assert "stored" not in (got.get("cache-status") or "")
-    assert len(origin.requests) == 2
-
-
 async def test_a_stale_part_is_not_used(origin: Origin) -> None:
     origin.script = ranged(FRESH, TAG)  # type: ignore[assignment]
     async with running_proxy(origin.url) as proxy:
