@@ -13,8 +13,11 @@ from urllib.parse import urlsplit
 from config.access import is_loopback
 
 BACKLOG = 2048
-"""Who comes while the process is busy waits in the kernel's queue; who finds that full tries again after a second. Who
-serves a socket has to say so again: asyncio and aiohttp would make it 100 and 128."""
+"""Who comes while the process is busy waits in the kernel's queue; who finds that full tries again after a second.
+
+To be asked for again once a socket is served: asyncio and aiohttp make it 100 and 128. Told of it, asyncio would try to
+accept as many clients at once, and where it has no descriptor for them as often, each time with a word.
+"""
 EVERYWHERE = ("::", "0.0.0.0")  # noqa: S104 - named, not bound
 SPARE = range(20_000, 32_000)
 """Below the ports that connections going out are given (Linux: from 32,768 on, net.ipv4.ip_local_port_range; elsewhere

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from config.describe import CONFIG, add_options, allowed, default, kind_of, option, variable
+from config.output import telling
 from config.settings import MonitorSettings, ProxySettings, Settings
 from config.toml_file import TomlError, read_toml
 from config.version import VERSION
@@ -154,7 +155,8 @@ def _command_line(
     parser.add_argument("--version", action="version", version=f"{prog} {VERSION}")
     add_options(parser, model)
     try:
-        options, rest = parser.parse_known_args(list(argv))
+        with telling():
+            options, rest = parser.parse_known_args(list(argv))
     except ValueError as fault:
         faults.append(f"command line: {fault}")
         return None

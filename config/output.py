@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import os
 import sys
+from collections.abc import Iterator
 
 
 def say(text: str) -> bool:
@@ -18,6 +19,16 @@ def say(text: str) -> bool:
     except OSError as fault:
         return _gone(fault)
     return True
+
+
+@contextlib.contextmanager
+def telling() -> Iterator[None]:
+    """Around argparse, whose help may be more than the buffer takes. Before Python 3.11.3 it raises what comes of that."""
+    try:
+        yield
+    except OSError as fault:
+        _gone(fault)
+        raise SystemExit(0) from None
 
 
 def tell_the_rest() -> None:

@@ -163,7 +163,8 @@ class Monitor:
             auto_decompress=False,
         )
         await self._runner.setup()
-        await web.SockSite(self._runner, sock, backlog=BACKLOG).start()
+        await web.SockSite(self._runner, sock).start()
+        sock.listen(BACKLOG)
 
     async def _advise(self) -> dict[str, object]:
         assert self._pool is not None

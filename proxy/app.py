@@ -234,7 +234,8 @@ class Worker:
         hits = Hits(self._fast, self._briefs, self._wall, self._traces.needs_span if self._traces is not None else None)
         room = Room(most_clients(DESCRIPTORS))
         self._server = ClientServer(self.handler, self._refused, self._fast.lexicon, hits, self._express, room)
-        self._listener = await asyncio.get_running_loop().create_server(self._server, sock=sock, backlog=BACKLOG)
+        self._listener = await asyncio.get_running_loop().create_server(self._server, sock=sock)
+        sock.listen(BACKLOG)
         self._listening = True
 
     async def drain(self) -> None:

@@ -45,6 +45,7 @@ async def test_a_full_disk_is_said_in_one_line(command: Sequence[str], unbuffere
 @pytest.mark.skipif(not os.path.exists(FULL), reason=f"there is no {FULL}")
 @pytest.mark.parametrize("command", ARGPARSES, ids=" ".join)
 async def test_a_full_disk_is_no_traceback_of_argparses_either(command: Sequence[str]) -> None:
+    """What is more than the buffer takes fails at once, and later Pythons keep that to themselves."""
     status, told = await _ended(command, os.open(FULL, os.O_WRONLY), unbuffered=False)
     assert status == 0
     assert told in {"", "standard output cannot be written: No space left on device\n"}
