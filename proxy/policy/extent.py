@@ -6,13 +6,15 @@ is given the octets of one at a time. Whether they are well-formed is for the pa
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 from typing import Final
 
 _HEAD_END: Final = b"\r\n\r\n"
-_HEX: Final = {ord(digit): int(digit, 16) for digit in "0123456789abcdefABCDEF"}
+_DIGITS: Final = re.compile(rb"[0-9A-Fa-f]*")
 _LONGEST: Final = 2**63
 """Octets of a chunk. No client sends as many, and llhttp takes no more than twice as many."""
+_MOST_DIGITS: Final = 16
 
 
 class Stage(Enum):
@@ -96,15 +98,21 @@ class Extent:
         return size
 
     def _size(self, data: bytes, at: int) -> int:
-        digit = _HEX.get(data[at])
-        if digit is None:
-            self.stage = Stage.LOST if self._blank else Stage.EXTENSIONS
-            return at
-        self._blank = False
-        self._owed = 16 * self._owed + digit
+        found = _DIGITS.match(data, at)
+        assert found is not None
+        end = found.end()
+        # a client may send any number of zeros, and is not to be followed through each
+        digits = found[0] if self._owed else found[0].lstrip(b"0")
+        if len(digits) > _MOST_DIGITS:
+            self.stage = Stage.LOST
+            return end
+        self._blank = self._blank and end == at
+        self._owed = self._owed * 16 ** len(digits) + int(digits or b"0", 16)
         if self._owed > _LONGEST:
             self.stage = Stage.LOST
-        return at + 1
+        elif end < len(data):
+            self.stage = Stage.LOST if self._blank else Stage.EXTENSIONS
+        return end
 
     def _line(self, data: bytes, at: int) -> int:
         """To the end of the line. No octet but LF ends one, and the parser takes none that has no CR before it."""

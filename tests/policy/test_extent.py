@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import pairwise
 
 import pytest
@@ -65,6 +66,14 @@ def test_chunks(content: str, width: int) -> None:
     sent = HEAD + chunks + HEAD
     taken, extent = follow([sent[at : at + width] for at in range(0, len(sent), width)], None)
     assert (taken, extent.stage, extent.trailers) == (len(HEAD + chunks), Stage.OVER, trailers)
+
+
+def test_zeros_in_front_of_a_size_are_not_gone_through_one_by_one() -> None:
+    """A client may send them without end, and everybody waits meanwhile."""
+    began = time.process_time()
+    taken, extent = follow([HEAD, b"0" * 2**24 + b"1\r\nx\r\n"], None)
+    assert time.process_time() - began < 1
+    assert (taken, extent.stage) == (len(HEAD) + 2**24 + 6, Stage.SIZE)
 
 
 @pytest.mark.parametrize("size", [b"", b" ", b"\r\n", b"x", b"-1", b"1" + b"0" * 16, b"f" * 16])
