@@ -23,7 +23,7 @@ def say(text: str) -> bool:
 
 @contextlib.contextmanager
 def telling() -> Iterator[None]:
-    """Around argparse, whose help may be more than the buffer takes. Before Python 3.11.3 it raises what comes of that."""
+    """Around argparse: before Python 3.11.3 a long help that cannot be written raises."""
     try:
         yield
     except OSError as fault:
