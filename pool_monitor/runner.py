@@ -53,10 +53,11 @@ class TooManyRows(Exception):
 
 
 class TooManyOctets(Exception):
-    """The query brought more octets at once than it may."""
+    """The query brought more octets at once than it may. whole -- it need not have been at once."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, *, whole: bool) -> None:
         super().__init__(f"more than {show_size(most)}")
+        self.whole = whole
 
 
 def next_portion(rows: int, octets: int) -> int:
@@ -116,7 +117,7 @@ class Runner:
                 row = results.row(record)
                 size += len(row) + 1
                 if size > most:
-                    raise TooManyOctets(most)
+                    raise TooManyOctets(most, whole=not query.write)
                 yield (b"," if count else b"") + row
                 count += 1
             yield b'],"rowCount":%d}' % count
@@ -159,7 +160,7 @@ class Runner:
             self._pool.acquire(query.name) as connection,
             _read_only(query),
             asyncio.timeout(seconds),
-            _bounded(connection.record.incoming, query, self._octets(query)),
+            _bounded(connection.record.incoming, query, self._octets(query), streamed=streamed),
         ):
             await results.prepare_once(connection)
             begun, again = False, not query.write
@@ -227,13 +228,15 @@ async def _read_only(query: Query) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def _bounded(incoming: Incoming, query: Query, octets: int) -> AsyncIterator[None]:
+async def _bounded(incoming: Incoming, query: Query, octets: int, *, streamed: bool) -> AsyncIterator[None]:
     """That an answer was too large is no loss of a connection, though it was ended by it."""
     try:
         yield
     except Exception:
         if incoming.exceeded:
-            raise (TooManyRows() if incoming.rows > query.rows else TooManyOctets(octets)) from None
+            if incoming.rows > query.rows:
+                raise TooManyRows from None
+            raise TooManyOctets(octets, whole=not streamed and not query.write) from None
         raise
     finally:
         incoming.end()
@@ -250,11 +253,12 @@ def _told(query: Query, fault: Exception) -> QueryError:
                 422, "too-many-rows", f"{query.name} brings more than {query.rows} rows; narrow it, or raise its `rows`"
             )
         case TooManyOctets():
+            streamed = ", have it streamed (Accept: application/x-ndjson)," if fault.whole else ""
             return QueryError(
                 422,
                 "answer-too-large",
-                f"{query.name} brings {fault} at once; narrow it, have it streamed (Accept: application/x-ndjson), or "
-                "raise its `bytes` (otherwise DB_QUERY_MAX_BYTES)",
+                f"{query.name} brings {fault} at once; narrow it{streamed} or raise its `bytes` (otherwise "
+                "DB_QUERY_MAX_BYTES)",
             )
         case TimeoutError():
             return QueryError(504, "query-timeout", f"{query.name} took too long")
