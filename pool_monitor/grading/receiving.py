@@ -35,7 +35,10 @@ class Room:
         if self.held > self.most:
             if self._told.news("full"):
                 log.warning(
-                    "requests of %d bytes are on their way: others are forwarded without looking into them", self.most
+                    "requests of %d bytes (%d times GRADING_MAX_REQUEST_BYTES) are on their way: others are forwarded "
+                    "without looking into them",
+                    self.most,
+                    TOGETHER,
                 )
             return False
         if self.held * 2 < self.most:
