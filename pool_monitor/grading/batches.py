@@ -291,6 +291,10 @@ class _Running:
         try:
             crew.add(works)
             await batch.news.wait()
+            if self._was_not_the_key():
+                batch.news.clear()
+                crew.add(work for work in works if work.items[0].index in self._left)
+                await batch.news.wait()
             if batch.status is Status.CANCELLING:
                 await self._wind_up()
         finally:
@@ -299,9 +303,14 @@ class _Running:
             raise crew.fault
         if batch.status is Status.CANCELLING:
             return Status.CANCELLED
-        if self._refused and self._left:
+        if self._refused and self._left and not batch.completed:
             raise UpstreamFault(UNAUTHORIZED, "invalid_api_key", "The upstream refuses the key of this batch.")
         return Status.EXPIRED if self._left else Status.COMPLETED
+
+    def _was_not_the_key(self) -> bool:
+        """Whether it is to go on: what was on its way when one was refused was answered."""
+        going = self._batch.status is not Status.CANCELLING and self._crew.fault is None
+        return going and self._refused and bool(self._left) and self._batch.completed > 0
 
     async def _wind_up(self) -> None:
         crew = self._crew

@@ -123,6 +123,26 @@ async def test_one_that_is_refused_among_others_is_so_alone(wrapped: Wrapped) ->
     assert (batch.status, batch.request_counts.completed, batch.request_counts.failed) == ("completed", 39, 1)
 
 
+async def test_one_that_is_refused_before_any_is_answered_is_so_alone(wrapped: Wrapped) -> None:
+    """Upstreams refuse a good key now and then."""
+    go = asyncio.Event()
+
+    async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
+        if asked.body["seed"] == 0:
+            return await whole({"error": {"message": "no", "code": None}}, 401)
+        await go.wait()
+        return await whole(completion(SAID))
+
+    wrapped.upstream.answering = answering
+    async with wrapped.sdk() as sdk:
+        batch = await begun(sdk, b"\n".join(line(number) for number in range(40)))
+        while not batch.request_counts.failed:
+            batch = await sdk.batches.retrieve(batch.id)
+        go.set()
+        batch = await ended(sdk, batch)
+    assert (batch.status, batch.request_counts.completed, batch.request_counts.failed) == ("completed", 39, 1)
+
+
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"not JSON", b'{"custom_id":"a"}'])
 async def test_a_file_without_requests_fails(wrapped: Wrapped, content: bytes) -> None:
     async with wrapped.sdk() as sdk:
