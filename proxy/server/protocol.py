@@ -466,9 +466,11 @@ class ClientConnection(RequestHandler):
         self._quiet = False
 
     def close(self) -> None:
-        """After the request that it is at."""
+        """After the request that it is at, of which aiohttp may have waited long enough for the rest."""
         super().close()
         self._quiet = False
+        if self._extent is not None and not self._unanswered:
+            self.linger()
 
     def force_close(self) -> None:
         """Now, or once the client has taken its answer."""

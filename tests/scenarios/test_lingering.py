@@ -69,6 +69,24 @@ async def test_who_sends_trailer_fields_after_the_answer_is_not_reset(origin: Or
         assert await end_of(client) == b""
 
 
+async def test_who_has_an_early_answer_and_goes_on_sending_is_not_reset(origin: Origin) -> None:
+    async def script(turn: Turn) -> None:
+        await turn.answer("early")
+
+    origin.script, origin.read_content = script, False
+    async with running_proxy(origin.url, max_request_bytes=2**30) as proxy:
+        client = await proxy.connect()
+        await until(lambda: bool(server_of(proxy).connections))
+        # aiohttp reads what is left of the content for so long
+        connection_of(proxy)._lingering_time = 0.05
+        await client.send(f"POST /a HTTP/1.1\r\n{FIELDS}Content-Length: {2**29}\r\n\r\n")
+        assert (await client.response()).content == b"early"
+        sending = asyncio.create_task(send_for_ever(client))
+        assert await end_of(client) == b""
+        sending.cancel()
+        await client.send(MUCH)
+
+
 @pytest.mark.parametrize("last", LAST)
 async def test_who_is_silent_is_not_waited_for_long(origin: Origin, last: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The client does not close its side."""
