@@ -128,7 +128,8 @@ async def takes(connection: Any, sql: str, lock_seconds: float = 1.0) -> int:
 
 
 async def _parameters_of(connection: Any, sql: str) -> int:
-    statement = await connection.prepare(sql)
+    # without a name: one with a name would stay on a PgBouncer's connection, for whoever has that next
+    statement = await connection.prepare(sql, name="")
     return len(statement.get_parameters())
 
 

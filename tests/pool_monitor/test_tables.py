@@ -101,6 +101,8 @@ async def test_parameters_are_counted(connection: Any) -> None:
     with pytest.raises(tables.Miscounted, match="its SQL has 2 parameters"):
         await tables.read_by(connection, "SELECT $1::int + $2::int", 1)
     assert await tables.takes(connection, "INSERT INTO plain VALUES ($1)") == 1
+    # and none of them is left behind
+    await connection.execute("DO $$BEGIN ASSERT NOT EXISTS (SELECT FROM pg_prepared_statements); END$$")
     assert await connection.fetchval("SELECT count(*) FROM pg_prepared_statements WHERE name ~ 'siding'") == 0
 
 
