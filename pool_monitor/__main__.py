@@ -45,8 +45,14 @@ PROG = "siding-monitor"
 USAGE = f"usage: {PROG} triggers install TABLE … | remove | show   (DATABASE_URL names the database)"
 
 
+async def _connected(url: str) -> Any:
+    """Without prepared statements: a PgBouncer would find them again for whoever has the connection next."""
+    settings = {"application_name": APPLICATION}
+    return await asyncpg.connect(url, timeout=10, statement_cache_size=0, server_settings=settings)
+
+
 async def _triggers(url: str, action: str, tables: list[str]) -> str:
-    connection = await asyncpg.connect(url, timeout=10, server_settings={"application_name": APPLICATION})
+    connection = await _connected(url)
     try:
         match action:
             case "install":
@@ -89,7 +95,7 @@ async def _advise(url: str | None, source: Path | None) -> tuple[list[dict[str, 
     """The advice, and what could not be looked at."""
     connection = None
     if url is not None:
-        connection = await asyncpg.connect(url, timeout=10, server_settings={"application_name": APPLICATION})
+        connection = await _connected(url)
     try:
         if source is not None:
             return await advise.from_sources(sources.scan(source), connection), ""

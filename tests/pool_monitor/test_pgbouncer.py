@@ -126,6 +126,18 @@ async def test_that_nothing_can_be_heard_through_it_is_told(
     assert "changes of tables are heard of" not in caplog.text
 
 
+async def test_triggers_through_it_again_and_again(bouncer: Running, reports: str) -> None:
+    """Each is another process, and may find what those before it have left on the server's connection."""
+    environ = environment(DATABASE_URL=bouncer.url(reports.rpartition("/")[2]))
+    for arguments, words in (
+        (("install", "reports"), "these tables notify of their changes now: public.reports"),
+        (("show",), "these tables notify of their changes: public.reports"),
+        (("remove",), "these tables do not notify any more: public.reports"),
+    ):
+        async with python("-m", "pool_monitor", "triggers", *arguments, environ=environ) as child:
+            assert (await child.end(), child.output) == (0, words)
+
+
 async def test_the_doctor_sees_the_traps(bouncer: Running, database: str) -> None:
     url = bouncer.url(database.rpartition("/")[2])
     environ = environment(DATABASE_URL=url, PGBOUNCER_ADMIN_URL=bouncer.url("pgbouncer"), DB_POOL_MAX="100")
