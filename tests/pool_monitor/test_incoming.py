@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pool_monitor.incoming import Incoming
 
@@ -76,6 +79,35 @@ def test_each_statement_is_counted_for_itself(piece: int) -> None:
     for at in range(0, 3 * len(COMPLETE), piece):
         incoming.data_received((3 * COMPLETE)[at : at + piece])
     assert (transport.behind.came, incoming.rows) == (3 * COMPLETE, 0)
+
+
+KINDS = st.sampled_from("DDDDCTENSAtZ123snHdcI")
+"""Rows, ends of statements, and whatever else a server says: notices, errors, news, copies."""
+
+
+@given(st.lists(st.tuples(KINDS, st.integers(0, 400)), min_size=1), st.lists(st.integers(1, 1000), min_size=1))
+def test_any_messages_are_counted_however_they_are_cut(said: list[tuple[str, int]], cuts: list[int]) -> None:
+    content = b"".join(message(kind, bytes([size % 256]) * size) for kind, size in said)
+    rows = [part.count("D") for part in "".join(kind for kind, _ in said).split("C")]
+
+    def after(most_rows: int) -> tuple[Incoming, Transport]:
+        transport, at = Transport(), 0
+        incoming = Incoming(transport)
+        incoming.begin(len(content), most_rows)
+        for cut in itertools.cycle(cuts):
+            if at >= len(content):
+                return incoming, transport
+            incoming.data_received(content[at : at + cut])
+            at += cut
+        raise AssertionError
+
+    incoming, transport = after(max(rows))
+    assert (incoming.rows, transport.behind.came, transport.aborted) == (rows[-1], content, 0)
+    if max(rows):
+        incoming, transport = after(max(rows) - 1)
+        assert incoming.exceeded
+        assert content.startswith(transport.behind.came)
+        assert transport.behind.came != content
 
 
 def test_what_came_counts_though_its_end_came_with_it() -> None:
