@@ -33,6 +33,7 @@ DEFAULT_ROWS = 10_000
 DEFAULT_TTL = 300.0
 MOST_SECONDS = 86_400.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_COPY = re.compile(r"(?:\s|--[^\n]*\n|/\*.*?\*/)*COPY\b", re.IGNORECASE | re.DOTALL)
 _TABLE = re.compile(r"[A-Za-z_][\w$]*(\.[A-Za-z_][\w$]*)?")
 _KEYS = ("name", "sql", "parameters", "exists", "ttl", "rows", "bytes", "timeout_ms", "write", "tables", "tags")
 
@@ -365,6 +366,8 @@ def _read(table: Mapping[str, Any]) -> tuple[Query, list[str]]:
         tables=reader.texts("tables", _TABLE),
         tags=reader.texts("tags"),
     )
+    if _COPY.match(query.sql):
+        reader.faults.append("sql: COPY brings no rows, and is asked for in a way of its own; SELECT them")
     if query.exists and query.write:
         reader.faults.append("exists: a query that writes cannot be an existence check")
     return query, reader.faults

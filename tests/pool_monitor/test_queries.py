@@ -46,7 +46,10 @@ def test_every_fault_is_told_at_once(tmp_path: Path) -> None:
     write = true
     [[query]]
     name = "one"
-    sql = "SELECT 2"
+    sql = '''
+      -- all of it
+      /* once a day */ copy a TO STDOUT
+    '''
     bytes = 0
     """
     with pytest.raises(QueriesError) as raised:
@@ -61,6 +64,7 @@ def test_every_fault_is_told_at_once(tmp_path: Path) -> None:
         "ttl: -1 is not a number",
         "bytes: '2 barns' is not a size like 64MiB, from 1 byte to 1 TiB",
         "bytes: 0 is not a size",
+        "sql: COPY brings no rows",
         "wirte: this key is not known; did you mean write?",
         "cannot be an existence check",
         "another query is called so",
