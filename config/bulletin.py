@@ -157,6 +157,8 @@ class Bulletin:
         self.told = self.heard = self.whispered = 0
         self._last_whisper = "0-0"
         self._greeted = 0
+        # from there on this has been known to be the log
+        self._since = 0
         self._heard_at = -DEAF_SECONDS
         self._deaf = False
         self._pending: list[bytes] = []
@@ -341,7 +343,7 @@ class Bulletin:
             return await self._greet(client)
         # from here on without a break: nothing may be judged by the numbers of another log
         self._generation, self.position, self._mark, self._others = place.log, start, "", ()
-        self._greeted = place.number
+        self._greeted, self._since = place.number, since
         self._last_whisper = whisper.decode()
         if self._published_in != place.log:
             self.published = 0
@@ -387,8 +389,13 @@ class Bulletin:
         log.warning("entries of the log of the replicas were missed: they are no more there")
         self._reader.missed(surely=True)
         self.position, self._mark = place, ""
-        self._reader.began(place, place)
+        self._begin_here()
         self._told_kept(_kept_in(state), last)
+
+    def _begin_here(self) -> None:
+        """Behind what was missed. What is not in this log, for it was told elsewhere, is no more in it than before."""
+        self._since = max(self._since, self.position)
+        self._reader.began(self.position, self._since)
 
     async def _read(self, client: Any, wait: float | None) -> None:
         """Hear what is new. wait -- for so many seconds where there is nothing; None does not."""
@@ -439,7 +446,7 @@ class Bulletin:
         except (orjson.JSONDecodeError, KeyError, UnicodeDecodeError):
             log.warning("an entry of the log of the replicas cannot be read, so it is taken as a missed one")
             self._reader.missed(surely=True)
-            self._reader.began(self.position, self.position)
+            self._begin_here()
             return True
         self._reader.took(number, by, entry)
         return True

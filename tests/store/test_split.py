@@ -461,7 +461,7 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.log, "disabled", True)
 
 
-@pytest.mark.parametrize("seed", [*range(40), 1520, 1570, 2716])
+@pytest.mark.parametrize("seed", [*range(40), 1520, 1570, 2716, 11870])
 def test_no_proxy_contradicts_what_it_has_answered(seed: int) -> None:
     """And in the end all know of everything, and use what is new."""
     dice = random.Random(seed)  # noqa: S311 - repeatable on purpose
