@@ -10,6 +10,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -68,11 +69,12 @@ class Channel:
 
     def tell(self, name: str, argument: object) -> None:
         """Say without waiting; silently nothing once the other side is gone."""
-        if not self.closed.is_set():
+        with suppress(ChannelError):
             self._send({"tell": name, "with": argument})
 
     def _send(self, document: Mapping[str, object]) -> None:
-        if self._writer is None or self.closed.is_set():
+        # uvloop has closed it before the reader knows, and raises RuntimeError
+        if self._writer is None or self.closed.is_set() or self._writer.is_closing():
             raise ChannelError("the other side is gone")
         self._writer.write(orjson.dumps(document) + b"\n")
 
@@ -115,8 +117,9 @@ class Channel:
         except Exception as fault:
             log.exception("%r failed", name)
             reply = {"error": f"{type(fault).__name__}: {fault}"}
-        if "call" in document and not self.closed.is_set():
-            self._send({"id": document["id"], **reply})
+        if "call" in document:
+            with suppress(ChannelError):
+                self._send({"id": document["id"], **reply})
 
     async def close(self) -> None:
         """Stop; what still waits raises ChannelError."""

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections.abc import Callable
 
 import pytest
+import uvloop
 
 from config.bulletin import Standing
 from config.listen import spare_port
 from proxy import fleet as fleet_module
 from proxy import siblings as module
 from proxy.app import build_routes
-from proxy.channel import Channel
+from proxy.channel import Channel, ChannelError
 from proxy.fleet import UNKNOWN_LOG, Fleet
 from proxy.observe.events import PurgeKind
 from proxy.server.admin import PurgeOrder
@@ -229,3 +231,24 @@ async def test_who_joins_a_proxy_alone_is_told_nothing(origin: Origin) -> None:
     async with family() as (parent, siblings), running_proxy(origin.url, siblings=siblings) as proxy:
         await proxy.worker.sibling_joined()
         assert parent.told == []
+
+
+@pytest.mark.parametrize("loop", [None, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_what_is_told_to_a_parent_that_has_just_ended_is_no_fault(
+    loop: Callable[[], asyncio.AbstractEventLoop] | None,
+) -> None:
+    """And of which the reader does not know yet: uvloop raises RuntimeError then."""
+
+    async def told() -> None:
+        async with family() as (_, siblings):
+            channel = siblings._channel
+            assert channel._writer is not None
+            channel._writer.transport.abort()
+            while not channel.closed.is_set():
+                siblings.logged(1, Standing("log", 1))
+                await asyncio.sleep(0)
+            with pytest.raises(ChannelError, match="gone"):
+                await channel.call("listening")
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(told())
