@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+
 from proxy.server.protocol import ClientConnection
 from tests.fast.sides import server_of
-from tests.support import Client, Proxy, Turn, until
+from tests.support import Client, Origin, Proxy, Turn, until
 
 DATE = "Date: Fri, 15 Jan 2027 08:00:00 GMT"
 JSON = "Content-Type: application/json"
@@ -30,6 +35,28 @@ def connection_of(proxy: Proxy) -> ClientConnection:
     (connection,) = server_of(proxy).connections
     assert isinstance(connection, ClientConnection)
     return connection
+
+
+@contextlib.asynccontextmanager
+async def one_that_does_not_read(origin: Origin, proxy: Proxy) -> AsyncIterator[tuple[socket.socket, ClientConnection]]:
+    """The only client, which has asked for more than it is sent, and the proxy's side of it, with an answer unsent."""
+    origin.respond(b"x" * 60_000, "Cache-Control: max-age=60")
+    loop = asyncio.get_running_loop()
+    for _ in range(2):
+        await proxy.get("/a")
+    await until(lambda: not server_of(proxy).connections)
+    with socket.socket() as client:
+        client.setblocking(False)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        await loop.sock_connect(client, ("127.0.0.1", proxy.port))
+        await until(lambda: bool(server_of(proxy).connections))
+        connection = connection_of(proxy)
+        assert connection.transport is not None
+        while not connection.transport.get_write_buffer_size():
+            before = connection._seat.ended
+            await loop.sock_sendall(client, b"GET /a HTTP/1.1\r\nHost: app.example\r\n\r\n")
+            await until(lambda: connection._seat.ended != before)  # noqa: B023 - it is awaited here
+        yield client, connection
 
 
 async def nothing_left(proxy: Proxy) -> None:

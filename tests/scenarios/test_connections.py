@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 
 import pytest
 
 from proxy.server import room
-from tests.fast.passing import connection_of
+from tests.fast.passing import one_that_does_not_read
+from tests.fast.sides import server_of
 from tests.support import Client, Gate, Message, Origin, Proxy, Turn, running_proxy, until
 
 
@@ -147,30 +147,13 @@ async def test_who_has_not_read_an_answer_makes_no_room_for_more(
 ) -> None:
     """It would keep its descriptor until it has, and be one more for each newcomer that does the same."""
     monkeypatch.setattr(room, "LOOK_SHARE", 0)
-    origin.respond(b"x" * 60_000, "Cache-Control: max-age=60")
-    loop = asyncio.get_running_loop()
-    async with running_proxy(origin.url) as proxy:
-        await proxy.get("/a")
-        await proxy.get("/a")
-        server = proxy.worker._server
-        assert server is not None
-        await until(lambda: not server.connections)
+    async with running_proxy(origin.url) as proxy, one_that_does_not_read(origin, proxy) as (_, connection):
+        server = server_of(proxy)
         server.room.most = 1
-        with socket.socket() as client:
-            client.setblocking(False)
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            await loop.sock_connect(client, ("127.0.0.1", proxy.port))
-            await until(lambda: bool(server.connections))
-            connection = connection_of(proxy)
-            assert connection.transport is not None
-            while not connection.transport.get_write_buffer_size():
-                before = connection._seat.ended
-                await loop.sock_sendall(client, b"GET /a HTTP/1.1\r\nHost: app.example\r\n\r\n")
-                await until(lambda: connection._seat.ended != before)  # noqa: B023 - it is awaited here
-            for _ in range(2):
-                refused = await (await proxy.connect()).response()
-                assert json.loads(refused.content)["error"]["code"] == "out-of-descriptors"
-            await until(lambda: server.connections == [connection])
+        for _ in range(2):
+            refused = await (await proxy.connect()).response()
+            assert json.loads(refused.content)["error"]["code"] == "out-of-descriptors"
+        await until(lambda: server.connections == [connection])
 
 
 async def test_where_all_are_busy_the_newcomer_is_told_so(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:

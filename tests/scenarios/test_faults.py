@@ -17,8 +17,9 @@ from config.listen import spare_port
 from proxy.origin.client import OriginClient
 from proxy.policy.messages import Fields
 from proxy.server.exchange import untaken
-from proxy.server.protocol import ClientConnection
 from proxy.store.memory import MemoryStore
+from tests.fast.passing import one_that_does_not_read
+from tests.fast.sides import server_of
 from tests.support import (
     PATIENCE,
     Gate,
@@ -308,32 +309,14 @@ async def test_a_connection_that_ends_waits_only_so_long_for_the_client_to_read(
     origin: Origin, monkeypatch: pytest.MonkeyPatch, refused: bool
 ) -> None:
     """Nobody else does by then: the answer is given, and its request over."""
-    origin.respond(b"x" * 60_000, FRESH)
     loop = asyncio.get_running_loop()
-    async with running_proxy(origin.url) as proxy:
-        await proxy.get("/a")
-        await proxy.get("/a")
-        server = proxy.worker._server
-        assert server is not None
-        await until(lambda: not server.connections)
-        with socket.socket() as client:
-            client.setblocking(False)
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            await loop.sock_connect(client, ("127.0.0.1", proxy.port))
-            await until(lambda: bool(server.connections))
-            (connection,) = server.connections
-            assert isinstance(connection, ClientConnection)
-            assert connection.transport is not None
-            while not connection.transport.get_write_buffer_size():
-                before = connection._seat.ended
-                await loop.sock_sendall(client, b"GET /a HTTP/1.1\r\nHost: app.example\r\n\r\n")
-                await until(lambda: connection._seat.ended != before)  # noqa: B023 - it is awaited here
-            monkeypatch.setattr("proxy.server.exchange.SEND_SECONDS", 0.05)
-            if refused:
-                await loop.sock_sendall(client, b"GET\r\n\r\n")
-            else:
-                connection.end_when_idle()
-            await until(lambda: not server.connections)
+    async with running_proxy(origin.url) as proxy, one_that_does_not_read(origin, proxy) as (client, connection):
+        monkeypatch.setattr("proxy.server.exchange.SEND_SECONDS", 0.05)
+        if refused:
+            await loop.sock_sendall(client, b"GET\r\n\r\n")
+        else:
+            connection.end_when_idle()
+        await until(lambda: not server_of(proxy).connections)
 
 
 async def test_what_the_kernel_holds_for_a_client_counts_as_not_taken() -> None:
