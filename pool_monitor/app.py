@@ -18,6 +18,8 @@ from config.everywhere import FlagsEverywhere
 from config.flags import Flags
 from config.listen import BACKLOG
 from config.settings import MonitorSettings
+from config.spare_memory import SpareMemory
+from config.tasks import end
 from config.tier import SharedTier
 from config.tier_metrics import TierMetrics, tier_levels
 from config.tracing import set_up
@@ -80,6 +82,7 @@ class Monitor:
         """templates, models -- None: those that come with Siding. tracing -- where spans go; None: nowhere."""
         self._settings = settings
         self._tracing = tracing
+        self._chore: asyncio.Task[None] | None = None
         self._queries = queries
         self._pool: Pool | None = None
         self.sampler: Sampler | None = None
@@ -126,6 +129,7 @@ class Monitor:
     async def start(self, sock: socket.socket) -> None:
         """Serve on `sock`, which must be listening."""
         self._metrics.lag.start()
+        self._chore = asyncio.create_task(SpareMemory().run())
         if self._everywhere is not None:
             self._everywhere.bulletin.start()
         url = self._settings.database_url
@@ -215,6 +219,7 @@ class Monitor:
     async def close(self) -> None:
         """Stop serving and close every connection."""
         self._metrics.lag.stop()
+        await end((self._chore,))
         self.parts.draining = True
         if self._runner is not None:
             await self._runner.cleanup()

@@ -22,6 +22,8 @@ from config.flags import Flags
 from config.listen import BACKLOG
 from config.rules import RouteTable, load_rules
 from config.settings import ProxySettings
+from config.spare_memory import SpareMemory
+from config.tasks import end
 from config.tracing import set_up
 from proxy.observe.access_log import AccessLog
 from proxy.observe.briefs import Briefs
@@ -45,6 +47,7 @@ from proxy.siblings import Siblings
 from proxy.store.invalidations import Invalidations
 from proxy.store.memory import MemoryStore
 from proxy.store.replicas import Replicas
+from proxy.store.sweeping import Sweeper
 from proxy.store.telling import Notice, note
 
 if TYPE_CHECKING:
@@ -176,6 +179,7 @@ class Worker:
         self._express = Express(shared, self.handler.requests, self._briefs, own_paths)
         self._server: ClientServer | None = None
         self._listener: asyncio.Server | None = None
+        self._chores: list[asyncio.Task[None]] = []
 
     def _share(
         self,
@@ -229,6 +233,8 @@ class Worker:
         logs -- of the replicas, that the other workers read. known -- flags that were set everywhere, and here since.
         """
         self._metrics.lag.start()
+        sweeper = Sweeper(self.store, self._invalidations, self._wall, time.monotonic)
+        self._chores = [asyncio.create_task(chore) for chore in (sweeper.run(), SpareMemory().run())]
         if self.replicas is not None:
             self.replicas.start(logs, known)
         hits = Hits(self._fast, self._briefs, self._wall, self._traces.needs_span if self._traces is not None else None)
@@ -255,6 +261,7 @@ class Worker:
     async def close(self) -> None:
         """End what is left. The access log is written out."""
         self._metrics.lag.stop()
+        await end(self._chores)
         self._briefs.tell()
         if self._local is not None:
             await self._local.close()

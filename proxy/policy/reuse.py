@@ -19,6 +19,9 @@ UNSTATED_STALE_IF_ERROR = 600.0
 RFC 9111 4.2.4 lets a cache that is cut off from the origin use a stale response, without a bound.
 """
 
+VALIDATED_SECONDS = 600.0
+"""How long past its uses a shared response is worth keeping for its validator alone: the origin's 304 is cheap."""
+
 
 def _said(request: RequestHead, directive: str) -> bool:
     """Whether the request's Cache-Control has `directive`; costs next to nothing where it cannot."""
@@ -167,3 +170,15 @@ def may_hide_error(stored: StoredResponse, request: RequestHead, now: float) -> 
             limit = max(limit or 0.0, asked)
     staleness = current_age(freshness, stored.response_time, now) - freshness.lifetime
     return staleness <= (UNSTATED_STALE_IF_ERROR if limit is None else limit)
+
+
+def worth_keeping(stored: StoredResponse, now: float, validated: float = VALIDATED_SECONDS) -> float:
+    """Seconds for which `stored` may still be of use: fresh, stale where that is allowed, or to be validated.
+
+    validated -- seconds past its lifetime for which the last counts. Negative once it is over.
+    """
+    life = stored.freshness
+    beyond = UNSTATED_STALE_IF_ERROR if life.stale_if_error is None else life.stale_if_error
+    beyond = 0.0 if life.must_revalidate or life.no_cache else max(beyond, life.stale_while_revalidate)
+    fresh = max(0.0, life.lifetime - life.initial_age)
+    return fresh + max(beyond, validated) - max(0.0, now - stored.response_time)

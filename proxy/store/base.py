@@ -58,6 +58,10 @@ class Store(Protocol):
         """What is held under `key`, without counting it as a use."""
         ...
 
+    def keys(self) -> list[str]:
+        """Under which something is held."""
+        ...
+
     def put(self, stored: StoredResponse) -> bool:
         """Keep `stored` in place of the one with an equal secondary key.
 

@@ -267,6 +267,10 @@ class MemoryStore:
         self._ghosts = _Ghosts()
         self.responses = 0
 
+    def keys(self) -> list[str]:
+        """Under which something is held."""
+        return list(self._slots)
+
     def find(self, key: str) -> Slot | None:
         """What is held under `key`, without counting it as a use."""
         return self._slots.get(key)

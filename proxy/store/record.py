@@ -23,8 +23,6 @@ from proxy.policy.messages import Fields, Freshness, ResponseHead, StoredRespons
 VERSION = b"siding\x02"
 DIGEST_BYTES = 16
 _LENGTH = struct.Struct(">I")
-VALIDATED_SECONDS = 600.0
-"""A stale response is worth as long for its validator alone: the origin's 304 is cheap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +114,3 @@ def as_of(record: Record, elapsed: float, now: float, epoch: int, *, stale: bool
     return replace(
         stored, freshness=life, request_time=written - stored.origin_seconds, response_time=written, epoch=epoch
     )
-
-
-def worth_keeping(stored: StoredResponse, now: float, unstated_stale_if_error: float) -> float:
-    """Seconds for which the record may be of use: fresh, stale where that is allowed, or to be validated."""
-    life = stored.freshness
-    left = life.lifetime - current_age(life, stored.response_time, now)
-    beyond = unstated_stale_if_error if life.stale_if_error is None else life.stale_if_error
-    beyond = 0.0 if life.must_revalidate or life.no_cache else max(beyond, life.stale_while_revalidate)
-    return max(0.0, left) + max(beyond, VALIDATED_SECONDS)

@@ -28,10 +28,10 @@ from config.tier import Script, SharedTier
 from config.tracing import apart
 from proxy.policy.cache_key import CREDENTIAL_FIELDS
 from proxy.policy.messages import StoredResponse
-from proxy.policy.reuse import UNSTATED_STALE_IF_ERROR
+from proxy.policy.reuse import worth_keeping
 from proxy.store.invalidations import Invalidations, Validity
 from proxy.store.notices import Notices
-from proxy.store.record import as_of, packed, unpacked, worth_keeping
+from proxy.store.record import as_of, packed, unpacked
 
 log = logging.getLogger("siding.shared")
 
@@ -339,7 +339,7 @@ class SharedStore:
         try:
             now = self._wall()
             record = packed(stored, now, asked_at, self._secret)
-            seconds = min(MOST_RECORD_SECONDS, worth_keeping(stored, now, UNSTATED_STALE_IF_ERROR))
+            seconds = min(MOST_RECORD_SECONDS, worth_keeping(stored, now))
             secondary = self._digest(repr(stored.secondary_key))
             arguments = (lease.token if lease is not None else b"", secondary, record)
             kept = bool(

@@ -16,6 +16,7 @@ from proxy.policy.messages import Fields, Freshness, Part, RequestHead, Response
 from proxy.policy.reuse import (
     ERROR_STATUSES,
     UNSTATED_STALE_IF_ERROR,
+    VALIDATED_SECONDS,
     age_to_join,
     decide,
     may_hide_error,
@@ -24,6 +25,7 @@ from proxy.policy.reuse import (
     request_no_store,
     select,
     wants_origin,
+    worth_keeping,
 )
 
 NOW = 1_800_000_000.0
@@ -427,3 +429,52 @@ def test_what_is_no_longer_fresh_never_becomes_fresh_again(
 )
 def test_wants_origin(lines: list[tuple[str, str]], expected: bool) -> None:
     assert wants_origin(request(*lines)) is expected
+
+
+# -- how long it is worth its room
+
+
+@pytest.mark.parametrize(
+    ("life", "worth"),
+    [
+        (MINUTE, 60.0 + UNSTATED_STALE_IF_ERROR),
+        (Freshness(lifetime=60.0, stale_if_error=1000.0), 60.0 + 1000.0),
+        (Freshness(lifetime=60.0, stale_while_revalidate=5000.0, stale_if_error=0.0), 60.0 + 5000.0),
+        (Freshness(lifetime=60.0, stale_while_revalidate=5000.0, must_revalidate=True), 60.0 + VALIDATED_SECONDS),
+        (Freshness(lifetime=60.0, stale_if_error=5000.0, no_cache=True), 60.0 + VALIDATED_SECONDS),
+        (Freshness(lifetime=-60.0, stale_if_error=0.0), VALIDATED_SECONDS),
+        (Freshness(initial_age=50.0, lifetime=60.0), 10.0 + UNSTATED_STALE_IF_ERROR),
+        (Freshness(initial_age=9000.0, lifetime=60.0), VALIDATED_SECONDS),
+    ],
+)
+def test_how_long_it_is_worth_keeping(life: Freshness, worth: float) -> None:
+    one = stored(life)
+    assert worth_keeping(one, NOW) == worth
+    assert worth_keeping(one, NOW + 100.0) == worth - 100.0
+    # a clock that was set back
+    assert worth_keeping(one, NOW - 100.0) == worth
+
+
+def test_for_how_long_its_validator_counts_is_the_callers_word() -> None:
+    assert worth_keeping(stored(MINUTE), NOW, 5000.0) == 60.0 + 5000.0
+    assert worth_keeping(stored(MINUTE), NOW, 0.0) == 60.0 + UNSTATED_STALE_IF_ERROR
+
+
+@given(
+    st.builds(
+        Freshness,
+        initial_age=st.floats(0, 1e6),
+        lifetime=st.floats(-1e3, 1e6),
+        stale_while_revalidate=st.floats(0, 1e6),
+        stale_if_error=st.none() | st.floats(0, 1e6),
+        must_revalidate=st.booleans(),
+        no_cache=st.booleans(),
+    ),
+    st.floats(0, 3e6),
+)
+def test_what_is_not_worth_keeping_would_not_have_been_used(life: Freshness, later: float) -> None:
+    """But for what a client's own Cache-Control accepts."""
+    one = stored(life)
+    if worth_keeping(one, NOW + later) < -1.0:
+        assert decide(one, PLAIN, NOW + later) is Reuse.VALIDATE
+        assert not may_hide_error(one, PLAIN, NOW + later)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support import Origin, Turn, running_proxy
+from proxy.observe.events import PurgeKind
+from proxy.server.admin import PurgeOrder
+from proxy.store import sweeping
+from tests.support import Origin, Turn, running_proxy, until
 
 FRESH = "Cache-Control: max-age=60"
 
@@ -261,3 +264,17 @@ async def test_an_invalidation_overtakes_a_response_on_its_way(origin: Origin) -
         go.set()
         assert (await slow).content == b"before"
         assert (await proxy.get("/a")).content == b"after"
+
+
+async def test_what_was_purged_makes_way_though_nobody_asks_for_it(
+    origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeping, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(sweeping, "TURN_SECONDS", 0.01)
+    origin.respond("one", FRESH)
+    async with running_proxy(origin.url) as proxy:
+        await proxy.get("/a")
+        await proxy.get("/b")
+        assert await proxy.worker.purge(PurgeOrder(PurgeKind.URL, "/a", soft=False))
+        await until(lambda: proxy.worker.store.responses == 1)
+        assert (await proxy.get("/b")).get("cache-status") == "siding; hit; ttl=60"

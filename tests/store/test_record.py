@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 from config.bulletin import Standing
 from proxy.policy.freshness import current_age
 from proxy.policy.messages import Fields, Freshness, ResponseHead, StoredResponse
-from proxy.store.record import DIGEST_BYTES, VALIDATED_SECONDS, VERSION, as_of, packed, unpacked, worth_keeping
+from proxy.store.record import DIGEST_BYTES, VERSION, as_of, packed, unpacked
 from tests.store.responses import stored
 
 AT = Standing("log", 1)
@@ -109,18 +108,3 @@ def test_a_clock_of_the_tier_that_was_set_back_makes_nothing_younger() -> None:
     assert record is not None
     there = as_of(record, -100.0, 1000.0, 0, stale=False)
     assert current_age(there.freshness, there.response_time, 1000.0) == 10.0
-
-
-@pytest.mark.parametrize(
-    ("life", "worth"),
-    [
-        (Freshness(lifetime=60.0), 60.0 + 600.0),
-        (Freshness(lifetime=60.0, stale_if_error=1000.0), 60.0 + 1000.0),
-        (Freshness(lifetime=60.0, stale_while_revalidate=5000.0, stale_if_error=0.0), 60.0 + 5000.0),
-        (Freshness(lifetime=60.0, stale_while_revalidate=5000.0, must_revalidate=True), 60.0 + VALIDATED_SECONDS),
-        (Freshness(lifetime=-60.0, stale_if_error=0.0), VALIDATED_SECONDS),
-    ],
-)
-def test_how_long_it_is_worth_keeping(life: Freshness, worth: float) -> None:
-    one = replace(stored(), freshness=life, response_time=1000.0)
-    assert worth_keeping(one, 1000.0, 600.0) == worth
