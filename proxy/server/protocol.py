@@ -230,12 +230,15 @@ class ClientConnection(RequestHandler):
         if self._lingering is not None:
             self._lingering.heard = True
             return
+        if self._close or self._force_close:
+            # aiohttp takes nothing more
+            return
         waiter, new = self._waiter, self._new
         self._new = False
         # aiohttp waits for a request, or has not begun to: what comes is a head, unless it has the beginning of one
         waits = new or (waiter is not None and not waiter.done())
         plain = None
-        if waits and self._extent is None and not self.closing and not self._close:
+        if waits and self._extent is None and not self.closing:
             if self._paused:
                 self._server.only_read(self._seat, data)
             elif self._take(self._seat, data):

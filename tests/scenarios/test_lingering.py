@@ -146,3 +146,23 @@ async def test_a_client_that_has_left_is_none_to_wait_for(
         assert (await client.response()).status == 400
         await until(lambda: not server_of(proxy).connections)
     assert caplog.records == []
+
+
+@pytest.mark.parametrize("length", [0, 200_000])
+async def test_what_comes_at_the_very_end_of_a_drain_is_not_read(origin: Origin, length: int) -> None:
+    """Not its head, which aiohttp no longer takes, and not its content as a head then."""
+    async with running_proxy(origin.url) as proxy:
+        client = await proxy.connect()
+        await until(lambda: bool(server_of(proxy).connections))
+        connection = connection_of(proxy)
+        await until(lambda: connection._waiter is not None)
+        ending = asyncio.create_task(connection.shutdown(1.0))
+        await until(lambda: connection._force_close)
+        await client.send(f"POST /a HTTP/1.1\r\n{FIELDS}Content-Length: {length}\r\n\r\n".encode() + b"x" * length)
+        try:
+            rest = await end_of(client)
+        except ConnectionResetError:
+            rest = b""
+        await ending
+    assert rest == b""
+    assert origin.requests == []
