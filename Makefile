@@ -47,8 +47,8 @@ docs: .venv/run ## bring the README's tables of settings up to date
 bench: .venv/dev ## measure against nginx and Varnish (BENCH_ARGS="--help"); BENCH=pool, shared or grading: other parts
 	@exec $(VENV_PYTHON) -m tests.bench$(if $(BENCH),.$(BENCH)) $(BENCH_ARGS)
 
-soak: .venv/dev ## two proxies and a Redis for ten minutes, while all around breaks (SOAK_ARGS="--help")
-	@exec $(VENV_PYTHON) -m tests.soak $(SOAK_ARGS)
+soak: .venv/dev ## two proxies (SOAK=monitors: two monitors) for ten minutes, while all around breaks (SOAK_ARGS="--help")
+	@exec $(VENV_PYTHON) -m tests.soak$(if $(SOAK),.$(SOAK)) $(SOAK_ARGS)
 
 compiled: .venv/dev ## compile what every request runs through into build/compiled, and run its tests there
 	@exec $(VENV_PYTHON) -m tests.compiled build/compiled

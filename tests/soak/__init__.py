@@ -1,7 +1,10 @@
-"""Siding before a service for a long time, while all around it breaks: see `__main__`.
+"""Siding for a long time, while all around it breaks: `__main__` the proxies, `monitors` the pool monitors.
 
-truth     what the service has, and what callers must not be told any more
-service   the service: every answer says what it is of, and it fails when told to
-clients   ask, change, and judge each answer
-chaos     what breaks: Redis, the service, proxies, flags, purges
+truth             what there is, and what callers must not be told any more
+process           a service under test, and what it takes up
+service           behind the proxies: every answer says what it is of, and it fails when told to
+clients           ask the proxies, change, and judge each answer
+chaos             what breaks: Redis, the service, proxies, flags, purges
+monitor_callers   ask the monitors, change, and judge each answer
+monitor_upstream  grades for the monitors, and fails when told to
 """

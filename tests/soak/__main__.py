@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
-import re
 import sys
 import tempfile
 import time
@@ -24,18 +23,13 @@ import aiohttp
 from tests.deploy.processes import ROOT
 from tests.soak.chaos import SETTLED_SECONDS, Chaos
 from tests.soak.clients import HOST, USERS, Clients
+from tests.soak.process import Sizes
 from tests.soak.service import Service
 from tests.soak.truth import ITEMS, Truth, is_sound
 
 EVENTS_BETWEEN = 8
 """Things that happen from one rest to the next."""
-MOST_GROWTH = 40 * 2**20
-"""Octets of memory that a process may gain after its first rest: allocators keep some of what a peak took."""
-MOST_MORE_DESCRIPTORS = 100
-"""Connections are kept as many as were needed at once."""
 MOST_SHOWN = 20
-ERROR = re.compile(r"^.* (?:ERROR|CRITICAL) (?!.* ended \(-9\) and is replaced$).*$|^Traceback.*$", re.MULTILINE)
-"""In the proxies' logs. Workers are killed on purpose."""
 
 
 @dataclass
@@ -59,7 +53,7 @@ class Soak:
         self._clients = Clients(self._truth, {}, clients, seed)
         self._chaos = Chaos(folder, python, code, self._truth, self._service, self._clients, seed, workers, watched)
         self._clients.proxies = {name: proxy.url for name, proxy in self._chaos.proxies.items()}
-        self._first: dict[int, tuple[int, int]] = {}
+        self._sizes = Sizes()
 
     async def run(self, seconds: float) -> Report:
         """Callers and what breaks for so long, and what was seen."""
@@ -82,9 +76,9 @@ class Soak:
             await self._chaos.stop()
         logs: list[str] = []
         for name, proxy in self._chaos.proxies.items():
-            log = proxy.log.read_text(errors="replace")
-            self._truth.faults += [f"{name} logged: {line}" for line in ERROR.findall(log)]
-            logs += [f"{name}: {line}" for line in log.splitlines() if " siding.access: " not in line]
+            self._truth.faults += [f"{name} logged: {line}" for line in proxy.errors()]
+            lines = proxy.log.read_text(errors="replace").splitlines()
+            logs += [f"{name}: {line}" for line in lines if " siding.access: " not in line]
         return Report(sum(self._clients.statuses.values()), events, self._truth.faults, sorted(logs))
 
     async def _rest(self, after: str) -> None:
@@ -100,14 +94,7 @@ class Soak:
                     await self._clients.look_at_item(session, proxy, str(number), dice)
                 await self._look_at_report(session, proxy)
         self._clients.writes.set()
-        for name, process in self._chaos.proxies.items():
-            for pid, (resident, descriptors) in process.sizes().items():
-                first, least = self._first.setdefault(pid, (resident, descriptors))
-                if resident - first > MOST_GROWTH:
-                    self._truth.fault(f"{name} grew from {first:,} to {resident:,} octets")
-                if descriptors - least > MOST_MORE_DESCRIPTORS:
-                    self._truth.fault(f"{name} has {descriptors} descriptors open, after {least}")
-                print(f"  {name}: {resident / 2**20:.1f} MB, {descriptors} descriptors", flush=True)
+        self._sizes.look(self._chaos.proxies, self._truth)
         seen = ", ".join(f"{status}: {count:,}" for status, count in sorted(self._clients.statuses.items()))
         print(f"after {after}: {seen}; {len(self._truth.faults)} faults", flush=True)
 

@@ -15,93 +15,32 @@ from pathlib import Path
 import aiohttp
 
 from config.listen import spare_port
-from tests.deploy.processes import environment
 from tests.redis_servers import Redis, Watched, running_redis, running_sentinel
 from tests.soak.clients import Clients
+from tests.soak.process import READY_SECONDS, Process
 from tests.soak.service import RULES, Mishaps, Service
 from tests.soak.truth import Truth
 
-TOKEN = "soak"  # noqa: S105 - made up
 FLAGS = ("ENABLE_QUERY_CACHE", "ENABLE_ETAG", "ENABLE_DEDUP", "ENABLE_COMPRESSION", "ENABLE_REDIS_CACHE", "BYPASS")
 SETTLED_SECONDS = 3.0
 """After which nothing of what was broken is to be noticed."""
-READY_SECONDS = 20.0
 UNTOLD = re.compile(r"^siding_replica_untold\S* (\S+)$", re.MULTILINE)
 
 
-class Proxy:
-    """A proxy's process, made anew on the same ports. log -- where all that it says goes."""
+class Proxy(Process):
+    """A proxy's process."""
 
     def __init__(self, python: str, code: Path, settings: dict[str, str], log: Path) -> None:
-        self.port, self.admin_port = spare_port(), spare_port()
-        own = {"PORT": str(self.port), "ADMIN_PORT": str(self.admin_port), "ADMIN_TOKEN": TOKEN, "LOG_FORMAT": "text"}
-        self._environ = environment(HOST="127.0.0.1", LOG_LEVEL="warning", **own, **settings)
-        self._command = (python, "-m", "proxy")
-        self._code = code
-        self.log = log
-        self.process: asyncio.subprocess.Process | None = None
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def admin(self) -> str:
-        return f"http://127.0.0.1:{self.admin_port}"
-
-    @property
-    def pid(self) -> int:
-        assert self.process is not None
-        return self.process.pid
-
-    async def start(self) -> None:
-        with self.log.open("ab") as log:
-            self.process = await asyncio.create_subprocess_exec(
-                *self._command, cwd=self._code, env=self._environ, stdout=log, stderr=log
-            )
-        async with aiohttp.ClientSession() as session, asyncio.timeout(READY_SECONDS):
-            while True:
-                with contextlib.suppress(aiohttp.ClientError):
-                    async with session.get(f"{self.admin}/readyz") as answer:
-                        if answer.status == 200:
-                            return
-                await asyncio.sleep(0.05)
-
-    async def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        assert self.process is not None
-        self.process.send_signal(how)
-        await self.process.wait()
-
-    def workers(self) -> list[int]:
-        """Processes that serve for it, if there are several."""
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        return [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-
-    def sizes(self) -> dict[int, tuple[int, int]]:
-        """Octets of memory (VmRSS) and open descriptors of its processes."""
-        return {
-            pid: (_resident(pid), len(list(Path(f"/proc/{pid}/fd").iterdir()))) for pid in (self.pid, *self.workers())
-        }
+        super().__init__(python, code, "proxy", settings, log)
+        port = spare_port()
+        self.admin = f"http://127.0.0.1:{port}"
+        self.environ["ADMIN_PORT"] = str(port)
 
     async def untold(self) -> bool:
         """Whether the other proxies have still to be told of something."""
         async with aiohttp.ClientSession() as session, session.get(f"{self.admin}/metrics") as answer:
             found = UNTOLD.findall(await answer.text())
         return not found or any(float(number) for number in found)
-
-    async def ask(self, method: str, path: str, document: object) -> None:
-        """A change by the admin listener."""
-        fields = {"Authorization": f"Bearer {TOKEN}"}
-        async with (
-            aiohttp.ClientSession() as session,
-            session.request(method, f"{self.admin}{path}", json=document, headers=fields) as answer,
-        ):
-            assert answer.status == 200, await answer.text()
-
-
-def _resident(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return 1024 * int(status.partition("VmRSS:")[2].split()[0])
 
 
 class Chaos:
