@@ -12,6 +12,7 @@ from pathlib import Path
 
 import aiohttp
 
+from config.flags import Changes
 from config.output import say
 from deploy.asking import Way, why
 from deploy.options import address, path, token
@@ -25,13 +26,13 @@ NOT_YET = (
     "  Redis is away: the other replicas are not told yet, and hear of it once it answers. "
     "Until then: --here, and one --admin for each replica"
 )
-ALIKE = "  (in all replicas, to what this one had; to give each back its own: --here, and one --admin for each)"
+ALIKE = "  (in all replicas, to what this one had; to what the settings of each say: --set NAME=setting)"
 UNDO_FILE = "siding-undo-%Y%m%d-%H%M%S.sh"
 OPTIONS: Mapping[str, Mapping[str, tuple[str | None, bool, str]]] = {
     "flags, effective at once": {
         "flag": ("NAME", True, "switch it off (BYPASS: on)"),
         "all": (None, False, "every optimisation off, and BYPASS on"),
-        "set": ("NAME=on", True, "any flag on or off"),
+        "set": ("NAME=on", True, "any flag on or off; NAME=setting: to what its setting says, in each replica its own"),
         "admin": ("URL", True, f"admin listener of a proxy, or a pool monitor ({ADMIN})"),
         "here": (None, False, "only there, not in the replicas that share its Redis"),
         "url": ("URL", False, "the public address, to see that it shows"),
@@ -121,7 +122,7 @@ def _token(environ: Mapping[str, str]) -> str | None:
         raise switches.BadOrder(str(fault)) from fault
 
 
-async def _flags(options: argparse.Namespace, wanted: Mapping[str, bool], secret: str | None) -> int:
+async def _flags(options: argparse.Namespace, wanted: Changes, secret: str | None) -> int:
     async with aiohttp.ClientSession(
         timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS), auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()
     ) as client:
@@ -136,9 +137,7 @@ async def _flags(options: argparse.Namespace, wanted: Mapping[str, bool], secret
         return status
 
 
-async def _flip(
-    client: aiohttp.ClientSession, admin: str, wanted: Mapping[str, bool], secret: str | None, *, here: bool
-) -> int:
+async def _flip(client: aiohttp.ClientSession, admin: str, wanted: Changes, secret: str | None, *, here: bool) -> int:
     began = time.monotonic()
     try:
         done = await flip(client, admin, wanted, secret, here=here)
@@ -148,7 +147,11 @@ async def _flip(
     undo = switches.undoing(done.before, wanted)
     told = [
         f"{admin}: {done.told}, in {1000 * (time.monotonic() - began):.0f} ms",
-        *(f"  {name} {_word(done.before[name])} -> {_word(done.after[name])}" for name in wanted if name in done.after),
+        *(
+            f"  {name} {_word(done.before[name])} -> {_word(done.after[name])}{' (its setting)' if on is None else ''}"
+            for name, on in wanted.items()
+            if name in done.after
+        ),
         f"  undo: {shlex.join(switches.undo_words(undo, [admin], here=here))}"
         if undo
         else "  nothing changed here: they stood so before",
@@ -159,7 +162,7 @@ async def _flip(
     return FELL_SHORT if done.told is Told.NOT_YET else DONE
 
 
-async def _shown(client: aiohttp.ClientSession, url: str, target: str, wanted: Mapping[str, bool]) -> int:
+async def _shown(client: aiohttp.ClientSession, url: str, target: str, wanted: Changes) -> int:
     try:
         seen = await shown(Way(url, client), target, wanted)
     except (aiohttp.ClientError, OSError, TimeoutError) as fault:

@@ -219,12 +219,22 @@ async def test_where_replicas_differ_each_gets_back_its_own_by_here_alone(tmp_pa
         assert {admin: await flags(admin) for admin in before} == before
         # what is done everywhere is undone everywhere, and said to be
         child = await rollback("--all", *admins(one.admin), token=None)
-        assert "(in all replicas, to what this one had; to give each back its own: --here" in child.output
+        assert (
+            "(in all replicas, to what this one had; to what the settings of each say: --set NAME=setting"
+            in child.output
+        )
         await rollback(*undo_of(child), token=None)
         assert await flags(one.admin) == before[one.admin]
         async with asyncio.timeout(PATIENCE):
             while await flags(other.admin) != before[one.admin]:  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.01)
+        # unless it is handed back
+        child = await rollback("--set", "ENABLE_ETAG=setting", *admins(other.admin), token=None)
+        assert child.process.returncode == 0, child.output
+        assert "  ENABLE_ETAG off -> on (its setting)" in child.lines
+        assert undo_of(child)[-1] == "ENABLE_ETAG=off"
+        assert await flags(other.admin) == before[other.admin]
+        assert await flags(one.admin) == before[one.admin]
 
 
 def admins(*urls: str) -> list[str]:
