@@ -7,7 +7,7 @@ import asyncio
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import aiohttp
@@ -145,6 +145,7 @@ async def _flip(client: aiohttp.ClientSession, admin: str, wanted: Changes, secr
         print(f"siding rollback: {fault}", file=sys.stderr)
         return FELL_SHORT
     undo = switches.undoing(done.before, wanted)
+    command = shlex.join(switches.undo_words(undo, [admin], here=here))
     told = [
         f"{admin}: {done.told}, in {1000 * (time.monotonic() - began):.0f} ms",
         *(
@@ -152,13 +153,11 @@ async def _flip(client: aiohttp.ClientSession, admin: str, wanted: Changes, secr
             for name, on in wanted.items()
             if name in done.after
         ),
-        f"  undo: {shlex.join(switches.undo_words(undo, [admin], here=here))}"
-        if undo
-        else "  nothing changed here: they stood so before",
+        f"  undo: {command}" if undo else "  nothing changed here: they stood so before",
         *([ALIKE] if undo and done.told is not Told.HERE else []),
         *([NOT_YET] if done.told is Told.NOT_YET else []),
     ]
-    say("\n".join(told))
+    say("\n".join(told), otherwise=f"siding rollback: undo: {command}" if undo else "")
     return FELL_SHORT if done.told is Told.NOT_YET else DONE
 
 
@@ -194,8 +193,7 @@ def _around(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
             f"({around.TOOL} environment {options.environment}), and leave --environment out"
         )
     if not options.yes:
-        _print(variables, domain)
-        return DONE
+        return DONE if say("\n".join(_steps(variables, domain))) else FELL_SHORT
     tool = around.present(environ)
     if tool is None:
         raise around.BadStep(
@@ -206,25 +204,24 @@ def _around(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     return _perform(variables, domain, Path(options.undo_file or time.strftime(UNDO_FILE)), tool)
 
 
-def _print(variables: Sequence[around.Variable], domain: around.Domain | None) -> None:
+def _steps(variables: Sequence[around.Variable], domain: around.Domain | None) -> Iterator[str]:
     for one in variables:
-        say(f"{one.service}, {one.name}:")
-        say(f"  {shlex.join(one.command('set', f'{one.name}={around.shown_value(one.value)}'))}")
-        say("  undo: the same with the value of now, which --yes writes to a file before it changes it")
+        yield f"{one.service}, {one.name}:"
+        yield f"  {shlex.join(one.command('set', f'{one.name}={around.shown_value(one.value)}'))}"
+        yield "  undo: the same with the value of now, which --yes writes to a file before it changes it"
     if domain is not None:
-        say(
+        yield (
             f"{domain.name} (last: while it moves it leads nowhere; --flag BYPASS is better as long as Siding answers):"
         )
         for step in domain.steps:
-            say(f"  {shlex.join(step)}")
+            yield f"  {shlex.join(step)}"
         if None in {domain.old.port, domain.new.port}:
-            say("  without ports (--from SERVICE:PORT --to SERVICE:PORT) Railway decides where in the service it leads")
-        say("  where the DNS records that this prints differ from yours, change yours")
-        say(f"  undo: {'; '.join(domain.undo)}, and the DNS records that this prints")
+            yield "  without ports (--from SERVICE:PORT --to SERVICE:PORT) Railway decides where in it the domain leads"
+        yield "  where the DNS records that this prints differ from yours, change yours"
+        yield f"  undo: {'; '.join(domain.undo)}, and the DNS records that this prints"
     if not variables and domain is None:
-        say("Say what names Siding, one option each, and the steps are printed (with --yes: taken):")
-        for hint in around.HINTS:
-            say(f"  {hint}")
+        yield "Say what names Siding, one option each, and the steps are printed (with --yes: taken):"
+        yield from (f"  {hint}" for hint in around.HINTS)
 
 
 def _perform(variables: Sequence[around.Variable], domain: around.Domain | None, file: Path, tool: str) -> int:
@@ -233,7 +230,8 @@ def _perform(variables: Sequence[around.Variable], domain: around.Domain | None,
     moved = [] if domain is None else domain.undo
     around.write_undo(file, [*(one.undo(value) for one, value in pairs), *moved])
     undo = f"sh {shlex.quote(str(file))}"
-    say(f"undo: {undo} (it holds the values of now: keep it secret)")
+    line = f"undo: {undo} (it holds the values of now: keep it secret)"
+    say(line, otherwise=f"siding rollback: {line}")
     say("  where a value came from a reference (${{...}}), it has what that came to, and not the reference")
     try:
         for one, value in pairs:
@@ -263,7 +261,8 @@ def _drill(environ: Mapping[str, str]) -> int:
     except (DrillFailed, Failed, PortTaken) as fault:
         print(f"siding rollback: {fault}", file=sys.stderr)
         return FELL_SHORT
-    say(table(drill.steps))
     lost = sum(step.lost for step in drill.steps)
-    say("\n  ".join([f"\n{drill.sent} requests, {len(drill.faults)} lost", *sorted(set(drill.faults))[:10]]))
-    return DONE if all(step.met for step in drill.steps) and not drill.faults and not lost else FELL_SHORT
+    counts = [f"{drill.sent} requests, {len(drill.faults)} lost", *sorted(set(drill.faults))[:10]]
+    told = say("\n\n".join([table(drill.steps), "\n  ".join(counts)]))
+    met = all(step.met for step in drill.steps) and not drill.faults and not lost
+    return DONE if met and told else FELL_SHORT

@@ -148,24 +148,55 @@ async def test_one_listener_that_hangs_does_not_hold_up_the_others(stack: Up) ->
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_nobody_who_listens_keeps_nothing_from_being_done(stack: Up) -> None:
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        (["sh", "-c", '"$@" | true', "sh"], []),
+        (["sh", "-c", 'exec "$@" >&-', "sh"], []),
+        (["sh", "-c", 'exec "$@" > /dev/full', "sh"], ["standard output cannot be written: No space left on device"]),
+    ],
+    ids=["gone", "closed", "full"],
+)
+async def test_nobody_who_listens_keeps_nothing_from_being_done_or_undone(
+    stack: Up, out: list[str], said: list[str]
+) -> None:
+    """What undoes it is said on standard error where standard output cannot be written."""
+    options = ("--flag", "ENABLE_DEDUP", "--admin", stack.admin, "--admin", stack.monitor)
+    process = await asyncio.create_subprocess_exec(
+        *(*out, sys.executable, *ROLLBACK, *options),
+        cwd=ROOT,
+        env=environment(ADMIN_TOKEN=TOKEN),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, told = await process.communicate()
+    undo = {
+        f"siding rollback: undo: siding rollback --admin {admin} --set ENABLE_DEDUP=on"
+        for admin in (stack.admin, stack.monitor)
+    }
+    lines = told.decode().splitlines()
+    assert process.returncode == 0
+    assert (lines[: len(said)], set(lines[len(said) :])) == (said, undo)
+    for line in undo:
+        assert not (await flags(line.split()[6]))["ENABLE_DEDUP"]
+        await rollback(*line.split()[5:])
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_nobody_at_all_keeps_nothing_from_being_done(stack: Up) -> None:
     """As with a terminal that is gone."""
     read, write = os.pipe()
     os.close(read)
-    options = ("--flag", "ENABLE_DEDUP", "--admin", stack.admin, "--admin", stack.monitor)
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, *ROLLBACK, *options),
+        *(sys.executable, *ROLLBACK, "--flag", "ENABLE_DEDUP", "--admin", stack.admin),
         cwd=ROOT,
         env=environment(ADMIN_TOKEN=TOKEN),
         stdout=write,
-        stderr=asyncio.subprocess.PIPE,
+        stderr=write,
     )
     os.close(write)
-    _, told = await process.communicate()
-    assert (process.returncode, told) == (0, b"")
-    for admin in (stack.admin, stack.monitor):
-        assert not (await flags(admin))["ENABLE_DEDUP"]
-        await rollback("--set", "ENABLE_DEDUP=on", "--admin", admin)
+    assert await process.wait() == 0
+    assert not (await flags(stack.admin))["ENABLE_DEDUP"]
+    await rollback("--set", "ENABLE_DEDUP=on", "--admin", stack.admin)
 
 
 @pytest.mark.parametrize(
