@@ -1,13 +1,25 @@
-"""Values of options and of the environment that several commands take."""
+"""Values of options and of the environment that several commands take, and how the tool itself is started."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from config.kinds import read_secret
 from config.words import masked
+
+
+def this_tool() -> list[str]:
+    """The words that start `siding` here, for a command that is to be typed: it need not be in PATH, nor installed."""
+    if shutil.which("siding"):
+        return ["siding"]
+    installed = Path(sys.executable).with_name("siding")
+    return [str(installed)] if installed.exists() else [os.path.relpath(sys.executable), "-m", "deploy"]
 
 
 def address(text: str) -> str:

@@ -15,7 +15,7 @@ import aiohttp
 from config.flags import Changes
 from config.output import say
 from deploy.asking import Way, why
-from deploy.options import address, path, token
+from deploy.options import address, path, this_tool, token
 from deploy.rollback import around, switches
 from deploy.rollback.act import Failed, Told, flip, shown
 
@@ -30,7 +30,7 @@ ALIKE = "  (in all replicas, to what this one had; to what the settings of each 
 UNDO_FILE = "siding-undo-%Y%m%d-%H%M%S.sh"
 OPTIONS: Mapping[str, Mapping[str, tuple[str | None, bool, str]]] = {
     "flags, effective at once": {
-        "flag": ("NAME", True, "switch it off (BYPASS: on)"),
+        "flag": ("NAME", True, f"switch it off (BYPASS: on); of {', '.join(switches.SAFE)}"),
         "all": (None, False, "every optimisation off, and BYPASS on"),
         "set": ("NAME=on", True, "any flag on or off; NAME=setting: to what its setting says, in each replica its own"),
         "admin": ("URL", True, f"admin listener of a proxy, or a pool monitor ({ADMIN})"),
@@ -145,7 +145,7 @@ async def _flip(client: aiohttp.ClientSession, admin: str, wanted: Changes, secr
         print(f"siding rollback: {fault}", file=sys.stderr)
         return FELL_SHORT
     undo = switches.undoing(done.before, wanted)
-    command = shlex.join(switches.undo_words(undo, [admin], here=here))
+    command = shlex.join(switches.undo_words(this_tool(), undo, [admin], here=here))
     told = [
         f"{admin}: {done.told}, in {1000 * (time.monotonic() - began):.0f} ms",
         *(

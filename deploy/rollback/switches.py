@@ -54,11 +54,11 @@ def undoing(before: Mapping[str, bool], wanted: Changes) -> dict[str, bool]:
     return {name: before[name] for name, on in wanted.items() if name in before and before[name] != on}
 
 
-def undo_words(changes: Mapping[str, bool], admins: Sequence[str], *, here: bool) -> list[str]:
-    """The command that sets them back."""
+def undo_words(tool: Sequence[str], changes: Mapping[str, bool], admins: Sequence[str], *, here: bool) -> list[str]:
+    """The command that sets them back. tool -- the words that start it."""
     sets = [word for name, on in changes.items() for word in ("--set", f"{name}={'on' if on else 'off'}")]
     places = [word for admin in admins for word in ("--admin", admin)]
-    return ["siding", "rollback", *places, *sets, *(["--here"] if here else [])]
+    return [*tool, "rollback", *places, *sets, *(["--here"] if here else [])]
 
 
 # -- what shows it

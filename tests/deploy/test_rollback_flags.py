@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shlex
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import ClientSession
 
+from deploy.options import this_tool
 from deploy.rollback import command
 from tests.deploy.processes import PATIENCE, ROOT, Child, environment, python, refused
 from tests.deploy.rollbacks import ROLLBACK, TOKEN, rollback
@@ -36,9 +38,16 @@ async def flags(admin: str) -> dict[str, bool]:
         return found
 
 
+def arguments_in(line: str) -> list[str]:
+    """Of a printed command: what follows the words that start the tool here."""
+    tool, _, rest = line.partition(" rollback --admin ")
+    assert tool.removeprefix("siding rollback:").strip() == f"undo: {shlex.join(this_tool())}"
+    return ["--admin", *shlex.split(rest)]
+
+
 def undo_of(child: Child) -> list[str]:
-    (line,) = [line for line in child.lines if line.startswith("  undo: siding rollback ")]
-    return line.removeprefix("  undo: siding rollback ").split()
+    (line,) = [line for line in child.lines if line.startswith("  undo: ")]
+    return arguments_in(line)
 
 
 @pytest.mark.asyncio(loop_scope="session")
@@ -75,7 +84,7 @@ async def test_all_in_both_services_and_back(stack: Up) -> None:
     for admin in before:
         assert {name for name, on in (await flags(admin)).items() if on} == {"BYPASS"}
     for line in [line for line in child.lines if line.startswith("  undo: ")]:
-        await rollback(*line.split()[3:])
+        await rollback(*arguments_in(line))
     assert {admin: await flags(admin) for admin in before} == before
 
 
@@ -169,16 +178,13 @@ async def test_nobody_who_listens_keeps_nothing_from_being_done_or_undone(
         stderr=asyncio.subprocess.PIPE,
     )
     _, told = await process.communicate()
-    undo = {
-        f"siding rollback: undo: siding rollback --admin {admin} --set ENABLE_DEDUP=on"
-        for admin in (stack.admin, stack.monitor)
-    }
     lines = told.decode().splitlines()
-    assert process.returncode == 0
-    assert (lines[: len(said)], set(lines[len(said) :])) == (said, undo)
-    for line in undo:
-        assert not (await flags(line.split()[6]))["ENABLE_DEDUP"]
-        await rollback(*line.split()[5:])
+    assert (process.returncode, lines[: len(said)]) == (0, said)
+    undos = sorted(arguments_in(line) for line in lines[len(said) :])
+    assert undos == sorted(["--admin", admin, "--set", "ENABLE_DEDUP=on"] for admin in (stack.admin, stack.monitor))
+    for undo in undos:
+        assert not (await flags(undo[1]))["ENABLE_DEDUP"]
+        await rollback(*undo)
 
 
 @pytest.mark.asyncio(loop_scope="session")
@@ -246,7 +252,7 @@ async def test_where_replicas_differ_each_gets_back_its_own_by_here_alone(tmp_pa
         child = await rollback("--all", "--here", *admins(one.admin, other.admin), token=None)
         assert child.process.returncode == 0, child.output
         for line in [line for line in child.lines if line.startswith("  undo: ")]:
-            await rollback(*line.split()[3:], token=None)
+            await rollback(*arguments_in(line), token=None)
         assert {admin: await flags(admin) for admin in before} == before
         # what is done everywhere is undone everywhere, and said to be
         child = await rollback("--all", *admins(one.admin), token=None)
