@@ -110,6 +110,8 @@ def _one_order(options: argparse.Namespace) -> None:
         stray = [name for name in OPTIONS[title] if getattr(options, name.replace("-", "_"))]
         if given and order not in given and stray:
             raise switches.BadOrder(f"--{stray[0]} does not belong to {given[0]}")
+    if options.path and not options.url:
+        raise switches.BadOrder("--path is asked for at --url, which is not given")
 
 
 # -- flags

@@ -213,6 +213,7 @@ async def test_nobody_at_all_keeps_nothing_from_being_done(stack: Up) -> None:
         (["--drill", "--admin", "http://127.0.0.1:9"], "--admin does not belong to --drill"),
         (["--flag", "BYPASS", "--yes"], "--yes does not belong to flags"),
         (["--all", "--admin", "127.0.0.1:9090"], "is no URL like"),
+        (["--all", "--path", "/x"], "--path is asked for at --url, which is not given"),
         # with that another host would be asked, example.comx
         (["--all", "--url", "https://example.com", "--path", "x"], "'x' is no path: a path begins with /"),
     ],
