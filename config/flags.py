@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from config.kinds import SWITCH_WORDS, read_switch
 from config.settings import FlagSettings
-from config.words import counted, did_you_mean, shown
+from config.words import counted, meant, shown
 
 log = logging.getLogger("siding.flags")
 
@@ -108,7 +108,7 @@ class Flags:
         faults: list[str] = []
         for name, value in changes.items():
             if name not in FlagName.__members__:
-                faults.append(f"{shown(name)} is no flag{did_you_mean(str(name), FlagName.__members__)}")
+                faults.append(f"{shown(name)} is no flag{meant(str(name), FlagName.__members__)}")
                 continue
             try:
                 wanted[FlagName(name)] = self._settings[name] if value is None else read_switch(value)

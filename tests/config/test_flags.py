@@ -113,6 +113,11 @@ def test_null_is_what_the_setting_says_and_is_logged_even_where_it_stands_so(cap
     ]
 
 
+def test_what_is_like_no_flag_is_told_which_there_are() -> None:
+    with pytest.raises(FlagError, match="'CACHE' is no flag; allowed: ENABLE_QUERY_CACHE, ENABLE_ETAG, "):
+        Flags().update({"CACHE": True})
+
+
 def test_lower_case_names_are_not_taken_but_guessed() -> None:
     with pytest.raises(FlagError, match="did you mean BYPASS"):
         Flags().update({"bypass": True})
