@@ -117,7 +117,8 @@ class Held(contextlib.ExitStack):
                 why, which = f"{port_variable} and {self._ports[port]} are both {port}", f"one, say {port_variable},"
             else:
                 why, which = f"port {port} is taken by another process", port_variable
-            advice = f"set {which} to a free one, or to 0 for any: make run {port_variable}=0"
+            any_port = f"{port_variable}=0"
+            advice = f"set {which} to a free one, or to 0 for any: make run {any_port}, or {any_port} siding up"
             raise PortTaken(f"{why}; {advice}") from fault
         self._ports[port] = port_variable
         return found
