@@ -45,7 +45,7 @@ docs: .venv/run ## bring the README's tables of settings up to date
 	$(VENV_PYTHON) -m config.describe README.md
 
 bench: .venv/dev ## measure against nginx and Varnish (BENCH_ARGS="--help"); BENCH=pool, shared or grading: other parts
-	@exec $(VENV_PYTHON) -m tests.bench$(if $(BENCH),.$(BENCH)) $(BENCH_ARGS)
+	$(if $(filter-out pool shared grading,$(BENCH)),$(error BENCH is $(BENCH); allowed: pool, shared or grading))@exec $(VENV_PYTHON) -m tests.bench$(if $(BENCH),.$(BENCH)) $(BENCH_ARGS)
 
 soak: .venv/dev ## two proxies (SOAK=monitors: two monitors) for ten minutes, while all around breaks (SOAK_ARGS="--help")
 	@exec $(VENV_PYTHON) -m tests.soak$(if $(SOAK),.$(SOAK)) $(SOAK_ARGS)

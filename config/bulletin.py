@@ -79,13 +79,14 @@ return {redis.call('HGETALL', KEYS[1]), first[1] and first[1][1] or '', whisper[
 _TELL = Script(
     _BEGIN
     + """
-local count = tonumber(ARGV[8])
-for i = 9, 8 + 2 * count, 2 do
+local count = tonumber(ARGV[10])
+for i = 11, 10 + 2 * count, 2 do
   redis.call('HSET', KEYS[1], 'kept ' .. ARGV[i], ARGV[i + 1])
 end
 local log = redis.call('HGET', KEYS[1], 'generation')
 local last = tonumber(redis.call('HGET', KEYS[1], 'last'))
-for i = 9 + 2 * count, #ARGV do
+local there = log == ARGV[8] and tonumber(ARGV[9]) or 0
+for i = 11 + 2 * count + there, #ARGV do
   last = redis.call('HINCRBY', KEYS[1], 'last', 1)
   local id = string.format('%.0f-', last) .. ARGV[5]
   redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[7], id, 'log', log, 'by', ARGV[6], 'entry', ARGV[i])
@@ -93,14 +94,16 @@ end
 return {log, last}
 """
 )
-"""Keys: state, entries. Arguments: as for the beginning, the entries' mark, who tells, how many entries are kept, how
-many things to keep with the state, their names and values, then the entries. The log, and the last one's number."""
+"""Keys: state, entries. Arguments: as for the beginning, the entries' mark, who tells, how many entries are kept, a log
+and how many of the entries it has already, how many things to keep with the state, their names and values, then the
+entries. The log, and the last one's number."""
 _NEXT = Script("""
 local next = redis.call('XRANGE', KEYS[2], ARGV[1] .. '-0', '+', 'COUNT', 1)
 return {redis.call('HGETALL', KEYS[1]), next[1] and next[1][1] or ''}
 """)
 """Keys: state, entries. Argument: a number. The state, and the id of the first entry from there on."""
 
+NOWHERE = ("", 0)
 Entry = list[Any]
 
 
@@ -163,6 +166,8 @@ class Bulletin:
         self._deaf = False
         self._pending: list[bytes] = []
         self._keeping: dict[str, bytes] = {}
+        # another log than the one that is read, and how many of those have been told to it
+        self._elsewhere = NOWHERE
         self._sending: asyncio.Task[None] | None = None
         self._reading: asyncio.Task[None] | None = None
         self._others: Collection[str] = ()
@@ -207,7 +212,7 @@ class Bulletin:
         self._pending += [orjson.dumps(entry) for entry in entries]
         self._keeping |= {name: orjson.dumps(value) for name, value in (keep or {}).items()}
         if len(self._pending) > MOST_PENDING and instead is not None:
-            self._pending = [orjson.dumps(instead)]
+            self._pending, self._elsewhere = [orjson.dumps(instead)], NOWHERE
         if self._sending is None or self._sending.done():
             self._sending = apart(self._send())
 
@@ -222,17 +227,25 @@ class Bulletin:
             batch, keeping = self._pending[:MOST_AT_ONCE], dict(self._keeping)
             pairs = [part for pair in keeping.items() for part in pair]
             mark = str(secrets.randbits(MARK_BITS))
-            arguments = (mark, self.by, KEPT_ENTRIES, len(keeping), *pairs, *batch)
+            # it may last, and what is told there each time would soon be all that there is
+            elsewhere = NOWHERE if self._elsewhere[0] == self._generation else self._elsewhere
+            arguments = (mark, self.by, KEPT_ENTRIES, *elsewhere, len(keeping), *pairs, *batch)
             got = await self._tier.script(_TELL, (self._state, self._entries), *self._known(), *arguments)
             match got:
-                case [bytes(its), int(last)] if self._generation in {"", its.decode()}:
+                case [bytes(its), int(last)] if its.decode() != elsewhere[0] and self._generation in {"", its.decode()}:
                     upto = Standing(its.decode(), last)
-                case _:
+                case [bytes(its), int()]:
                     # what went into another log than the one that is read here is told again
+                    if self._pending[: len(batch)] == batch:
+                        self._elsewhere = its.decode(), len(batch)
+                    await asyncio.sleep(RETRY_SECONDS)
+                    continue
+                case _:
                     await asyncio.sleep(RETRY_SECONDS)
                     continue
             # what was replaced meanwhile is still to be told
             self._pending = self._pending[len(batch) :] if self._pending[: len(batch)] == batch else self._pending
+            self._elsewhere = NOWHERE
             for name, value in keeping.items():
                 if self._keeping.get(name) == value:
                     del self._keeping[name]
@@ -367,7 +380,7 @@ class Bulletin:
         entry, keep = self._reader.moved()
         pairs = [part for name, value in keep.items() if name not in stands for part in (name, orjson.dumps(value))]
         mark = str(secrets.randbits(MARK_BITS))
-        told = (mark, self.by, KEPT_ENTRIES, len(pairs) // 2, *pairs, orjson.dumps(entry))
+        told = (mark, self.by, KEPT_ENTRIES, *NOWHERE, len(pairs) // 2, *pairs, orjson.dumps(entry))
         known = (secrets.token_hex(8), *place, "")
         generation, number = await run_script(client, _TELL, (self._state, self._entries), *known, *told)
         return int(number) if generation.decode() == place.log else None

@@ -8,7 +8,7 @@ from typing import Any
 
 from config.access import Refusal
 from config.bulletin import Bulletin, Entry, Standing
-from config.flags import FlagError, Flags
+from config.flags import Changes, FlagError, Flags
 from config.tier import SharedTier
 
 log = logging.getLogger("siding.flags")
@@ -17,8 +17,8 @@ FLAGS = "flags"
 TELL_SECONDS = 1.0
 """How long a flip waits for the tier, before its answer says that the others will hear of it later."""
 
-Tell = Callable[[Mapping[str, bool], float], Awaitable[bool]]
-"""Tells flags to all replicas; False where that takes longer than so many seconds."""
+Tell = Callable[[Changes, float], Awaitable[bool]]
+"""Tells flags to all replicas, None for each one's own setting; False where that takes longer than so many seconds."""
 
 
 def change_of(document: object) -> tuple[dict[str, object], bool]:
@@ -40,7 +40,8 @@ async def set_flags(
     state = flags.update(changes)
     if not everywhere or tell is None:
         return state
-    return {**state, "everywhere": await tell({name: state[name] for name in changes}, TELL_SECONDS)}
+    told = {name: None if value is None else state[name] for name, value in changes.items()}
+    return {**state, "everywhere": await tell(told, TELL_SECONDS)}
 
 
 def take(flags: Flags, changes: Mapping[str, Any]) -> None:
@@ -56,12 +57,13 @@ def take(flags: Flags, changes: Mapping[str, Any]) -> None:
 def take_kept(flags: Flags, kept: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
     """Flip what was flipped everywhere while this replica did not hear of it, and return that.
 
-    known -- what it knew of: what was flipped here alone since stays so.
+    known -- what it knew of: what was flipped here alone since stays so. A flag that was handed back to its setting is
+    kept as None, which is news to who knew of a flip alone.
     """
     news = {name: on for name, on in kept.items() if known.get(name) != on}
-    if news:
-        log.warning("flags that were set everywhere, whatever this replica's settings say: %s", news)
-        take(flags, news)
+    if set_so := {name: on for name, on in news.items() if on is not None}:
+        log.warning("flags that were set everywhere, whatever this replica's settings say: %s", set_so)
+    take(flags, news)
     return news
 
 
@@ -78,7 +80,7 @@ class FlagsEverywhere:
         self._upto = 0
         self.bulletin = Bulletin(tier, name, self)
 
-    async def tell(self, flags: Mapping[str, bool], seconds: float) -> bool:
+    async def tell(self, flags: Changes, seconds: float) -> bool:
         """See Tell."""
         self._everywhere |= flags
         self.bulletin.tell([[FLAGS, dict(flags)]], keep=flags)

@@ -11,11 +11,13 @@ from enum import StrEnum
 
 from config.kinds import SWITCH_WORDS, read_switch
 from config.settings import FlagSettings
-from config.words import counted, did_you_mean, shown
+from config.words import counted, meant, shown
 
 log = logging.getLogger("siding.flags")
 
 Subscriber = Callable[[str, bool], None]
+Changes = Mapping[str, bool | None]
+"""How flags are to stand, by name. None: as their settings say, in each replica its own."""
 
 
 class FlagName(StrEnum):
@@ -48,6 +50,7 @@ class Flags:
     """The flags as they stand now."""
 
     __slots__ = (
+        "_settings",
         "_subscribers",
         "bypass",
         "completion_cache",
@@ -70,6 +73,7 @@ class Flags:
         self.optimized_prompts = start.use_optimized_prompts
         self.completion_cache = start.enable_completion_cache
         self.bypass = start.bypass
+        self._settings = self.as_dict()
         self._subscribers: list[Subscriber] = []
 
     @classmethod
@@ -91,33 +95,34 @@ class Flags:
     def unusual(self) -> str:
         """For a log: those that do not stand as they do by default, and how they stand."""
         usual = Flags().as_dict()
-        switched = [
-            f"{name} is {'on' if on else 'off'}" for name, on in self.as_dict().items() if on is not usual[name]
-        ]
+        switched = [f"{name} is {_word(on)}" for name, on in self.as_dict().items() if on is not usual[name]]
         return ", ".join(switched) or "all flags at their defaults"
 
     def update(self, changes: Mapping[str, object]) -> dict[str, bool]:
         """Change flags, all or none, and return every flag.
 
-        Values are booleans or any of true/false/1/0/yes/no/on/off. Subscribers hear of what is different now,
-        after all of it is changed. Raises FlagError.
+        Values are booleans or any of true/false/1/0/yes/no/on/off; None is what the setting says. Subscribers hear of
+        what is different now, after all of it is changed. Raises FlagError.
         """
         wanted: dict[FlagName, bool] = {}
         faults: list[str] = []
         for name, value in changes.items():
             if name not in FlagName.__members__:
-                faults.append(f"{shown(name)} is no flag{did_you_mean(str(name), FlagName.__members__)}")
+                faults.append(f"{shown(name)} is no flag{meant(str(name), FlagName.__members__)}")
                 continue
             try:
-                wanted[FlagName(name)] = read_switch(value)
+                wanted[FlagName(name)] = self._settings[name] if value is None else read_switch(value)
             except ValueError:
-                faults.append(f"{name} is {shown(value)}; allowed: {SWITCH_WORDS}")
+                faults.append(f"{name} is {shown(value)}; allowed: {SWITCH_WORDS}, or null: as its setting says")
         if faults:
             raise FlagError(faults)
+        for name in wanted:
+            if changes[name] is None:
+                log.warning("%s was handed back to its setting, which is %s", name.value, _word(self._settings[name]))
         different = {name: on for name, on in wanted.items() if on != self.on(name)}
         for name, on in different.items():
             setattr(self, name.attribute, on)
-            log.warning("%s was switched %s", name.value, "on" if on else "off")
+            log.warning("%s was switched %s", name.value, _word(on))
         for subscriber in self._subscribers:
             for name, on in different.items():
                 subscriber(name.value, on)
@@ -126,3 +131,7 @@ class Flags:
     def subscribe(self, subscriber: Subscriber) -> None:
         """Call `subscriber(name, value)` for every flag that changes from now on. It must not raise."""
         self._subscribers.append(subscriber)
+
+
+def _word(on: bool) -> str:
+    return "on" if on else "off"

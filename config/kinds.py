@@ -291,7 +291,8 @@ OptionalRedisUrl = Annotated[
     BeforeValidator(read_redis_url),
     Kind(
         "redis://host:port/number, unix:///path, redis+sentinel://host:port,host:port/service/number or "
-        "redis+cluster://host:port,host:port; rediss for TLS, user:password@ where needed"
+        "redis+cluster://host:port,host:port; rediss for TLS, user:password@ where needed, "
+        "?sentinel_username=user&sentinel_password=password where Sentinels have their own"
     ),
 ]
 OptionalDatabaseUrl = Annotated[

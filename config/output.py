@@ -10,15 +10,31 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from typing import TextIO
+from weakref import WeakSet
+
+_in_vain: WeakSet[TextIO] = WeakSet()
+"""Standard outputs where what is said reaches nobody."""
 
 
-def say(text: str) -> bool:
-    """Tell whoever started this. False where it cannot be written; then, as when nobody reads, no more is."""
+def say(text: str, otherwise: str = "") -> bool:
+    """Tell whoever started this. False where it cannot be written; then, as when nobody reads, no more is.
+
+    otherwise -- what must not be lost: said on standard error where `text` reaches nobody.
+    """
+    told = True
     try:
         print(text, flush=True)
     except OSError as fault:
-        return _gone(fault)
-    return True
+        told = _gone(fault)
+    if otherwise and sys.stdout in _in_vain:
+        _complain(otherwise)
+    return told
+
+
+def in_vain() -> None:
+    """From now on what is said on standard output reaches nobody."""
+    _in_vain.add(sys.stdout)
 
 
 @contextlib.contextmanager
@@ -49,10 +65,22 @@ def _flush() -> None:
 
 def _gone(fault: OSError) -> bool:
     """Whether it is for want of a reader. What is left in the buffer would fail again when the process ends."""
-    with contextlib.suppress(OSError, ValueError), open(os.devnull, "w", encoding="utf-8") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    _lead_nowhere(sys.stdout)
+    in_vain()
     nobody = isinstance(fault, BrokenPipeError)
     if not nobody:
-        with contextlib.suppress(OSError):
-            print(f"standard output cannot be written: {fault.strerror}", file=sys.stderr)
+        _complain(f"standard output cannot be written: {fault.strerror}")
     return nobody
+
+
+def _complain(text: str) -> None:
+    """On standard error, which a terminal that is gone has taken with it."""
+    try:
+        print(text, file=sys.stderr)
+    except OSError:
+        _lead_nowhere(sys.stderr)
+
+
+def _lead_nowhere(stream: TextIO) -> None:
+    with contextlib.suppress(OSError, ValueError), open(os.devnull, "w", encoding="utf-8") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 
-from config.output import tell_the_rest
+from config.output import in_vain, tell_the_rest
 
 log = logging.getLogger("siding")
 
@@ -27,7 +27,9 @@ def open_standard_streams() -> None:
         except OSError:
             nowhere = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this
             os.set_inheritable(nowhere, True)
-    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+        in_vain()
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
     tell_the_rest()
 

@@ -2,10 +2,13 @@
 
     redis://[[user]:password@]host[:port][/number]            one server; rediss:// with TLS
     unix://[[user]:password@]/path                            one server, by its socket
-    redis+sentinel://[…@]host[:port][,host[:port]…]/service[/number]   the master that Sentinels name
+    redis+sentinel://[…@]host[:port][,host[:port]…]/service[/number][?…]   the master that Sentinels name
     redis+cluster://[…@]host[:port][,host[:port]…]             a cluster, by some of its nodes
 
-With Sentinels, user and password are those of the servers that they watch. `rediss+…` is with TLS throughout.
+With Sentinels, user and password are those of the servers that they watch; the Sentinels' own are the parameters
+`sentinel_username` and `sentinel_password`, as others have them, for there is no standard. `rediss+…` is with TLS
+throughout. What a URL must escape is percent-encoded; a plus sign is one, also in the query.
+Source: https://docs.prefect.io/integrations/prefect-redis/api-ref/prefect_redis-connection
 """
 
 from __future__ import annotations
@@ -37,11 +40,12 @@ _MODES = {
     "rediss+cluster": (Mode.CLUSTER, True),
 }
 SCHEMES = tuple(_MODES)
+_QUERY = ("sentinel_username", "sentinel_password")
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """See the module. service -- what the Sentinels call it. path -- of the socket."""
+    """See the module. service -- what the Sentinels call it. path -- of the socket. sentinel_… -- for them alone."""
 
     mode: Mode
     tls: bool = False
@@ -51,6 +55,8 @@ class Place:
     path: str = ""
     username: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
+    sentinel_username: str | None = field(default=None, repr=False)
+    sentinel_password: str | None = field(default=None, repr=False)
 
 
 def read_place(url: str) -> Place:
@@ -59,8 +65,10 @@ def read_place(url: str) -> Place:
     if not separator or scheme.lower() not in _MODES:
         raise ValueError(f"it does not begin with {', '.join(f'{one}://' for one in SCHEMES)}")
     mode, tls = _MODES[scheme.lower()]
-    if "?" in rest or "#" in rest:
+    rest, question, query = rest.partition("?")
+    if "#" in rest + query or (question and mode is not Mode.SENTINEL):
         raise ValueError("it has a query or a fragment")
+    watcher, word = _of_sentinels(query) if question else (None, None)
     authority, _, path = rest.partition("/")
     credentials, _, hosts = authority.rpartition("@")
     username, colon, password = credentials.partition(":")
@@ -73,7 +81,27 @@ def read_place(url: str) -> Place:
     if mode is Mode.SINGLE and len(found) > 1:
         raise ValueError("it names several hosts; redis+sentinel:// and redis+cluster:// do")
     service, number = _parts(mode, path)
-    return Place(mode, tls, found, service, number, username=user, password=secret)
+    return Place(
+        *(mode, tls, found, service, number),
+        username=user,
+        password=secret,
+        sentinel_username=watcher,
+        sentinel_password=word,
+    )
+
+
+def _of_sentinels(query: str) -> tuple[str | None, str | None]:
+    """User and password for the Sentinels themselves."""
+    given: dict[str, str] = {}
+    for part in query.split("&"):
+        name, _, value = part.partition("=")
+        if name not in _QUERY or name in given:
+            raise ValueError(f"its query has something else than {' and '.join(_QUERY)}, or one of them twice")
+        given[name] = unquote(value)
+    user, secret = (given.get(name) or None for name in _QUERY)
+    if user is not None and secret is None:
+        raise ValueError("it has a sentinel_username without a sentinel_password")
+    return user, secret
 
 
 def _parts(mode: Mode, path: str) -> tuple[str, int]:

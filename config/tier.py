@@ -329,6 +329,8 @@ def _connected(place: Place, seconds: float) -> tuple[Any, list[Callable[[], Awa
                 # the next one is asked at once
                 "retry": None,
                 "ssl": place.tls,
+                "username": place.sentinel_username,
+                "password": place.sentinel_password,
             }
             sentinel = Sentinel(place.hosts, sentinel_kwargs=watching)  # type: ignore[no-untyped-call]
             master = sentinel.master_for(

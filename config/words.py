@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 LONGEST = 100
 """Characters of a given value that a message repeats."""
@@ -51,6 +51,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     near = {one.lower(): one for one in known}
     guesses = difflib.get_close_matches(name.lower(), near, n=1, cutoff=0.6)
     return f"; did you mean {near[guesses[0]]}?" if guesses else ""
+
+
+def meant(name: str, known: Collection[str]) -> str:
+    """`did_you_mean`, or `; allowed: ...` where no known name is near."""
+    return did_you_mean(name, known) or f"; allowed: {', '.join(known) or 'none'}"
 
 
 def counted(number: int, thing: str) -> str:

@@ -23,6 +23,7 @@ from aiohttp import web
 
 from config.listen import ListenError, address_of, open_socket
 from deploy.grading_model import Asked, Form, Way, cut_at, digest_of, most_tokens, text_of, tokens, usage_of
+from deploy.options import amount, port
 from deploy.serving import CANNOT_LISTEN, serve_until_stopped
 
 MAX_CONTENT_BYTES = 256 * 1024 * 1024
@@ -358,10 +359,10 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
         description="OpenAI's API as far as grading needs it, without a model.",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--port", type=int, default=3100, help="port to listen on, 0 for any free one (default 3100)")
-    parser.add_argument("--latency-ms", type=float, default=200, help="before the first word (default 200)")
-    parser.add_argument("--ms-per-token", type=float, default=2, help="for each token of an answer (default 2)")
-    parser.add_argument("--disagree-percent", type=float, default=0, help="of questions graded otherwise in rows")
+    parser.add_argument("--port", type=port, default=3100, help="port to listen on, 0 for any free one (default 3100)")
+    parser.add_argument("--latency-ms", type=amount, default=200, help="before the first word (default 200)")
+    parser.add_argument("--ms-per-token", type=amount, default=2, help="for each token of an answer (default 2)")
+    parser.add_argument("--disagree-percent", type=amount, default=0, help="of questions graded otherwise in rows")
     return parser.parse_args(argv)
 
 

@@ -32,6 +32,7 @@ from config.listen import ListenError, address_of, open_socket, open_spare
 from config.load import BAD_SETTINGS, SettingsError, misspelt, read
 from config.settings import MonitorSettings, ProxySettings, Settings
 from config.words import masked
+from deploy.options import this_tool
 from deploy.postgres import USER
 from deploy.stack import FAILED, PROBE_SECONDS, STOP_GRACE_SECONDS, Part, Ready, Stack, answers, listens, text_of
 from pool_monitor import changes
@@ -116,7 +117,8 @@ class Held(contextlib.ExitStack):
                 why, which = f"{port_variable} and {self._ports[port]} are both {port}", f"one, say {port_variable},"
             else:
                 why, which = f"port {port} is taken by another process", port_variable
-            advice = f"set {which} to a free one, or to 0 for any: make run {port_variable}=0"
+            any_port = f"{port_variable}=0"
+            advice = f"set {which} to a free one, or to 0 for any: make run {any_port}, or {any_port} siding up"
             raise PortTaken(f"{why}; {advice}") from fault
         self._ports[port] = port_variable
         return found
@@ -403,8 +405,7 @@ def curl(addresses: Addresses) -> list[str]:
 def check(addresses: Addresses, monitor: MonitorAddresses) -> list[str]:
     """The command that measures this stack."""
     admin, pool = f"http://{addresses.admin}", f"http://{monitor.monitor}"
-    siding = ["siding"] if shutil.which("siding") else [os.path.relpath(sys.executable), "-m", "deploy"]
-    command = [*siding, "check", f"http://{addresses.public}", "--admin", admin, "--monitor", pool]
+    command = [*this_tool(), "check", f"http://{addresses.public}", "--admin", admin, "--monitor", pool]
     if addresses.origin is None:
         return command
     return [*command, "--direct", f"http://{addresses.origin}", "--requests", "example", "--grade"]

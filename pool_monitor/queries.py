@@ -27,7 +27,7 @@ import orjson
 
 from config.kinds import TIB, read_size, show_size
 from config.toml_file import TomlError, read_toml
-from config.words import counted, did_you_mean, quoted
+from config.words import counted, did_you_mean, meant, quoted
 
 DEFAULT_ROWS = 10_000
 DEFAULT_TTL = 300.0
@@ -220,7 +220,7 @@ class Query:
     def arguments(self, given: Mapping[str, object], as_text: bool = False) -> list[object]:
         """Values in the order of the parameters. Raises ArgumentError. as_text -- see `Parameter.convert`."""
         names = [parameter.name for parameter in self.parameters]
-        faults = [f"{quoted(name)} is no parameter{did_you_mean(name, names)}" for name in given if name not in names]
+        faults = [f"{quoted(name)} is no parameter{meant(name, names)}" for name in given if name not in names]
         values: list[object] = []
         for parameter in self.parameters:
             if parameter.name not in given:

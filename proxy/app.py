@@ -18,7 +18,7 @@ from aiohttp import web
 from config.bulletin import Standing
 from config.descriptors import most_clients
 from config.everywhere import set_flags as everywhere_or_here
-from config.flags import Flags
+from config.flags import Changes, Flags
 from config.listen import BACKLOG
 from config.rules import RouteTable, load_rules
 from config.settings import ProxySettings
@@ -101,7 +101,7 @@ class Worker:
         siblings: Siblings | None,
         wall: Callable[[], float] = time.time,
         group: str | None = None,
-        flipped: Callable[[Mapping[str, bool]], None] = lambda _: None,
+        flipped: Callable[[Changes], None] = lambda _: None,
         tracing: Tracing | None = None,
     ) -> None:
         self.settings = settings
@@ -186,7 +186,7 @@ class Worker:
         secret: bytes,
         group: str,
         wall: Callable[[], float],
-        flipped: Callable[[Mapping[str, bool]], None],
+        flipped: Callable[[Changes], None],
     ) -> Replicas | None:
         settings, flags = self.settings, self._flags
         if settings.redis_url is None:
@@ -227,7 +227,9 @@ class Worker:
 
     # -- life
 
-    async def start(self, sock: socket.socket, logs: Collection[str] = (), known: Mapping[str, bool] = {}) -> None:
+    async def start(
+        self, sock: socket.socket, logs: Collection[str] = (), known: Mapping[str, bool | None] = {}
+    ) -> None:
         """Serve clients on `sock`, which must be listening.
 
         logs -- of the replicas, that the other workers read. known -- flags that were set everywhere, and here since.

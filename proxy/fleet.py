@@ -25,7 +25,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from config.bulletin import Standing
 from config.everywhere import set_flags as everywhere_or_here
 from config.everywhere import take
-from config.flags import Flags
+from config.flags import Changes, Flags
 from config.listen import open_socket
 from config.logs import configure_logging
 from config.rules import RouteTable
@@ -95,11 +95,11 @@ async def _work(
     asked = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked.set)
     logs: Collection[str] = ()
-    known: Mapping[str, bool] = {}
+    known: Changes = {}
     try:
         # before the first client, so that no purge and no flip of a flag passes it by
         with suppress(ChannelError):
-            logs, known = cast("tuple[list[str], dict[str, bool]]", await channel.call("listening"))
+            logs, known = cast("tuple[list[str], dict[str, bool | None]]", await channel.call("listening"))
         await worker.start(open_socket(settings.host, port, share=True), logs, known)
         channel.tell("serving", None)
         waits = {asyncio.create_task(asked.wait()), asyncio.create_task(channel.closed.wait())}
@@ -171,7 +171,7 @@ class Fleet:
         self._port = port
         self._flags = Flags.from_settings(settings)
         # those that were flipped in all replicas, and how; since then they may have been flipped here alone
-        self._everywhere: dict[str, bool] = {}
+        self._everywhere: dict[str, bool | None] = {}
         self._members = [Member(number) for number in range(settings.workers)]
         self._keepers: list[asyncio.Task[None]] = []
         self._draining = False
@@ -231,7 +231,7 @@ class Fleet:
         if name == "serving":
             member.serving = True
         elif name == "flipped":
-            flipped = cast("dict[str, bool]", argument)
+            flipped = cast("Changes", argument)
             self._everywhere |= flipped
             take(self._flags, flipped)
         elif name == "invalidated":
@@ -260,7 +260,7 @@ class Fleet:
                 channel.tell("invalidate", told)
         await asyncio.gather(*calls, return_exceptions=True)
 
-    async def _bring_up_to_date(self, member: Member) -> tuple[list[str], dict[str, bool]]:
+    async def _bring_up_to_date(self, member: Member) -> tuple[list[str], dict[str, bool | None]]:
         """Flags that were flipped while it started, and what others have told; it hears of all that follows.
 
         Returns the logs that they read (`config.bulletin`), of who does not say it in time, `UNKNOWN_LOG`; and which
@@ -352,7 +352,7 @@ class Fleet:
     async def set_flags(self, changes: Mapping[str, object], *, everywhere: bool = False) -> dict[str, bool]:
         """Flip flags here, for workers to come, and in every worker. Raises FlagError."""
 
-        async def tell(flags: Mapping[str, bool], _: float) -> bool:
+        async def tell(flags: Changes, _: float) -> bool:
             self._everywhere |= flags
             answers = await self._ask_all("set_flags_everywhere", flags)
             return any(cast("dict[str, bool]", answer)["everywhere"] for answer in answers.values())

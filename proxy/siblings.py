@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 
 from config.bulletin import Standing
+from config.told import Episode
 from config.tracing import apart
 from proxy.channel import Channel, ChannelError
 
@@ -29,6 +31,7 @@ class Siblings:
         self._known: asyncio.Future[None] | None = None
         self._telling: asyncio.Task[None] | None = None
         self._late = False
+        self._slow = Episode()
 
     def tell(self, what: list[str], count: int) -> asyncio.Future[None] | None:
         """What was invalidated, the last of `count` notices (`store.telling`). When the others know; None: not awaited.
@@ -64,7 +67,8 @@ class Siblings:
         known.set_result(None)
         try:
             if not call.done():
-                log.warning("another worker is slow to note what is invalid: until it does, no answer waits for it")
+                if self._slow.begins(time.monotonic()):
+                    log.warning("another worker is slow to note what is invalid: until it does, no answer waits for it")
                 self._late = True
                 self._tell_on()
             await call

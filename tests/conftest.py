@@ -29,3 +29,13 @@ async def shared(tmp_path: Path) -> AsyncIterator[Redis]:
     """A Redis of the test's own."""
     async with running_redis(tmp_path) as server:
         yield server
+
+
+@pytest.fixture
+def open_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that another user may enter."""
+    folder = tmp_path_factory.mktemp("pgbouncer")
+    for above in (folder, *folder.parents):
+        if above == folder or above.name.startswith("pytest"):
+            above.chmod(0o755)
+    return folder

@@ -51,10 +51,13 @@ async def _server(directory: Path, *arguments: str, port: int | None = None) -> 
     try:
         async with redis.asyncio.Redis(port=port) as client, asyncio.timeout(PATIENCE):
             while True:
-                with contextlib.suppress(redis.exceptions.ConnectionError):
+                try:
                     await client.ping()
                     break
-                await asyncio.sleep(0.01)
+                except redis.exceptions.AuthenticationError:
+                    break
+                except redis.exceptions.ConnectionError:
+                    await asyncio.sleep(0.01)
         yield Redis(port, process)
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -79,6 +82,8 @@ class Watched:
     sentinel: Redis
     directory: Path
     held: contextlib.AsyncExitStack
+    password: str = ""
+    """Of the Sentinel."""
 
     @property
     def url(self) -> str:
@@ -86,7 +91,9 @@ class Watched:
 
     async def look(self) -> None:
         """Which of them is the master now."""
-        async with redis.asyncio.Redis(port=self.sentinel.port, decode_responses=True) as client:
+        async with redis.asyncio.Redis(
+            port=self.sentinel.port, password=self.password, decode_responses=True
+        ) as client:
             found: Any = await client.sentinel_get_master_addr_by_name("main")
         if int(found[1]) == self.replica.port:
             self.master, self.replica = self.replica, self.master
@@ -106,8 +113,8 @@ class Watched:
 
 
 @contextlib.asynccontextmanager
-async def running_sentinel(directory: Path, port: int | None = None) -> AsyncIterator[Watched]:
-    """A fail-over takes a second or two. port -- of the Sentinel."""
+async def running_sentinel(directory: Path, port: int | None = None, password: str = "") -> AsyncIterator[Watched]:
+    """A fail-over takes a second or two. port, password -- of the Sentinel, and of its user `watcher`."""
     async with contextlib.AsyncExitStack() as stack:
         folders = [directory / name for name in ("master", "replica", "sentinel")]
         for folder in folders:
@@ -121,11 +128,17 @@ async def running_sentinel(directory: Path, port: int | None = None) -> AsyncIte
             f"sentinel monitor main 127.0.0.1 {master.port} 1\n"
             "sentinel down-after-milliseconds main 300\nsentinel failover-timeout main 2000\n"
         )
+        if password:
+            with file.open("a") as more:
+                more.write(f'requirepass "{password}"\nuser watcher on ">{password}" ~* &* +@all\n')
         sentinel = await stack.enter_async_context(_server(folders[2], str(file), "--sentinel", port=port))
-        async with redis.asyncio.Redis(port=sentinel.port, decode_responses=True) as client, asyncio.timeout(PATIENCE):
+        async with (
+            redis.asyncio.Redis(port=sentinel.port, password=password, decode_responses=True) as client,
+            asyncio.timeout(PATIENCE),
+        ):
             while not await client.sentinel_slaves("main"):  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.05)
-        yield Watched(master, replica, sentinel, directory, stack)
+        yield Watched(master, replica, sentinel, directory, stack, password)
 
 
 @dataclass

@@ -4,26 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import math
 import sys
 
 from config.listen import ListenError, address_of, open_socket
 from deploy.example_origin.app import REPORT_SECONDS, make_app
+from deploy.options import amount, port
 from deploy.serving import CANNOT_LISTEN, serve_until_stopped
-
-
-def _port(text: str) -> int:
-    number = int(text)
-    if not 0 <= number <= 65535:
-        raise ValueError(text)
-    return number
-
-
-def _seconds(text: str) -> float:
-    number = float(text)
-    if not (number >= 0 and math.isfinite(number)):
-        raise ValueError(text)
-    return number
 
 
 def _options(argv: list[str] | None) -> argparse.Namespace:
@@ -31,10 +17,10 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
         prog="python -m deploy.example_origin", description="A small origin to try Siding with."
     )
     parser.add_argument("--host", default="::", help="address to listen on (default ::, IPv4 as well)")
-    parser.add_argument("--port", type=_port, default=3000, help="port to listen on, 0 for any free one (default 3000)")
+    parser.add_argument("--port", type=port, default=3000, help="port to listen on, 0 for any free one (default 3000)")
     parser.add_argument(
         "--report-seconds",
-        type=_seconds,
+        type=amount,
         default=REPORT_SECONDS,
         help=f"how long making a parent report takes (default {REPORT_SECONDS:g})",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Mapping
@@ -124,6 +125,7 @@ def files() -> Mapping[str, str]:
 
 def main() -> int:
     """Write them."""
+    argparse.ArgumentParser(prog="python -m deploy.grafana.build", description=__doc__).parse_args()
     FOLDER.mkdir(exist_ok=True)
     for name, text in files().items():
         (FOLDER / name).write_text(text, encoding="utf-8")

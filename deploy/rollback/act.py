@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from config.flags import FlagName
+from config.flags import Changes, FlagName
 from deploy.asking import Ask, Way, why
 from deploy.rollback.switches import PROBES, Seen, expected, judged
 
@@ -46,9 +46,7 @@ async def flags_of(client: aiohttp.ClientSession, admin: str) -> dict[str, bool]
     return {name: bool(on) for name, on in (await _json(client, "GET", admin)).items()}
 
 
-async def flip(
-    client: aiohttp.ClientSession, admin: str, wanted: Mapping[str, bool], token: str | None, *, here: bool
-) -> Flipped:
+async def flip(client: aiohttp.ClientSession, admin: str, wanted: Changes, token: str | None, *, here: bool) -> Flipped:
     """Set flags at one listener: in all its replicas where it has a shared tier, unless `here`. Raises Failed."""
     before = await flags_of(client, admin)
     changes = {name: on for name, on in wanted.items() if name in before}
@@ -65,7 +63,7 @@ async def flip(
         except _NobodyToTell:
             await _json(client, "PATCH", admin, changes, fields)
     after = await flags_of(client, admin)
-    wrong = [name for name, on in changes.items() if after[name] != on]
+    wrong = [name for name, on in changes.items() if on is not None and after[name] != on]
     if wrong:
         raise Failed(f"{admin} has not changed {', '.join(wrong)}")
     return Flipped(admin, before, after, told)
@@ -79,7 +77,7 @@ async def _json(
     client: aiohttp.ClientSession,
     method: str,
     admin: str,
-    document: Mapping[str, bool] | None = None,
+    document: Changes | None = None,
     fields: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     url = f"{admin.rstrip('/')}/api/flags"
@@ -105,7 +103,7 @@ async def _json(
     raise Failed(f"{admin} does not do it ({status}): {message}{advice}")
 
 
-async def shown(way: Way, path: str, wanted: Mapping[str, bool]) -> Sequence[tuple[str, Seen, str]]:
+async def shown(way: Way, path: str, wanted: Changes) -> Sequence[tuple[str, Seen, str]]:
     """For each flag that an answer shows: its name, how it stands, and in words. Raises what `send` does."""
     found = []
     for name, on in expected(wanted).items():

@@ -7,14 +7,15 @@ import asyncio
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import aiohttp
 
+from config.flags import Changes
 from config.output import say
 from deploy.asking import Way, why
-from deploy.options import address, path, token
+from deploy.options import address, path, this_tool, token
 from deploy.rollback import around, switches
 from deploy.rollback.act import Failed, Told, flip, shown
 
@@ -25,13 +26,13 @@ NOT_YET = (
     "  Redis is away: the other replicas are not told yet, and hear of it once it answers. "
     "Until then: --here, and one --admin for each replica"
 )
-ALIKE = "  (in all replicas, to what this one had; to give each back its own: --here, and one --admin for each)"
+ALIKE = "  (in all replicas, to what this one had; to what the settings of each say: --set NAME=setting)"
 UNDO_FILE = "siding-undo-%Y%m%d-%H%M%S.sh"
 OPTIONS: Mapping[str, Mapping[str, tuple[str | None, bool, str]]] = {
     "flags, effective at once": {
-        "flag": ("NAME", True, "switch it off (BYPASS: on)"),
+        "flag": ("NAME", True, f"switch it off (BYPASS: on); of {', '.join(switches.SAFE)}"),
         "all": (None, False, "every optimisation off, and BYPASS on"),
-        "set": ("NAME=on", True, "any flag on or off"),
+        "set": ("NAME=on", True, "any flag on or off; NAME=setting: to what its setting says, in each replica its own"),
         "admin": ("URL", True, f"admin listener of a proxy, or a pool monitor ({ADMIN})"),
         "here": (None, False, "only there, not in the replicas that share its Redis"),
         "url": ("URL", False, "the public address, to see that it shows"),
@@ -109,6 +110,8 @@ def _one_order(options: argparse.Namespace) -> None:
         stray = [name for name in OPTIONS[title] if getattr(options, name.replace("-", "_"))]
         if given and order not in given and stray:
             raise switches.BadOrder(f"--{stray[0]} does not belong to {given[0]}")
+    if options.path and not options.url:
+        raise switches.BadOrder("--path is asked for at --url, which is not given")
 
 
 # -- flags
@@ -121,7 +124,7 @@ def _token(environ: Mapping[str, str]) -> str | None:
         raise switches.BadOrder(str(fault)) from fault
 
 
-async def _flags(options: argparse.Namespace, wanted: Mapping[str, bool], secret: str | None) -> int:
+async def _flags(options: argparse.Namespace, wanted: Changes, secret: str | None) -> int:
     async with aiohttp.ClientSession(
         timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS), auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()
     ) as client:
@@ -136,9 +139,7 @@ async def _flags(options: argparse.Namespace, wanted: Mapping[str, bool], secret
         return status
 
 
-async def _flip(
-    client: aiohttp.ClientSession, admin: str, wanted: Mapping[str, bool], secret: str | None, *, here: bool
-) -> int:
+async def _flip(client: aiohttp.ClientSession, admin: str, wanted: Changes, secret: str | None, *, here: bool) -> int:
     began = time.monotonic()
     try:
         done = await flip(client, admin, wanted, secret, here=here)
@@ -146,20 +147,23 @@ async def _flip(
         print(f"siding rollback: {fault}", file=sys.stderr)
         return FELL_SHORT
     undo = switches.undoing(done.before, wanted)
+    command = shlex.join(switches.undo_words(this_tool(), undo, [admin], here=here))
     told = [
         f"{admin}: {done.told}, in {1000 * (time.monotonic() - began):.0f} ms",
-        *(f"  {name} {_word(done.before[name])} -> {_word(done.after[name])}" for name in wanted if name in done.after),
-        f"  undo: {shlex.join(switches.undo_words(undo, [admin], here=here))}"
-        if undo
-        else "  nothing changed here: they stood so before",
+        *(
+            f"  {name} {_word(done.before[name])} -> {_word(done.after[name])}{' (its setting)' if on is None else ''}"
+            for name, on in wanted.items()
+            if name in done.after
+        ),
+        f"  undo: {command}" if undo else "  nothing changed here: they stood so before",
         *([ALIKE] if undo and done.told is not Told.HERE else []),
         *([NOT_YET] if done.told is Told.NOT_YET else []),
     ]
-    say("\n".join(told))
+    say("\n".join(told), otherwise=f"siding rollback: undo: {command}" if undo else "")
     return FELL_SHORT if done.told is Told.NOT_YET else DONE
 
 
-async def _shown(client: aiohttp.ClientSession, url: str, target: str, wanted: Mapping[str, bool]) -> int:
+async def _shown(client: aiohttp.ClientSession, url: str, target: str, wanted: Changes) -> int:
     try:
         seen = await shown(Way(url, client), target, wanted)
     except (aiohttp.ClientError, OSError, TimeoutError) as fault:
@@ -191,8 +195,7 @@ def _around(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
             f"({around.TOOL} environment {options.environment}), and leave --environment out"
         )
     if not options.yes:
-        _print(variables, domain)
-        return DONE
+        return DONE if say("\n".join(_steps(variables, domain))) else FELL_SHORT
     tool = around.present(environ)
     if tool is None:
         raise around.BadStep(
@@ -203,25 +206,24 @@ def _around(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     return _perform(variables, domain, Path(options.undo_file or time.strftime(UNDO_FILE)), tool)
 
 
-def _print(variables: Sequence[around.Variable], domain: around.Domain | None) -> None:
+def _steps(variables: Sequence[around.Variable], domain: around.Domain | None) -> Iterator[str]:
     for one in variables:
-        say(f"{one.service}, {one.name}:")
-        say(f"  {shlex.join(one.command('set', f'{one.name}={around.shown_value(one.value)}'))}")
-        say("  undo: the same with the value of now, which --yes writes to a file before it changes it")
+        yield f"{one.service}, {one.name}:"
+        yield f"  {shlex.join(one.command('set', f'{one.name}={around.shown_value(one.value)}'))}"
+        yield "  undo: the same with the value of now, which --yes writes to a file before it changes it"
     if domain is not None:
-        say(
+        yield (
             f"{domain.name} (last: while it moves it leads nowhere; --flag BYPASS is better as long as Siding answers):"
         )
         for step in domain.steps:
-            say(f"  {shlex.join(step)}")
+            yield f"  {shlex.join(step)}"
         if None in {domain.old.port, domain.new.port}:
-            say("  without ports (--from SERVICE:PORT --to SERVICE:PORT) Railway decides where in the service it leads")
-        say("  where the DNS records that this prints differ from yours, change yours")
-        say(f"  undo: {'; '.join(domain.undo)}, and the DNS records that this prints")
+            yield "  without ports (--from SERVICE:PORT --to SERVICE:PORT) Railway decides where in it the domain leads"
+        yield "  where the DNS records that this prints differ from yours, change yours"
+        yield f"  undo: {'; '.join(domain.undo)}, and the DNS records that this prints"
     if not variables and domain is None:
-        say("Say what names Siding, one option each, and the steps are printed (with --yes: taken):")
-        for hint in around.HINTS:
-            say(f"  {hint}")
+        yield "Say what names Siding, one option each, and the steps are printed (with --yes: taken):"
+        yield from (f"  {hint}" for hint in around.HINTS)
 
 
 def _perform(variables: Sequence[around.Variable], domain: around.Domain | None, file: Path, tool: str) -> int:
@@ -230,7 +232,8 @@ def _perform(variables: Sequence[around.Variable], domain: around.Domain | None,
     moved = [] if domain is None else domain.undo
     around.write_undo(file, [*(one.undo(value) for one, value in pairs), *moved])
     undo = f"sh {shlex.quote(str(file))}"
-    say(f"undo: {undo} (it holds the values of now: keep it secret)")
+    line = f"undo: {undo} (it holds the values of now: keep it secret)"
+    say(line, otherwise=f"siding rollback: {line}")
     say("  where a value came from a reference (${{...}}), it has what that came to, and not the reference")
     try:
         for one, value in pairs:
@@ -260,7 +263,8 @@ def _drill(environ: Mapping[str, str]) -> int:
     except (DrillFailed, Failed, PortTaken) as fault:
         print(f"siding rollback: {fault}", file=sys.stderr)
         return FELL_SHORT
-    say(table(drill.steps))
     lost = sum(step.lost for step in drill.steps)
-    say("\n  ".join([f"\n{drill.sent} requests, {len(drill.faults)} lost", *sorted(set(drill.faults))[:10]]))
-    return DONE if all(step.met for step in drill.steps) and not drill.faults and not lost else FELL_SHORT
+    counts = [f"{drill.sent} requests, {len(drill.faults)} lost", *sorted(set(drill.faults))[:10]]
+    told = say("\n\n".join([table(drill.steps), "\n  ".join(counts)]))
+    met = all(step.met for step in drill.steps) and not drill.faults and not lost
+    return DONE if met and told else FELL_SHORT

@@ -6,13 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from config.flags import FlagName
+from config.flags import Changes, FlagName
 from config.kinds import read_switch
 from config.words import did_you_mean
 from deploy.asking import Answer
 
 SAFE: Mapping[FlagName, bool] = {name: name is FlagName.BYPASS for name in FlagName}
 """Where each flag stands when Siding does nothing: everything off, and the master switch on."""
+
+SETTING = "setting"
+"""The word for what a flag's own setting says, in each replica its own."""
+ALLOWED = f"NAME=on, NAME=off or NAME={SETTING}"
 
 
 class BadOrder(Exception):
@@ -27,32 +31,34 @@ def _name(text: str) -> FlagName:
         raise BadOrder(f"{text!r} is no flag{did_you_mean(text.upper(), list(FlagName))}; allowed: {allowed}") from None
 
 
-def order(flags: Sequence[str], settings: Sequence[str], *, everything: bool) -> dict[str, bool]:
-    """What is to be set. flags -- to their safe side; settings -- as NAME=on or NAME=off. Raises BadOrder."""
-    wanted = {name.value: SAFE[name] for name in (tuple(FlagName) if everything else tuple(map(_name, flags)))}
+def order(flags: Sequence[str], settings: Sequence[str], *, everything: bool) -> dict[str, bool | None]:
+    """What is to be set. flags -- to their safe side; settings -- as NAME=on, off or setting. Raises BadOrder."""
+    wanted: dict[str, bool | None] = {
+        name.value: SAFE[name] for name in (tuple(FlagName) if everything else tuple(map(_name, flags)))
+    }
     for text in settings:
         name, separator, value = text.partition("=")
         if not separator:
-            raise BadOrder(f"{text!r} is not NAME=on or NAME=off")
+            raise BadOrder(f"{text!r} is not {ALLOWED}")
         try:
-            wanted[_name(name).value] = read_switch(value)
+            wanted[_name(name).value] = None if value.lower() == SETTING else read_switch(value)
         except ValueError as fault:
-            raise BadOrder(f"{text!r} is not NAME=on or NAME=off") from fault
+            raise BadOrder(f"{text!r} is not {ALLOWED}") from fault
     if not wanted:
         raise BadOrder("nothing to do: give --flag NAME, --all, --set NAME=on, --around or --drill")
     return wanted
 
 
-def undoing(before: Mapping[str, bool], wanted: Mapping[str, bool]) -> dict[str, bool]:
-    """The flags that are changed, as they were."""
+def undoing(before: Mapping[str, bool], wanted: Changes) -> dict[str, bool]:
+    """The flags that are changed, as they were; one that is handed back is, whatever its setting says."""
     return {name: before[name] for name, on in wanted.items() if name in before and before[name] != on}
 
 
-def undo_words(changes: Mapping[str, bool], admins: Sequence[str], *, here: bool) -> list[str]:
-    """The command that sets them back."""
+def undo_words(tool: Sequence[str], changes: Mapping[str, bool], admins: Sequence[str], *, here: bool) -> list[str]:
+    """The command that sets them back. tool -- the words that start it."""
     sets = [word for name, on in changes.items() for word in ("--set", f"{name}={'on' if on else 'off'}")]
     places = [word for admin in admins for word in ("--admin", admin)]
-    return ["siding", "rollback", *places, *sets, *(["--here"] if here else [])]
+    return [*tool, "rollback", *places, *sets, *(["--here"] if here else [])]
 
 
 # -- what shows it
@@ -104,9 +110,12 @@ PROBES: Mapping[FlagName, Probe] = {
 """Flags that one answer on the public listener shows; the others are seen in `GET /api/flags` alone."""
 
 
-def expected(wanted: Mapping[str, bool]) -> dict[FlagName, bool]:
-    """What the probes have to see. Under BYPASS nothing is answered from the cache, whatever the flags are."""
-    asked = {FlagName(name): on for name, on in wanted.items()}
+def expected(wanted: Changes) -> dict[FlagName, bool]:
+    """What the probes have to see. Under BYPASS nothing is answered from the cache, whatever the flags are.
+
+    What is handed back to its setting may stand otherwise in each replica.
+    """
+    asked = {FlagName(name): on for name, on in wanted.items() if on is not None}
     if asked.get(FlagName.BYPASS):
         return {FlagName.ENABLE_QUERY_CACHE: False, FlagName.BYPASS: True}
     return {name: on for name, on in asked.items() if name in PROBES}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from aiohttp import hdrs, web
 
-from config.told import Told
+from config.told import Episode
 from pool_monitor.grading.calls import UpstreamFault
 from pool_monitor.grading.wire import length_of
 
@@ -27,13 +28,13 @@ class Room:
     def __init__(self, most: int) -> None:
         self.most = most
         self.held = 0
-        self._told = Told()
+        self._crowded = Episode()
 
     def take(self, octets: int) -> bool:
         """So many more are held; False where that is too much."""
         self.held += octets
         if self.held > self.most:
-            if self._told.news("full"):
+            if self._crowded.begins(time.monotonic()):
                 log.warning(
                     "requests of %d bytes (%d times GRADING_MAX_REQUEST_BYTES) are on their way: others are forwarded "
                     "without looking into them",
@@ -41,8 +42,6 @@ class Room:
                     TOGETHER,
                 )
             return False
-        if self.held * 2 < self.most:
-            self._told.works()
         return True
 
 

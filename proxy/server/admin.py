@@ -67,7 +67,7 @@ class Control(Protocol):
         ...
 
     async def set_flags(self, changes: Mapping[str, object], *, everywhere: bool = False) -> dict[str, bool]:
-        """Flip flags, all or none, and return every flag. Raises FlagError.
+        """Flip flags, all or none, and return every flag; None is what the setting says. Raises FlagError.
 
         everywhere -- in all replicas; the answer's `everywhere` says whether they have been told.
         """

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from enum import Enum, auto
 
-from config.told import Told
+from config.told import Episode, Told
 from proxy import errors
 from proxy.observe.events import BriefKind, Tier
 from proxy.origin.client import IDEMPOTENT, OriginResponse
@@ -73,7 +73,7 @@ class Handler:
         self.fetches = Fetches(shared, self._sharing)
         self.requests = InFlight()
         self._told = Told()
-        self._crowded = Told()
+        self._crowded = Episode()
 
     async def __call__(self, exchange: Exchange) -> None:
         """Answer one request; every way it can end is recorded in one observation."""
@@ -196,12 +196,10 @@ class Handler:
         async for piece in reading:
             pieces.append(piece)
             if not claim.take(len(piece)):
-                if self._crowded.news("contents"):
+                if self._crowded.begins(self._shared.clock()):
                     log.warning("requests with %d bytes of content are on their way: others pass", contents.limit)
                 visit.rest = after(pieces, reading)
                 return False
-        if contents.held * 2 < contents.limit:
-            self._crowded.works()
         visit.content = b"".join(pieces)
         return True
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from config.bulletin import Bulletin, Entry, Standing
 from config.everywhere import FLAGS, take, take_kept
-from config.flags import Flags
+from config.flags import Changes, Flags
 from config.tier import SharedTier
 from proxy.store.invalidations import Invalidations, Validity
 from proxy.store.telling import ALL, Notice, Telling, note
@@ -32,7 +32,7 @@ class Notices:
         by: str,
         here: Invalidations,
         flags: Flags,
-        flipped: Callable[[Mapping[str, bool]], None],
+        flipped: Callable[[Changes], None],
         logged: Callable[[int, Standing], None] = lambda _, __: None,
     ) -> None:
         self.bulletin = Bulletin(tier, name, self, by)
@@ -58,14 +58,14 @@ class Notices:
         self.bulletin.tell([list(notice) for notice in notices], instead=[ALL, "", False])
         return self._own.count
 
-    async def tell_flags(self, flags: Mapping[str, bool], seconds: float) -> bool:
+    async def tell_flags(self, flags: Changes, seconds: float) -> bool:
         """Set flags in every replica, now and later; False where that may take longer than so many seconds."""
         self._own.skip(self._own.count + 1)
         self._flags_everywhere |= flags
         self.bulletin.tell([[FLAGS, dict(flags), False]], keep=flags)
         return await self.bulletin.sent(seconds)
 
-    def know(self, flags: Mapping[str, bool]) -> None:
+    def know(self, flags: Changes) -> None:
         """These were set everywhere before this worker began, and may have been flipped in this replica alone since."""
         self._flags_everywhere |= flags
 

@@ -6,13 +6,13 @@ import asyncio
 import hashlib
 import hmac
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from redis.exceptions import ResponseError
 
 from config.bulletin import Standing
-from config.flags import Flags
+from config.flags import Changes, Flags
 from config.tasks import end
 from config.tier import SharedTier
 from config.tracing import apart
@@ -44,7 +44,7 @@ class Replicas:
         limit: int,
         here: Invalidations,
         flags: Flags,
-        flipped: Callable[[Mapping[str, bool]], None],
+        flipped: Callable[[Changes], None],
         logged: Callable[[int, Standing], None],
         wall: Callable[[], float],
     ) -> None:
@@ -69,7 +69,7 @@ class Replicas:
         """Let the others know what was invalidated here. How many notices that makes."""
         return self.notices.tell(notices)
 
-    def start(self, others: Collection[str], known: Mapping[str, bool]) -> None:
+    def start(self, others: Collection[str], known: Changes) -> None:
         """Begin to listen. others -- see `config.bulletin.Bulletin.start`. known -- see `Notices.know`."""
         self.notices.know(known)
         self.notices.bulletin.start(others)

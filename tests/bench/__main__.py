@@ -29,6 +29,7 @@ from tests.bench.processes import Cores, cores_here
 from tests.bench.rows import ROWS, Field
 from tests.bench.stage import Stage
 from tests.bench.table import Cost, Row, document, markdown
+from tests.options import tree, whole
 from tests.programs import Unavailable, program
 
 COMPILED = ROOT / "build" / "compiled"
@@ -44,28 +45,16 @@ def _names(text: str) -> list[str]:
     return names
 
 
-def _whole(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
-    return int(text)
-
-
-def _folder(text: str) -> Path:
-    if not (Path(text) / "proxy" / "__main__.py").is_file():
-        raise argparse.ArgumentTypeError(f"no Siding lies in {text}")
-    return Path(text).resolve()
-
-
 def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--rounds", type=_whole, default=5)
-    parser.add_argument("--seconds", type=_whole, default=2, help="of each measurement")
+    parser.add_argument("--rounds", type=whole, default=5)
+    parser.add_argument("--seconds", type=whole, default=2, help="of each measurement")
     parser.add_argument("--only", type=_names, default=list(NAMES), help=f"of {','.join(NAMES)}")
     parser.add_argument(
         "--features", dest="only", action="store_const", const=[FEATURES], help="the second table alone"
     )
     parser.add_argument(
-        "--code", type=_folder, help="where Siding lies (. is as Python); otherwise it is compiled, as in the image"
+        "--code", type=tree, help="where Siding lies (. is as Python); otherwise it is compiled, as in the image"
     )
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     parser.add_argument("--markdown", type=Path, help="write the tables here as well")

@@ -23,6 +23,7 @@ from pool_monitor.grading import sse
 from pool_monitor.grading.answers import compact
 from pool_monitor.grading.template_files import load_templates
 from pool_monitor.pool_stats import percentile
+from tests.bench.part import run
 
 [TEMPLATE] = load_templates()
 ROUNDS, REQUESTS = 7, 200
@@ -198,4 +199,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    run("grading", __doc__, main)

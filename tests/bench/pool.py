@@ -22,6 +22,7 @@ from pool_monitor.advisor.detect import detect
 from pool_monitor.advisor.prove import prove
 from pool_monitor.pool import Pool, Tuning
 from pool_monitor.pool_stats import percentile
+from tests.bench.part import run
 from tests.pool_monitor.support import Seen, running_monitor
 
 ROUNDS = 5
@@ -235,4 +236,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    run("pool", __doc__, main)

@@ -20,6 +20,7 @@ from config.bulletin import Bulletin
 from config.tasks import end
 from config.tier import SharedTier
 from pool_monitor.pool_stats import percentile
+from tests.bench.part import run
 from tests.config.listeners import Listener
 from tests.e2e.proxies import Running, proxy_process
 from tests.redis_faults import FAULTS
@@ -244,4 +245,4 @@ async def _main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_main())
+    run("shared", __doc__, _main)

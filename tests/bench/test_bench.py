@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socketserver
 import subprocess
 import sys
@@ -44,6 +45,28 @@ def _program(name: str) -> Program:
         return program(name)
     except Unavailable as why:
         pytest.skip(str(why))
+
+
+@pytest.mark.parametrize("part", ["pool", "shared", "grading"])
+@pytest.mark.parametrize(
+    ("option", "status", "said"),
+    [("--help", 0, "usage: make bench BENCH="), ("--only", 2, "unrecognized arguments: --only")],
+)
+def test_a_part_says_what_it_is_and_takes_no_options(part: str, option: str, status: int, said: str) -> None:
+    """And does not set out to measure for minutes."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"tests.bench.{part}", option], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert done.returncode == status
+    assert said in done.stdout + done.stderr
+
+
+def test_a_part_that_is_none_is_said() -> None:
+    make = shutil.which("make")
+    assert make is not None
+    done = subprocess.run([make, "-n", "bench", "BENCH=pol"], capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 2
+    assert "BENCH is pol; allowed: pool, shared or grading" in done.stderr
 
 
 @pytest.mark.parametrize("work", WORKS)

@@ -152,6 +152,39 @@ async def test_what_cannot_be_told_is_told_later(server: Redis) -> None:
         assert list(dict.fromkeys(heard.entries)) == ["a", "b"]
 
 
+async def test_a_log_that_nobody_reads_here_is_told_once(
+    server: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While two servers believe to be the master, however long: what is told is told again where it is read."""
+    (tmp_path / "b").mkdir()
+    async with (
+        running_redis(tmp_path / "b") as server_b,
+        reading(server.url) as (one, heard),
+        reading(server_b.url) as (_, there),
+    ):
+        await holds(lambda: one.hears)
+        other, right = SharedTier(server_b.url), one._tier.script
+        calls = list[Any]()
+
+        async def script(*given: Any) -> Any:
+            calls.append(given)
+            return await other.script(*given)
+
+        monkeypatch.setattr(one._tier, "script", script)
+        for number, entry in enumerate("ab", 1):
+            one.tell([[entry]])
+            calls.clear()
+            await holds(lambda: len(calls) > 5)
+            assert (one.untold, heard.entries) == (number, [])
+        monkeypatch.setattr(one._tier, "script", right)
+        await holds(lambda: heard.entries == ["a", "b"] and not one.pending)
+        monkeypatch.setattr(one._tier, "script", script)
+        one.tell([["c"]])
+        await holds(lambda: len(there.entries) > 2)
+        assert there.entries == ["a", "b", "c"]
+        await other.close()
+
+
 async def test_too_much_that_waits_becomes_one(server: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_PENDING", 5)
     async with reading(server.url) as (one, heard):

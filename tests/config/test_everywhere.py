@@ -10,9 +10,10 @@ import pytest
 import redis.asyncio
 
 from config import bulletin as module
-from config.everywhere import FLAGS, FlagsEverywhere
+from config.everywhere import FLAGS, FlagsEverywhere, set_flags
 from config.flags import Flags
 from config.listen import spare_port
+from config.settings import FlagSettings
 from config.tier import SharedTier
 from tests.redis_servers import Redis, running_redis
 from tests.relay import relayed
@@ -34,8 +35,8 @@ async def server(tmp_path: Path) -> AsyncIterator[Redis]:
 
 
 @contextlib.asynccontextmanager
-async def replica(port: int) -> AsyncIterator[Replica]:
-    tier, flags = SharedTier(f"redis://127.0.0.1:{port}/0"), Flags()
+async def replica(port: int, **settings: bool) -> AsyncIterator[Replica]:
+    tier, flags = SharedTier(f"redis://127.0.0.1:{port}/0"), Flags(FlagSettings(**settings))
     everywhere = FlagsEverywhere(tier, "name", flags)
     everywhere.bulletin.start()
     try:
@@ -89,3 +90,36 @@ async def test_what_is_still_to_be_told_is_newer_than_what_is_kept() -> None:
         assert not await one.tell({"BYPASS": True}, 0.01)
         one.bulletin._told_kept({"BYPASS": b"false", "ENABLE_ETAG": b"false"}, 7)
         assert (flags.bypass, flags.etag) == (True, False)
+
+
+async def test_a_flag_that_is_handed_back_is_in_each_replica_what_its_settings_say(
+    server: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In those that are away, that come later, and that had flipped it for themselves."""
+    async with (
+        relayed(server.port) as relay,
+        replica(server.port) as (here, one),
+        replica(server.port, enable_etag=False) as (there, _),
+        replica(relay.port, bypass=True) as (away, other),
+        redis.asyncio.Redis(port=server.port) as client,
+    ):
+        await holds(lambda: other.bulletin.hears)
+        assert await one.tell({"ENABLE_ETAG": True, "BYPASS": False}, PATIENCE)
+        await holds(lambda: there.etag and not away.bypass)
+        here.update({"ENABLE_ETAG": False})
+        relay.stop()
+        answer = await set_flags(here, {"ENABLE_ETAG": None, "BYPASS": None}, everywhere=True, tell=one.tell)
+        assert (answer["everywhere"], answer["ENABLE_ETAG"], answer["BYPASS"]) == (True, True, False)
+        await holds(lambda: not there.etag)
+        # it finds no more of it than what is kept
+        one.bulletin.tell([[FLAGS, {}]] * 9)
+        assert await one.bulletin.sent(PATIENCE)
+        await client.xtrim(one.bulletin._entries, maxlen=3, approximate=False)
+        relay.cut()
+        relay.go()
+        await holds(lambda: away.bypass)
+        caplog.clear()
+        async with replica(server.port, enable_etag=False, bypass=True) as (flags, late):
+            await holds(lambda: late.bulletin.hears)
+            assert (flags.etag, flags.bypass) == (False, True)
+        assert not [message for message in caplog.messages if "set everywhere" in message or "switched" in message]

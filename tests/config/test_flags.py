@@ -57,13 +57,13 @@ def test_a_change_with_a_fault_changes_nothing_and_names_every_fault() -> None:
     heard: list[tuple[str, bool]] = []
     flags.subscribe(lambda name, on: heard.append((name, on)))
     with pytest.raises(FlagError) as caught:
-        flags.update({"ENABLE_ETAG": False, "ENABLE_ETAGS": True, "BYPASS": "maybe", "ENABLE_DEDUP": None})
+        flags.update({"ENABLE_ETAG": False, "ENABLE_ETAGS": True, "BYPASS": "maybe", "ENABLE_DEDUP": []})
     assert flags.as_dict() == before
     assert heard == []
     assert caught.value.faults == (
         "'ENABLE_ETAGS' is no flag; did you mean ENABLE_ETAG?",
-        "BYPASS is 'maybe'; allowed: true or false (also 1/0, yes/no, on/off)",
-        "ENABLE_DEDUP is None; allowed: true or false (also 1/0, yes/no, on/off)",
+        "BYPASS is 'maybe'; allowed: true or false (also 1/0, yes/no, on/off), or null: as its setting says",
+        "ENABLE_DEDUP is []; allowed: true or false (also 1/0, yes/no, on/off), or null: as its setting says",
     )
     assert all(fault in str(caught.value) for fault in caught.value.faults)
 
@@ -96,6 +96,26 @@ def test_what_is_switched_is_logged_and_what_stands_so_is_not(caplog: pytest.Log
         "ENABLE_ETAG was switched off",
         "BYPASS was switched on",
     ]
+
+
+def test_null_is_what_the_setting_says_and_is_logged_even_where_it_stands_so(caplog: pytest.LogCaptureFixture) -> None:
+    flags = Flags(FlagSettings(enable_etag=False, bypass=True))
+    flags.update({"ENABLE_ETAG": True, "BYPASS": False, "ENABLE_DEDUP": False})
+    caplog.clear()
+    after = flags.update({"ENABLE_ETAG": None, "ENABLE_DEDUP": None, "ENABLE_COMPRESSION": None})
+    assert after == {**Flags(FlagSettings(enable_etag=False)).as_dict(), "BYPASS": False}
+    assert caplog.messages == [
+        "ENABLE_ETAG was handed back to its setting, which is off",
+        "ENABLE_DEDUP was handed back to its setting, which is on",
+        "ENABLE_COMPRESSION was handed back to its setting, which is on",
+        "ENABLE_ETAG was switched off",
+        "ENABLE_DEDUP was switched on",
+    ]
+
+
+def test_what_is_like_no_flag_is_told_which_there_are() -> None:
+    with pytest.raises(FlagError, match="'CACHE' is no flag; allowed: ENABLE_QUERY_CACHE, ENABLE_ETAG, "):
+        Flags().update({"CACHE": True})
 
 
 def test_lower_case_names_are_not_taken_but_guessed() -> None:

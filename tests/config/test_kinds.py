@@ -189,6 +189,7 @@ def test_what_is_no_api_url(text: str) -> None:
         "redis://localhost:6379/2",
         "rediss://user:p%40ss@cache.internal:6380/0",
         "redis://:secret@[::1]:6379",
+        "redis+sentinel://:secret@a,b:1/main?sentinel_password=other",
         "unix:///run/redis.sock",
     ],
 )

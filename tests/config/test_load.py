@@ -255,6 +255,7 @@ def test_what_follows_from_a_bad_setting_is_not_told_again() -> None:
         ([], {"UPSTREAM_URL": "http://origin/?key=hush"}),
         ([], {"UPSTREAM_URL": "user:hush@origin"}),
         ([], {"REDIS_URL": "redis://:hush@cache/x"}),
+        ([], {"REDIS_URL": "redis+sentinel://a/main?sentinel_pasword=hush"}),
         ([], {"POOL_MONITOR_URL": "http://hush@monitor"}),
         ([], {"PORT": "http://me:hush@elsewhere"}),
     ],

@@ -26,6 +26,15 @@ from config.redis_place import Mode, Place, read_place
             Place(Mode.SENTINEL, False, (("a", 26379), ("b", 1), ("::1", 26379)), "main", 3),
         ),
         ("rediss+sentinel://u:p@a/main", Place(Mode.SENTINEL, True, (("a", 26379),), "main", 0, "", "u", "p")),
+        (
+            "redis+sentinel://:p@a,b/main/1?sentinel_password=x%26y+z&sentinel_username=w%40tch",
+            Place(
+                *(Mode.SENTINEL, False, (("a", 26379), ("b", 26379)), "main", 1, "", None, "p"),
+                sentinel_username="w@tch",
+                sentinel_password="x&y+z",
+            ),
+        ),
+        ("redis+sentinel://a/main?sentinel_password=", Place(Mode.SENTINEL, False, (("a", 26379),), "main")),
         ("redis+cluster://a:1,b:2", Place(Mode.CLUSTER, False, (("a", 1), ("b", 2)))),
         ("rediss+cluster://a/", Place(Mode.CLUSTER, True, (("a", 6379),))),
     ],
@@ -54,6 +63,12 @@ def test_places(url: str, place: Place) -> None:
         ("unix://host/path", "names no socket"),
         ("redis+sentinel://a", "names no service"),
         ("redis+sentinel://a,/main", "names no host"),
+        ("redis+sentinel://a/main?password=x", "something else than sentinel_username and sentinel_password"),
+        ("redis+sentinel://a/main?", "something else"),
+        ("redis+sentinel://a/main?sentinel_password=x&sentinel_password=y", "one of them twice"),
+        ("redis+sentinel://a/main?sentinel_username=x", "without a sentinel_password"),
+        ("redis+sentinel://a/main?sentinel_password=x#y", "a query or a fragment"),
+        ("redis+cluster://a?sentinel_password=x", "a query or a fragment"),
         ("redis+cluster://a/1", "only database 0"),
     ],
 )
@@ -72,3 +87,4 @@ def test_whatever_it_is_it_is_a_place_or_a_value_error(text: str) -> None:
 
 def test_a_place_is_shown_without_its_secrets() -> None:
     assert "s3cret" not in repr(read_place("redis://user:s3cret@a"))
+    assert "s3cret" not in repr(read_place("redis+sentinel://a/main?sentinel_username=s3cret&sentinel_password=s3cret"))

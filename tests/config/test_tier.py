@@ -111,6 +111,24 @@ async def test_a_cluster_whose_keys_are_on_several_nodes(cluster: Cluster) -> No
     await tier.close()
 
 
+async def test_sentinels_with_a_password_of_their_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with running_sentinel(tmp_path, password="p+ss & w?rd") as watched:
+        for user in ("", "sentinel_username=watcher&"):
+            tier = SharedTier(f"{watched.url}?{user}sentinel_password=p+ss%20%26%20w%3Frd", seconds=UNHURRIED)
+            await exercise(tier)
+            await tier.close()
+        assert not caplog.records
+        for query in ("", "?sentinel_password=s3cret"):
+            tier = SharedTier(f"{watched.url}{query}", seconds=UNHURRIED)
+            for _ in range(FAILURES):
+                assert not await tier.write("key", b"value", 60)
+            assert not tier.available
+            await tier.close()
+    said = [message.rpartition(": ")[2] for message in caplog.messages if "is left alone" in message]
+    assert said == ["auth:AuthenticationError"] * 2
+    assert "s3cret" not in caplog.text
+
+
 async def test_a_connection_in_use_follows_the_master_when_it_is_back(server: Redis, tmp_path: Path) -> None:
     """It may have stayed a server that others write to: nothing else would ever end it."""
     (tmp_path / "other").mkdir()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from config.words import LONGEST, counted, did_you_mean, masked, quoted, shown
+from config.words import LONGEST, counted, did_you_mean, masked, meant, quoted, shown
 
 URL_TEXT = st.text(st.sampled_from("abz09/:?#@%."), max_size=20)
 
@@ -57,3 +57,9 @@ def test_did_you_mean(name: str, hint: str) -> None:
 
 def test_counted() -> None:
     assert [counted(1, "fault"), counted(2, "fault")] == ["1 fault", "2 faults"]
+
+
+def test_where_no_known_name_is_near_all_are_named() -> None:
+    assert meant("bypas", ["BYPASS", "ENABLE_ETAG"]) == "; did you mean BYPASS?"
+    assert meant("CACHE", ["BYPASS", "ENABLE_ETAG"]) == "; allowed: BYPASS, ENABLE_ETAG"
+    assert meant("CACHE", []) == "; allowed: none"

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from aiohttp import ClientSession
 
+from deploy.options import this_tool
 from deploy.postgres import running
 from tests.deploy.processes import PATIENCE, ROOT, environment, listens, python
 from tests.deploy.stacks import ALONE, ANYWHERE, address
@@ -213,3 +214,15 @@ async def test_a_reader_that_leaves_does_not_stop_the_stack() -> None:
 
 def test_the_command_is_in_the_makefile() -> None:
     assert "-m deploy up" in (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+def test_a_printed_command_is_one_that_can_be_typed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In PATH, as in the image; installed, as with systemd; or from the tree."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "here" / "python"))
+    assert this_tool() == [os.path.relpath(tmp_path / "here" / "python"), "-m", "deploy"]
+    for folder, words in (("here", [str(tmp_path / "here" / "siding")]), (".", ["siding"])):
+        script = tmp_path / folder / "siding"
+        script.parent.mkdir(exist_ok=True)
+        script.touch(0o755)
+        assert this_tool() == words

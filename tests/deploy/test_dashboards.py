@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 import yaml
 from aiohttp import ClientError, ClientSession
@@ -21,7 +22,9 @@ from deploy.check.monitor import grade
 from deploy.grafana import build
 from deploy.grafana.boards import BOARDS
 from deploy.grafana.panels import Board, Panel
+from deploy.postgres import running
 from proxy.observe.metrics import HITS, MISSES
+from tests.bouncers import pgbouncer_for
 from tests.deploy.processes import PATIENCE, ROOT
 from tests.deploy.stacks import Up, running_stack
 from tests.programs import program
@@ -279,15 +282,18 @@ async def test_the_readme_names_every_metric() -> None:
     assert {name for name in ours if name not in whole and not name.startswith(parts)} == set()
 
 
-async def test_no_panel_and_no_rule_is_empty(tmp_path: Path) -> None:
+async def test_no_panel_and_no_rule_is_empty(tmp_path: Path, open_folder: Path) -> None:
     async with (
         asyncio.timeout(8 * PATIENCE),
-        running_stack(SHADOW_SAMPLE_RATE="1") as up,
+        running() as postgres,
+        pgbouncer_for(postgres, open_folder) as bouncer,
+        running_stack(SHADOW_SAMPLE_RATE="1", PGBOUNCER_ADMIN_URL=bouncer.url("pgbouncer")) as up,
         ClientSession() as client,
         running_prometheus(tmp_path, up, client) as prometheus,
         ways([up.monitor], 30) as (monitor,),
     ):
         assert monitor is not None
+        through = await asyncpg.connect(bouncer.url("postgres"), statement_cache_size=0)
         users = iter(range(100_000))
         # the pool grows once: what is counted before the monitor is first looked at is no rise
         await prometheus.until("siding_pool_connections_max")
@@ -324,6 +330,7 @@ async def test_no_panel_and_no_rule_is_empty(tmp_path: Path) -> None:
             async with asyncio.timeout(PATIENCE):
                 while empty:
                     await traffic(client, up, users)
+                    await through.execute("SELECT 1")
                     await asyncio.sleep(0.3)
                     empty = await faults()
         assert empty == []
@@ -341,5 +348,6 @@ async def test_no_panel_and_no_rule_is_empty(tmp_path: Path) -> None:
             await prometheus.ask(alert["expr"])
             for metric in metrics_in(alert["expr"]):
                 assert metric in scraped | derived, f"{alert['alert']}: there is no {metric}"
+        await through.close()
         fired = await prometheus.ask('ALERTS{alertname="SidingFlagChanged", flag="ENABLE_ETAG"}')
         assert fired, "the flag was switched, and no alert says so"

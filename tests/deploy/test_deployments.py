@@ -188,16 +188,6 @@ async def bouncer(server: Postgres, place: str, secret: str, folder: Path) -> As
         await process.communicate()
 
 
-@pytest.fixture
-def open_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One that another user may enter."""
-    folder = tmp_path_factory.mktemp("pgbouncer")
-    for above in (folder, *folder.parents):
-        if above == folder or above.name.startswith("pytest"):
-            above.chmod(0o755)
-    return folder
-
-
 PLACES = {
     "its own": (DEPLOY / "pgbouncer" / "pgbouncer.ini").read_text(encoding="utf-8"),
     "compose": str(compose()["configs"]["pgbouncer.ini"]["content"]),

@@ -182,7 +182,7 @@ async def test_a_taken_port_is_said_in_one_line(taken: int, variable: str, upstr
         assert await child.end() == 1
     assert child.lines == [
         f"siding: port {taken} is taken by another process; "
-        f"set {variable} to a free one, or to 0 for any: make run {variable}=0"
+        f"set {variable} to a free one, or to 0 for any: make run {variable}=0, or {variable}=0 siding up"
     ]
 
 
@@ -195,7 +195,7 @@ def test_a_port_that_is_given_twice_is_said_before_anything_starts(variable: str
             local.prepare([], environ, "test")
     assert str(refused.value) == (
         f"{variable} and MONITOR_PORT are both {port}; "
-        f"set one, say {variable}, to a free one, or to 0 for any: make run {variable}=0"
+        f"set one, say {variable}, to a free one, or to 0 for any: make run {variable}=0, or {variable}=0 siding up"
     )
 
 

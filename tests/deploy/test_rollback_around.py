@@ -6,12 +6,13 @@ import asyncio
 import os
 import re
 import stat
+import sys
 from pathlib import Path
 
 import pytest
 
 from deploy.rollback import around, command, drill, switches
-from tests.deploy.processes import python, refused
+from tests.deploy.processes import ROOT, python, refused
 from tests.deploy.rollbacks import ROLLBACK, rollback
 
 # -- around
@@ -61,6 +62,25 @@ async def test_around_prints_the_steps_and_takes_none(tool: dict[str, str]) -> N
     assert "without ports" in child.output
     assert "--port" not in child.output.replace("--from SERVICE:PORT", "")
     assert log(tool) == []
+
+
+@pytest.mark.parametrize(("out", "status", "undo"), [("/dev/full", 1, 0), ("/dev/full", 0, 1), ("/dev/null", 0, 0)])
+async def test_steps_that_nobody_can_read_are_said_to_be(
+    tool: dict[str, str], tmp_path: Path, out: str, status: int, undo: int
+) -> None:
+    """Where it takes them, the file that undoes them is named all the same."""
+    taken = ["--yes", "--undo-file", str(tmp_path / "undo.sh")] if status == 0 else []
+    options = ("--around", "--variable", "ai:OPENAI_BASE_URL=https://x", *taken)
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", f'exec "$@" > {out}', "sh", sys.executable, *ROLLBACK, *options),
+        env={**os.environ, **tool},
+        cwd=ROOT,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, told = await process.communicate()
+    assert process.returncode == status
+    assert told.decode().count("standard output cannot be written") == (out == "/dev/full")
+    assert told.decode().count(f"siding rollback: undo: sh {tmp_path / 'undo.sh'} (it holds") == undo
 
 
 def test_around_without_names_says_what_to_name(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shlex
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import ClientSession
 
+from deploy.options import this_tool
 from deploy.rollback import command
 from tests.deploy.processes import PATIENCE, ROOT, Child, environment, python, refused
 from tests.deploy.rollbacks import ROLLBACK, TOKEN, rollback
@@ -36,9 +38,16 @@ async def flags(admin: str) -> dict[str, bool]:
         return found
 
 
+def arguments_in(line: str) -> list[str]:
+    """Of a printed command: what follows the words that start the tool here."""
+    tool, _, rest = line.partition(" rollback --admin ")
+    assert tool.removeprefix("siding rollback:").strip() == f"undo: {shlex.join(this_tool())}"
+    return ["--admin", *shlex.split(rest)]
+
+
 def undo_of(child: Child) -> list[str]:
-    (line,) = [line for line in child.lines if line.startswith("  undo: siding rollback ")]
-    return line.removeprefix("  undo: siding rollback ").split()
+    (line,) = [line for line in child.lines if line.startswith("  undo: ")]
+    return arguments_in(line)
 
 
 @pytest.mark.asyncio(loop_scope="session")
@@ -75,7 +84,7 @@ async def test_all_in_both_services_and_back(stack: Up) -> None:
     for admin in before:
         assert {name for name, on in (await flags(admin)).items() if on} == {"BYPASS"}
     for line in [line for line in child.lines if line.startswith("  undo: ")]:
-        await rollback(*line.split()[3:])
+        await rollback(*arguments_in(line))
     assert {admin: await flags(admin) for admin in before} == before
 
 
@@ -148,24 +157,52 @@ async def test_one_listener_that_hangs_does_not_hold_up_the_others(stack: Up) ->
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_nobody_who_listens_keeps_nothing_from_being_done(stack: Up) -> None:
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        (["sh", "-c", '"$@" | true', "sh"], []),
+        (["sh", "-c", 'exec "$@" >&-', "sh"], []),
+        (["sh", "-c", 'exec "$@" > /dev/full', "sh"], ["standard output cannot be written: No space left on device"]),
+    ],
+    ids=["gone", "closed", "full"],
+)
+async def test_nobody_who_listens_keeps_nothing_from_being_done_or_undone(
+    stack: Up, out: list[str], said: list[str]
+) -> None:
+    """What undoes it is said on standard error where standard output cannot be written."""
+    options = ("--flag", "ENABLE_DEDUP", "--admin", stack.admin, "--admin", stack.monitor)
+    process = await asyncio.create_subprocess_exec(
+        *(*out, sys.executable, *ROLLBACK, *options),
+        cwd=ROOT,
+        env=environment(ADMIN_TOKEN=TOKEN),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, told = await process.communicate()
+    lines = told.decode().splitlines()
+    assert (process.returncode, lines[: len(said)]) == (0, said)
+    undos = sorted(arguments_in(line) for line in lines[len(said) :])
+    assert undos == sorted(["--admin", admin, "--set", "ENABLE_DEDUP=on"] for admin in (stack.admin, stack.monitor))
+    for undo in undos:
+        assert not (await flags(undo[1]))["ENABLE_DEDUP"]
+        await rollback(*undo)
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_nobody_at_all_keeps_nothing_from_being_done(stack: Up) -> None:
     """As with a terminal that is gone."""
     read, write = os.pipe()
     os.close(read)
-    options = ("--flag", "ENABLE_DEDUP", "--admin", stack.admin, "--admin", stack.monitor)
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, *ROLLBACK, *options),
+        *(sys.executable, *ROLLBACK, "--flag", "ENABLE_DEDUP", "--admin", stack.admin),
         cwd=ROOT,
         env=environment(ADMIN_TOKEN=TOKEN),
         stdout=write,
-        stderr=asyncio.subprocess.PIPE,
+        stderr=write,
     )
     os.close(write)
-    _, told = await process.communicate()
-    assert (process.returncode, told) == (0, b"")
-    for admin in (stack.admin, stack.monitor):
-        assert not (await flags(admin))["ENABLE_DEDUP"]
-        await rollback("--set", "ENABLE_DEDUP=on", "--admin", admin)
+    assert await process.wait() == 0
+    assert not (await flags(stack.admin))["ENABLE_DEDUP"]
+    await rollback("--set", "ENABLE_DEDUP=on", "--admin", stack.admin)
 
 
 @pytest.mark.parametrize(
@@ -176,6 +213,7 @@ async def test_nobody_who_listens_keeps_nothing_from_being_done(stack: Up) -> No
         (["--drill", "--admin", "http://127.0.0.1:9"], "--admin does not belong to --drill"),
         (["--flag", "BYPASS", "--yes"], "--yes does not belong to flags"),
         (["--all", "--admin", "127.0.0.1:9090"], "is no URL like"),
+        (["--all", "--path", "/x"], "--path is asked for at --url, which is not given"),
         # with that another host would be asked, example.comx
         (["--all", "--url", "https://example.com", "--path", "x"], "'x' is no path: a path begins with /"),
     ],
@@ -215,16 +253,26 @@ async def test_where_replicas_differ_each_gets_back_its_own_by_here_alone(tmp_pa
         child = await rollback("--all", "--here", *admins(one.admin, other.admin), token=None)
         assert child.process.returncode == 0, child.output
         for line in [line for line in child.lines if line.startswith("  undo: ")]:
-            await rollback(*line.split()[3:], token=None)
+            await rollback(*arguments_in(line), token=None)
         assert {admin: await flags(admin) for admin in before} == before
         # what is done everywhere is undone everywhere, and said to be
         child = await rollback("--all", *admins(one.admin), token=None)
-        assert "(in all replicas, to what this one had; to give each back its own: --here" in child.output
+        assert (
+            "(in all replicas, to what this one had; to what the settings of each say: --set NAME=setting"
+            in child.output
+        )
         await rollback(*undo_of(child), token=None)
         assert await flags(one.admin) == before[one.admin]
         async with asyncio.timeout(PATIENCE):
             while await flags(other.admin) != before[one.admin]:  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.01)
+        # unless it is handed back
+        child = await rollback("--set", "ENABLE_ETAG=setting", *admins(other.admin), token=None)
+        assert child.process.returncode == 0, child.output
+        assert "  ENABLE_ETAG off -> on (its setting)" in child.lines
+        assert undo_of(child)[-1] == "ENABLE_ETAG=off"
+        assert await flags(other.admin) == before[other.admin]
+        assert await flags(one.admin) == before[one.admin]
 
 
 def admins(*urls: str) -> list[str]:

@@ -18,9 +18,10 @@ from deploy.rollback.switches import BadOrder, Seen, expected, judged, order, un
         (["bypass"], [], {"BYPASS": True}),
         ([], ["ENABLE_ETAG=on", "BYPASS=off"], {"ENABLE_ETAG": True, "BYPASS": False}),
         (["ENABLE_ETAG"], ["ENABLE_ETAG=on"], {"ENABLE_ETAG": True}),
+        ([], ["ENABLE_ETAG=setting", "BYPASS=Setting"], {"ENABLE_ETAG": None, "BYPASS": None}),
     ],
 )
-def test_orders(flags: list[str], settings: list[str], wanted: dict[str, bool]) -> None:
+def test_orders(flags: list[str], settings: list[str], wanted: dict[str, bool | None]) -> None:
     assert order(flags, settings, everything=False) == wanted
 
 
@@ -35,8 +36,8 @@ def test_all_is_every_flag_to_its_safe_side() -> None:
     [
         ([], [], "nothing to do"),
         (["ENABLE_ETAGS"], [], "did you mean ENABLE_ETAG"),
-        ([], ["ENABLE_ETAG"], "is not NAME=on or NAME=off"),
-        ([], ["ENABLE_ETAG=perhaps"], "is not NAME=on or NAME=off"),
+        ([], ["ENABLE_ETAG"], "is not NAME=on, NAME=off or NAME=setting"),
+        ([], ["ENABLE_ETAG=perhaps"], "is not NAME=on, NAME=off or NAME=setting"),
         ([], ["NO=on"], "is no flag"),
     ],
 )
@@ -48,12 +49,15 @@ def test_orders_that_cannot_be_followed(flags: list[str], settings: list[str], s
 def test_only_what_changed_is_undone() -> None:
     before = {"ENABLE_ETAG": True, "ENABLE_DEDUP": False, "BYPASS": False}
     assert undoing(before, {"ENABLE_ETAG": False, "ENABLE_DEDUP": False, "OTHER": True}) == {"ENABLE_ETAG": True}
+    # whatever its setting says, it may have been set so in all replicas
+    assert undoing(before, {"ENABLE_DEDUP": None}) == {"ENABLE_DEDUP": False}
 
 
 def test_under_bypass_nothing_comes_from_the_cache() -> None:
     assert expected({"BYPASS": True, "ENABLE_ETAG": True}) == {"ENABLE_QUERY_CACHE": False, "BYPASS": True}
     assert expected({"ENABLE_ETAG": False, "ENABLE_DEDUP": False}) == {FlagName.ENABLE_ETAG: False}
     assert expected({"ENABLE_ETAG": True}) == {FlagName.ENABLE_ETAG: True}
+    assert expected({"ENABLE_ETAG": None, "BYPASS": None}) == {}
 
 
 # -- what answers say

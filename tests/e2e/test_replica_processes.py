@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -170,6 +171,36 @@ async def test_workers_of_one_replica_are_replicas_as_well(origin: Origin, share
                     return (await answer.json())["ENABLE_ETAG"] is on
 
             await holds(is_flipped)
+
+
+async def test_a_flag_that_is_handed_back_is_in_all_workers_what_their_settings_say(
+    origin: Origin, shared: Redis
+) -> None:
+    """Those that are replaced included; be it told to their parent or to another replica."""
+    async with (
+        replicas(origin, shared, 1, workers="2", enable_etag="off") as [fleet],
+        replicas(origin, shared, 1) as [single],
+        aiohttp.ClientSession() as session,
+    ):
+        await hears(session, fleet, workers=2)
+        await hears(session, single)
+
+        async def stand(on: bool) -> bool:
+            async with session.get(f"{fleet.admin}/metrics") as answer:
+                lines = (await answer.text()).splitlines()
+            states = [line.rsplit(" ", 1)[1] for line in lines if line.startswith('siding_flag{flag="ENABLE_ETAG"')]
+            async with session.get(f"{fleet.admin}/api/flags") as answer:
+                return [*states, (await answer.json())["ENABLE_ETAG"]] == [f"{on:.1f}", f"{on:.1f}", on]
+
+        for told in (fleet, single):
+            for value, on in ((True, True), (None, False)):
+                order = {"ENABLE_ETAG": value, "everywhere": True}
+                async with session.patch(f"{told.admin}/api/flags", json=order) as answer:
+                    assert (await answer.json())["everywhere"] is True
+                await holds(partial(stand, on))
+        os.kill(worker_of(fleet), signal.SIGKILL)
+        await hears(session, fleet, workers=2)
+        assert await stand(on=False)
 
 
 async def test_a_worker_that_is_replaced_takes_back_no_flag_that_was_flipped_here_alone(

@@ -20,6 +20,18 @@ async def test_flags_are_flipped_in_every_monitor_now_and_later(shared: Redis) -
         assert "siding_replica_hears 1.0" in metrics
 
 
+async def test_flags_are_handed_back_to_the_settings_of_each(shared: Redis) -> None:
+    async with (
+        running_monitor(None, redis_url=shared.url) as one,
+        running_monitor(None, redis_url=shared.url, use_optimized_prompts="off") as other,
+    ):
+        await one.ask("PATCH", "/api/flags", {"USE_OPTIMIZED_PROMPTS": True, "everywhere": True})
+        await holds(lambda: other.monitor._flags.optimized_prompts)
+        answer = await one.ask("PATCH", "/api/flags", {"USE_OPTIMIZED_PROMPTS": None, "everywhere": True})
+        assert (answer.status, answer.document["USE_OPTIMIZED_PROMPTS"]) == (200, True)
+        await holds(lambda: not other.monitor._flags.optimized_prompts)
+
+
 async def test_without_a_tier_there_is_nobody_to_tell() -> None:
     async with running_monitor(None) as one:
         answer = await one.ask("PATCH", "/api/flags", {"BYPASS": True, "everywhere": True})

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import subprocess
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
 import pytest
 
-from config.listen import spare_port
 from deploy.postgres import Postgres, running
 from pool_monitor.doctor import Budget, Grade, bouncer_checks, budget_check, version_check
 from pool_monitor.pgbouncer import BouncerPool, BouncerSample, Row, pools_of
+from tests.bouncers import Running, pgbouncer_for
 from tests.deploy.processes import environment, python
 from tests.pool_monitor.support import listening, running_monitor
-from tests.programs import program
 from tests.support import PATIENCE
 
 QUERIES = """
@@ -31,67 +26,9 @@ ttl = 0
 """
 
 
-@dataclass
-class Running:
-    port: int
-
-    def url(self, database: str) -> str:
-        return f"postgresql://siding@127.0.0.1:{self.port}/{database}"
-
-
-@contextlib.asynccontextmanager
-async def pgbouncer_for(server: Postgres, folder: Path, wait: str = "0") -> AsyncIterator[Running]:
-    pgbouncer = program("pgbouncer")
-    told = await asyncio.to_thread(
-        subprocess.run, [pgbouncer.path, "--version"], env=pgbouncer.environ, capture_output=True, text=True, check=True
-    )
-    version = tuple(map(int, told.stdout.split()[1].split(".")))
-    # known from 1.21 on, and 200 when not said from 1.24 on
-    none_kept = "max_prepared_statements = 0\n" if version >= (1, 21) else ""
-    port = spare_port()
-    ini = folder / "pgbouncer.ini"
-    ini.write_text(
-        f"[databases]\n* = host=127.0.0.1 port={server.port} user=siding\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
-        f"listen_port = {port}\nauth_type = any\npool_mode = transaction\ndefault_pool_size = 5\nunix_socket_dir =\n"
-        f"query_wait_timeout = {wait}\n{none_kept}"
-    )
-    user = ["-u", "nobody"] if os.geteuid() == 0 else []
-    process = await asyncio.create_subprocess_exec(
-        pgbouncer.path,
-        *user,
-        str(ini),
-        env=dict(pgbouncer.environ),
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        async with asyncio.timeout(PATIENCE):
-            while True:
-                with contextlib.suppress(OSError):
-                    _, writer = await asyncio.open_connection("127.0.0.1", port)
-                    writer.close()
-                    break
-                await asyncio.sleep(0.02)
-        yield Running(port)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-
-
 @pytest.fixture
-def readable(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that whoever runs a PgBouncer can read."""
-    folder = tmp_path_factory.mktemp("pgbouncer")
-    for one in (folder, *folder.parents):
-        if one == folder or one.name.startswith("pytest"):
-            one.chmod(0o755)
-    return folder
-
-
-@pytest.fixture
-async def bouncer(server: Postgres, readable: Path) -> AsyncIterator[Running]:
-    async with pgbouncer_for(server, readable) as running:
+async def bouncer(server: Postgres, open_folder: Path) -> AsyncIterator[Running]:
+    async with pgbouncer_for(server, open_folder) as running:
         yield running
 
 
@@ -154,8 +91,8 @@ async def test_the_doctor_sees_the_traps(bouncer: Running, database: str) -> Non
     assert "Traceback" not in child.output
 
 
-async def test_the_doctor_reads_a_time_out_of_half_a_second(server: Postgres, readable: Path) -> None:
-    async with pgbouncer_for(server, readable, wait="0.5") as running:
+async def test_the_doctor_reads_a_time_out_of_half_a_second(server: Postgres, open_folder: Path) -> None:
+    async with pgbouncer_for(server, open_folder, wait="0.5") as running:
         environ = environment(PGBOUNCER_ADMIN_URL=running.url("pgbouncer"))
         async with python("-m", "pool_monitor", "doctor", environ=environ) as child:
             assert await child.end() == 0

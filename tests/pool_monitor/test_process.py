@@ -226,3 +226,24 @@ async def test_triggers(database: str) -> None:
     assert (await triggers())[0] == 2
     assert (await triggers("remove"))[0] == 0
     assert (await triggers("show"))[1].endswith("none")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (("install", "--help"), 0, "usage: siding-monitor triggers install TABLE"),
+        ((), 2, "triggers: what is to be done?; allowed: install, remove, show"),
+        (("instal", "t"), 2, "there is no 'instal'; did you mean install?; allowed: install, remove, show"),
+        (("install",), 2, "install needs the names of tables"),
+        (("show", "t"), 2, "show is for all tables that have triggers: 't' is too much"),
+        (("install", "--json"), 2, "there is no option '--json'"),
+        (("install", "t"), 1, "siding-monitor triggers: the database: "),
+    ],
+)
+async def test_what_is_wrong_with_an_order_for_triggers_is_said(
+    arguments: tuple[str, ...], status: int, said: str
+) -> None:
+    environ = environment(DATABASE_URL="postgresql://127.0.0.1:9/db")
+    async with python(*MONITOR, "triggers", *arguments, environ=environ) as child:
+        assert await child.end() == status
+    assert said in child.output

@@ -23,6 +23,17 @@ async def test_flags_are_flipped_everywhere(origin: Origin, shared: Redis, pair:
     assert not one.flags.etag
 
 
+async def test_flags_are_handed_back_to_the_settings_of_each(origin: Origin, shared: Redis, pair: list[Proxy]) -> None:
+    one, other = pair
+    async with running_proxy(origin.url, redis_url=shared.url, bypass="on") as differs:
+        await admin(one, "PATCH", "/api/flags", b'{"BYPASS": false, "ENABLE_ETAG": false, "everywhere": true}')
+        await holds(lambda: not differs.flags.bypass and not other.flags.etag)
+        answer = await admin(other, "PATCH", "/api/flags", b'{"BYPASS": null, "ENABLE_ETAG": null, "everywhere": true}')
+        assert (answer.status, b'"BYPASS":false' in answer.content) == (200, True)
+        await holds(lambda: differs.flags.bypass and one.flags.etag)
+        assert not one.flags.bypass
+
+
 async def test_flags_are_flipped_here_alone_where_nothing_else_is_said(pair: list[Proxy]) -> None:
     one, other = pair
     await admin(one, "PATCH", "/api/flags", b'{"ENABLE_ETAG": false}')

@@ -259,3 +259,14 @@ async def test_contents_to_be_keyed_do_not_fill_the_memory(
         assert "hit" in ((await ask(proxy, body=bodies[0])).get("cache-status") or "")
         assert not contents.held
     assert caplog.messages.count("requests with 700000 bytes of content are on their way: others pass") == 1
+
+
+async def test_a_lack_of_room_that_comes_and_goes_is_said_once(
+    origin: Origin, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    origin.respond("{}", JSON)
+    async with running_proxy(origin.url, rules=RULES, directory=tmp_path) as proxy:
+        proxy.worker.handler._shared.contents.limit = 100
+        for size in (1, 200, 1, 200, 1, 200):
+            assert (await ask(proxy, body=json.dumps({"userId": 1, "text": "x" * size}))).status == 200
+    assert len([message for message in caplog.messages if message.endswith("others pass")]) == 1

@@ -76,6 +76,14 @@ async def test_who_does_not_say_that_he_knows_is_not_waited_for(
         assert fourth is not None
         await asyncio.wait((fourth,))
         assert parent.told[-1] == ("invalidated", [4, ["uri d"]])
+        # it comes and goes
+        parent.knows.clear()
+        fifth = siblings.tell(["uri e"], 5)
+        assert fifth is not None
+        await asyncio.wait((fifth,))
+        await until(lambda: siblings._late)
+        assert len(caplog.records) == 1
+        parent.knows.set()
 
 
 async def test_without_a_parent_nobody_waits(caplog: pytest.LogCaptureFixture) -> None:

@@ -20,7 +20,9 @@ from pathlib import Path
 
 import aiohttp
 
+from config.process import INTERRUPTED
 from tests.deploy.processes import ROOT
+from tests.options import tree, whole
 from tests.soak.chaos import SETTLED_SECONDS, Chaos
 from tests.soak.clients import HOST, USERS, Clients
 from tests.soak.process import Sizes
@@ -107,23 +109,34 @@ class Soak:
                     self._truth.fault(f"at rest, {proxy} tells {user} version {version} of marks: {answer.headers}")
 
 
+def _minutes(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= 10_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0, and up to 10000")
+    return number
+
+
 def main() -> int:
     """Returns the exit status: 0 all is well, 1 something was seen that must not be."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--clients", type=int, default=24)
+    parser.add_argument("--minutes", type=_minutes, default=10.0)
+    parser.add_argument("--clients", type=whole, default=24)
     parser.add_argument(
         "--sentinel", action="store_true", help="Redis is a master and a replica, watched by a Sentinel"
     )
-    parser.add_argument("--workers", type=int, default=1, help="of each proxy")
+    parser.add_argument("--workers", type=whole, default=1, help="of each proxy")
     parser.add_argument("--seed", type=int, default=1, help="of what happens and of what is asked")
-    parser.add_argument("--code", type=Path, default=ROOT, help="where the proxy's code is, compiled or not")
+    parser.add_argument("--code", type=tree, default=ROOT, help="where the proxy's code is, compiled or not")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="siding-soak-") as folder:
-        soak = Soak(
-            Path(folder), sys.executable, given.code.resolve(), given.clients, given.seed, given.workers, given.sentinel
-        )
-        report = asyncio.run(soak.run(60 * given.minutes))
+        soak = Soak(Path(folder), sys.executable, given.code, given.clients, given.seed, given.workers, given.sentinel)
+        try:
+            report = asyncio.run(soak.run(60 * given.minutes))
+        except KeyboardInterrupt:
+            return INTERRUPTED
     print(f"{report.answers:,} answers, {report.events} things happened, {len(report.faults)} faults")
     for fault in report.faults[:MOST_SHOWN]:
         print(f"  {fault}")

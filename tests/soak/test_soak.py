@@ -35,6 +35,25 @@ async def test_a_little_of_it_finds_nothing(tmp_path: Path, monkeypatch: pytest.
     assert report.answers > 300
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        # nobody would find anything wrong, for ten minutes
+        (["--clients", "0"], "argument --clients: '0' is no whole number from 1 to 1000"),
+        (["--workers", "x"], "argument --workers: 'x' is no whole number from 1 to 1000"),
+        (["--minutes", "-1"], "argument --minutes: '-1' is no number above 0, and up to 10000"),
+        (["--code", "/nothing"], "argument --code: no Siding lies in '/nothing'"),
+    ],
+)
+def test_what_it_cannot_do_is_said(
+    options: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["soak", *options])
+    with pytest.raises(SystemExit, match="2"):
+        soak.main()
+    assert said in capsys.readouterr().err
+
+
 def test_a_thing_looks_like_itself_alone() -> None:
     content = content_of("item", "7", 3, USERS[0])
     assert is_sound(content, "item", "7", USERS[0]) == 3

@@ -263,10 +263,14 @@ async def test_flags_set_everywhere_are_kept_again_by_who_comes_to_another_log(u
     untold.took(1, "other", [FLAGS, {"ENABLE_ETAG": False}, False])
     await untold.tell_flags({"BYPASS": False}, 0.0)
     assert untold.moved()[1] == {"BYPASS": False, "ENABLE_ETAG": False}
+    # handed back to their settings
+    untold.took(2, "other", [FLAGS, {"ENABLE_ETAG": None}, False])
+    assert untold.moved()[1] == {"BYPASS": False, "ENABLE_ETAG": None}
+    assert untold._flags.etag
 
 
 async def test_flags_of_entries_that_are_in_what_is_kept_are_past() -> None:
-    flags, flipped = Flags(), list[dict[str, bool]]()
+    flags, flipped = Flags(), list[dict[str, bool | None]]()
     one = Notices(
         SharedTier("redis://127.0.0.1:1/0"),
         "name",

@@ -96,11 +96,14 @@ class Server:
         data = self.holds()
         return [_listed(data), next((f"{its[0]}-{its[1]}".encode() for its in data.entries if its[0] >= number), b"")]
 
-    def tell(self, begin: Sequence[Any], mark: str, by: str, entries: Sequence[bytes]) -> list[Any]:
+    def tell(
+        self, begin: Sequence[Any], mark: str, by: str, elsewhere: tuple[str, int], entries: Sequence[bytes]
+    ) -> list[Any]:
         self._begin(*begin)
         data = self._changes()
         log = str(data.state["generation"]).encode()
-        for entry in entries:
+        its, there = elsewhere
+        for entry in entries[there if its.encode() == log else 0 :]:
             data.state["last"] += 1
             data.entries.append((data.state["last"], mark, {b"log": log, b"by": by.encode(), b"entry": entry}))
         return [log, data.state["last"]]
@@ -154,9 +157,9 @@ class Client:
         begin = str(new), str(generation), int(number), str(mark)
         if digest == module._HELLO.digest:
             return await self._ask(lambda server: server.hello(*begin))
-        own, by, _, count, *entries = rest
+        own, by, _, elsewhere, there, count, *entries = rest
         assert count == 0
-        return await self._ask(lambda server: server.tell(begin, str(own), str(by), entries))
+        return await self._ask(lambda server: server.tell(begin, str(own), str(by), (elsewhere, there), entries))
 
     async def xread(self, places: Mapping[str, str], count: int, block: int | None) -> Any:
         [entries, whispers] = places

@@ -157,5 +157,43 @@ POOL = Board(
                 "rollback beside commit: the application's own errors.",
             ),
         ),
+        "PgBouncer, where PGBOUNCER_ADMIN_URL names one": (
+            Panel(
+                "PgBouncer's connections to the server",
+                "bars",
+                "short",
+                {
+                    "{{database}} {{user}} {{state}}": "sum by (database, user, state) "
+                    f"(siding_pgbouncer_connections{{{MONITOR}}})"
+                },
+                "Gone while siding_pgbouncer_up is 0: its console cannot be read, and the monitor's log says why. All active, "
+                "and somebody waits: raise default_pool_size, or find who keeps transactions open.",
+            ),
+            Panel(
+                "Clients that wait in PgBouncer",
+                "lines",
+                "short",
+                {
+                    "{{database}} {{user}}": f"sum by (database, user) (siding_pgbouncer_waiting{{{MONITOR}}})",
+                    "oldest, seconds": f"max(siding_pgbouncer_oldest_wait_seconds{{{MONITOR}}})",
+                },
+                "Must be nought. Above: DB_POOL_MAX, the backend's pool, or both together are wider than default_pool_size. "
+                "The panel 'Waiting' does not see who waits here.",
+            ),
+            Panel(
+                "Queries through PgBouncer",
+                "lines",
+                "cps",
+                {"{{database}}": rate("siding_pgbouncer_queries_total", MONITOR, "database")},
+                "Whoever goes through it, the backend too. Nought where there should be some: somebody goes past it.",
+            ),
+            Panel(
+                "Seconds waited in PgBouncer, a second",
+                "lines",
+                "short",
+                {"{{database}}": rate("siding_pgbouncer_wait_seconds_total", MONITOR, "database")},
+                "By all clients together. 1 is one client that waits all the time; see 'Clients that wait in PgBouncer'.",
+            ),
+        ),
     },
 )

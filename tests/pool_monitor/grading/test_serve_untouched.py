@@ -170,6 +170,8 @@ async def test_what_there_is_no_room_to_look_into_is_forwarded(caplog: pytest.Lo
         for _, writer in slow:
             writer.close()
         await until(lambda: not room.held)
+        # it comes and goes
+        assert [room.take(octets) for octets in (1, room.most)] == [True, False]
     told = "requests of 32000 bytes (4 times GRADING_MAX_REQUEST_BYTES) are on their way: others are forwarded without"
     assert caplog.text.count(told) == 1
 

@@ -1,0 +1,20 @@
+"""Values of options that several of the programs here take."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def whole(text: str) -> int:
+    """A number of things. Raises argparse.ArgumentTypeError."""
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= 1_000):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to 1000")
+    return int(text)
+
+
+def tree(text: str) -> Path:
+    """Where Siding's code lies. Raises argparse.ArgumentTypeError."""
+    if not (Path(text) / "proxy" / "__main__.py").is_file():
+        raise argparse.ArgumentTypeError(f"no Siding lies in {text!r}")
+    return Path(text).resolve()
