@@ -190,11 +190,6 @@ class Pool:
                 self._inner.terminate()
 
     @property
-    def reached(self) -> bool:
-        """Whether the database was reached once."""
-        return self._counts["connects"] > 0
-
-    @property
     def failure(self) -> str | None:
         """Why the last attempt to connect failed; None once one succeeded since."""
         return self._failure
