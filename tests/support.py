@@ -287,6 +287,11 @@ class Proxy:
         queues = (store._small, store._main)
         return [stored for queue in queues for slot in queue for stored in slot.variants]
 
+    def store_nothing(self) -> None:
+        """Take everything out of the memory tier."""
+        for stored in self.stored():
+            self.worker.store.remove(stored)
+
     @property
     def admin(self) -> str:
         return f"http://127.0.0.1:{self.admin_port}"

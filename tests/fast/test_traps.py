@@ -141,7 +141,7 @@ async def test_a_newer_response_a_variant_and_an_eviction(origin: Origin) -> Non
         assert await contents() == {b"2 None"}
         assert await contents("Accept-Encoding: br") == {b"1 br"}
         assert hits(proxy) == 10
-        proxy.worker.store.clear()
+        proxy.store_nothing()
         assert await contents() == {b"3 None"}
 
 
