@@ -54,12 +54,6 @@ class Postgres:
         self._process: asyncio.subprocess.Process | None = None
         self._user = UNPRIVILEGED if os.geteuid() == 0 else None
 
-    @property
-    def pid(self) -> int:
-        """Of the postmaster."""
-        assert self._process is not None
-        return self._process.pid
-
     def url(self, database: str = "postgres") -> str:
         """For DATABASE_URL."""
         return f"postgresql://{USER}@127.0.0.1:{self.port}/{database}"

@@ -190,11 +190,6 @@ class Pool:
                 self._inner.terminate()
 
     @property
-    def failure(self) -> str | None:
-        """Why the last attempt to connect failed; None once one succeeded since."""
-        return self._failure
-
-    @property
     def through_pgbouncer(self) -> bool:
         """Whether connections are a PgBouncer's, which keeps no state between transactions."""
         return self._bouncer

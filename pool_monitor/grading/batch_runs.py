@@ -39,11 +39,6 @@ class Runs:
         """How many are not over."""
         return sum(not run.over for run in self._runs)
 
-    @property
-    def kept(self) -> int:
-        """How many can be come back to."""
-        return len(self._kept)
-
     @contextmanager
     def joined(self, key: str | None, digest: bytes, begin: Callable[[], Run]) -> Iterator[tuple[Run, bool]]:
         """The run under `key`, or one that `begin` makes, and whether it was there before.

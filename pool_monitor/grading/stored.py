@@ -163,11 +163,6 @@ class Stored:
         """Wait for what is on its way to the tier, which is bounded in time."""
         await asyncio.gather(*self._writing, return_exceptions=True)
 
-    def clear(self) -> None:
-        """Drop what is in memory."""
-        self._kept.clear()
-        self.bytes = 0
-
     def _keep(self, key: bytes, kept: _Kept) -> None:
         if key in self._kept:
             self._drop(key)
