@@ -45,10 +45,10 @@ async def one(pool: Pool, sql: str = "SELECT 1", name: str = "test", *, read_onl
         return await connection.fetchval(sql)
 
 
-async def eventually(pool: Pool, seconds: float = 10) -> int:
+async def eventually(pool: Pool) -> int:
     """Try until a query works; how many attempts failed before."""
     failed = 0
-    async with asyncio.timeout(seconds):
+    async with asyncio.timeout(PATIENCE):
         while True:
             try:
                 await one(pool)
