@@ -15,7 +15,8 @@ results      rows as JSON
 query_cache  answers kept for a while, until their tables change
 replicas     answers shared with other monitors of the same database
 changes      hearing of that from the database; the triggers
-tables       which tables a query reads, and whether they tell
+tables       which tables a query reads, and whether they tell; finder finds that out for each, again and again
+following    what is followed over a connection of its own
 proxy_tags   telling the proxy
 pgbouncer    a PgBouncer's own numbers
 doctor       known traps, looked for one by one
