@@ -1,6 +1,6 @@
 """Running Siding: the tool `siding`, and what it and the tests try Siding with.
 
-local        `siding up`: the whole on this machine; stack starts and stops its parts
+local        `siding up`: the whole on this machine, by local_settings, addresses, parts; stack starts and stops them
 check/       `siding check`: the plan's criteria, measured
 rollback/    `siding rollback`: the way back; asking sends the requests of both
 compile      what every request runs through, as machine code

@@ -19,7 +19,8 @@ import orjson
 from config.flags import FlagName
 from deploy.asking import Answer, Ask, Way, why
 from deploy.check.monitor import HOMEWORK
-from deploy.local import SIMULATOR, Prepared, prepare
+from deploy.local import Prepared, prepare
+from deploy.parts import SIMULATOR
 from deploy.rollback.act import flip
 from deploy.rollback.switches import PROBES, SAFE
 from deploy.stack import Part, Stack, answers
