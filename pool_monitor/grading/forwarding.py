@@ -22,8 +22,8 @@ from pool_monitor.grading.wire import (
     as_text,
     end_to_end,
     failure_of,
+    in_pieces,
     length_of,
-    pieces_of,
     sendable,
 )
 
@@ -168,7 +168,7 @@ class Forwarding:
         try:
             async with asyncio.timeout(self._connect_seconds + self._silence) as watch:
                 if content is not None and (not isinstance(content, bytes) or len(content) > PIECE_BYTES):
-                    pieces = pieces_of(content) if isinstance(content, bytes) else content
+                    pieces = in_pieces(content) if isinstance(content, bytes) else content
                     upload = Upload(pieces, watch, self._silence)
                 try:
                     response = await self._session.request(
