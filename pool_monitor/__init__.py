@@ -12,7 +12,7 @@ server_stats what the server says of itself, sampled on a connection apart
 queries      named queries: the file, the parameters
 runner       runs them
 results      rows as JSON
-query_cache  answers kept for a while, until their tables change
+query_cache  answers kept for a while, until their tables change; kept holds them within a budget
 replicas     answers shared with other monitors of the same database
 changes      hearing of that from the database; the triggers
 tables       which tables a query reads, and whether they tell; finder finds that out for each, again and again

@@ -142,7 +142,7 @@ class GradingPart:
         """What stands now, as gauges."""
         upstream = self.upstream
         yield from levels(
-            upstream.waiting, upstream.in_use, upstream.breaker_state, self.completions.healths, self.stored.bytes
+            upstream.waiting, upstream.in_use, upstream.breaker_state, self.completions.healths, self.stored.held.bytes
         )
         yield from self.shadow.levels()
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -24,6 +23,7 @@ from pool_monitor.grading.calls import Answer, Call, Fields, UpstreamFault, codi
 from pool_monitor.grading.jsons import canonical, decoded
 from pool_monitor.grading.outcomes import said_by
 from pool_monitor.grading.wire import without_coding
+from pool_monitor.kept import Kept
 
 VERSION = 1
 OVERHEAD_BYTES = 1000
@@ -96,7 +96,7 @@ def shareable(call: Call, *, known: bool) -> bool:
 
 
 @dataclass(slots=True)
-class _Kept:
+class _Answer:
     answer: Answer
     until: float
 
@@ -121,22 +121,17 @@ class Stored:
         self._clock = clock
         self._tier = tier
         self._shared = shared
-        self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
-        self.bytes = 0
+        self.held: Kept[bytes, _Answer] = Kept(max_bytes)
         self._writing: set[asyncio.Task[bool]] = set()
-
-    def __len__(self) -> int:
-        return len(self._kept)
 
     async def find(self, key: bytes) -> tuple[Answer, Where, float] | None:
         """The answer, where it was, and the seconds it has left."""
         now = self._clock()
-        kept = self._kept.get(key)
+        kept = self.held.find(key)
         if kept is not None and kept.until > now:
-            self._kept.move_to_end(key)
             return kept.answer, Where.MEMORY, kept.until - now
         if kept is not None:
-            self._drop(key)
+            self.held.drop(key)
         if self._tier is None or not self._shared():
             return None
         found = await self._tier.read(_place(key), ())
@@ -144,7 +139,7 @@ class Stored:
         if found is None or answer is None or found[1] <= 0:
             return None
         left = min(self._ttl, found[1])
-        self._keep(key, _Kept(answer, self._clock() + left))
+        self.held.keep(key, _Answer(answer, self._clock() + left))
         return answer, Where.SHARED, left
 
     def keep(self, key: bytes, answer: Answer) -> None:
@@ -153,7 +148,7 @@ class Stored:
         answer = Answer(answer.status, fields, answer.content)
         if len(answer.content) > self._max_bytes // MAX_ANSWER_SHARE:
             return
-        self._keep(key, _Kept(answer, self._clock() + self._ttl))
+        self.held.keep(key, _Answer(answer, self._clock() + self._ttl))
         if self._tier is not None and self._shared():
             task = apart(self._tier.write(_place(key), _packed(answer, key), self._ttl))
             self._writing.add(task)
@@ -162,17 +157,6 @@ class Stored:
     async def close(self) -> None:
         """Wait for what is on its way to the tier, which is bounded in time."""
         await asyncio.gather(*self._writing, return_exceptions=True)
-
-    def _keep(self, key: bytes, kept: _Kept) -> None:
-        if key in self._kept:
-            self._drop(key)
-        self._kept[key] = kept
-        self.bytes += kept.weight
-        while self.bytes > self._max_bytes:
-            self._drop(next(iter(self._kept)))
-
-    def _drop(self, key: bytes) -> None:
-        self.bytes -= self._kept.pop(key).weight
 
 
 def _place(key: bytes) -> str:

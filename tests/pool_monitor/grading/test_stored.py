@@ -106,7 +106,7 @@ async def test_kept_for_its_time(clock: Clock) -> None:
     assert await kept.find(b"other") is None
     clock.now += 1
     assert await kept.find(b"k") is None
-    assert (len(kept), kept.bytes) == (0, 0)
+    assert (len(kept.held), kept.held.bytes) == (0, 0)
 
 
 async def test_what_was_of_one_request_is_not_kept(clock: Clock) -> None:
@@ -126,20 +126,20 @@ async def test_the_budget_holds_and_the_least_used_goes_first(clock: Clock) -> N
     await kept.find(b"a")
     kept.keep(b"d", answer)
     assert [await kept.find(key) is not None for key in (b"a", b"b", b"c", b"d")] == [True, False, True, True]
-    assert kept.bytes == 3 * (OVERHEAD_BYTES + 100)
+    assert kept.held.bytes == 3 * (OVERHEAD_BYTES + 100)
 
 
 async def test_a_large_answer_is_not_kept(clock: Clock) -> None:
     kept = stored(clock, max_bytes=8000)
     kept.keep(b"k", Answer(200, (), b"x" * 1001))
-    assert len(kept) == 0
+    assert len(kept.held) == 0
 
 
 async def test_keeping_again_counts_once(clock: Clock) -> None:
     kept = stored(clock)
     kept.keep(b"k", ANSWER)
     kept.keep(b"k", ANSWER)
-    assert (len(kept), kept.bytes) == (1, len(ANSWER.content) + OVERHEAD_BYTES)
+    assert (len(kept.held), kept.held.bytes) == (1, len(ANSWER.content) + OVERHEAD_BYTES)
 
 
 # -- the tier that replicas share
