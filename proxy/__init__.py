@@ -2,6 +2,7 @@
 
     python -m proxy      __main__   settings -> listeners -> app (one process) or fleet (WORKERS > 1, over channel)
                          app        builds, starts, drains and stops a worker; nothing else constructs
+                         loop       the event loop that each process runs on
                          siblings   the other workers, as each of them tells them
                          errors     what can go wrong, each with its status and its JSON
 

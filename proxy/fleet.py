@@ -33,6 +33,7 @@ from config.settings import ProxySettings
 from config.tasks import end as end_tasks
 from proxy.app import AdminListener, Worker, set_up_tracing
 from proxy.channel import Channel, ChannelError
+from proxy.loop import run
 from proxy.observe.live import Numbers, added_up
 from proxy.observe.metrics import write_out
 from proxy.server.admin import PurgeOrder, admin_app
@@ -57,8 +58,6 @@ def work(
     settings: ProxySettings, flags: Mapping[str, bool], routes: RouteTable, port: int, end: socket.socket, group: str
 ) -> None:
     """A worker's life: serve, answer the parent, drain on SIGTERM or when the parent is gone."""
-    from proxy.__main__ import run  # noqa: PLC0415 - __main__ imports this module
-
     configure_logging(settings.log_level, settings.log_format)
     # a terminal tells all processes; the parent tells its workers
     for number in (signal.SIGINT, signal.SIGHUP):
