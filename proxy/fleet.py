@@ -35,7 +35,7 @@ from proxy.app import AdminListener, Worker, set_up_tracing
 from proxy.channel import Channel, ChannelError
 from proxy.loop import run
 from proxy.observe.live import Numbers, added_up
-from proxy.observe.metrics import write_out
+from proxy.observe.metrics import hit_rate, write_out
 from proxy.server.admin import PurgeOrder, admin_app
 from proxy.server.live import LiveSettings
 from proxy.siblings import KNOWN_SECONDS, Siblings
@@ -337,7 +337,7 @@ class Fleet:
                 else:
                     total.setdefault(name, value)
         hits, misses = cast("int", total.get("cacheHits", 0)), cast("int", total.get("cacheMisses", 0))
-        total["cacheHitRate"] = f"{100 * hits / (hits + misses):.2f}%" if hits + misses else "0.00%"
+        total["cacheHitRate"] = hit_rate(hits, misses)
         return total
 
     async def live(self) -> Numbers:
