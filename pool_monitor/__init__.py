@@ -5,6 +5,7 @@ endpoints    what is asked over HTTP
 admission    first come, first served: who may have a connection, counted and timed
 pool         the asyncpg pool behind it: warmth, age, faults, recovery
 incoming     bounds what comes on a connection
+faults       pure: what a database may raise, and how it is told
 pool_stats   pure: numbers -> the JSON, the verdict, the advice
 observe      metrics
 traces       spans of the pool, where traces are on; request_traces those of requests

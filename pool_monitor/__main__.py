@@ -28,11 +28,12 @@ from config.settings import MonitorSettings
 from config.words import counted
 from pool_monitor import app, changes, doctor
 from pool_monitor.advisor import advise, sources
+from pool_monitor.faults import FAULTS, describe
 from pool_monitor.grading import evaluate
 from pool_monitor.grading.batch_files import FolderError
 from pool_monitor.grading.models import ModelsError, load_models
 from pool_monitor.grading.template_files import TemplatesError, load_templates
-from pool_monitor.pool import APPLICATION, FAULTS, describe
+from pool_monitor.pool import APPLICATION
 from pool_monitor.queries import QueriesError, Query, load_queries
 
 log = logging.getLogger("siding")

@@ -15,8 +15,9 @@ from config.answers import READ_SECONDS, answer_json, application, change_asked,
 from config.everywhere import Tell, change_of, set_flags
 from config.flags import FlagError, Flags
 from config.words import quoted
+from pool_monitor.faults import FAULTS, describe
 from pool_monitor.observe import Metrics
-from pool_monitor.pool import FAULTS, PoolError, describe
+from pool_monitor.pool import PoolError
 from pool_monitor.pool_stats import Numbers, Verdict, document, verdict
 from pool_monitor.queries import ArgumentError, Query, read_json
 from pool_monitor.query_cache import QueryCache

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 
-from pool_monitor.pool import FAULTS, describe
+from pool_monitor.faults import FAULTS, describe
 
 log = logging.getLogger("siding.following")
 
