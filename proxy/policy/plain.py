@@ -272,7 +272,7 @@ class Lexicon(Lines):
         self.headings[key] = Heading(pieces, without, holes, plain)
 
     def _holes(self, lines: list[Known]) -> list[Hole]:
-        """Where `cut_out` cuts."""
+        """Where `_head` cuts."""
         holes: list[Hole] = []
         begin = 0
         for cut in self.cuts:
