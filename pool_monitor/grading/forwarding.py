@@ -13,7 +13,7 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
-from pool_monitor.grading.asking import Observe, Outcome, Retried, outcome_of
+from pool_monitor.grading.asking import Ended, Observe, Retried, ended_by
 from pool_monitor.grading.calls import UpstreamFault
 from pool_monitor.grading.wire import (
     PIECE_BYTES,
@@ -120,7 +120,7 @@ class Forwarding:
     ) -> AsyncIterator[Forwarded]:
         """See Upstream.forward."""
         began = self._clock()
-        outcome = Outcome.LEFT
+        outcome = Ended.LEFT
         response: aiohttp.ClientResponse | None = None
         try:
             sent = CIMultiDict((name, sendable(value)) for name, value in end_to_end(fields, _NOT_FORWARDED))
@@ -130,9 +130,9 @@ class Forwarding:
                 sent["Content-Length"] = length_of(sent["Content-Length"])
             response = await self._answered(method, self._url_of(path), sent, content)
             yield Forwarded(response, self._ended)
-            outcome = Outcome.ANSWERED if response.status < 400 else Outcome.ERROR
+            outcome = Ended.ANSWERED if response.status < 400 else Ended.ERROR
         except UpstreamFault as fault:
-            outcome = outcome_of(fault)
+            outcome = ended_by(fault)
             raise
         finally:
             if response is not None:
