@@ -15,6 +15,7 @@ from typing import Any, Protocol, cast
 
 import asyncpg
 
+from config.tasks import end
 from config.told import Told
 from pool_monitor.admission import Admission, Granted, TimedOut
 from pool_monitor.faults import FAULTS, READ_ONLY, describe, is_gone, kind_of, reason_of, sqlstate
@@ -162,9 +163,7 @@ class Pool:
 
     async def close(self, seconds: float) -> None:
         """Close every connection; those still lent after `seconds` are cut."""
-        if self._opener is not None:
-            self._opener.cancel()
-            await asyncio.gather(self._opener, return_exceptions=True)
+        await end([self._opener])
         if self._inner is not None:
             try:
                 async with asyncio.timeout(seconds):

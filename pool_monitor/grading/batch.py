@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from config.tasks import end
 from pool_monitor.grading.batch_asking import NO_TOKENS, Asking, Outcome, Tokens, refusal
 from pool_monitor.grading.batch_items import Item
 from pool_monitor.grading.calls import Call, UpstreamFault
@@ -62,7 +63,7 @@ class Crew:
         self._do = do
         self._idle = idle
         self._may_start = may_start
-        self._tasks: set[asyncio.Future[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self.pending: deque[Work] = deque()
         self.fault: BaseException | None = None
 
@@ -105,10 +106,7 @@ class Crew:
     async def close(self) -> None:
         """Give up whatever is left."""
         self.stop()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(self._tasks)
 
 
 # -- a run

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, BinaryIO
 
+from config.tasks import end
 from pool_monitor.grading.calls import UpstreamFault
 
 if sys.platform != "win32":  # which has no such limit
@@ -264,9 +265,7 @@ class Files:
 
     async def close(self) -> None:
         """Remove everything."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            await asyncio.gather(self._sweeper, return_exceptions=True)
+        await end([self._sweeper])
         for file in list(self._files.values()):
             self.remove(file)
 

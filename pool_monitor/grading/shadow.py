@@ -20,6 +20,7 @@ from typing import Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
+from config.tasks import end
 from pool_monitor.grading.calls import Answer, Ask, Call, Lane, UpstreamFault
 from pool_monitor.grading.jsons import decoded
 from pool_monitor.grading.outcomes import said_by, tier_of, usage_of
@@ -168,9 +169,7 @@ class Shadow:
     async def close(self) -> None:
         """End what is being asked; nothing is taken any more."""
         self._closed = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         self._tasks.clear()
         while not self._queue.empty():
             self._drop(self._queue.get_nowait(), Shadowed.CLOSED)
