@@ -20,7 +20,7 @@ import config.interrupted  # noqa: F401 - before what takes its time
 from config.descriptors import raise_limit, say_once_that_none_is_left
 from config.flags import Flags
 from config.listen import ListenError, address_of, open_socket
-from config.load import load, misspelt
+from config.load import BAD_SETTINGS, load, misspelt
 from config.logs import configure_logging
 from config.output import say
 from config.process import INTERRUPTED, open_standard_streams, until_stopped
@@ -40,7 +40,6 @@ log = logging.getLogger("siding")
 
 DESCRIPTORS = 512
 """What may be needed beside the pool: callers, and what is asked for them at the grading upstream."""
-BAD_SETTINGS = 2
 FAILED = 1
 PROG = "siding-monitor"
 USAGE = f"usage: {PROG} triggers install TABLE … | remove | show   (DATABASE_URL names the database)"

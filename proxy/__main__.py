@@ -11,7 +11,7 @@ import config.interrupted  # noqa: F401 - before what takes its time
 from config.descriptors import raise_limit
 from config.flags import Flags
 from config.listen import ListenError, address_of, open_socket
-from config.load import load, misspelt
+from config.load import BAD_SETTINGS, load, misspelt
 from config.logs import configure_logging
 from config.process import open_standard_streams, until_stopped
 from config.rules import RouteTable, RulesError
@@ -25,7 +25,6 @@ log = logging.getLogger("siding")
 
 DESCRIPTORS = 2 * MAX_CONNECTIONS + 100
 """What a process may need: a client for each connection to the origin, and files, Redis and listeners."""
-BAD_SETTINGS = 2
 CANNOT_LISTEN = 1
 
 
