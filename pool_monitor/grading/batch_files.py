@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any, BinaryIO
 
 from config.tasks import end
-from pool_monitor.grading.calls import UpstreamFault
+from pool_monitor.grading.calls import CallersFault, UpstreamFault
 
 if sys.platform != "win32":  # which has no such limit
     import resource
@@ -348,7 +348,7 @@ class Files:
             self.remove(file)
             file = None
         if file is None or file.owner != owner:
-            raise UpstreamFault(404, "file_not_found", f"No such File object: {file_id}", "invalid_request_error")
+            raise CallersFault(404, "file_not_found", f"No such File object: {file_id}")
         return file
 
     def remove(self, file: File) -> None:

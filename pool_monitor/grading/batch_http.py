@@ -20,7 +20,7 @@ from pool_monitor.grading.batch import Result, Run, Work
 from pool_monitor.grading.batch_asking import Asking
 from pool_monitor.grading.batch_items import Parsed, Shares, content_digest, parse_array, parse_lines, together
 from pool_monitor.grading.batch_runs import BUSY_SECONDS, Runs
-from pool_monitor.grading.calls import Call, Lane, UpstreamFault
+from pool_monitor.grading.calls import Call, CallersFault, Lane, UpstreamFault
 from pool_monitor.grading.receiving import content_of
 
 MOST_REQUESTS = 1000
@@ -113,7 +113,7 @@ class BatchCompletions:
         """Any method."""
         try:
             if request.method != "POST":
-                raise UpstreamFault(405, "method_not_allowed", "batches are posted", "invalid_request_error")
+                raise CallersFault(405, "method_not_allowed", "batches are posted")
             parsed = await self._parsed(request)
             asker = asker_of(request, self._call_of)
             key = self._key_of(request, asker)
@@ -136,7 +136,7 @@ class BatchCompletions:
             content, more = await content_of(request, MOST_BYTES)
             if more:
                 message = f"a batch may have {MOST_BYTES} bytes"
-                raise UpstreamFault(413, "batch_too_large", message, "invalid_request_error")
+                raise CallersFault(413, "batch_too_large", message)
             parse = parse_lines if request.content_type in LINES else parse_array
             if len(content) > LARGE_BYTES:
                 return await asyncio.to_thread(parse, content, MOST_REQUESTS)
@@ -150,7 +150,7 @@ class BatchCompletions:
             return None
         if not 0 < len(given) <= MOST_KEY_CHARACTERS:
             message = f"Idempotency-Key must have 1 to {MOST_KEY_CHARACTERS} characters"
-            raise UpstreamFault(400, "invalid_idempotency_key", message, "invalid_request_error")
+            raise CallersFault(400, "invalid_idempotency_key", message)
         text = f"{asker.credential}\n\n{given}"
         return hmac.new(self._secret, text.encode("utf-8", "surrogateescape"), "sha256").hexdigest()
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pool_monitor.grading.batch import Run
-from pool_monitor.grading.calls import UpstreamFault
+from pool_monitor.grading.calls import CallersFault, UpstreamFault
 
 MOST_RUNS = 16
 """At once that are not over."""
@@ -48,12 +48,7 @@ class Runs:
         """
         kept = self._kept.get(key) if key is not None else None
         if kept is not None and kept.digest != digest:
-            raise UpstreamFault(
-                422,
-                "idempotency_key_reused",
-                "this Idempotency-Key was used with other content before",
-                "invalid_request_error",
-            )
+            raise CallersFault(422, "idempotency_key_reused", "this Idempotency-Key was used with other content before")
         run = kept.run if kept is not None else self._begun(key, digest, begin)
         if key is not None:
             self._stop_timer(key)

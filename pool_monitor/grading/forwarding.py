@@ -14,7 +14,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from pool_monitor.grading.asking import Ended, Observe, Retried, ended_by
-from pool_monitor.grading.calls import UpstreamFault
+from pool_monitor.grading.calls import CallersFault, UpstreamFault
 from pool_monitor.grading.wire import (
     PIECE_BYTES,
     Failure,
@@ -141,9 +141,9 @@ class Forwarding:
 
     def _url_of(self, path: str) -> URL:
         if (path and path[0] not in "/?") or leads_out(path):
-            raise UpstreamFault(404, "unknown_url", "there is no such path below /v1", "invalid_request_error")
+            raise CallersFault(404, "unknown_url", "there is no such path below /v1")
         if "#" in path:
-            raise UpstreamFault(400, "invalid_url", "a request's target has no fragment", "invalid_request_error")
+            raise CallersFault(400, "invalid_url", "a request's target has no fragment")
         return URL(self._base + path, encoded=True)
 
     async def _answered(

@@ -10,7 +10,7 @@ from contextlib import aclosing
 from aiohttp import hdrs, web
 
 from config.told import Told
-from pool_monitor.grading.calls import UpstreamFault
+from pool_monitor.grading.calls import CallersFault
 from pool_monitor.grading.wire import in_pieces, length_of
 
 log = logging.getLogger("siding.grading")
@@ -75,7 +75,7 @@ async def pieces_of(request: web.Request) -> AsyncGenerator[bytes, None]:
             return
         except TimeoutError:
             message = f"nothing arrived for {READ_SECONDS:.0f} s"
-            raise UpstreamFault(408, "request_timeout", message, "invalid_request_error") from None
+            raise CallersFault(408, "request_timeout", message) from None
         yield piece
 
 

@@ -17,7 +17,7 @@ from aiohttp import hdrs, web
 
 from config.flags import Flags
 from pool_monitor.grading.bookkeeping import Bookkeeping
-from pool_monitor.grading.calls import Answer, Call, Expansion, Lane, Left, UpstreamFault, coding_of
+from pool_monitor.grading.calls import Answer, Call, CallersFault, Expansion, Lane, Left, UpstreamFault, coding_of
 from pool_monitor.grading.collapse import Collapse, Telling
 from pool_monitor.grading.completions import Completions
 from pool_monitor.grading.observed import Found, Served
@@ -386,7 +386,7 @@ class Grading:
             try:
                 key = await self._key(call, decision.form, LARGE_BYTES + 1)
             except TypeError as fault:
-                raise UpstreamFault(400, "invalid_request", "it is nested too deep", "invalid_request_error") from fault
+                raise CallersFault(400, "invalid_request", "it is nested too deep") from fault
             if not self._flags.bypass and (kept := await self._kept(call, decision, key, served)) is not None:
                 return kept[0]
             key_in_flight = _in_lane(key, call) if shares else None
