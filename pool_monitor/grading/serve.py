@@ -23,7 +23,7 @@ from pool_monitor.grading.completions import Completions
 from pool_monitor.grading.observed import Found, Served
 from pool_monitor.grading.outcomes import Outcome
 from pool_monitor.grading.receiving import TOGETHER, Room, Share, all_of, content_of
-from pool_monitor.grading.stored import Stored, Where, is_whole, key_of, repeatable, shareable
+from pool_monitor.grading.stored import Stored, is_whole, key_of, repeatable, shareable
 from pool_monitor.grading.templates import AS_ASKED, Recognised, Template, may_hold, recognise, with_detail
 from pool_monitor.grading.to_caller import as_it_came, broken_off, tell, tell_answer
 from pool_monitor.grading.upstream import Upstream
@@ -319,8 +319,7 @@ class Grading:
         found = await self._stored.find(key) if self._keeps(call) else None
         if found is None:
             return None
-        answer, where, left = found
-        served.found = Found.HIT if where is Where.MEMORY else Found.SHARED
+        answer, served.found, left = found
         served.status = answer.status
         self._spare(decision, answer)
         return answer, left

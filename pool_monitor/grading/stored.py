@@ -11,7 +11,6 @@ import hashlib
 import hmac
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import orjson
@@ -21,6 +20,7 @@ from config.tracing import apart
 from pool_monitor.grading import sse
 from pool_monitor.grading.calls import Answer, Call, Fields, UpstreamFault, coding_of
 from pool_monitor.grading.jsons import canonical, decoded
+from pool_monitor.grading.observed import Found
 from pool_monitor.grading.outcomes import said_by
 from pool_monitor.grading.wire import without_coding
 from pool_monitor.kept import Kept
@@ -56,13 +56,6 @@ def _ends(chunk: Mapping[str, Any]) -> bool:
     choices = chunk.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
     return isinstance(first, dict) and first.get("finish_reason") is not None
-
-
-class Where(StrEnum):
-    """Where a kept answer was."""
-
-    MEMORY = "memory"
-    SHARED = "shared"
 
 
 def key_of(call: Call, secret: bytes, form: str) -> bytes:
@@ -124,12 +117,12 @@ class Stored:
         self.held: Kept[bytes, _Answer] = Kept(max_bytes)
         self._writing: set[asyncio.Task[bool]] = set()
 
-    async def find(self, key: bytes) -> tuple[Answer, Where, float] | None:
-        """The answer, where it was, and the seconds it has left."""
+    async def find(self, key: bytes) -> tuple[Answer, Found, float] | None:
+        """The answer, where it was found, and the seconds it has left."""
         now = self._clock()
         kept = self.held.find(key)
         if kept is not None and kept.until > now:
-            return kept.answer, Where.MEMORY, kept.until - now
+            return kept.answer, Found.HIT, kept.until - now
         if kept is not None:
             self.held.drop(key)
         if self._tier is None or not self._shared():
@@ -140,7 +133,7 @@ class Stored:
             return None
         left = min(self._ttl, found[1])
         self.held.keep(key, _Answer(answer, self._clock() + left))
-        return answer, Where.SHARED, left
+        return answer, Found.SHARED, left
 
     def keep(self, key: bytes, answer: Answer) -> None:
         """Keep a complete and successful answer, here and, in the background, in the tier."""

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from config.tier import SharedTier
 from pool_monitor.grading.calls import Answer, Call
-from pool_monitor.grading.stored import OVERHEAD_BYTES, Stored, Where, key_of, repeatable
+from pool_monitor.grading.observed import Found
+from pool_monitor.grading.stored import OVERHEAD_BYTES, Stored, key_of, repeatable
 from tests.redis_servers import Redis
 
 BODY = {"model": "gpt-4o-mini", "temperature": 0, "messages": [{"role": "user", "content": "hé"}]}
@@ -102,7 +103,7 @@ async def test_kept_for_its_time(clock: Clock) -> None:
     kept = stored(clock)
     kept.keep(b"k", ANSWER)
     clock.now += 59
-    assert await kept.find(b"k") == (ANSWER, Where.MEMORY, 1.0)
+    assert await kept.find(b"k") == (ANSWER, Found.HIT, 1.0)
     assert await kept.find(b"other") is None
     clock.now += 1
     assert await kept.find(b"k") is None
@@ -158,11 +159,11 @@ async def test_another_replica_finds_it(clock: Clock, tier: SharedTier) -> None:
     await one.close()
     found = await other.find(b"k")
     assert found is not None
-    assert found[:2] == (ANSWER, Where.SHARED)
+    assert found[:2] == (ANSWER, Found.SHARED)
     assert 0 < found[2] <= 60
     again = await other.find(b"k")
     assert again is not None
-    assert again[1] is Where.MEMORY
+    assert again[1] is Found.HIT
 
 
 async def test_with_the_flag_off_the_tier_is_left_alone(clock: Clock, tier: SharedTier) -> None:
