@@ -141,7 +141,7 @@ def monitor_plan(
     addresses: MonitorAddresses,
     admin: str,
     environ: Mapping[str, str],
-    token: SecretStr | None = None,
+    token: SecretStr | None,
 ) -> list[Part]:
     """The monitor, after a PostgreSQL where none is given.
 

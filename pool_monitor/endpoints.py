@@ -46,7 +46,7 @@ class Parts:
 
 
 def monitor_app(
-    parts: Parts, admin_token: SecretStr | None, queries_token: SecretStr | None, outermost: Sequence[Any] = ()
+    parts: Parts, admin_token: SecretStr | None, queries_token: SecretStr | None, outermost: Sequence[Any]
 ) -> web.Application:
     """The application. The tokens are ADMIN_TOKEN and QUERIES_TOKEN; None where they are not set.
 

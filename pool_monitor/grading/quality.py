@@ -182,7 +182,7 @@ def _leaves(questions: Iterable[Question], named: QualityFields, above: str, dep
             yield number, question
 
 
-def questions_of(questions: Iterable[Question], named: QualityFields = PLAN) -> list[Numbered]:
+def questions_of(questions: Iterable[Question], named: QualityFields) -> list[Numbered]:
     """Every question with its number; one that has parts is these, numbered 1a whether said as 1a or as a."""
     return list(islice(_leaves(questions, named, "", DEEPEST), MOST_QUESTIONS))
 

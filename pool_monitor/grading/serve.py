@@ -24,7 +24,7 @@ from pool_monitor.grading.observed import Found, Served
 from pool_monitor.grading.outcomes import Outcome
 from pool_monitor.grading.receiving import TOGETHER, Room, Share, all_of, content_of
 from pool_monitor.grading.stored import Stored, is_whole, key_of, repeatable, shareable
-from pool_monitor.grading.templates import AS_ASKED, Recognised, Template, may_hold, recognise, with_detail
+from pool_monitor.grading.templates import Recognised, Template, may_hold, recognise, with_detail
 from pool_monitor.grading.to_caller import as_it_came, broken_off, tell, tell_answer
 from pool_monitor.grading.upstream import Upstream
 from pool_monitor.grading.wire import OF_OCTETS, end_to_end
@@ -96,7 +96,7 @@ class Grading:
         secret: bytes,
         seconds: float,
         max_content_bytes: int,
-        detail: str = AS_ASKED,
+        detail: str,
     ) -> None:
         self._flags = flags
         self._upstream = upstream

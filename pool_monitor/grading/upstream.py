@@ -56,7 +56,7 @@ class Streamed:
         response: httpx2.Response,
         left: Callable[[], float],
         ended: Callable[[BaseException | None], None],
-        asking: AskingSpan | None = None,
+        asking: AskingSpan | None,
     ) -> None:
         self.status = response.status_code
         self.fields = _fields_of(response)
