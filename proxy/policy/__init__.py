@@ -18,6 +18,7 @@ judgement      the above in order, for an answer of the origin
 extent         where a request ends among the octets that a client sends
 lines          request lines and field lines in the one form that the fast ways take, remembered
 plain          requests in that form; heads that differ in a few values alone, remembered
+onward         what of such a request goes on to the next hop
 prepared       answers from stored responses as octets, made once of what the policy said
 passing        responses that pass, and what the policy made of their like
 """
