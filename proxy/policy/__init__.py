@@ -5,6 +5,7 @@ decisions      every outcome and every reason, by name
 targeted       CDN-Cache-Control and its like: fields that go before Cache-Control
 fields         what field values say: lists, dates, entity tags, weights, cache directives
 cache_key      which requests are the same: target URI, rule, Vary
+json_content   JSON content, compared by what it says
 freshness      how long a response may be reused, and how old it is
 storability    whether it may be stored at all, and if not, why
 reuse          what a stored response may be used for, now
