@@ -1,4 +1,4 @@
-"""Everything an operator can set. Both services use it; it imports neither.
+"""Everything an operator can set, and what both services have in common; it imports neither.
 
 Start with `settings`: one definition a setting, with its default, bounds and meaning. The rest follows from it.
 
@@ -11,11 +11,15 @@ Start with `settings`: one definition a setting, with its default, bounds and me
     rule.py       one rule: what may stand in it, and what is refused because it would leak
     patterns.py   path patterns of rules, and finding the first of many that matches
     tier.py       the Redis that replicas share, never the outage; redis_place.py reads its URL
+    tier_metrics.py  what both services measure of it
     bulletin.py   a numbered log that all replicas read; everywhere.py flips flags by it
     tracing.py    whether there are traces, and what the running code works for; otel.py makes them by OpenTelemetry's
                   SDK, and is imported only then; trace_context.py reads and writes `traceparent`
+    listen.py     listening sockets; descriptors.py has as many connections as the system lets one have; lag.py says how
+                  late the event loop is; tasks.py ends tasks
+    answers.py    applications whose answers are JSON; access.py says who may change something
     process.py    standard streams, and how a process is told to stop; interrupted.py is for Ctrl-C at its very start
-    logs.py       the log on standard error; teller.py writes it, and waits for nobody
+    logs.py       the log on standard error; teller.py writes it, and waits for nobody; told.py says a thing once
     output.py     what a command says on standard output, be its disk full
     toml_file.py  a TOML file, or why it is none
     words.py      what messages have in common: values shown safely, did-you-mean

@@ -157,7 +157,7 @@ class Bulletin:
         self.position = 0
         self.published, self._published_in = 0, ""
         self._mark = self._own_mark = ""
-        self.told = self.heard = self.whispered = 0
+        self.told = self.heard = 0
         self._last_whisper = "0-0"
         self._greeted = 0
         # from there on this has been known to be the log
@@ -445,7 +445,6 @@ class Bulletin:
             log.info("the log of the replicas can be read now")
 
     def _whispered(self, word: str) -> None:
-        self.whispered += 1
         for event in self._waiting.get(word, ()):
             event.set()
 

@@ -33,7 +33,7 @@ class RouteTable:
     triggers -- the methods of requests that make a rule's stored responses out of date.
     """
 
-    def __init__(self, rules: Sequence[Rule] = ()) -> None:
+    def __init__(self, rules: Sequence[Rule]) -> None:
         """Rules whose patterns are sound, as `load_rules` checks. Raises PatternError."""
         self.rules = tuple(rules)
         patterns = [Pattern(rule.name) for rule in self.rules]

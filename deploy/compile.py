@@ -25,6 +25,7 @@ MODULES = (
     "proxy/observe/access_log.py",
     "proxy/observe/briefs.py",
     "proxy/observe/events.py",
+    "proxy/observe/log_lines.py",
     "proxy/observe/metrics.py",
     "proxy/observe/tallies.py",
     "proxy/origin/client.py",

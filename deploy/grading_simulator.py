@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import hashlib
 import itertools
 import json
 import re
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -326,31 +325,6 @@ class Simulator:
         number = self._known(request)
         del self.state.files[number]
         return web.json_response({"id": number, "object": "file", "deleted": True}, headers=self._fields())
-
-
-# -- a process of its own, or a part of a test
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """A simulator that serves. url -- the API's base."""
-
-    url: str
-    state: State
-
-
-@contextlib.asynccontextmanager
-async def running_simulator(state: State | None = None) -> AsyncIterator[Running]:
-    """In this process, on a free port."""
-    state = state or State()
-    with open_socket("127.0.0.1", 0) as sock:
-        runner = web.AppRunner(Simulator(state).app(), access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
-        await runner.setup()
-        try:
-            await web.SockSite(runner, sock).start()
-            yield Running(f"http://{address_of(sock)}/v1", state)
-        finally:
-            await runner.cleanup()
 
 
 def _options(argv: list[str] | None) -> argparse.Namespace:

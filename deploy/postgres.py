@@ -46,7 +46,7 @@ class Postgres:
     settings -- of postgresql.conf, in addition to the defaults.
     """
 
-    def __init__(self, folder: Path, port: int, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, port: int, settings: Mapping[str, str] | None) -> None:
         self.folder = folder
         self.port = port
         # no Unix socket: its path may have some 100 characters, and TMPDIR may be longer
@@ -54,12 +54,6 @@ class Postgres:
         self.settings = {**place, **FAST_AND_FORGETFUL, **(settings or {})}
         self._process: asyncio.subprocess.Process | None = None
         self._user = UNPRIVILEGED if os.geteuid() == 0 else None
-
-    @property
-    def pid(self) -> int:
-        """Of the postmaster."""
-        assert self._process is not None
-        return self._process.pid
 
     def url(self, database: str = "postgres") -> str:
         """For DATABASE_URL."""
@@ -82,7 +76,7 @@ class Postgres:
     def _data(self) -> Path:
         return self.folder / "data"
 
-    async def _spawn(self, name: str, *arguments: str, output: int | None = None) -> asyncio.subprocess.Process:
+    async def _spawn(self, name: str, *arguments: str, output: int | None) -> asyncio.subprocess.Process:
         environ = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
         identity = {} if self._user is None else {"user": self._user, "group": _group(self._user), "extra_groups": []}
         return await asyncio.create_subprocess_exec(

@@ -5,6 +5,7 @@ endpoints    what is asked over HTTP
 admission    first come, first served: who may have a connection, counted and timed
 pool         the asyncpg pool behind it: warmth, age, faults, recovery
 incoming     bounds what comes on a connection
+faults       pure: what a database may raise, and how it is told
 pool_stats   pure: numbers -> the JSON, the verdict, the advice
 observe      metrics
 traces       spans of the pool, where traces are on; request_traces those of requests
@@ -12,10 +13,11 @@ server_stats what the server says of itself, sampled on a connection apart
 queries      named queries: the file, the parameters
 runner       runs them
 results      rows as JSON
-query_cache  answers kept for a while, until their tables change
+query_cache  answers kept for a while, until their tables change; kept holds them within a budget
 replicas     answers shared with other monitors of the same database
 changes      hearing of that from the database; the triggers
-tables       which tables a query reads, and whether they tell
+tables       which tables a query reads, and whether they tell; finder finds that out for each, again and again
+following    what is followed over a connection of its own
 proxy_tags   telling the proxy
 pgbouncer    a PgBouncer's own numbers
 doctor       known traps, looked for one by one

@@ -20,7 +20,7 @@ import config.interrupted  # noqa: F401 - before what takes its time
 from config.descriptors import raise_limit, say_once_that_none_is_left
 from config.flags import Flags
 from config.listen import ListenError, address_of, open_socket
-from config.load import load, misspelt
+from config.load import BAD_SETTINGS, load, misspelt
 from config.logs import configure_logging
 from config.output import say
 from config.process import INTERRUPTED, open_standard_streams, until_stopped
@@ -28,18 +28,18 @@ from config.settings import MonitorSettings
 from config.words import counted, did_you_mean, quoted
 from pool_monitor import app, changes, doctor
 from pool_monitor.advisor import advise, sources
+from pool_monitor.faults import FAULTS, describe
 from pool_monitor.grading import evaluate
 from pool_monitor.grading.batch_files import FolderError
 from pool_monitor.grading.models import ModelsError, load_models
 from pool_monitor.grading.template_files import TemplatesError, load_templates
-from pool_monitor.pool import APPLICATION, FAULTS, describe
+from pool_monitor.pool import APPLICATION
 from pool_monitor.queries import QueriesError, Query, load_queries
 
 log = logging.getLogger("siding")
 
 DESCRIPTORS = 512
 """What may be needed beside the pool: callers, and what is asked for them at the grading upstream."""
-BAD_SETTINGS = 2
 FAILED = 1
 PROG = "siding-monitor"
 ACTIONS = ("install", "remove", "show")

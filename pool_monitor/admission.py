@@ -23,11 +23,7 @@ class Granted(StrEnum):
 
 
 class TimedOut(Exception):
-    """No turn came in time. seconds -- how long was waited."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"no turn within {seconds:.3g} s")
-        self.seconds = seconds
+    """No turn came in time."""
 
 
 @dataclass(slots=True)
@@ -61,12 +57,12 @@ class Admission:
         """Seconds that the first in the queue has waited; 0 when nobody does."""
         return self._clock() - self._queue[0].since if self._queue else 0.0
 
-    async def enter(self, seconds: float) -> float:
-        """Get a turn within `seconds`, and return how long that took. Raises TimedOut."""
+    async def enter(self, seconds: float) -> None:
+        """Get a turn within `seconds`. Raises TimedOut."""
         if self.held < self.capacity and not self._queue:
             self.held += 1
             self._observe(Granted.AT_ONCE, 0.0)
-            return 0.0
+            return
         waiter = _Waiter(asyncio.get_running_loop().create_future(), self._clock())
         self._queue.append(waiter)
         try:
@@ -81,12 +77,10 @@ class Admission:
                 self._queue.remove(waiter)
             if isinstance(fault, TimeoutError):
                 self._observe(Granted.TIMED_OUT, waited)
-                raise TimedOut(waited) from None
+                raise TimedOut from None
             self._observe(Granted.CANCELLED, waited)
             raise
-        waited = self._clock() - waiter.since
-        self._observe(Granted.AFTER_WAITING, waited)
-        return waited
+        self._observe(Granted.AFTER_WAITING, self._clock() - waiter.since)
 
     def leave(self) -> None:
         """Give a turn back."""

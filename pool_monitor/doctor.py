@@ -12,8 +12,9 @@ import psycopg
 
 from config.settings import MonitorSettings
 from pool_monitor import pgbouncer
+from pool_monitor.faults import FAULTS, describe
 from pool_monitor.pgbouncer import BouncerSample
-from pool_monitor.pool import APPLICATION, BUDGET, FAULTS, describe
+from pool_monitor.pool import APPLICATION, BUDGET
 from pool_monitor.server_stats import STATEMENTS_THERE
 
 SECONDS = 5.0

@@ -15,8 +15,9 @@ from config.answers import READ_SECONDS, answer_json, application, change_asked,
 from config.everywhere import Tell, change_of, set_flags
 from config.flags import FlagError, Flags
 from config.words import quoted
+from pool_monitor.faults import FAULTS, describe
 from pool_monitor.observe import Metrics
-from pool_monitor.pool import FAULTS, PoolError, describe
+from pool_monitor.pool import PoolError
 from pool_monitor.pool_stats import Numbers, Verdict, document, verdict
 from pool_monitor.queries import ArgumentError, Query, read_json
 from pool_monitor.query_cache import QueryCache
@@ -45,7 +46,7 @@ class Parts:
 
 
 def monitor_app(
-    parts: Parts, admin_token: SecretStr | None, queries_token: SecretStr | None, outermost: Sequence[Any] = ()
+    parts: Parts, admin_token: SecretStr | None, queries_token: SecretStr | None, outermost: Sequence[Any]
 ) -> web.Application:
     """The application. The tokens are ADMIN_TOKEN and QUERIES_TOKEN; None where they are not set.
 

@@ -15,7 +15,8 @@ import asyncpg
 
 from config.tasks import end
 from pool_monitor import tables
-from pool_monitor.pool import Connection, Pool, PoolError, describe, is_gone
+from pool_monitor.faults import describe, is_gone
+from pool_monitor.pool import Connection, Pool, PoolError
 from pool_monitor.queries import Query
 
 log = logging.getLogger("siding.finder")

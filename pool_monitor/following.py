@@ -6,7 +6,8 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 
-from pool_monitor.pool import FAULTS, describe
+from config.tasks import end
+from pool_monitor.faults import FAULTS, describe
 
 log = logging.getLogger("siding.following")
 
@@ -40,9 +41,7 @@ class Following(ABC):
 
     async def close(self) -> None:
         """Stop."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await end([self._task])
 
     async def _run(self) -> None:
         while True:

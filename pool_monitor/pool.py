@@ -7,18 +7,18 @@ import contextlib
 import logging
 import random
 import socket
-import ssl
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
-from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
+from config.tasks import end
 from config.told import Told
 from pool_monitor.admission import Admission, Granted, TimedOut
+from pool_monitor.faults import FAULTS, READ_ONLY, describe, is_gone, kind_of, reason_of, sqlstate
 from pool_monitor.incoming import Incoming
 from pool_monitor.pool_stats import Holder, Numbers
 from pool_monitor.traces import database_place, pool_waited, queried
@@ -39,22 +39,6 @@ AGE_JITTER = 0.1
 RETRY_SECONDS = (0.1, 5.0)
 """First and longest pause between attempts to reach a database that is not there."""
 KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
-READ_ONLY = "25006"
-"""read_only_sql_transaction: after a fail-over the old primary refuses to write."""
-FAULTS: tuple[type[Exception], ...] = (
-    TimeoutError,
-    OSError,
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-)
-"""What a connection that is asked something may raise."""
-ENDED = "cannot switch to state"
-"""How asyncpg's InternalClientError begins for a connection that the server has told to be over, while it was idle."""
-_GONE = ("08", "57P01", "57P02", "57P03")
-"""SQLSTATEs after which no other connection is likely to work either."""
-
-
 BUDGET = """
 SELECT current_setting('max_connections')::int AS allowed,
        current_setting('superuser_reserved_connections')::int
@@ -179,25 +163,13 @@ class Pool:
 
     async def close(self, seconds: float) -> None:
         """Close every connection; those still lent after `seconds` are cut."""
-        if self._opener is not None:
-            self._opener.cancel()
-            await asyncio.gather(self._opener, return_exceptions=True)
+        await end([self._opener])
         if self._inner is not None:
             try:
                 async with asyncio.timeout(seconds):
                     await self._inner.close()
             except TimeoutError:
                 self._inner.terminate()
-
-    @property
-    def reached(self) -> bool:
-        """Whether the database was reached once."""
-        return self._counts["connects"] > 0
-
-    @property
-    def failure(self) -> str | None:
-        """Why the last attempt to connect failed; None once one succeeded since."""
-        return self._failure
 
     @property
     def through_pgbouncer(self) -> bool:
@@ -338,8 +310,8 @@ class Pool:
             try:
                 yield connection
             except Exception as fault:
-                reason = _reason(fault)
-                fault_told = _kind_of(reason)
+                reason = reason_of(fault)
+                fault_told = kind_of(reason)
                 await self._note(reason)
                 if reason is not fault:
                     raise reason from None
@@ -499,47 +471,3 @@ def _keep_alive(connection: Any) -> None:
     for name, value in KEEPALIVE.items():
         if hasattr(socket, name):
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
-def sqlstate(fault: BaseException) -> str:
-    """The SQLSTATE of a fault; `08000` for those of the connection that the server could not tell."""
-    return str(getattr(fault, "sqlstate", None) or "08000")
-
-
-def is_gone(fault: BaseException) -> bool:
-    """Whether the server, or the connection to it, has gone, rather than refused something."""
-    return sqlstate(fault).startswith(_GONE)
-
-
-def _reason(fault: Exception) -> Exception:
-    """What ended a connection: what the server said last, which asyncpg tells as that of a lost connection, and
-    complains afterwards that a transaction cannot be ended on it."""
-    reason: BaseException | None = fault
-    while isinstance(reason, asyncpg.InterfaceError):
-        reason = reason.__context__
-    if isinstance(reason, asyncpg.ConnectionDoesNotExistError) and isinstance(reason.__cause__, asyncpg.PostgresError):
-        reason = reason.__cause__
-    if isinstance(reason, asyncpg.InternalClientError) and str(reason).startswith(ENDED):
-        reason = asyncpg.ConnectionDoesNotExistError("the server had ended the connection while it was idle")
-    return reason if isinstance(reason, asyncpg.PostgresError | OSError) else fault
-
-
-def _kind_of(fault: Exception) -> str:
-    """For spans: the SQLSTATE, or what kind of fault it is."""
-    return str(getattr(fault, "sqlstate", None) or type(fault).__name__)
-
-
-def describe(fault: BaseException, url: str = "") -> str:
-    """One line for a person, without what was sent to the server. url -- the database's, of which the host is told."""
-    if isinstance(fault, socket.gaierror):
-        parts = urlsplit(url)
-        host = parts.hostname or ",".join(parse_qs(parts.query).get("host", ()))
-        return f"the host {host or 'of the database'} cannot be found: {fault.strerror}"
-    if isinstance(fault, ssl.SSLError) and not isinstance(fault, ssl.SSLCertVerificationError):
-        return f"TLS with the database failed; look at sslrootcert, sslcert and sslkey: {fault}"
-    if isinstance(fault, FileNotFoundError | PermissionError | IsADirectoryError) and fault.filename is None:
-        # the system does not say which
-        return f"{fault.strerror}: the socket where the host is a path, or the file of sslrootcert, sslcert or sslkey"
-    silent = "no answer in time" if isinstance(fault, TimeoutError) else type(fault).__name__
-    text = str(fault).splitlines()[0] if str(fault) else silent
-    return f"{text} ({fault.sqlstate})" if isinstance(fault, asyncpg.PostgresError) and fault.sqlstate else text

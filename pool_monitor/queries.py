@@ -44,7 +44,6 @@ class QueriesError(Exception):
     def __init__(self, path: str | os.PathLike[str], faults: Sequence[str]) -> None:
         words = counted(len(faults), "fault")
         super().__init__("\n  ".join([f"QUERIES_FILE {os.fspath(path)}: {words}:", *faults]))
-        self.faults = tuple(faults)
 
 
 class ArgumentError(ValueError):

@@ -7,11 +7,11 @@ and any later change of one of its tables spoils it.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pool_monitor.kept import Kept
 from pool_monitor.replicas import EVERYTHING, Replicas
 
 MAX_BYTES = 64 * 1024 * 1024
@@ -31,7 +31,7 @@ class Found(StrEnum):
 
 
 @dataclass(slots=True)
-class _Kept:
+class _Answer:
     content: bytes
     until: float
     tables: tuple[str, ...]
@@ -52,21 +52,16 @@ class QueryCache:
         self, clock: Callable[[], float], max_bytes: int = MAX_BYTES, replicas: Replicas | None = None
     ) -> None:
         self._clock = clock
-        self._max_bytes = max_bytes
         self._replicas = replicas
-        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self.held: Kept[str, _Answer] = Kept(max_bytes)
         self._asking: dict[str, asyncio.Task[tuple[bytes, Found]]] = {}
         self._epoch = 0
         self._changed: dict[str, int] = {}
         self._all_changed = 0
         self.trusted = True
         self._hears = True
-        self.bytes = 0
         self.tally = dict.fromkeys(Found, 0)
         self.invalidations = 0
-
-    def __len__(self) -> int:
-        return len(self._kept)
 
     async def answer(
         self,
@@ -113,9 +108,9 @@ class QueryCache:
             content, left, found = look.content, min(ttl, look.left), Found.SHARED
         else:
             content, left, found = await ask(), ttl, Found.MISS
-        kept = _Kept(content, self._clock() + left, tables, epoch)
+        kept = _Answer(content, self._clock() + left, tables, epoch)
         if self.trusted and len(content) <= MAX_ANSWER_BYTES and self._holds(kept):
-            self._keep(key, kept)
+            self.held.keep(key, kept)
             if self._replicas is not None and look is not None and found is Found.MISS:
                 await self._replicas.tell(look, content, ttl)
         return content, found
@@ -124,30 +119,16 @@ class QueryCache:
         self.tally[found] += 1
         return found
 
-    def _holds(self, kept: _Kept) -> bool:
+    def _holds(self, kept: _Answer) -> bool:
         changed = max((self._changed.get(table, 0) for table in kept.tables), default=0)
         return kept.epoch >= max(changed, self._all_changed)
 
-    def _find(self, key: str) -> _Kept | None:
-        kept = self._kept.get(key)
-        if kept is None:
+    def _find(self, key: str) -> _Answer | None:
+        kept = self.held.find(key)
+        if kept is not None and (kept.until <= self._clock() or not self._holds(kept)):
+            self.held.drop(key)
             return None
-        if kept.until <= self._clock() or not self._holds(kept):
-            self._drop(key)
-            return None
-        self._kept.move_to_end(key)
         return kept
-
-    def _keep(self, key: str, kept: _Kept) -> None:
-        if key in self._kept:
-            self._drop(key)
-        self._kept[key] = kept
-        self.bytes += kept.weight
-        while self.bytes > self._max_bytes:
-            self._drop(next(iter(self._kept)))
-
-    def _drop(self, key: str) -> None:
-        self.bytes -= self._kept.pop(key).weight
 
     def changed(self, *names: str) -> None:
         """A table, known by these names, has changed: what was read from it before is not served any more."""
@@ -183,8 +164,7 @@ class QueryCache:
         self._epoch += 1
         self._all_changed = self._epoch
         self._asking.clear()
-        self._kept.clear()
-        self.bytes = 0
+        self.held.clear()
 
     def report(self, enabled: bool) -> dict[str, object]:
         """The `/api/metrics/query-cache` answer, as the proxy's `/api/metrics/report-cache`."""
@@ -200,7 +180,7 @@ class QueryCache:
             "shared": self.tally[Found.SHARED],
             "bypassed": self.tally[Found.BYPASS],
             "listening": self._hears,
-            "storedAnswers": len(self._kept),
-            "storedBytes": self.bytes,
+            "storedAnswers": len(self.held),
+            "storedBytes": self.held.bytes,
             "invalidations": self.invalidations,
         }

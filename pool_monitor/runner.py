@@ -14,8 +14,9 @@ import asyncpg
 from config.flags import Flags
 from config.kinds import show_size
 from pool_monitor import results
+from pool_monitor.faults import describe, is_gone, sqlstate
 from pool_monitor.incoming import Incoming
-from pool_monitor.pool import Pool, PoolError, describe, is_gone, sqlstate
+from pool_monitor.pool import Pool, PoolError
 from pool_monitor.queries import Query
 from pool_monitor.query_cache import Found, QueryCache
 

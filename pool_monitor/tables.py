@@ -83,7 +83,6 @@ class Miscounted(Exception):
 
     def __init__(self, expected: int) -> None:
         super().__init__(f"its SQL has {counted(expected, 'parameter')}")
-        self.expected = expected
 
 
 async def read_by(connection: Any, sql: str, parameters: int, lock_seconds: float = 1.0) -> Reading:

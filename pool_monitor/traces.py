@@ -16,7 +16,7 @@ def pool_waited(name: str, seconds: float, error: str | None = None) -> None:
         trace.past("pool acquire", seconds, {"siding.holder": name}, error=error, client=False)
 
 
-def queried(name: str, seconds: float, place: Place, error: str | None = None) -> None:
+def queried(name: str, seconds: float, place: Place, error: str | None) -> None:
     """A connection was used. name -- the query's, or of what else was asked. place -- see `database_place`."""
     trace = here()
     if trace is not None:

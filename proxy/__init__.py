@@ -2,6 +2,8 @@
 
     python -m proxy      __main__   settings -> listeners -> app (one process) or fleet (WORKERS > 1, over channel)
                          app        builds, starts, drains and stops a worker; nothing else constructs
+                         loop       the event loop that each process runs on
+                         siblings   the other workers, as each of them tells them
                          errors     what can go wrong, each with its status and its JSON
 
 A request goes through `server`, which asks `policy` what to do and does it with `store` and `origin`:
@@ -22,14 +24,15 @@ A request goes through `server`, which asks `policy` what to do and does it with
               forwarder     to the origin: for one client alone, or as a tunnel
               coding        gzip, br, zstd for whole contents and streams
               in_flight     how many requests are on their way
-              admin, local, live
+              admin         the admin listener; live, page: its live page; monitor asks the pool monitor for that
+              local         what the public port answers itself; refusal: how a client is told what went wrong
     policy/   pure decisions over plain values (its own map is in `policy/__init__.py`)
-    origin/   client        connections, their reuse, timeouts and errors
+    origin/   client        connections, their reuse, timeouts and errors; connection: one of them
               fetch         one request whose answer may serve many clients
               collapse      which requests wait for which fetch
     store/    base          what a store is; memory: S3-FIFO within a byte budget
               invalidations epochs: what was purged or changed since a response was asked for
-              replicas      what replicas share in Redis: shared (records, leases), notices (invalidations, flags)
+              replicas      what replicas share in Redis: shared (records, leases), notices, telling (both: changes)
     observe/  events        one observation a request; metrics, access_log and, where they are on, traces read it
               briefs        those of the short ways, told in batches; tallies: what they are counted in
 

@@ -2,55 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
-import gc
 import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 import config.interrupted  # noqa: F401 - before what takes its time
-from config.descriptors import raise_limit, say_once_that_none_is_left
+from config.descriptors import raise_limit
 from config.flags import Flags
 from config.listen import ListenError, address_of, open_socket
-from config.load import load, misspelt
+from config.load import BAD_SETTINGS, load, misspelt
 from config.logs import configure_logging
 from config.process import open_standard_streams, until_stopped
 from config.rules import RouteTable, RulesError
 from config.settings import ProxySettings
 from config.words import counted
 from proxy import app, fleet
+from proxy.loop import run
 from proxy.origin.client import MAX_CONNECTIONS
 
 log = logging.getLogger("siding")
 
-GARBAGE_EVERY = 20_000
-"""Objects made and not yet dropped before the youngest are looked through for cycles."""
 DESCRIPTORS = 2 * MAX_CONNECTIONS + 100
 """What a process may need: a client for each connection to the origin, and files, Redis and listeners."""
-BAD_SETTINGS = 2
 CANNOT_LISTEN = 1
-
-
-def new_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop where it installs; the standard loop works too."""
-    try:
-        import uvloop  # noqa: PLC0415 - optional: not on every platform
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
-
-
-def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run `main` on the best loop there is."""
-    # what is loaded by now stays; and cycles are few, so looking for them after every 700 objects is time lost
-    gc.freeze()
-    gc.set_threshold(GARBAGE_EVERY, 20, 50)
-    with asyncio.Runner(loop_factory=new_loop()) as runner:
-        say_once_that_none_is_left(runner.get_loop())
-        runner.run(main)
 
 
 def check_parsers() -> None:

@@ -15,6 +15,8 @@ from typing import Any
 
 import orjson
 
+from config.tasks import end
+
 log = logging.getLogger("siding.channel")
 
 CALL_SECONDS = 5.0
@@ -123,9 +125,7 @@ class Channel:
 
     async def close(self) -> None:
         """Stop; what still waits raises ChannelError."""
-        if self._reader_task is not None:
-            self._reader_task.cancel()
-            await asyncio.gather(self._reader_task, return_exceptions=True)
+        await end([self._reader_task])
         # it may not even have begun
         self._end()
         if self._writer is not None:

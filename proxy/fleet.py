@@ -33,8 +33,9 @@ from config.settings import ProxySettings
 from config.tasks import end as end_tasks
 from proxy.app import AdminListener, Worker, set_up_tracing
 from proxy.channel import Channel, ChannelError
+from proxy.loop import run
 from proxy.observe.live import Numbers, added_up
-from proxy.observe.metrics import write_out
+from proxy.observe.metrics import hit_rate, write_out
 from proxy.server.admin import PurgeOrder, admin_app
 from proxy.server.live import LiveSettings
 from proxy.siblings import KNOWN_SECONDS, Siblings
@@ -57,8 +58,6 @@ def work(
     settings: ProxySettings, flags: Mapping[str, bool], routes: RouteTable, port: int, end: socket.socket, group: str
 ) -> None:
     """A worker's life: serve, answer the parent, drain on SIGTERM or when the parent is gone."""
-    from proxy.__main__ import run  # noqa: PLC0415 - __main__ imports this module
-
     configure_logging(settings.log_level, settings.log_format)
     # a terminal tells all processes; the parent tells its workers
     for number in (signal.SIGINT, signal.SIGHUP):
@@ -338,7 +337,7 @@ class Fleet:
                 else:
                     total.setdefault(name, value)
         hits, misses = cast("int", total.get("cacheHits", 0)), cast("int", total.get("cacheMisses", 0))
-        total["cacheHitRate"] = f"{100 * hits / (hits + misses):.2f}%" if hits + misses else "0.00%"
+        total["cacheHitRate"] = hit_rate(hits, misses)
         return total
 
     async def live(self) -> Numbers:

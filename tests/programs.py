@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.local import redis_server
+from deploy.parts import redis_server
 
 FOLDER = Path(sys.prefix) / "programs"
 FETCH_SECONDS = 300.0

@@ -244,8 +244,8 @@ class Client:
 class Clock:
     """A wall clock that stands still until told."""
 
-    def __init__(self, now: float = 1_800_000_000.0) -> None:
-        self.now = now
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
 
     def __call__(self) -> float:
         return self.now
@@ -286,6 +286,11 @@ class Proxy:
         store = self.worker.store
         queues = (store._small, store._main)
         return [stored for queue in queues for slot in queue for stored in slot.variants]
+
+    def store_nothing(self) -> None:
+        """Take everything out of the memory tier."""
+        for stored in self.stored():
+            self.worker.store.remove(stored)
 
     @property
     def admin(self) -> str:
@@ -371,17 +376,16 @@ def joined(values: Iterable[str]) -> str:
 class Gate:
     """An origin that holds every answer back until opened."""
 
-    def __init__(self, origin: Origin, *fields: str, content: bytes = b"one", status: str = "200 OK") -> None:
+    def __init__(self, origin: Origin, *fields: str, content: bytes = b"one") -> None:
         self.open = asyncio.Event()
         self.origin = origin
         self.fields = fields
         self.content = content
-        self.status = status
         origin.script = self.script
 
     async def script(self, turn: Turn) -> None:
         await self.open.wait()
-        await turn.answer(self.content, *self.fields, status=self.status)
+        await turn.answer(self.content, *self.fields)
 
     async def asked(self, times: int = 1) -> None:
         await until(lambda: len(self.origin.requests) >= times)

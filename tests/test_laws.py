@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,6 +52,9 @@ LAYERS = {"proxy.policy": 0, "proxy.origin": 1, "proxy.store": 1, "proxy.observe
 """app -> server -> {origin, store, observe} -> policy; what is not listed is composed of these and stands above."""
 TOP = 3
 BELOW_ALL = frozenset({"proxy.errors"})
+
+MAPS = {"proxy.origin": "proxy", "proxy.server": "proxy"}
+"""Where the map of a package is, if not in its own `__init__.py`."""
 
 
 def module_of(path: Path) -> str:
@@ -116,6 +120,13 @@ def test_no_test_module_imports_another() -> None:
     assert len(names) > 100
     found = [(path.name, name) for path, its in names.items() for name in its if within(name, "tests")]
     assert [(path, name) for path, name in found if ".test_" in name] == []
+
+
+@pytest.mark.parametrize("package", [module for module, path in FILES.items() if path.name == "__init__.py"])
+def test_the_map_of_a_package_names_all_its_modules(package: str) -> None:
+    words = set(re.findall(r"\w+", FILES[MAPS.get(package, package)].read_text(encoding="utf-8")))
+    modules = {path.stem for path in FILES[package].parent.glob("[!_]*.py")}
+    assert modules - words == set()
 
 
 def test_there_is_something_to_hold() -> None:

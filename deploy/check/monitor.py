@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
+from config.tasks import end
 from deploy.asking import Ask, Unreachable, Way, why
 from deploy.check.criteria import Pool
 
@@ -65,8 +66,7 @@ async def pool_watched(monitor: Way) -> AsyncIterator[Callable[[], Pool | None]]
         yield lambda: _most(samples)
         await take()
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await end([task])
 
 
 def _most(samples: Sequence[_Sample]) -> Pool | None:

@@ -93,7 +93,7 @@ def _summary(handler: Handler) -> str:
     return (handler.__doc__ or "").partition("\n")[0]
 
 
-def make_app(report_seconds: float = REPORT_SECONDS) -> web.Application:
+def make_app(report_seconds: float) -> web.Application:
     """An example origin with a memory of its own. report_seconds -- how long making a report takes."""
     app = web.Application(client_max_size=MAX_JSON_BYTES, middlewares=[_count, _refuse_as_json])
     app[STATE] = State(report_seconds)

@@ -35,7 +35,6 @@ class Told(StrEnum):
 class Flipped:
     """before, after -- all flags of one listener."""
 
-    admin: str
     before: Mapping[str, bool]
     after: Mapping[str, bool]
     told: Told
@@ -66,7 +65,7 @@ async def flip(client: aiohttp.ClientSession, admin: str, wanted: Changes, token
     wrong = [name for name, on in changes.items() if on is not None and after[name] != on]
     if wrong:
         raise Failed(f"{admin} has not changed {', '.join(wrong)}")
-    return Flipped(admin, before, after, told)
+    return Flipped(before, after, told)
 
 
 class _NobodyToTell(Exception):

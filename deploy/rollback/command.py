@@ -254,7 +254,7 @@ def _perform(variables: Sequence[around.Variable], domain: around.Domain | None,
 
 
 def _drill(environ: Mapping[str, str]) -> int:
-    from deploy.local import PortTaken  # noqa: PLC0415 - at 3 a.m. flags do not wait for these imports
+    from deploy.addresses import PortTaken  # noqa: PLC0415 - at 3 a.m. flags do not wait for these imports
     from deploy.rollback.drill import Drill, DrillFailed, table  # noqa: PLC0415
 
     drill = Drill(lambda text: print(f"drill: {text}", file=sys.stderr, flush=True))

@@ -19,7 +19,8 @@ import orjson
 from config.flags import FlagName
 from deploy.asking import Answer, Ask, Way, why
 from deploy.check.monitor import HOMEWORK
-from deploy.local import SIMULATOR, Prepared, prepare
+from deploy.local import Prepared, prepare
+from deploy.parts import SIMULATOR
 from deploy.rollback.act import flip
 from deploy.rollback.switches import PROBES, SAFE
 from deploy.stack import Part, Stack, answers
@@ -41,6 +42,18 @@ REPORTERS = 2
 """Clients that ask for what takes the origin seconds; the others never wait for these."""
 FEWER_TOKENS = 300
 """A grading's prompt has more tokens as it is, and fewer as a compact one."""
+PROXYS = (
+    FlagName.ENABLE_QUERY_CACHE,
+    FlagName.ENABLE_ETAG,
+    FlagName.ENABLE_COMPRESSION,
+    FlagName.ENABLE_DEDUP,
+    FlagName.ENABLE_REDIS_CACHE,
+    FlagName.BYPASS,
+)
+MONITORS = (FlagName.USE_OPTIMIZED_PROMPTS, FlagName.ENABLE_QUERY_CACHE, FlagName.BYPASS)
+HERE = {"HOST": "127.0.0.1", "PORT": "0", "ADMIN_PORT": "0", "MONITOR_HOST": "127.0.0.1", "MONITOR_PORT": "0"}
+NOT_SETTINGS = frozenset({"PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONDONTWRITEBYTECODE"})
+"""What of the environment is not a setting."""
 QUICK = (
     Ask("subjects", "GET", "/api/subjects", {}, None),
     Ask("page", "GET", "/", {"Accept-Encoding": "gzip"}, None),
@@ -239,20 +252,6 @@ async def _started(parts: Sequence[Part]) -> AsyncIterator[Stack]:
         await asyncio.gather(run, up, return_exceptions=True)
 
 
-PROXYS = (
-    FlagName.ENABLE_QUERY_CACHE,
-    FlagName.ENABLE_ETAG,
-    FlagName.ENABLE_COMPRESSION,
-    FlagName.ENABLE_DEDUP,
-    FlagName.ENABLE_REDIS_CACHE,
-    FlagName.BYPASS,
-)
-MONITORS = (FlagName.USE_OPTIMIZED_PROMPTS, FlagName.ENABLE_QUERY_CACHE, FlagName.BYPASS)
-HERE = {"HOST": "127.0.0.1", "PORT": "0", "ADMIN_PORT": "0", "MONITOR_HOST": "127.0.0.1", "MONITOR_PORT": "0"}
-SETTLED_ELSEWHERE = frozenset({"PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONDONTWRITEBYTECODE"})
-"""What of the environment is not a setting."""
-
-
 @dataclass(slots=True)
 class Drill:
     """A drill on the local stack. tell -- is called with what comes next."""
@@ -264,7 +263,7 @@ class Drill:
 
     async def run(self, environ: Mapping[str, str]) -> None:
         """Take every step. Raises DrillFailed and PortTaken."""
-        kept = {name: value for name, value in environ.items() if name in SETTLED_ELSEWHERE}
+        kept = {name: value for name, value in environ.items() if name in NOT_SETTINGS}
         prepared = prepare([], {**kept, **HERE, "LOG_LEVEL": "warning"}, "siding rollback --drill")
         *others, proxy = map(_hasty, prepared.parts)
         through, past = f"http://{prepared.addresses.public}", f"http://{prepared.addresses.origin}"

@@ -10,7 +10,7 @@ import asyncpg
 from pool_monitor.advisor.detect import Finding, Safety, detect
 from pool_monitor.advisor.prove import Proof, prove, statements
 from pool_monitor.advisor.sources import Place
-from pool_monitor.pool import describe
+from pool_monitor.faults import describe
 
 MOST = 50
 """Statements that are looked at."""

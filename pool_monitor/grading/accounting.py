@@ -240,7 +240,7 @@ class Accounts:
     # -- outlasting a restart
 
     def as_saved(self) -> dict[str, Any]:
-        """JSON for `restored`."""
+        """JSON for `restore`."""
         return {"version": VERSION, "tallies": [[*key, asdict(tally)] for key, tally in self.tallies.items()]}
 
     def restore(self, saved: object) -> bool:

@@ -10,7 +10,7 @@ from pool_monitor.grading.care import BreakerState
 from pool_monitor.grading.turns import ObserveWait
 
 
-class Outcome(StrEnum):
+class Ended(StrEnum):
     """How an asking ended."""
 
     ANSWERED = "answered"
@@ -25,18 +25,18 @@ class Outcome(StrEnum):
     """the caller did, or what it sent broke off"""
 
 
-_OUTCOMES = {
-    "upstream_unreachable": Outcome.UNREACHABLE,
-    "upstream_cut": Outcome.CUT,
-    "upstream_timeout": Outcome.TIMED_OUT,
-    "upstream_circuit_open": Outcome.CIRCUIT_OPEN,
-    "too_many_waiting": Outcome.TOO_MANY_WAITING,
+_BY_CODE = {
+    "upstream_unreachable": Ended.UNREACHABLE,
+    "upstream_cut": Ended.CUT,
+    "upstream_timeout": Ended.TIMED_OUT,
+    "upstream_circuit_open": Ended.CIRCUIT_OPEN,
+    "too_many_waiting": Ended.TOO_MANY_WAITING,
 }
 
 
-def outcome_of(fault: UpstreamFault) -> Outcome:
-    """The outcome that a fault stands for."""
-    return _OUTCOMES.get(fault.code, Outcome.LEFT)
+def ended_by(fault: UpstreamFault) -> Ended:
+    """How one has ended that had no answer but this fault."""
+    return _BY_CODE.get(fault.code, Ended.LEFT)
 
 
 class Retried(StrEnum):
@@ -50,9 +50,9 @@ class Retried(StrEnum):
 class Observe(ObserveWait, Protocol):
     """Told of what happens; seconds in all."""
 
-    def asked(self, lane: Lane, outcome: Outcome, seconds: float) -> None: ...
+    def asked(self, lane: Lane, how: Ended, seconds: float) -> None: ...
 
-    def forwarded(self, outcome: Outcome, seconds: float) -> None: ...
+    def forwarded(self, how: Ended, seconds: float) -> None: ...
 
     def retried(self, reason: Retried) -> None: ...
 

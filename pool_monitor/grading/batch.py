@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from config.tasks import end
 from pool_monitor.grading.batch_asking import NO_TOKENS, Asking, Outcome, Tokens, refusal
 from pool_monitor.grading.batch_items import Item
 from pool_monitor.grading.calls import Call, UpstreamFault
@@ -20,6 +21,7 @@ log = logging.getLogger("siding.grading")
 
 CONCURRENCY = 8
 RUN_SECONDS = 3600.0
+"""The longest for all items of a run."""
 UNREAD_BYTES = 32 * 1024 * 1024
 """No more is asked for a reader who has so much yet to read."""
 
@@ -61,7 +63,7 @@ class Crew:
         self._do = do
         self._idle = idle
         self._may_start = may_start
-        self._tasks: set[asyncio.Future[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self.pending: deque[Work] = deque()
         self.fault: BaseException | None = None
 
@@ -104,10 +106,7 @@ class Crew:
     async def close(self) -> None:
         """Give up whatever is left."""
         self.stop()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(self._tasks)
 
 
 # -- a run
@@ -190,26 +189,17 @@ class Tally:
 class Run:
     """Works that are asked, and their results in the order in which they come, for whoever listens.
 
-    kept -- results stay, to be heard again; else each is gone once it was heard. seconds -- the longest for all.
-    listeners -- how many callers have joined it, counted by those who let them in.
+    kept -- results stay, to be heard again; else each is gone once it was heard. listeners -- how many callers have
+    joined it, counted by those who let them in.
     """
 
     def __init__(
-        self,
-        asking: Asking,
-        asker: Call,
-        works: Iterable[Work],
-        refused: Iterable[Item],
-        *,
-        kept: bool,
-        concurrency: int = CONCURRENCY,
-        seconds: float = RUN_SECONDS,
+        self, asking: Asking, asker: Call, works: Iterable[Work], refused: Iterable[Item], *, kept: bool
     ) -> None:
         self._asking = asking
         self._asker = asker
-        self._seconds = seconds
         self.kept = kept
-        self._crew = Crew(concurrency, self._do, self._tell, self._may_start)
+        self._crew = Crew(CONCURRENCY, self._do, self._tell, self._may_start)
         self._results: list[Result | None] = []
         self._failed: list[Work] = []
         self._unread = 0
@@ -231,7 +221,7 @@ class Run:
 
     def _begin(self, works: Iterable[Work], results: Iterable[Result] = ()) -> None:
         self._began = self._ended = self._asking.clock()
-        self._until = self._began + self._seconds
+        self._until = self._began + RUN_SECONDS
         for result in results:
             self._add(result)
         self._crew.add(works)

@@ -7,14 +7,14 @@ import hmac
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
 from pool_monitor.grading.accounting import tokens_in
 from pool_monitor.grading.batch_items import Refused
-from pool_monitor.grading.calls import Answer, Ask, Call, Fields, UpstreamFault, value_of
-from pool_monitor.grading.care import LONGEST_BELIEVED, error_code, is_hopeless, told_to_wait
+from pool_monitor.grading.calls import Answer, Ask, Call, UpstreamFault, value_of
+from pool_monitor.grading.care import LONGEST_BELIEVED, RateLimits, error_code, is_hopeless, told_to_wait
 from pool_monitor.grading.jsons import encoded, loaded
 
 log = logging.getLogger("siding.grading")
@@ -23,14 +23,6 @@ MOST_ATTEMPTS = 6
 """How often an item is asked in all, each by way of the upstream's own retries. Whether a longer wait than is believed
 has ended is asked until its batch has no more time."""
 ITEM_SECONDS = 600.0
-
-
-class Limits(Protocol):
-    """What the upstream's answers tell of its limits, as `care.RateLimits`; now -- monotonic, wall -- since 1970."""
-
-    def observe(self, key: str, fields: Fields, status: int, now: float, wall: float) -> None: ...
-
-    def wait(self, key: str, now: float) -> float: ...
 
 
 # -- what became of an item
@@ -140,7 +132,7 @@ class Asking:
     def __init__(
         self,
         ask: Ask,
-        limits: Limits,
+        limits: RateLimits,
         *,
         clock: Callable[[], float],
         wall: Callable[[], float],

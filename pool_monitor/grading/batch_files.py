@@ -16,10 +16,10 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, BinaryIO
 
-from pool_monitor.grading.calls import UpstreamFault
+from config.tasks import end
+from pool_monitor.grading.calls import CallersFault, UpstreamFault
 
 if sys.platform != "win32":  # which has no such limit
     import resource
@@ -55,11 +55,10 @@ def new_id(prefix: str) -> str:
 class Octets:
     """What is on disk under no name, until whoever holds it has closed it.
 
-    folder -- where; None: where temporary files go. freed -- called when nobody holds it any more.
+    freed -- called when nobody holds it any more.
     """
 
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
+    def __init__(self) -> None:
         self._stream: BinaryIO | None = None
         self._holders = 1
         self._lock = threading.Lock()
@@ -76,7 +75,7 @@ class Octets:
             if not self._holders:
                 return
             if self._stream is None:
-                self._stream = _nameless(self._folder)
+                self._stream = _nameless()
             left = memoryview(content)
             while left:
                 written = os.pwrite(self._stream.fileno(), left, at)
@@ -98,8 +97,8 @@ class Octets:
         self.freed()
 
 
-def _nameless(folder: Path | None) -> BinaryIO:
-    return tempfile.TemporaryFile(prefix="siding-batches-", buffering=0, dir=folder)
+def _nameless() -> BinaryIO:
+    return tempfile.TemporaryFile(prefix="siding-batches-", buffering=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +134,8 @@ class File:
 class Draft:
     """What is being written; on disk only when it is more than a piece, or kept. sender -- as given to Files.draft."""
 
-    def __init__(self, folder: Path | None, reserve: Callable[[int], None], sender: str | None) -> None:
-        self.octets = Octets(folder)
+    def __init__(self, reserve: Callable[[int], None], sender: str | None) -> None:
+        self.octets = Octets()
         self.sender = sender
         self._reserve = reserve
         self._buffer = bytearray()
@@ -231,22 +230,19 @@ def lines_of(stream: BinaryIO, begin: int, size: int) -> io.BufferedReader:
 
 
 class Files:
-    """See the module. folder -- where they are; None: where temporary files go. wall -- since 1970."""
+    """See the module. wall -- since 1970. keep_seconds -- the longest that one is kept."""
 
     def __init__(
         self,
         *,
         wall: Callable[[], float],
-        folder: Path | None = None,
         budget: int = BUDGET_BYTES,
-        keep_seconds: float = KEEP_SECONDS,
         most: int = MOST_FILES,
     ) -> None:
         self._wall = wall
-        self._folder = folder
         self._budget = budget
         self._most = most
-        self.keep_seconds = keep_seconds
+        self.keep_seconds = KEEP_SECONDS
         self._files: dict[str, File] = {}
         self._sweeper: asyncio.Task[None] | None = None
         self._on_disk = 0
@@ -259,7 +255,7 @@ class Files:
     async def start(self) -> None:
         """See whether there is a place for them. Raises FolderError."""
         try:
-            await asyncio.to_thread(lambda: _nameless(self._folder).close())
+            await asyncio.to_thread(lambda: _nameless().close())
         except OSError as fault:
             advice = "free some space, or set TMPDIR to a folder that can be written"
             why = f"no folder for files of batches can be made: {fault.strerror}; {advice}"
@@ -269,9 +265,7 @@ class Files:
 
     async def close(self) -> None:
         """Remove everything."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            await asyncio.gather(self._sweeper, return_exceptions=True)
+        await end([self._sweeper])
         for file in list(self._files.values()):
             self.remove(file)
 
@@ -287,7 +281,7 @@ class Files:
 
     def draft(self, sender: str | None = None) -> Draft:
         """Something to write to. Discard or keep it. sender -- the owner of what a caller sends; None: it is ours."""
-        return Draft(self._folder, partial(self._reserve, sender), sender)
+        return Draft(partial(self._reserve, sender), sender)
 
     def _reserve(self, sender: str | None, size: int) -> None:
         if size > 0:
@@ -354,7 +348,7 @@ class Files:
             self.remove(file)
             file = None
         if file is None or file.owner != owner:
-            raise UpstreamFault(404, "file_not_found", f"No such File object: {file_id}", "invalid_request_error")
+            raise CallersFault(404, "file_not_found", f"No such File object: {file_id}")
         return file
 
     def remove(self, file: File) -> None:

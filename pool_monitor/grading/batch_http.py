@@ -16,11 +16,11 @@ from typing import Any
 import orjson
 from aiohttp import hdrs, web
 
-from pool_monitor.grading.batch import CONCURRENCY, RUN_SECONDS, Result, Run, Work
+from pool_monitor.grading.batch import Result, Run, Work
 from pool_monitor.grading.batch_asking import Asking
 from pool_monitor.grading.batch_items import Parsed, Shares, content_digest, parse_array, parse_lines, together
 from pool_monitor.grading.batch_runs import BUSY_SECONDS, Runs
-from pool_monitor.grading.calls import Call, Lane, UpstreamFault
+from pool_monitor.grading.calls import Call, CallersFault, Lane, UpstreamFault
 from pool_monitor.grading.receiving import content_of
 
 MOST_REQUESTS = 1000
@@ -97,28 +97,12 @@ class BatchCompletions:
     may have one answer. secret -- of the keys of runs and owners.
     """
 
-    def __init__(
-        self,
-        asking: Asking,
-        runs: Runs,
-        call_of: CallOf,
-        *,
-        secret: bytes,
-        shares: Shares,
-        concurrency: int = CONCURRENCY,
-        most_requests: int = MOST_REQUESTS,
-        most_bytes: int = MOST_BYTES,
-        run_seconds: float = RUN_SECONDS,
-    ) -> None:
+    def __init__(self, asking: Asking, runs: Runs, call_of: CallOf, *, secret: bytes, shares: Shares) -> None:
         self._asking = asking
         self._runs = runs
         self._call_of = call_of
         self._secret = secret
         self._shares = shares
-        self._concurrency = concurrency
-        self._most_requests = most_requests
-        self._most_bytes = most_bytes
-        self._run_seconds = run_seconds
         self._reading = 0
 
     async def close(self) -> None:
@@ -129,7 +113,7 @@ class BatchCompletions:
         """Any method."""
         try:
             if request.method != "POST":
-                raise UpstreamFault(405, "method_not_allowed", "batches are posted", "invalid_request_error")
+                raise CallersFault(405, "method_not_allowed", "batches are posted")
             parsed = await self._parsed(request)
             asker = asker_of(request, self._call_of)
             key = self._key_of(request, asker)
@@ -149,14 +133,14 @@ class BatchCompletions:
             raise UpstreamFault(503, "too_many_batches", message, retry_after=BUSY_SECONDS)
         self._reading += 1
         try:
-            content, more = await content_of(request, self._most_bytes)
+            content, more = await content_of(request, MOST_BYTES)
             if more:
-                message = f"a batch may have {self._most_bytes} bytes"
-                raise UpstreamFault(413, "batch_too_large", message, "invalid_request_error")
+                message = f"a batch may have {MOST_BYTES} bytes"
+                raise CallersFault(413, "batch_too_large", message)
             parse = parse_lines if request.content_type in LINES else parse_array
             if len(content) > LARGE_BYTES:
-                return await asyncio.to_thread(parse, content, self._most_requests)
-            return parse(content, self._most_requests)
+                return await asyncio.to_thread(parse, content, MOST_REQUESTS)
+            return parse(content, MOST_REQUESTS)
         finally:
             self._reading -= 1
 
@@ -166,7 +150,7 @@ class BatchCompletions:
             return None
         if not 0 < len(given) <= MOST_KEY_CHARACTERS:
             message = f"Idempotency-Key must have 1 to {MOST_KEY_CHARACTERS} characters"
-            raise UpstreamFault(400, "invalid_idempotency_key", message, "invalid_request_error")
+            raise CallersFault(400, "invalid_idempotency_key", message)
         text = f"{asker.credential}\n\n{given}"
         return hmac.new(self._secret, text.encode("utf-8", "surrogateescape"), "sha256").hexdigest()
 
@@ -178,8 +162,6 @@ class BatchCompletions:
             [_work(group) for group in groups],
             [one.item for one in parsed if one.item.refused is not None],
             kept=kept,
-            concurrency=self._concurrency,
-            seconds=self._run_seconds,
         )
 
 

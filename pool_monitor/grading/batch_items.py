@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from config.words import counted, quoted
-from pool_monitor.grading.calls import UpstreamFault
+from pool_monitor.grading.calls import CallersFault, UpstreamFault
 from pool_monitor.grading.jsons import canonical
 
 CHAT = "/v1/chat/completions"
@@ -66,7 +66,7 @@ class _Bad(Exception):
 
 def malformed(message: str) -> UpstreamFault:
     """Nothing of it can be asked."""
-    return UpstreamFault(400, "invalid_batch", message, "invalid_request_error")
+    return CallersFault(400, "invalid_batch", message)
 
 
 # -- items
@@ -177,7 +177,7 @@ def _check_count(count: int, most: int) -> None:
         raise malformed("there is no request in it")
     if count > most:
         message = f"{counted(count, 'request')} are more than the {most} that are taken at once"
-        raise UpstreamFault(413, "too_many_requests_in_batch", message, "invalid_request_error")
+        raise CallersFault(413, "too_many_requests_in_batch", message)
 
 
 def content_digest(parsed: Iterable[Parsed]) -> bytes:

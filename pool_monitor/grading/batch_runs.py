@@ -8,12 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pool_monitor.grading.batch import Run
-from pool_monitor.grading.calls import UpstreamFault
+from pool_monitor.grading.calls import CallersFault, UpstreamFault
 
 MOST_RUNS = 16
+"""At once that are not over."""
 KEEP_SECONDS = 3600.0
+"""After so long without a listener one is forgotten."""
 KEEP_BYTES = 256 * 1024 * 1024
 KEEP_COUNT = 1000
+"""Of all kept ones; beyond that the oldest one that is over is forgotten first."""
 BUSY_SECONDS = 5.0
 
 
@@ -25,24 +28,9 @@ class _Kept:
 
 
 class Runs:
-    """Every run, and those that are kept by key. All times in seconds.
+    """Every run, and those that are kept by key."""
 
-    most -- runs at once that are not over. keep_seconds -- since somebody has listened last. keep_bytes, keep_count --
-    of all kept ones; beyond that the oldest one that is over is forgotten first.
-    """
-
-    def __init__(
-        self,
-        *,
-        most: int = MOST_RUNS,
-        keep_seconds: float = KEEP_SECONDS,
-        keep_bytes: int = KEEP_BYTES,
-        keep_count: int = KEEP_COUNT,
-    ) -> None:
-        self._most = most
-        self._keep_seconds = keep_seconds
-        self._keep_bytes = keep_bytes
-        self._keep_count = keep_count
+    def __init__(self) -> None:
         self._runs: set[Run] = set()
         self._kept: dict[str, _Kept] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -50,11 +38,6 @@ class Runs:
     def __len__(self) -> int:
         """How many are not over."""
         return sum(not run.over for run in self._runs)
-
-    @property
-    def kept(self) -> int:
-        """How many can be come back to."""
-        return len(self._kept)
 
     @contextmanager
     def joined(self, key: str | None, digest: bytes, begin: Callable[[], Run]) -> Iterator[tuple[Run, bool]]:
@@ -65,12 +48,7 @@ class Runs:
         """
         kept = self._kept.get(key) if key is not None else None
         if kept is not None and kept.digest != digest:
-            raise UpstreamFault(
-                422,
-                "idempotency_key_reused",
-                "this Idempotency-Key was used with other content before",
-                "invalid_request_error",
-            )
+            raise CallersFault(422, "idempotency_key_reused", "this Idempotency-Key was used with other content before")
         run = kept.run if kept is not None else self._begun(key, digest, begin)
         if key is not None:
             self._stop_timer(key)
@@ -83,9 +61,9 @@ class Runs:
             self._left(key, run)
 
     def _begun(self, key: str | None, digest: bytes, begin: Callable[[], Run]) -> Run:
-        if len(self) >= self._most:
+        if len(self) >= MOST_RUNS:
             raise UpstreamFault(
-                503, "too_many_batches", f"{self._most} batches are being asked already", retry_after=BUSY_SECONDS
+                503, "too_many_batches", f"{MOST_RUNS} batches are being asked already", retry_after=BUSY_SECONDS
             )
         run = begin()
         self._runs.add(run)
@@ -102,7 +80,7 @@ class Runs:
         elif not run.listeners:
             assert key is not None
             self._stop_timer(key)
-            kept.timer = asyncio.get_running_loop().call_later(self._keep_seconds, self._forget, key)
+            kept.timer = asyncio.get_running_loop().call_later(KEEP_SECONDS, self._forget, key)
         self._shrink()
 
     def _stop_timer(self, key: str) -> None:
@@ -112,9 +90,7 @@ class Runs:
 
     def _shrink(self) -> None:
         """Forget what is more than may be kept."""
-        while (
-            len(self._kept) > self._keep_count or sum(one.run.bytes for one in self._kept.values()) > self._keep_bytes
-        ):
+        while len(self._kept) > KEEP_COUNT or sum(one.run.bytes for one in self._kept.values()) > KEEP_BYTES:
             over = (key for key, one in self._kept.items() if one.run.over and not one.run.listeners)
             self._forget(next(over, next(iter(self._kept))))
 

@@ -27,7 +27,7 @@ from pool_monitor.grading.batch_form import Form, FormError
 from pool_monitor.grading.batch_http import CallOf, answer_fault, asker_of, owner_of
 from pool_monitor.grading.batch_items import CHAT
 from pool_monitor.grading.batches import BATCH_PREFIX, MOST_METADATA, WINDOW, Batches, endpoint_of
-from pool_monitor.grading.calls import Answer, Call, UpstreamFault
+from pool_monitor.grading.calls import Answer, Call, CallersFault, UpstreamFault
 from pool_monitor.grading.receiving import pieces_of
 
 log = logging.getLogger("siding.grading")
@@ -104,7 +104,7 @@ class BatchesApi:
                     batch = self._batches.find(self._owner(request), batch_id)
                     self._batches.cancel(batch)
                     return answer_json(200, batch.document)
-            raise UpstreamFault(404, "unknown_url", f"there is no {request.method} of this", "invalid_request_error")
+            raise CallersFault(404, "unknown_url", f"there is no {request.method} of this")
         except UpstreamFault as fault:
             return answer_fault(fault)
 
@@ -206,14 +206,14 @@ def _checked(given: dict[str, Any]) -> dict[str, str] | None:
     for name, value in wanted.items():
         if given.get(name) != value:
             message = f"{name} must be {value!r} for this file"
-            raise UpstreamFault(400, "invalid_value", message, "invalid_request_error")
+            raise CallersFault(400, "invalid_value", message)
     metadata = given.get("metadata")
     if metadata is None:
         return None
     texts = isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
     if not texts or len(metadata) > MOST_METADATA:
         message = f"metadata must be an object of at most {MOST_METADATA} texts"
-        raise UpstreamFault(400, "invalid_value", message, "invalid_request_error")
+        raise CallersFault(400, "invalid_value", message)
     return dict(metadata)
 
 
@@ -232,7 +232,7 @@ def _seconds(given: object, name: str) -> float | None:
     text = str(given)
     if not (re.fullmatch("[0-9]{1,9}", text) and FEWEST_SECONDS <= int(text) <= MOST_SECONDS):
         message = f"{name} must be a whole number from {FEWEST_SECONDS} to {MOST_SECONDS}"
-        raise UpstreamFault(400, "invalid_value", message, "invalid_request_error")
+        raise CallersFault(400, "invalid_value", message)
     return float(text)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 
+from config.tasks import end
 from config.told import Told
 from pool_monitor.grading import sse, tokens
 from pool_monitor.grading.accounting import NO_TEMPLATE, Accounts, Tally, Usage, asked, passed, spared
@@ -184,9 +185,7 @@ class Bookkeeping:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(2.0):
                     await self.counted()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         if self._file is not None:
             await self._save(self._file)
 

@@ -136,6 +136,13 @@ class UpstreamFault(Exception):
         return Answer(self.status, self.fields, orjson.dumps(self.document))
 
 
+class CallersFault(UpstreamFault):
+    """The caller asks for what cannot be done: an invalid request in OpenAI's words."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(status, code, message, "invalid_request_error")
+
+
 class Left(StrEnum):
     """Why a chat completion is forwarded as it came."""
 

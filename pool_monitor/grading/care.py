@@ -100,19 +100,21 @@ class BreakerState(StrEnum):
     HALF_OPEN = "half-open"
 
 
+FAILURES = 5
+REST = 1.0
+LONGEST_REST = 30.0
+
+
 class Breaker:
-    """Open after `failures` connections or answers in a row that did not come; then one probe after a rest, which
-    doubles while the probes fail. All times in seconds.
+    """Open after `FAILURES` connections or answers in a row that did not come; then one probe after a rest, which
+    doubles while the probes fail, up to `LONGEST_REST`. All times in seconds.
 
     A probe that is not heard of holds its place for as long as the rest was: an answer may take minutes.
     """
 
-    def __init__(self, failures: int = 5, rest: float = 1.0, longest_rest: float = 30.0) -> None:
-        self._most = failures
-        self._shortest = rest
-        self._longest = longest_rest
+    def __init__(self) -> None:
         self._failed = 0
-        self._rest = rest
+        self._rest = REST
         self._until: float | None = None
         self._probing = False
 
@@ -139,7 +141,7 @@ class Breaker:
     def succeeded(self) -> None:
         """The upstream has answered, be it with an error."""
         self._failed = 0
-        self._rest = self._shortest
+        self._rest = REST
         self._until = None
         self._probing = False
 
@@ -147,11 +149,11 @@ class Breaker:
         """No connection, or no answer in time."""
         self._failed += 1
         if self._until is None:
-            if self._failed >= self._most:
+            if self._failed >= FAILURES:
                 self._until = now + self._rest
         elif self._probing:
             self._probing = False
-            self._rest = min(self._longest, self._rest * 2)
+            self._rest = min(LONGEST_REST, self._rest * 2)
             self._until = now + self._rest
 
 

@@ -10,6 +10,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+from config.tasks import end
 from pool_monitor.grading.calls import Answer, Fields, UpstreamFault
 
 log = logging.getLogger("siding.grading")
@@ -165,9 +166,7 @@ class Collapse:
 
     async def close(self) -> None:
         """End whatever is still asked."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
 
 
 async def _run(produce: Produce, telling: Telling) -> None:

@@ -37,7 +37,6 @@ class DatasetError(Exception):
         if len(faults) > MOST_FAULTS:
             told.append(f"and {len(faults) - MOST_FAULTS} more")
         super().__init__("\n  ".join([f"{folder}: {counted(len(faults), 'fault')}:", *told]))
-        self.faults = tuple(faults)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from typing import Any, TextIO
 import openai
 
 from config.output import say
+from config.process import INTERRUPTED
 from config.words import counted, masked
 from pool_monitor.grading import images, tokens
 from pool_monitor.grading.calls import Left
@@ -55,7 +56,7 @@ from pool_monitor.grading.template_files import TemplatesError, load_templates
 from pool_monitor.grading.templates import Template
 
 PROG = "siding-monitor evaluate"
-UNUSABLE, GAVE_UP, INTERRUPTED = 2, 4, 130
+UNUSABLE, GAVE_UP = 2, 4
 STATUS = {Verdict.WITHIN: 0, Verdict.DIFFERENT: 1, Verdict.NOT_ENOUGH: 3, Verdict.UNDECIDED: 3}
 KEPT = ".siding-evaluate.jsonl"
 SMALLER_SIDES = (1024, 512)

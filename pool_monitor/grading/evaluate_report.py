@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pool_monitor.grading.dataset import Homework
 from pool_monitor.grading.evaluate_runs import Arm, Result
-from pool_monitor.grading.paired import Finding, Interval, bootstrap, judge
+from pool_monitor.grading.paired import Finding, Interval, bootstrap, judge, seeded
 from pool_monitor.grading.quality import QualityFields, against, compare, total
 from pool_monitor.grading.quality_report import finding_json, interval_json
 
-SEED = 1
 Answers = Mapping[tuple[str, Arm, int], Result]
 """By homework's name, way and repeat."""
 Bill = Callable[[Mapping[str, Any]], float | None]
@@ -53,10 +51,6 @@ class Evaluation:
     itself: Interval | None
 
 
-def _seeded() -> random.Random:
-    return random.Random(SEED)  # noqa: S311 - it draws samples
-
-
 def evaluate(
     homeworks: Sequence[Homework],
     arms: tuple[Arm, Arm],
@@ -78,7 +72,7 @@ def evaluate(
             rows.append([sum(column) for column in zip(*(row for row, _ in graded), strict=True)])
             # a question that is asked again is no further question
             clusters.append(graded[0][1])
-    found: list[Interval | None] = [*bootstrap(rows, _seeded())] or [None] * 5
+    found: list[Interval | None] = [*bootstrap(rows, seeded())] or [None] * 5
     first, second, difference, points, agreement = found
     return Evaluation(
         arms,
@@ -114,7 +108,7 @@ def _itself(homeworks: Sequence[Homework], arm: Arm, answers: Answers, named: Qu
         if twice[0] is not None and twice[1] is not None:
             both = compare(twice[0].answer or {}, twice[1].answer or {}, named)
             rows.append((both.questions, both.same_grade))
-    found = bootstrap(rows, _seeded())
+    found = bootstrap(rows, seeded())
     return found[0] if found else None
 
 

@@ -13,8 +13,8 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
-from pool_monitor.grading.asking import Observe, Outcome, Retried, outcome_of
-from pool_monitor.grading.calls import UpstreamFault
+from pool_monitor.grading.asking import Ended, Observe, Retried, ended_by
+from pool_monitor.grading.calls import CallersFault, UpstreamFault
 from pool_monitor.grading.wire import (
     PIECE_BYTES,
     Failure,
@@ -22,8 +22,8 @@ from pool_monitor.grading.wire import (
     as_text,
     end_to_end,
     failure_of,
+    in_pieces,
     length_of,
-    pieces_of,
     sendable,
 )
 
@@ -120,7 +120,7 @@ class Forwarding:
     ) -> AsyncIterator[Forwarded]:
         """See Upstream.forward."""
         began = self._clock()
-        outcome = Outcome.LEFT
+        outcome = Ended.LEFT
         response: aiohttp.ClientResponse | None = None
         try:
             sent = CIMultiDict((name, sendable(value)) for name, value in end_to_end(fields, _NOT_FORWARDED))
@@ -130,9 +130,9 @@ class Forwarding:
                 sent["Content-Length"] = length_of(sent["Content-Length"])
             response = await self._answered(method, self._url_of(path), sent, content)
             yield Forwarded(response, self._ended)
-            outcome = Outcome.ANSWERED if response.status < 400 else Outcome.ERROR
+            outcome = Ended.ANSWERED if response.status < 400 else Ended.ERROR
         except UpstreamFault as fault:
-            outcome = outcome_of(fault)
+            outcome = ended_by(fault)
             raise
         finally:
             if response is not None:
@@ -141,9 +141,9 @@ class Forwarding:
 
     def _url_of(self, path: str) -> URL:
         if (path and path[0] not in "/?") or leads_out(path):
-            raise UpstreamFault(404, "unknown_url", "there is no such path below /v1", "invalid_request_error")
+            raise CallersFault(404, "unknown_url", "there is no such path below /v1")
         if "#" in path:
-            raise UpstreamFault(400, "invalid_url", "a request's target has no fragment", "invalid_request_error")
+            raise CallersFault(400, "invalid_url", "a request's target has no fragment")
         return URL(self._base + path, encoded=True)
 
     async def _answered(
@@ -168,7 +168,7 @@ class Forwarding:
         try:
             async with asyncio.timeout(self._connect_seconds + self._silence) as watch:
                 if content is not None and (not isinstance(content, bytes) or len(content) > PIECE_BYTES):
-                    pieces = pieces_of(content) if isinstance(content, bytes) else content
+                    pieces = in_pieces(content) if isinstance(content, bytes) else content
                     upload = Upload(pieces, watch, self._silence)
                 try:
                     response = await self._session.request(

@@ -35,7 +35,6 @@ class Health:
 
     state: State = State.ON
     until: float = 0.0
-    switched_off: int = 0
     _pause: float = OFF_SECONDS
     _failed: deque[bool] = field(default_factory=lambda: deque(maxlen=WINDOW))
     _asked: int = 0
@@ -87,5 +86,4 @@ class Health:
 
     def _switch_off(self, now: float) -> None:
         self.state, self.until = State.OFF, now + self._pause
-        self.switched_off += 1
         self._failed.clear()

@@ -14,19 +14,18 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from pool_monitor.grading.accounting import Tally
+from pool_monitor.grading.asking import Ended, Retried
 from pool_monitor.grading.calls import Lane
 from pool_monitor.grading.care import BreakerState
 from pool_monitor.grading.health import Health, State
 from pool_monitor.grading.observed import Served
 from pool_monitor.grading.outcomes import Outcome
-from pool_monitor.grading.upstream import Outcome as Asked
-from pool_monitor.grading.upstream import Retried
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0)
 
 
 class GradingMetrics:
-    """Counts on `registry` what is told of requests, askings and the upstream (`upstream.Observe` among others)."""
+    """Counts on `registry` what is told of requests, askings and the upstream (`asking.Observe` among others)."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def histogram(name: str, meaning: str, *labels: str) -> Histogram:
@@ -85,15 +84,15 @@ class GradingMetrics:
             if count:
                 self._tokens.labels(template, model, figure, direction).inc(count)
 
-    # -- upstream.Observe
+    # -- asking.Observe
 
-    def asked(self, lane: Lane, outcome: Asked, seconds: float) -> None:
+    def asked(self, lane: Lane, how: Ended, seconds: float) -> None:
         """A completion was asked of the upstream."""
-        self._upstream.labels(lane.value, outcome.value).observe(seconds)
+        self._upstream.labels(lane.value, how.value).observe(seconds)
 
-    def forwarded(self, outcome: Asked, seconds: float) -> None:
+    def forwarded(self, how: Ended, seconds: float) -> None:
         """A request was forwarded."""
-        self._forwarded.labels(outcome.value).observe(seconds)
+        self._forwarded.labels(how.value).observe(seconds)
 
     def retried(self, reason: Retried) -> None:
         """A request is asked again."""

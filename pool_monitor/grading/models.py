@@ -29,7 +29,6 @@ class ModelsError(ValueError):
 
     def __init__(self, path: Path, faults: Sequence[str]) -> None:
         super().__init__("\n  ".join([f"GRADING_MODELS_FILE {path}: {counted(len(faults), 'fault')}:", *faults]))
-        self.faults = tuple(faults)
 
 
 class _PricesFile(BaseModel):

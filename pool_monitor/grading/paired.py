@@ -15,6 +15,7 @@ from statistics import NormalDist
 
 MARGIN = 0.02
 CONFIDENCE = 0.95
+SEED = 1
 POWER = 0.8
 RESAMPLES = 2000
 MOST_GROUPS = 400
@@ -80,12 +81,12 @@ def mcnemar(first_only: int, second_only: int) -> McNemar:
 # -- bootstrap
 
 
-def bootstrap(
-    clusters: Sequence[Sequence[float]],
-    chance: random.Random,
-    resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
-) -> list[Interval]:
+def seeded() -> random.Random:
+    """Equal homeworks give equal intervals."""
+    return random.Random(SEED)  # noqa: S311 - it draws samples
+
+
+def bootstrap(clusters: Sequence[Sequence[float]], chance: random.Random, resamples: int = RESAMPLES) -> list[Interval]:
     """Means with percentile intervals, one for each sum that the clusters have.
 
     clusters -- for each its size and then its sums; clusters are drawn, not what is in them. None: no intervals.
@@ -102,7 +103,7 @@ def bootstrap(
         for means, column in zip(drawn, columns[1:], strict=True):
             means.append(sum(map(column.__getitem__, taken)) / size)
     size = sum(columns[0])
-    return [_interval(sum(column) / size, means, confidence) for column, means in zip(columns[1:], drawn, strict=True)]
+    return [_interval(sum(column) / size, means) for column, means in zip(columns[1:], drawn, strict=True)]
 
 
 def _grouped(rows: list[Sequence[float]], chance: random.Random) -> list[Sequence[float]]:
@@ -113,9 +114,9 @@ def _grouped(rows: list[Sequence[float]], chance: random.Random) -> list[Sequenc
     return [[sum(column) for column in zip(*shuffled[one::MOST_GROUPS], strict=True)] for one in range(MOST_GROUPS)]
 
 
-def _interval(estimate: float, means: list[float], confidence: float) -> Interval:
+def _interval(estimate: float, means: list[float]) -> Interval:
     ordered = sorted(means)
-    outside = (1 - confidence) / 2
+    outside = (1 - CONFIDENCE) / 2
     last = len(ordered) - 1
     return Interval(estimate, ordered[math.floor(outside * last)], ordered[math.ceil((1 - outside) * last)])
 

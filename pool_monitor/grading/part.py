@@ -31,10 +31,11 @@ from pool_monitor.grading.metrics import GradingMetrics, levels
 from pool_monitor.grading.models import Models
 from pool_monitor.grading.outcomes import Outcome, said_by
 from pool_monitor.grading.reading import read_answer
-from pool_monitor.grading.serve import Grading, without_own_fields
+from pool_monitor.grading.serve import Grading
 from pool_monitor.grading.shadow import Budget, Shadow
 from pool_monitor.grading.stored import Stored
 from pool_monitor.grading.templates import Recognised, Template
+from pool_monitor.grading.to_caller import without_own_fields
 from pool_monitor.grading.upstream import Upstream
 
 
@@ -141,7 +142,7 @@ class GradingPart:
         """What stands now, as gauges."""
         upstream = self.upstream
         yield from levels(
-            upstream.waiting, upstream.in_use, upstream.breaker_state, self.completions.healths, self.stored.bytes
+            upstream.waiting, upstream.in_use, upstream.breaker_state, self.completions.healths, self.stored.held.bytes
         )
         yield from self.shadow.levels()
 

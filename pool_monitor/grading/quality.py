@@ -182,7 +182,7 @@ def _leaves(questions: Iterable[Question], named: QualityFields, above: str, dep
             yield number, question
 
 
-def questions_of(questions: Iterable[Question], named: QualityFields = PLAN) -> list[Numbered]:
+def questions_of(questions: Iterable[Question], named: QualityFields) -> list[Numbered]:
     """Every question with its number; one that has parts is these, numbered 1a whether said as 1a or as a."""
     return list(islice(_leaves(questions, named, "", DEEPEST), MOST_QUESTIONS))
 
@@ -213,8 +213,8 @@ def _grade(question: Question | None, named: QualityFields) -> str:
 class Compared:
     """One homework in the original and the compact way; counts of questions, and none of its texts.
 
-    good -- without labels: graded correct; with labels: graded as labelled. A question that one way did not find is
-    not good in it, its grade differs, and it has no points there. points -- compact minus original, added up.
+    only_original, only_compact -- graded correct in that way alone. A question that one way did not find is not
+    correct in it, its grade differs, and it has no points there. points -- compact minus original, added up.
     """
 
     questions: int
@@ -223,13 +223,16 @@ class Compared:
     same_grade: int
     same_points: int
     same_count: bool
-    good_in_both: int
     only_original: int
     only_compact: int
     points: float
 
 
-def _compared(pairs: Sequence[Pair], good: Sequence[tuple[bool, bool]], named: QualityFields) -> Compared:
+def compare(original: Answer, compact: Answer, named: QualityFields = PLAN) -> Compared:
+    """Two answers to one homework whose true grades nobody knows."""
+    pairs = align(_listed(original, named.questions), _listed(compact, named.questions), named)
+    correct = plain(named.correct)
+    good = [(_grade(one, named) == correct, _grade(other, named) == correct) for one, other in pairs]
     both = [(one, other) for one, other in pairs if one is not None and other is not None]
     differences = [_points(other, named) - _points(one, named) for one, other in pairs]
     return Compared(
@@ -239,19 +242,10 @@ def _compared(pairs: Sequence[Pair], good: Sequence[tuple[bool, bool]], named: Q
         same_grade=sum(_grade(one, named) == _grade(other, named) for one, other in both),
         same_points=sum(abs(_points(one, named) - _points(other, named)) < SAME_POINTS for one, other in both),
         same_count=len(both) == len(pairs),
-        good_in_both=sum(one and other for one, other in good),
         only_original=sum(one and not other for one, other in good),
         only_compact=sum(other and not one for one, other in good),
         points=sum(differences),
     )
-
-
-def compare(original: Answer, compact: Answer, named: QualityFields = PLAN) -> Compared:
-    """Two answers to one homework whose true grades nobody knows."""
-    pairs = align(_listed(original, named.questions), _listed(compact, named.questions), named)
-    correct = plain(named.correct)
-    good = [(_grade(one, named) == correct, _grade(other, named) == correct) for one, other in pairs]
-    return _compared(pairs, good, named)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,18 +1,18 @@
-"""What a caller sends, piece by piece or whole."""
+"""What a caller sends, piece by piece or whole, or to be sent on."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 
 from aiohttp import hdrs, web
 
 from config.told import Episode
-from pool_monitor.grading.calls import UpstreamFault
-from pool_monitor.grading.wire import length_of
+from pool_monitor.grading.calls import CallersFault
+from pool_monitor.grading.wire import in_pieces, length_of
 
 log = logging.getLogger("siding.grading")
 
@@ -74,7 +74,7 @@ async def pieces_of(request: web.Request) -> AsyncGenerator[bytes, None]:
             return
         except TimeoutError:
             message = f"nothing arrived for {READ_SECONDS:.0f} s"
-            raise UpstreamFault(408, "request_timeout", message, "invalid_request_error") from None
+            raise CallersFault(408, "request_timeout", message) from None
         yield piece
 
 
@@ -90,3 +90,26 @@ async def content_of(request: web.Request, most: int, share: Share | None = None
             if (share is not None and not share.take(len(piece))) or len(content) > most:
                 return bytes(content), True
     return bytes(content), False
+
+
+def all_of(
+    request: web.Request, begin: bytes = b"", sent: Callable[[], None] | None = None
+) -> AsyncIterator[bytes] | None:
+    """The content as it arrives, after what was read of it; None where there is none.
+
+    sent -- called once what was read is on its way, and no longer held.
+    """
+    if not request.can_read_body and not begin:
+        return None
+
+    async def pieces() -> AsyncIterator[bytes]:
+        nonlocal begin
+        async for piece in in_pieces(begin):
+            yield piece
+        begin = b""
+        if sent is not None:
+            sent()
+        async for piece in request.content.iter_any():
+            yield piece
+
+    return pieces()

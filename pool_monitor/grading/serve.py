@@ -14,20 +14,20 @@ from typing import Any
 
 import orjson
 from aiohttp import hdrs, web
-from multidict import CIMultiDict
 
 from config.flags import Flags
 from pool_monitor.grading.bookkeeping import Bookkeeping
-from pool_monitor.grading.calls import Answer, Call, Expansion, Fields, Lane, Left, UpstreamFault, coding_of
+from pool_monitor.grading.calls import Answer, Call, CallersFault, Expansion, Lane, Left, UpstreamFault, coding_of
 from pool_monitor.grading.collapse import Collapse, Telling
 from pool_monitor.grading.completions import Completions
 from pool_monitor.grading.observed import Found, Served
 from pool_monitor.grading.outcomes import Outcome
-from pool_monitor.grading.receiving import TOGETHER, Room, Share, content_of
-from pool_monitor.grading.stored import Stored, Where, is_whole, key_of, repeatable, shareable
-from pool_monitor.grading.templates import AS_ASKED, Recognised, Template, may_hold, recognise, with_detail
+from pool_monitor.grading.receiving import TOGETHER, Room, Share, all_of, content_of
+from pool_monitor.grading.stored import Stored, is_whole, key_of, repeatable, shareable
+from pool_monitor.grading.templates import Recognised, Template, may_hold, recognise, with_detail
+from pool_monitor.grading.to_caller import as_it_came, broken_off, tell, tell_answer
 from pool_monitor.grading.upstream import Upstream
-from pool_monitor.grading.wire import OF_OCTETS, end_to_end, pieces_of
+from pool_monitor.grading.wire import OF_OCTETS, end_to_end
 from pool_monitor.request_traces import SERVED
 
 PREFIX = "/v1"
@@ -41,26 +41,7 @@ _TEMPERATURE = b'"temperature"'
 _NOT_SENT_ON = OF_OCTETS | {"host", "content-length", "content-type", "content-encoding", "accept-encoding", "expect"}
 _OF_ITS_LENGTH = frozenset({"content-length"})
 _STORABLE = frozenset({Expansion.EXPANDED, Expansion.REPAIRED, Expansion.ALREADY_FULL, Expansion.ASKED_AGAIN})
-COLLAPSED = "siding; fwd=miss; collapsed"
-_GIVEN = web.ResponseKey("given", frozenset[str])
-_MADE_BY_SERVER = (hdrs.SERVER, hdrs.DATE, hdrs.CONTENT_TYPE)
-
-
-async def without_own_fields(_: web.Request, response: web.StreamResponse) -> None:
-    """For `Application.on_response_prepare`: what is answered as it came has no fields of the server's own."""
-    given = response.get(_GIVEN)
-    if given is not None:
-        for name in _MADE_BY_SERVER:
-            if name not in given:
-                response.headers.popall(name, None)
-
-
-def as_it_came(status: int, reason: str | None, fields: Sequence[tuple[str, str]]) -> web.StreamResponse:
-    """A response with these fields and no others, whose content follows."""
-    headers = CIMultiDict(fields)
-    response = web.StreamResponse(status=status, reason=reason, headers=headers)
-    response[_GIVEN] = frozenset(name for name in _MADE_BY_SERVER if name in headers)
-    return response
+COLLAPSED = ("Cache-Status", "siding; fwd=miss; collapsed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +96,7 @@ class Grading:
         secret: bytes,
         seconds: float,
         max_content_bytes: int,
-        detail: str = AS_ASKED,
+        detail: str,
     ) -> None:
         self._flags = flags
         self._upstream = upstream
@@ -147,10 +128,10 @@ class Grading:
                 if served.chat and not self._flags.bypass:
                     return await self._chat(request, served)
                 served.left = Left.OFF if served.chat else None
-                return await self._forward(request, served, _all_of(request))
+                return await self._forward(request, served, all_of(request))
             except UpstreamFault as fault:
                 served.status = fault.status
-                return await self._tell_answer(request, fault.answer)
+                return await tell_answer(request, fault.answer)
 
     @contextmanager
     def _observed(self, served: Served, deadline: float = math.inf) -> Iterator[None]:
@@ -210,7 +191,7 @@ class Grading:
         except UpstreamFault as fault:
             if response is None:
                 raise
-            return _broken_off(request, response, served, fault)
+            return broken_off(request, response, served, fault)
         await response.write_eof()
         if booked:
             self._books.passed(seen.content, coding_of(answer.fields))
@@ -222,18 +203,18 @@ class Grading:
         flags = self._flags
         if not (flags.optimized_prompts or flags.dedup or flags.completion_cache or self._offer):
             served.left = Left.OFF
-            return await self._forward(request, served, _all_of(request))
+            return await self._forward(request, served, all_of(request))
         if request.headers.get(hdrs.CONTENT_TYPE) is not None and request.content_type != JSON:
             # what is made of it would be told of as JSON, which the upstream would not have taken it for
             served.left = Left.NOT_JSON
-            return await self._forward(request, served, _all_of(request))
+            return await self._forward(request, served, all_of(request))
         share = Share(self._room)
         try:
             content, more = await content_of(request, self._max_content_bytes, share)
             if not more:
                 return await self._looked_into(request, served, content)
             served.left = Left.TOO_LARGE
-            rest = _all_of(request, content, share.give)
+            rest = all_of(request, content, share.give)
             # the caller may take for ever to send what is behind it
             del content
             return await self._forward(request, served, rest)
@@ -315,7 +296,7 @@ class Grading:
         """From what is kept, or from an equal request that is being asked, or asked now."""
         if (kept := await self._kept(call, decision, key, served)) is not None:
             answer, left = kept
-            return await self._tell_answer(request, answer, f"siding; hit; ttl={left:.0f}")
+            return await tell_answer(request, answer, f"siding; hit; ttl={left:.0f}")
         key_in_flight = _in_lane(key, call) if self._flags.dedup else None
         while True:
             async with self.collapse.join(key_in_flight, produce) as (telling, collapsed):
@@ -327,9 +308,9 @@ class Grading:
                         continue
                     raise
                 if not collapsed:
-                    return await self._tell(request, telling, served, fields)
+                    return await tell(request, telling, served, fields)
                 fields = tuple(pair for pair in fields if pair[0].lower() != "set-cookie")
-                response = await self._tell(request, telling, served, _with_status(fields, COLLAPSED))
+                response = await tell(request, telling, served, (*fields, COLLAPSED))
                 self._spare(decision, Answer(served.status, fields, telling.content))
                 return response
 
@@ -338,8 +319,7 @@ class Grading:
         found = await self._stored.find(key) if self._keeps(call) else None
         if found is None:
             return None
-        answer, where, left = found
-        served.found = Found.HIT if where is Where.MEMORY else Found.SHARED
+        answer, served.found, left = found
         served.status = answer.status
         self._spare(decision, answer)
         return answer, left
@@ -377,31 +357,6 @@ class Grading:
         if is_whole(answer, stream=call.body.get("stream") is True):
             self._stored.keep(key, answer)
 
-    # -- answering
-
-    async def _tell_answer(
-        self, request: web.Request, answer: Answer, cache_status: str | None = None
-    ) -> web.StreamResponse:
-        fields = (*_with_status(answer.fields, cache_status), ("Content-Length", str(len(answer.content))))
-        response = as_it_came(answer.status, None, fields)
-        await response.prepare(request)
-        await response.write_eof(answer.content)
-        return response
-
-    async def _tell(self, request: web.Request, telling: Telling, served: Served, fields: Fields) -> web.StreamResponse:
-        if telling.ended and not telling.broken:
-            return await self._tell_answer(request, Answer(telling.status, fields, telling.content))
-        response = as_it_came(telling.status, None, fields)
-        await response.prepare(request)
-        try:
-            async with aclosing(telling.pieces()) as pieces:
-                async for piece in pieces:
-                    await response.write(piece)
-        except UpstreamFault as fault:
-            return _broken_off(request, response, served, fault)
-        await response.write_eof()
-        return response
-
     # -- for batches and the like
 
     def shares(self, body: Mapping[str, Any]) -> bool:
@@ -430,7 +385,7 @@ class Grading:
             try:
                 key = await self._key(call, decision.form, LARGE_BYTES + 1)
             except TypeError as fault:
-                raise UpstreamFault(400, "invalid_request", "it is nested too deep", "invalid_request_error") from fault
+                raise CallersFault(400, "invalid_request", "it is nested too deep") from fault
             if not self._flags.bypass and (kept := await self._kept(call, decision, key, served)) is not None:
                 return kept[0]
             key_in_flight = _in_lane(key, call) if shares else None
@@ -463,16 +418,6 @@ def _target_of(request: web.Request) -> str:
     return target.removeprefix(PREFIX)
 
 
-def _broken_off(
-    request: web.Request, response: web.StreamResponse, served: Served, fault: UpstreamFault
-) -> web.StreamResponse:
-    """The caller must see that it is not whole, and the connection cannot be used for anything else."""
-    served.status = fault.status
-    if request.transport is not None:
-        request.transport.abort()
-    return response
-
-
 def _form_of(request: web.Request) -> str:
     """What is answered as it came is so in the content coding that was asked for."""
     return f"as-it-came {request.raw_path} {','.join(request.headers.getall(hdrs.ACCEPT_ENCODING, ()))}"
@@ -495,30 +440,3 @@ class _Seen:
     @property
     def content(self) -> bytes:
         return b"".join(self._pieces)
-
-
-def _with_status(fields: Fields, cache_status: str | None) -> Fields:
-    return fields if cache_status is None else (*fields, ("Cache-Status", cache_status))
-
-
-def _all_of(
-    request: web.Request, begin: bytes = b"", sent: Callable[[], None] | None = None
-) -> AsyncIterator[bytes] | None:
-    """The content as it arrives, after what was read of it; None where there is none.
-
-    sent -- called once what was read is on its way, and no longer held.
-    """
-    if not request.can_read_body and not begin:
-        return None
-
-    async def pieces() -> AsyncIterator[bytes]:
-        nonlocal begin
-        async for piece in pieces_of(begin):
-            yield piece
-        begin = b""
-        if sent is not None:
-            sent()
-        async for piece in request.content.iter_any():
-            yield piece
-
-    return pieces()

@@ -20,9 +20,11 @@ from typing import Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
+from config.tasks import end
 from pool_monitor.grading.calls import Answer, Ask, Call, Lane, UpstreamFault
 from pool_monitor.grading.jsons import decoded
 from pool_monitor.grading.outcomes import said_by, tier_of, usage_of
+from pool_monitor.grading.paired import seeded
 from pool_monitor.grading.quality import Compared, Summary, compare, fields_of, summarise
 from pool_monitor.grading.quality_report import PREFIX, summary_json, summary_levels
 from pool_monitor.grading.reading import Form, Read
@@ -34,7 +36,6 @@ AT_ONCE = 2
 MOST_WAITING = 8
 MOST_WAITING_CHARACTERS = 64 * 1024 * 1024
 MOST_HOMEWORKS = 5000
-SEED = 1
 DAY_SECONDS = 86_400.0
 WHAT = "the share of questions graded correct"
 _NOT_REPEATED = frozenset({"stream", "stream_options", "store", "metadata"})
@@ -157,7 +158,7 @@ class Shadow:
         self._kept: deque[tuple[str, Compared]] = deque(maxlen=MOST_HOMEWORKS)
         self._unseen = 0
         self._refreshing = asyncio.Lock()
-        self._all = summarise((), _seeded(), WHAT)
+        self._all = summarise((), seeded(), WHAT)
         self._by_template: dict[str, Summary] = {}
 
     def start(self) -> None:
@@ -168,9 +169,7 @@ class Shadow:
     async def close(self) -> None:
         """End what is being asked; nothing is taken any more."""
         self._closed = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         self._tasks.clear()
         while not self._queue.empty():
             self._drop(self._queue.get_nowait(), Shadowed.CLOSED)
@@ -300,20 +299,15 @@ class Shadow:
         yield from summary_levels(self._by_template)
 
 
-def _seeded() -> random.Random:
-    """Equal homeworks give equal intervals."""
-    return random.Random(SEED)  # noqa: S311 - it draws samples
-
-
 def _summaries(kept: list[tuple[str, Compared]]) -> tuple[Summary, dict[str, Summary]]:
     """Of all, and by template. In a thread."""
     names = sorted({name for name, _ in kept})
     by_template = {
-        name: summarise([compared for other, compared in kept if other == name], _seeded(), WHAT) for name in names
+        name: summarise([compared for other, compared in kept if other == name], seeded(), WHAT) for name in names
     }
     if len(names) == 1:
         return by_template[names[0]], by_template
-    return summarise([compared for _, compared in kept], _seeded(), WHAT), by_template
+    return summarise([compared for _, compared in kept], seeded(), WHAT), by_template
 
 
 def _said(answer: Answer) -> tuple[str | None, Mapping[str, Any] | None, str]:

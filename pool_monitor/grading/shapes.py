@@ -193,27 +193,3 @@ def _is_of(value: object, name: str) -> bool:
             return _is_number(value) and (isinstance(value, int) or float(value).is_integer())  # type: ignore[arg-type]
         case _:
             return _is_number(value)
-
-
-def json_schema(shape: Shape) -> Document:
-    """The full answer's JSON Schema (2020-12)."""
-    definitions = {name: _object_schema(fields) for name, fields in shape.records.items()}
-    return {**_object_schema(shape.fields), "$defs": definitions}
-
-
-def _object_schema(fields: tuple[Field, ...]) -> Document:
-    return {
-        "type": "object",
-        "properties": {one.name: _field_schema(one) for one in fields},
-        "required": [one.name for one in fields],
-        "additionalProperties": False,
-    }
-
-
-def _field_schema(one: Field) -> Document:
-    if one.object is not None:
-        return {"$ref": f"#/$defs/{one.object}"}
-    if one.rows is not None:
-        return {"type": "array", "items": {"$ref": f"#/$defs/{one.rows}"}}
-    types = one.types[0] if len(one.types) == 1 else list(one.types)
-    return {"type": types, "enum": list(one.enum)} if one.enum else {"type": types}

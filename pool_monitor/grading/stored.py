@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import orjson
@@ -22,8 +20,10 @@ from config.tracing import apart
 from pool_monitor.grading import sse
 from pool_monitor.grading.calls import Answer, Call, Fields, UpstreamFault, coding_of
 from pool_monitor.grading.jsons import canonical, decoded
+from pool_monitor.grading.observed import Found
 from pool_monitor.grading.outcomes import said_by
 from pool_monitor.grading.wire import without_coding
+from pool_monitor.kept import Kept
 
 VERSION = 1
 OVERHEAD_BYTES = 1000
@@ -58,13 +58,6 @@ def _ends(chunk: Mapping[str, Any]) -> bool:
     return isinstance(first, dict) and first.get("finish_reason") is not None
 
 
-class Where(StrEnum):
-    """Where a kept answer was."""
-
-    MEMORY = "memory"
-    SHARED = "shared"
-
-
 def key_of(call: Call, secret: bytes, form: str) -> bytes:
     """What equal requests have in common: content in its canonical form, credential, and other fields.
 
@@ -96,7 +89,7 @@ def shareable(call: Call, *, known: bool) -> bool:
 
 
 @dataclass(slots=True)
-class _Kept:
+class _Answer:
     answer: Answer
     until: float
 
@@ -121,22 +114,17 @@ class Stored:
         self._clock = clock
         self._tier = tier
         self._shared = shared
-        self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
-        self.bytes = 0
+        self.held: Kept[bytes, _Answer] = Kept(max_bytes)
         self._writing: set[asyncio.Task[bool]] = set()
 
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    async def find(self, key: bytes) -> tuple[Answer, Where, float] | None:
-        """The answer, where it was, and the seconds it has left."""
+    async def find(self, key: bytes) -> tuple[Answer, Found, float] | None:
+        """The answer, where it was found, and the seconds it has left."""
         now = self._clock()
-        kept = self._kept.get(key)
+        kept = self.held.find(key)
         if kept is not None and kept.until > now:
-            self._kept.move_to_end(key)
-            return kept.answer, Where.MEMORY, kept.until - now
+            return kept.answer, Found.HIT, kept.until - now
         if kept is not None:
-            self._drop(key)
+            self.held.drop(key)
         if self._tier is None or not self._shared():
             return None
         found = await self._tier.read(_place(key), ())
@@ -144,8 +132,8 @@ class Stored:
         if found is None or answer is None or found[1] <= 0:
             return None
         left = min(self._ttl, found[1])
-        self._keep(key, _Kept(answer, self._clock() + left))
-        return answer, Where.SHARED, left
+        self.held.keep(key, _Answer(answer, self._clock() + left))
+        return answer, Found.SHARED, left
 
     def keep(self, key: bytes, answer: Answer) -> None:
         """Keep a complete and successful answer, here and, in the background, in the tier."""
@@ -153,7 +141,7 @@ class Stored:
         answer = Answer(answer.status, fields, answer.content)
         if len(answer.content) > self._max_bytes // MAX_ANSWER_SHARE:
             return
-        self._keep(key, _Kept(answer, self._clock() + self._ttl))
+        self.held.keep(key, _Answer(answer, self._clock() + self._ttl))
         if self._tier is not None and self._shared():
             task = apart(self._tier.write(_place(key), _packed(answer, key), self._ttl))
             self._writing.add(task)
@@ -162,22 +150,6 @@ class Stored:
     async def close(self) -> None:
         """Wait for what is on its way to the tier, which is bounded in time."""
         await asyncio.gather(*self._writing, return_exceptions=True)
-
-    def clear(self) -> None:
-        """Drop what is in memory."""
-        self._kept.clear()
-        self.bytes = 0
-
-    def _keep(self, key: bytes, kept: _Kept) -> None:
-        if key in self._kept:
-            self._drop(key)
-        self._kept[key] = kept
-        self.bytes += kept.weight
-        while self.bytes > self._max_bytes:
-            self._drop(next(iter(self._kept)))
-
-    def _drop(self, key: bytes) -> None:
-        self.bytes -= self._kept.pop(key).weight
 
 
 def _place(key: bytes) -> str:

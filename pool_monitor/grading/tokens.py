@@ -37,7 +37,6 @@ class Estimate:
 
     text: int
     image: int
-    images: int
     unknown_images: int
 
     @property
@@ -74,7 +73,7 @@ def estimate(body: Mapping[str, Any], model: Model | None) -> Estimate:
     found = list(images_in(body))
     counted = [images.tokens_of(one.size, one.detail, model) if model is not None else None for one in found]
     known = [tokens for tokens in counted if tokens is not None]
-    return Estimate(text, sum(known), len(found), len(found) - len(known))
+    return Estimate(text, sum(known), len(found) - len(known))
 
 
 def _messages(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:

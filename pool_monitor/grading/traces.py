@@ -29,7 +29,7 @@ MAX_ASKED_BYTES = 256 * 1024
 """Of a request that is forwarded, to see which model it asks for."""
 
 
-class Asking:
+class AskingSpan:
     """A request to the grading upstream, told as a span.
 
     chat -- it is a chat completion, whose answer is listened to for the usage that it states.
@@ -77,7 +77,7 @@ class Asking:
         self._trace.end(about, error=error)
 
 
-def asking_of(base: str, model: str, template: str | None = None) -> Asking | None:
+def asking_of(base: str, model: str, template: str | None = None) -> AskingSpan | None:
     """A chat completion that is now asked of the upstream at `base`; None where nobody traces it."""
     trace = here()
     if trace is None:
@@ -91,10 +91,10 @@ def asking_of(base: str, model: str, template: str | None = None) -> Asking | No
         "siding.found": Found.ASKED.value,
         **_place(base),
     }
-    return Asking(trace.child(f"chat {model}".strip(), about), chat=True)
+    return AskingSpan(trace.child(f"chat {model}".strip(), about), chat=True)
 
 
-def forwarding_of(base: str, method: str, path: str, content: object) -> Asking | None:
+def forwarding_of(base: str, method: str, path: str, content: object) -> AskingSpan | None:
     """What is now forwarded; None where nobody traces it. path -- below `base`, with its query."""
     trace = here()
     if trace is None:
@@ -105,7 +105,7 @@ def forwarding_of(base: str, method: str, path: str, content: object) -> Asking 
         return asking_of(base, _model_in(content) if small and isinstance(content, bytes) else "")
     known = method in METHODS
     about = {"http.request.method": method if known else "_OTHER", "url.full": f"{_origin(base)}{plain}"}
-    return Asking(trace.child(method if known else "HTTP", {**about, **_place(base)}), chat=False)
+    return AskingSpan(trace.child(method if known else "HTTP", {**about, **_place(base)}), chat=False)
 
 
 def _decoded(content: bytes, coding: str) -> bytes:

@@ -68,9 +68,7 @@ class Turns:
     clock -- monotonic seconds.
     """
 
-    def __init__(
-        self, capacity: int, clock: Callable[[], float], observe: ObserveWait, most_waiting: int = MOST_WAITING
-    ) -> None:
+    def __init__(self, capacity: int, clock: Callable[[], float], observe: ObserveWait, most_waiting: int) -> None:
         self.capacity = capacity
         self.held = 0
         self._clock = clock

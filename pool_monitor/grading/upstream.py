@@ -24,16 +24,14 @@ from yarl import URL
 
 from config.told import Told
 from pool_monitor.grading import care
-from pool_monitor.grading.asking import Observe, Outcome, Retried, outcome_of
+from pool_monitor.grading.asking import Ended, Observe, Retried, ended_by
 from pool_monitor.grading.calls import Answer, Call, Fields, Lane, UpstreamFault, value_of
 from pool_monitor.grading.care import Breaker, BreakerState, RateLimits
 from pool_monitor.grading.forwarding import Content, Forwarded, Forwarding
-from pool_monitor.grading.traces import Asking, asking_of, forwarding_of
+from pool_monitor.grading.traces import AskingSpan, asking_of, forwarding_of
 from pool_monitor.grading.turns import MOST_WAITING, Turns
 from pool_monitor.grading.vendor import FAULTS, Vendor
 from pool_monitor.grading.wire import Failure, as_text, end_to_end, failure_of, reason_of
-
-__all__ = ["Forwarded", "Observe", "Outcome", "Retried", "Streamed", "Upstream"]
 
 log = logging.getLogger("siding.grading")
 
@@ -58,7 +56,7 @@ class Streamed:
         response: httpx2.Response,
         left: Callable[[], float],
         ended: Callable[[BaseException | None], None],
-        asking: Asking | None = None,
+        asking: AskingSpan | None,
     ) -> None:
         self.status = response.status_code
         self.fields = _fields_of(response)
@@ -196,9 +194,9 @@ class Upstream:
             yield Streamed(response, lambda: call.deadline - self._clock(), self._ended, asking)
 
     @asynccontextmanager
-    async def _asked(self, call: Call, *, stream: bool) -> AsyncIterator[tuple[httpx2.Response, Asking | None]]:
+    async def _asked(self, call: Call, *, stream: bool) -> AsyncIterator[tuple[httpx2.Response, AskingSpan | None]]:
         began = self._clock()
-        outcome = Outcome.LEFT
+        outcome = Ended.LEFT
         asking = asking_of(self.url, call.model, call.template)
         if asking is not None:
             call = replace(call, fields=asking.carried(call.fields))
@@ -213,9 +211,9 @@ class Upstream:
                     await response.aclose()
                 finally:
                     self._turns.leave()
-            outcome = Outcome.ANSWERED if response.is_success else Outcome.ERROR
+            outcome = Ended.ANSWERED if response.is_success else Ended.ERROR
         except UpstreamFault as fault:
-            outcome = outcome_of(fault)
+            outcome = ended_by(fault)
             raise
         finally:
             self._observe.asked(call.lane, outcome, self._clock() - began)
@@ -331,17 +329,17 @@ class Upstream:
 
     @asynccontextmanager
     async def _traced(
-        self, asking: Asking, method: str, path: str, fields: Iterable[tuple[str, str]], content: Content
+        self, asking: AskingSpan, method: str, path: str, fields: Iterable[tuple[str, str]], content: Content
     ) -> AsyncIterator[Forwarded]:
-        outcome = Outcome.LEFT
+        outcome = Ended.LEFT
         try:
             async with self._forwarded(method, path, asking.carried(tuple(fields)), content) as answer:
                 asking.begins(answer.status, answer.fields)
                 answer.heard = asking.hears
                 yield answer
-            outcome = Outcome.ANSWERED if answer.status < 400 else Outcome.ERROR
+            outcome = Ended.ANSWERED if answer.status < 400 else Ended.ERROR
         except UpstreamFault as fault:
-            outcome = outcome_of(fault)
+            outcome = ended_by(fault)
             raise
         finally:
             asking.end(_failed(outcome))
@@ -437,9 +435,9 @@ class Upstream:
             log.info("the grading upstream %s answers again", self._host)
 
 
-def _failed(outcome: Outcome) -> str | None:
+def _failed(outcome: Ended) -> str | None:
     """For spans: how an asking failed, if it did; a caller that left is no failure."""
-    return None if outcome in {Outcome.ANSWERED, Outcome.LEFT} else outcome.value
+    return None if outcome in {Ended.ANSWERED, Ended.LEFT} else outcome.value
 
 
 def _fields_of(response: httpx2.Response) -> Fields:

@@ -14,7 +14,7 @@ import orjson
 from openai._vendor.httpx_aiohttp import AiohttpTransport
 
 from pool_monitor.grading.calls import Fields
-from pool_monitor.grading.wire import end_to_end, pieces_of
+from pool_monitor.grading.wire import end_to_end, in_pieces
 
 LARGE_BYTES = 1024 * 1024
 
@@ -73,7 +73,7 @@ class Vendor:
         try:
             answered: Any = await self._client.post(
                 "/chat/completions",
-                content=pieces_of(content) if large else content,
+                content=in_pieces(content) if large else content,
                 cast_to=httpx2.Response,
                 options={"headers": headers},
                 stream=stream,

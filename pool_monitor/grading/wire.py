@@ -175,7 +175,7 @@ def without_coding(content: bytes, coding: str) -> bytes:
     raise ValueError(coding)
 
 
-async def pieces_of(content: bytes) -> AsyncIterator[bytes]:
+async def in_pieces(content: bytes) -> AsyncIterator[bytes]:
     """In pieces that the upstream is waited for."""
     for start in range(0, len(content), PIECE_BYTES):
         yield content[start : start + PIECE_BYTES]

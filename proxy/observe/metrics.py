@@ -136,12 +136,12 @@ class Metrics:
         in_flight: Callable[[], int],
         log_dropped: Callable[[], int],
         replicas: Replicas | None = None,
-        version: str = VERSION,
     ) -> None:
         self._flags = flags
         self._store = store
         self._origin = origin
         self._in_flight = in_flight
+        self._log_dropped = log_dropped
         self._instance = secrets.token_hex(4)
         self._registry = registry = CollectorRegistry()
         self._exchanges: dict[tuple[str, str, str, int], _Exchanges] = {}
@@ -149,7 +149,7 @@ class Metrics:
         self._routes: set[str] = set()
         self._tallies: list[Counts | Spreads] = []
         self._define()
-        registry.register(_Levels(flags, store, origin, in_flight, log_dropped, version))
+        registry.register(_Levels(self))
         if replicas is not None:
             replicas.tier.observe = TierMetrics(registry).called
             registry.register(_Shared(replicas))
@@ -431,43 +431,31 @@ def hit_rate(hits: int, misses: int) -> str:
 class _Levels(Collector):
     """What is read off when asked, instead of counted as it happens."""
 
-    def __init__(
-        self,
-        flags: FlagSource,
-        store: Store,
-        origin: Connections,
-        in_flight: Callable[[], int],
-        log_dropped: Callable[[], int],
-        version: str,
-    ) -> None:
-        self._flags = flags
-        self._store = store
-        self._origin = origin
-        self._in_flight = in_flight
-        self._log_dropped = log_dropped
-        self._version = version
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
 
     def collect(self) -> Iterable[Metric]:
         """The families, with their values now."""
-        store, origin = self._store, self._origin
+        metrics = self._metrics
+        store, origin = metrics._store, metrics._origin
         yield GaugeMetricFamily("siding_stored_bytes", "Memory that stored responses take up.", store.bytes)
         yield GaugeMetricFamily("siding_stored_bytes_limit", "The most they may take up.", store.max_bytes)
         yield GaugeMetricFamily("siding_stored_responses", "Stored responses.", store.responses)
         yield CounterMetricFamily("siding_evictions", "Stored responses dropped for want of room.", store.evictions)
-        yield GaugeMetricFamily("siding_in_flight_requests", "Requests being answered.", self._in_flight())
+        yield GaugeMetricFamily("siding_in_flight_requests", "Requests being answered.", metrics._in_flight())
         yield _labelled(
             "siding_upstream_connections",
             "Connections to the origin, and requests waiting for one.",
             "state",
             {"in_use": origin.in_use, "idle": origin.idle, "waiting": origin.waiting},
         )
-        yield _labelled("siding_flag", "Feature flags: 1 is on.", "flag", self._flags.as_dict())
+        yield _labelled("siding_flag", "Feature flags: 1 is on.", "flag", metrics._flags.as_dict())
         yield CounterMetricFamily(
             "siding_access_log_dropped",
             "Access log lines dropped because standard output was slow.",
-            self._log_dropped(),
+            metrics._log_dropped(),
         )
-        yield InfoMetricFamily("siding_build", "What is running.", {"version": self._version})
+        yield InfoMetricFamily("siding_build", "What is running.", {"version": VERSION})
 
 
 class _Shared(Collector):

@@ -63,7 +63,6 @@ class OriginConnection:
         self._last = 0.0
         self._waiter: asyncio.Future[None] | None = None
         self._pump: asyncio.Task[None] | None = None
-        self.exchanges = 0
         self.idle_since = 0.0
         self.idle_until = 0.0
         self.on_idle_lost: Callable[[OriginConnection], None] | None = None
@@ -101,7 +100,6 @@ class OriginConnection:
         """Send a request's head (and content, if it is in `wire`)."""
         self._begin(method, on_interim)
         self._upgrading = upgrade
-        self.exchanges += 1
         self._last = self._loop.time()
         if self._timer is None:
             self._timer = self._loop.call_later(self._idle_timeout, self._check_silence)

@@ -6,13 +6,13 @@ sent in fields or content stands in it only as a keyed digest: a key may be logg
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import unquote, unquote_to_bytes
 
-from proxy.policy.fields import OWS, media_type, parse_weights, split_list
+from proxy.policy.fields import OWS, parse_weights, split_list
+from proxy.policy.json_content import Document
 from proxy.policy.messages import Fields, RequestHead, RouteRule, SecondaryKey
 
 Digest = Callable[[bytes], str]
@@ -61,8 +61,6 @@ _NOT_IN_NAMES = re.compile(r"[ .]")
 _UNREAD = re.compile("[%\ufffd]")
 """In a decoded name: what is encoded twice, or in a way that is not known here."""
 _PLAIN_PAIR = re.compile(r"""[^\s"=\\]+=(?:[^\s"=\\]*|"[^"=\\]*")""")
-_AS_JSON_IS = re.compile(r'(?:charset=(?:utf-8|"utf-8"))?', re.IGNORECASE)
-"""Parameters of a JSON type that change nothing."""
 _NAMES_HOST_OR_PROTO = re.compile(r"(?:host|proto)\s*=", re.IGNORECASE)
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _WEIGHTED = frozenset({"accept-encoding", "accept-language"})
@@ -241,7 +239,7 @@ def _joined(kind: str, name: str, values: tuple[str, ...]) -> bytes:
 
 def _add_rule(parts: list[str], rule: RouteRule, fields: Fields, content: bytes, digest: Digest) -> None:
     parts.append(f"rule {rule.name}")
-    document: _Document | None = None
+    document: Document | None = None
     for kind, name in rule.key:
         if kind == "authorization":
             parts.append(_part("authorization", fields.all("authorization"), digest))
@@ -251,7 +249,7 @@ def _add_rule(parts: list[str], rule: RouteRule, fields: Fields, content: bytes,
             value = _cookie(fields, name)
             parts.append(_part(f"cookie:{name}", () if value is None else (value,), digest))
         elif kind == "body":
-            document = document or _Document(fields, content)
+            document = document or Document(fields, content)
             text = document.member(name) if name else document.whole()
             parts.append(f"body:{name}={digest(text)}")
 
@@ -275,97 +273,6 @@ def _arguments(query: str | None, name: str) -> list[str]:
     """The values of the query's arguments called `name`, undecoded and in order."""
     pairs = (pair.partition("=") for pair in (query or "").split("&"))
     return [value if equals else "\n" for key, equals, value in pairs if key == name]
-
-
-# -- JSON content, compared by what it says
-
-
-class _Document:
-    """A request's content as the key sees it: JSON canonically, anything else octet for octet, and of which type it is.
-
-    JSON that two parsers may read differently (repeated names, NaN, 1.00, deep nesting) counts as anything else, and so
-    does what is to be read in another way than as UTF-8 (RFC 8259 8.1, 11).
-    """
-
-    def __init__(self, fields: Fields, content: bytes) -> None:
-        self._content = content
-        content_type, coding = fields.get("content-type") or "", fields.get("content-encoding")
-        self._kind = f"{content_type}\n{coding}".encode()
-        media = media_type(content_type)
-        is_json = media == "application/json" or media.endswith("+json")
-        plain = coding is None and _AS_JSON_IS.fullmatch(content_type.partition(";")[2].strip(OWS)) is not None
-        self._parsed = parse_json(content) if is_json and plain else None
-        self._media = media.encode()
-
-    def whole(self) -> bytes:
-        text = canonical(self._parsed[0]) if self._parsed is not None else None
-        if text is None:
-            return b"raw\n%b\n%b" % (self._kind, self._content)
-        return b"json\n%b\n%b" % (self._media, text)
-
-    def member(self, name: str) -> bytes:
-        """One member's value; the whole where it cannot be told apart."""
-        value = self._parsed[0] if self._parsed is not None else None
-        if not isinstance(value, dict):
-            return b"whole\n" + self.whole()
-        if name not in value:
-            return b"absent\n%b" % self._media
-        text = canonical(value[name])
-        return b"whole\n" + self.whole() if text is None else b"member\n%b\n%b" % (self._media, text)
-
-
-class _Ambiguous(ValueError):
-    """JSON that two parsers may read differently, or write differently."""
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise _Ambiguous("a member's name is repeated")
-    return value
-
-
-def _integer(text: str) -> int:
-    value = int(text)
-    if repr(value) != text:
-        raise _Ambiguous(f"{text} is written as {value!r}")
-    return value
-
-
-def _fraction(text: str) -> float:
-    """Only as its shortest text: longer ones are other numbers to parsers with more digits."""
-    value = float(text)
-    if repr(value) != text:
-        raise _Ambiguous(f"{text} is written as {value!r}")
-    return value
-
-
-def _constant(name: str) -> Any:
-    raise _Ambiguous(f"{name} is no JSON")
-
-
-def parse_json(content: bytes) -> tuple[Any] | None:
-    """The value of a JSON text, in a tuple; None where it is none or may be read in two ways."""
-    try:
-        return (
-            json.loads(
-                content.decode("utf-8"),
-                object_pairs_hook=_object,
-                parse_int=_integer,
-                parse_float=_fraction,
-                parse_constant=_constant,
-            ),
-        )
-    except (ValueError, RecursionError):
-        return None
-
-
-def canonical(value: Any) -> bytes | None:
-    """One text for equal values, whatever the order of members and the white space; None when nested too deep."""
-    try:
-        return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-    except RecursionError:
-        return None
 
 
 # -- the secondary key

@@ -111,6 +111,11 @@ def field_line(raw: bytes) -> tuple[bytes, Line] | None:
     return lower, (name.decode("ascii"), value.strip(b" \t").decode("latin-1"))
 
 
+def text_of(value: bytes) -> str:
+    """A field value (RFC 9110 5.5)."""
+    return value.strip(b" \t").decode("latin-1")
+
+
 def may_be_cut(kind: int, lower: bytes) -> bool:
     """Whether it makes no difference to what a request asks for what the field says."""
     return kind not in (SHAPE, PLACE, DEMANDING) and lower not in (b"connection", b"cdn-loop")
@@ -139,6 +144,23 @@ class Known:
         wire = b"" if self.lower in NOT_AS_IT_IS else f"{name}: {value}\r\n".encode("latin-1")
         self.wire = wire
         return wire
+
+
+class Hole:
+    """A line whose value is another each time. at -- which line. before -- its name, where it goes on as it is."""
+
+    __slots__ = ("at", "before", "kind", "lower", "name")
+
+    def __init__(self, at: int, line: Known) -> None:
+        self.at = at
+        self.kind = line.kind
+        self.lower = line.lower
+        self.name = line.line[0]
+        self.before = b"" if line.lower in NOT_AS_IT_IS else f"{self.name}: ".encode("ascii")
+
+    def line(self, value: str) -> Known:
+        """With its value."""
+        return Known(self.kind, self.lower, (self.name, value))
 
 
 class Start:

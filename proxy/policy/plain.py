@@ -14,30 +14,30 @@ on the same connection not even that: it is seen to be like the last.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from proxy.policy.cache_key import Place
-from proxy.policy.forwarding import VIA
 from proxy.policy.lines import (
     ALWAYS_ANEW,
     CREDENTIAL,
     DEMANDING,
     FIELD_VALUE,
     LENGTH,
-    NOT_AS_IT_IS,
     ONCE,
     PLACE,
     QUIET,
     REQUEST_ID,
     SHAPE,
     TRACE,
+    Hole,
     Known,
     Lines,
     Start,
     may_be_cut,
+    text_of,
 )
 from proxy.policy.messages import Fields
+from proxy.policy.onward import Onward
 
 MAX_HEAD_BYTES: Final = 8192
 MAX_LINES: Final = 64
@@ -49,28 +49,6 @@ REVIEW_HEADS: Final = 64
 _WITHOUT_CONTENT: Final = frozenset({"GET", "HEAD"})
 _END: Final = b"\r\n\r\n"
 _NOTHING: Final[list[bytes]] = []
-
-
-def _text(value: bytes) -> str:
-    """A field value (RFC 9110 5.5)."""
-    return value.strip(b" \t").decode("latin-1")
-
-
-class Hole:
-    """A line whose value is another each time. at -- which line. before -- its name, where it goes on as it is."""
-
-    __slots__ = ("at", "before", "kind", "lower", "name")
-
-    def __init__(self, at: int, line: Known) -> None:
-        self.at = at
-        self.kind = line.kind
-        self.lower = line.lower
-        self.name = line.line[0]
-        self.before = b"" if line.lower in NOT_AS_IT_IS else f"{self.name}: ".encode("ascii")
-
-    def line(self, value: str) -> Known:
-        """With its value."""
-        return Known(self.kind, self.lower, (self.name, value))
 
 
 class Heading:
@@ -183,7 +161,7 @@ class Plain:
             assert self.heading is not None
             lines = self.heading.lines[:]
             for number, hole in enumerate(self.heading.holes):
-                lines[hole.at] = hole.line(_text(self.values[number]))
+                lines[hole.at] = hole.line(text_of(self.values[number]))
             self._lines = [line for line in lines if line is not None]
         return self._lines
 
@@ -192,7 +170,7 @@ class Plain:
         if self.heading is None:
             return [line.line[1] for line in self.lines() if line.lower == b"authorization"]
         holes = enumerate(self.heading.holes)
-        return [_text(self.values[number]) for number, hole in holes if hole.lower == b"authorization"]
+        return [text_of(self.values[number]) for number, hole in holes if hole.lower == b"authorization"]
 
     def speaks_of_traces(self) -> bool:
         """Whether there is a line of W3C Trace Context, be it empty."""
@@ -272,7 +250,7 @@ class Lexicon(Lines):
         self.headings[key] = Heading(pieces, without, holes, plain)
 
     def _holes(self, lines: list[Known]) -> list[Hole]:
-        """Where `cut_out` cuts."""
+        """Where `_head` cuts."""
         holes: list[Hole] = []
         begin = 0
         for cut in self.cuts:
@@ -389,7 +367,7 @@ def _recalled(start: Start, heading: Heading, values: list[bytes], size: int) ->
     plain.values = values
     plain.credentials = heading.credentials
     for at, hole in enumerate(heading.holes):
-        value = _text(values[at])
+        value = text_of(values[at])
         # what is printable is among it, and seen at a glance
         if not value.isprintable() and values[at].translate(FIELD_VALUE) != values[at]:
             return None
@@ -462,80 +440,6 @@ def _sorted(  # noqa: PLR0912 - one look at each line
     plain.request_id = request_id
     plain.traceparent = traceparent
     return plain if length is None or plain.frame(length.line[1]) else None
-
-
-class Onward:
-    """What of a heading goes on to the next hop, as `forwarding.to_origin` has it.
-
-    pieces -- octets before, between and behind those values that go on as they are. going -- which values these are.
-    forwarded, via -- what X-Forwarded-For and Via say outside of holes; forwarded_at, via_at -- of which value
-    it is otherwise, -1 where of none. added -- what has to be said of scheme and host. traced, identified -- it goes on
-    with the client's traceparent, with its request id.
-    """
-
-    __slots__ = (
-        "_hop",
-        "_peer",
-        "added",
-        "forwarded",
-        "forwarded_at",
-        "going",
-        "identified",
-        "pieces",
-        "traced",
-        "via",
-        "via_at",
-    )
-
-    def __init__(self, lines: Sequence[Known | None], holes: list[Hole], host: str) -> None:
-        self.pieces: list[bytes] = []
-        self.going: list[int] = []
-        self.forwarded_at = self.via_at = -1
-        fields: dict[bytes, str] = {}
-        piece = b"\r\n"
-        number = 0
-        for line in lines:
-            if line is not None:
-                piece += line.written() if line.wire is None else line.wire
-                if line.minded:
-                    before = fields.get(line.lower)
-                    fields[line.lower] = line.line[1] if before is None else f"{before}, {line.line[1]}"
-                continue
-            hole = holes[number]
-            if hole.before:
-                self.pieces.append(piece + hole.before)
-                self.going.append(number)
-                piece = b"\r\n"
-            elif hole.lower == b"x-forwarded-for":
-                self.forwarded_at = number
-            elif hole.lower == b"via":
-                self.via_at = number
-            fields.setdefault(hole.lower, "")
-            number += 1
-        self.pieces.append(piece)
-        self.forwarded = fields.get(b"x-forwarded-for", "")
-        self.via = fields.get(b"via", "")
-        self.identified = b"x-request-id" in fields
-        self.traced = b"traceparent" in fields
-        self._peer: str | None = None
-        self._hop = b""
-        added = "" if b"x-forwarded-proto" in fields else "X-Forwarded-Proto: http\r\n"
-        self.added = added if b"x-forwarded-host" in fields else f"{added}X-Forwarded-Host: {host}\r\n"
-
-    def hop(self, peer: str, values: list[bytes]) -> bytes:
-        """The lines that this hop adds for a client at `peer`."""
-        if self.forwarded_at < 0 and self.via_at < 0:
-            # most often the same as the last time
-            if self._peer != peer:
-                self._peer, self._hop = peer, self._lines(peer, self.forwarded, self.via)
-            return self._hop
-        forwarded = self.forwarded if self.forwarded_at < 0 else _text(values[self.forwarded_at])
-        return self._lines(peer, forwarded, self.via if self.via_at < 0 else _text(values[self.via_at]))
-
-    def _lines(self, peer: str, forwarded: str, via: str) -> bytes:
-        chain = f"{forwarded}, {peer}" if forwarded else peer
-        hops = f"{via}, {VIA}" if via else VIA
-        return f"X-Forwarded-For: {chain}\r\n{self.added}Via: {hops}\r\n".encode("latin-1")
 
 
 def to_origin(plain: Plain, peer: str, request_id: str, traceparent: str, mark: bytes = b"") -> bytes:

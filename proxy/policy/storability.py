@@ -132,9 +132,7 @@ def as_get(request: RequestHead) -> RequestHead:
     return replace(request, method="GET", fields=request.fields.without(_OF_CONTENT))
 
 
-def may_store(
-    request: RequestHead, response: ResponseHead, freshness: Freshness, rule: RouteRule | None = None
-) -> Verdict:
+def may_store(request: RequestHead, response: ResponseHead, freshness: Freshness, rule: RouteRule | None) -> Verdict:
     """The verdict on a complete response to `request`; `freshness` is what `freshness_of` made of it.
 
     In the order of RFC 9111 3, with the house's own conditions after it.

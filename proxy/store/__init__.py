@@ -6,5 +6,6 @@ invalidations -- which stored responses may no longer be used, without touching 
 
 With REDIS_URL, what replicas share (`replicas` puts it together):
 record -- a stored response as octets; shared -- records, and the leases by which one asks the origin for all;
-notices -- what others invalidate is invalid here, by the numbers of the log that all read (`config.bulletin`).
+notices -- what others invalidate is invalid here, by the numbers of the log that all read (`config.bulletin`);
+telling -- what this process tells that log, until it can be read there.
 """

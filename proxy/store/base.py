@@ -84,7 +84,3 @@ class Store(Protocol):
     def add_prepared(self, stored: StoredResponse, form: Prepared) -> None:
         """Keep a prepared answer with `stored`, if that is still there and there is room."""
         ...
-
-    def clear(self) -> None:
-        """Drop everything."""
-        ...

@@ -134,11 +134,6 @@ class _Queue:
         self.take(slot)
         return slot
 
-    def clear(self) -> None:
-        """Slots that stay linked would wait for the collector."""
-        while self._first is not None:
-            self.take(self._first)
-
 
 class _Ghosts:
     """Fingerprints of keys lately evicted from the small queue, in two generations of bounded size."""
@@ -258,14 +253,6 @@ class MemoryStore:
         slot.hold([(each, VARIANT_BYTES + weigh(each) if each is stored else its) for each, its in held])
         slot.queue.bytes += slot.weight - before
         self._make_room(0)
-
-    def clear(self) -> None:
-        """Drop everything, ghosts included."""
-        self._slots.clear()
-        self._small.clear()
-        self._main.clear()
-        self._ghosts = _Ghosts()
-        self.responses = 0
 
     def keys(self) -> list[str]:
         """Under which something is held."""

@@ -46,7 +46,6 @@ LOOK_SECONDS = 0.25
 """Who waits looks as often himself: a whisper may be lost."""
 MOST_RECORD_SECONDS = 7 * 86_400.0
 MAX_WRITES = 128
-MAX_WRITE_BYTES = 32 * 1024 * 1024
 """Records on their way; further ones are not shared."""
 
 _NOW = """

@@ -28,6 +28,7 @@ from tests.pool_monitor.support import Seen, running_monitor
 ROUNDS = 5
 WORKERS, CONNECTIONS, TURNS = 60, 4, 50
 ROWS = 1_000_000
+RATE_SECONDS = 2.0
 
 QUERIES = """
 [[query]]
@@ -111,8 +112,8 @@ async def _acquiring(url: str) -> None:
     await pool.close(1)
 
 
-async def _rate(ask: Callable[[], Awaitable[None]], seconds: float = 2.0) -> float:
-    done, until = 0, time.perf_counter() + seconds
+async def _rate(ask: Callable[[], Awaitable[None]]) -> float:
+    done, until = 0, time.perf_counter() + RATE_SECONDS
 
     async def worker() -> None:
         nonlocal done
@@ -121,7 +122,7 @@ async def _rate(ask: Callable[[], Awaitable[None]], seconds: float = 2.0) -> flo
             done += 1
 
     await asyncio.gather(*(worker() for _ in range(16)))
-    return done / seconds
+    return done / RATE_SECONDS
 
 
 async def _queries(url: str) -> None:

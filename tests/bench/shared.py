@@ -200,8 +200,8 @@ def _day(dice: random.Random) -> list[tuple[float, str, int]]:
     return sorted((at * A_DAY / 86_400, what, who) for at, what, who in events)
 
 
-async def _replay(urls: Sequence[str], seed: int = 1) -> None:
-    dice = random.Random(seed)  # noqa: S311 - repeatable on purpose
+async def _replay(urls: Sequence[str]) -> None:
+    dice = random.Random(1)  # noqa: S311 - repeatable on purpose
     events = _day(dice)
     began = time.perf_counter()
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:

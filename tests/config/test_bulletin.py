@@ -22,6 +22,8 @@ from tests.redis_servers import Redis, running_cluster, running_redis, running_s
 from tests.relay import Relay, relayed
 from tests.support import PATIENCE, holds
 
+pytestmark = pytest.mark.usefixtures("soon")
+
 
 @contextlib.asynccontextmanager
 async def reading(url: str, others: Collection[str] = ()) -> AsyncIterator[tuple[Bulletin, Listener]]:
@@ -50,12 +52,6 @@ async def two_reading(server: Redis) -> AsyncIterator[tuple[Relay, Replica, Repl
         yield relay, one, other
 
 
-@pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "RETRY_SECONDS", 0.02)
-    monkeypatch.setattr("config.tier.REST_SECONDS", 0.05)
-
-
 @pytest.fixture
 def lost(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
     """Why there were no news, each time that they were tried for."""
@@ -68,12 +64,6 @@ def lost(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
 
     monkeypatch.setattr(Bulletin, "_lost", noted)
     return found
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Redis]:
-    async with running_redis(tmp_path) as one:
-        yield one
 
 
 async def test_everybody_hears_everything_in_one_order(server: Redis) -> None:

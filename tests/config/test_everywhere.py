@@ -4,34 +4,22 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import redis.asyncio
 
-from config import bulletin as module
 from config.everywhere import FLAGS, FlagsEverywhere, set_flags
 from config.flags import Flags
 from config.listen import spare_port
 from config.settings import FlagSettings
 from config.tier import SharedTier
-from tests.redis_servers import Redis, running_redis
+from tests.redis_servers import Redis
 from tests.relay import relayed
 from tests.support import PATIENCE, holds
 
+pytestmark = pytest.mark.usefixtures("soon")
+
 Replica = tuple[Flags, FlagsEverywhere]
-
-
-@pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "RETRY_SECONDS", 0.02)
-    monkeypatch.setattr("config.tier.REST_SECONDS", 0.05)
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Redis]:
-    async with running_redis(tmp_path) as one:
-        yield one
 
 
 @contextlib.asynccontextmanager

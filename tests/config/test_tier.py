@@ -41,12 +41,6 @@ async def _collected() -> AsyncIterator[None]:
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Redis]:
-    async with running_redis(tmp_path) as one:
-        yield one
-
-
-@pytest.fixture
 async def watched(tmp_path: Path) -> AsyncIterator[Watched]:
     async with running_sentinel(tmp_path) as one:
         yield one

@@ -19,7 +19,7 @@ from deploy.asking import Answer, why
 from deploy.check import command, criteria, report, requests
 from deploy.check.command import status_of
 from deploy.check.criteria import Counts, Crowd, Isolation, Load, Pair, Pool, Renewal, Result, Sizes, Verdict
-from deploy.local import EXAMPLE_RULES
+from deploy.parts import EXAMPLE_RULES
 from tests.deploy.processes import PATIENCE, ROOT, Child, environment, python, refused
 from tests.deploy.stacks import Up, counts, running_stack
 

@@ -22,9 +22,9 @@ import deploy.grading_sheets
 import deploy.grading_simulator
 from deploy.grading_model import Form, Way
 from deploy.grading_sheets import NAMED, drawn, in_full, in_rows
-from deploy.grading_simulator import Running, running_simulator
 from pool_monitor.grading.template_files import load_templates
 from tests.deploy.processes import PATIENCE, ROOT, environment
+from tests.grading_simulators import Running, running_simulator
 from tests.pool_monitor.grading.samples import SCHEMA
 
 [TEMPLATE] = load_templates()

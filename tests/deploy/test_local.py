@@ -17,16 +17,10 @@ from config.listen import spare_port
 from config.load import load
 from config.rules import load_rules
 from deploy import local
-from deploy.local import (
-    EXAMPLE_RULES,
-    Addresses,
-    LocalSettings,
-    MonitorAddresses,
-    curl,
-    free_addresses,
-    plan,
-    seen_by_proxy,
-)
+from deploy.addresses import Addresses, Held, MonitorAddresses, PortTaken, free_addresses
+from deploy.local import curl
+from deploy.local_settings import LocalSettings
+from deploy.parts import EXAMPLE_RULES, plan, seen_by_proxy, was_purged
 from deploy.stack import STOP_GRACE_SECONDS
 from tests.deploy.processes import PATIENCE, environment, listens, python, reserved_ports
 from tests.deploy.stacks import ALONE, ANYWHERE, address, counts
@@ -39,6 +33,11 @@ WITHOUT = Addresses(public="localhost:8080", admin="127.0.0.1:9090", origin=None
 
 def settings_of(environ: Mapping[str, str], *argv: str) -> LocalSettings:
     return load(LocalSettings, argv, environ, prog="test")
+
+
+def addresses_of(settings: LocalSettings) -> Addresses:
+    with Held() as held:
+        return free_addresses(settings, held)
 
 
 @pytest.fixture
@@ -141,7 +140,7 @@ def test_an_origin_may_be_named_anywhere_a_setting_may(tmp_path: Path) -> None:
     file.write_text('upstream_url = "http://app:3000"\nlog_format = "json"\nport = 0\nadmin_port = 0\n')
     in_file = settings_of({"SIDING_CONFIG": str(file)})
     in_options = settings_of(ANYWHERE, "--upstream-url", "http://app:3000")
-    assert [free_addresses(settings).origin for settings in (in_file, in_options)] == [None, None]
+    assert [addresses_of(settings).origin for settings in (in_file, in_options)] == [None, None]
     (proxy,) = plan(in_file, WITHOUT, [], {})
     assert proxy.environ == {}
 
@@ -155,7 +154,7 @@ def test_no_origin_is_named_by_nothing(environ: dict[str, str]) -> None:
 
 
 def test_ports_left_open_are_chosen_and_differ() -> None:
-    found = free_addresses(settings_of(ANYWHERE))
+    found = addresses_of(settings_of(ANYWHERE))
     assert found.origin is not None
     ports = {Addresses.port_of(address) for address in (found.public, found.admin, found.origin)}
     assert len(ports) == 3
@@ -164,13 +163,13 @@ def test_ports_left_open_are_chosen_and_differ() -> None:
 
 def test_the_example_origin_takes_its_usual_port_or_any(taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
     with reserved_ports(2) as (usual, public):
-        monkeypatch.setattr(local, "ORIGIN_PORT", usual)
+        monkeypatch.setattr("deploy.addresses.ORIGIN_PORT", usual)
         somewhere = {**ANYWHERE, "PORT": str(public)}
-        assert free_addresses(settings_of(somewhere)).origin == f"127.0.0.1:{usual}"
+        assert addresses_of(settings_of(somewhere)).origin == f"127.0.0.1:{usual}"
         # several stacks with ports left open do not fight for it
-        assert free_addresses(settings_of(ANYWHERE)).origin != f"127.0.0.1:{usual}"
-        monkeypatch.setattr(local, "ORIGIN_PORT", taken)
-        elsewhere = free_addresses(settings_of(somewhere)).origin
+        assert addresses_of(settings_of(ANYWHERE)).origin != f"127.0.0.1:{usual}"
+        monkeypatch.setattr("deploy.addresses.ORIGIN_PORT", taken)
+        elsewhere = addresses_of(settings_of(somewhere)).origin
     assert elsewhere is not None
     assert elsewhere != f"127.0.0.1:{taken}"
 
@@ -191,7 +190,7 @@ async def test_a_taken_port_is_said_in_one_line(taken: int, variable: str, upstr
 def test_a_port_that_is_given_twice_is_said_before_anything_starts(variable: str, host: str) -> None:
     with reserved_ports(1) as (port,):
         environ = {**ANYWHERE, variable: str(port), "MONITOR_PORT": str(port), "MONITOR_HOST": host}
-        with pytest.raises(local.PortTaken) as refused:
+        with pytest.raises(PortTaken) as refused:
             local.prepare([], environ, "test")
     assert str(refused.value) == (
         f"{variable} and MONITOR_PORT are both {port}; "
@@ -201,7 +200,7 @@ def test_a_port_that_is_given_twice_is_said_before_anything_starts(variable: str
 
 def test_the_example_origin_does_not_take_the_monitors_port(monkeypatch: pytest.MonkeyPatch) -> None:
     with reserved_ports(2) as (usual, public):
-        monkeypatch.setattr(local, "ORIGIN_PORT", usual)
+        monkeypatch.setattr("deploy.addresses.ORIGIN_PORT", usual)
         found = local.prepare([], {**ANYWHERE, "PORT": str(public), "MONITOR_PORT": str(usual)}, "test")
     assert found.monitor.monitor == f"127.0.0.1:{usual}"
     assert found.addresses.origin != f"127.0.0.1:{usual}"
@@ -254,9 +253,9 @@ def test_the_command_to_try_is_one_line() -> None:
 
 async def test_a_purge_that_never_comes_holds_nothing_up_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     nobody = f"127.0.0.1:{spare_port()}"
-    assert not await local.was_purged(nobody)()
-    monkeypatch.setattr(local, "PURGE_SECONDS", -1.0)
-    assert await local.was_purged(nobody)()
+    assert not await was_purged(nobody)()
+    monkeypatch.setattr("deploy.parts.PURGE_SECONDS", -1.0)
+    assert await was_purged(nobody)()
 
 
 async def test_with_the_example_origin_the_second_report_comes_from_the_cache() -> None:

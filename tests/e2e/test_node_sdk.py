@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from deploy.grading_sheets import NAMED, in_full
-from deploy.grading_simulator import running_simulator
+from tests.grading_simulators import running_simulator
 from tests.node_packages import Unavailable, install
 from tests.pool_monitor.grading.upstreams import ORIGINAL
 from tests.pool_monitor.support import running_monitor

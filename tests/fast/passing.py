@@ -69,7 +69,7 @@ async def usual(turn: Turn) -> None:
     await turn.answer("hello", DATE)
 
 
-async def begun(proxy: Proxy, client: Client, times: int = 2) -> None:
+async def begun(client: Client, times: int = 2) -> None:
     """There is an idle connection to the origin, and what becomes of its usual answer is known."""
     for _ in range(times):
         await client.send(POST)

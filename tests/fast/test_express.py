@@ -51,7 +51,7 @@ async def silent_of_b(turn: Turn) -> None:
 async def who_waits_for_b(origin: Origin, proxy: Proxy) -> Client:
     """A client whose request of it passes, and has arrived."""
     client = await proxy.connect()
-    await begun(proxy, client)
+    await begun(client)
     await client.send(POST.replace(b"/a", b"/b"))
     await until(lambda: len(origin.requests) == 3)
     assert taken(proxy) is not None
@@ -72,7 +72,7 @@ async def test_what_cannot_be_repeated_is_sent_once(origin: Origin, method: str,
     content = b"x" * 600
     async with running_proxy(origin.url, max_request_bytes=1000) as proxy:
         client = await proxy.connect()
-        await begun(proxy, client)
+        await begun(client)
         answer = await client.request(method, "/b", content=content)
         await nothing_left(proxy)
         metrics = (await proxy.worker.metrics(""))[0].decode()
@@ -85,7 +85,7 @@ async def test_an_origin_that_is_silent(origin: Origin) -> None:
     origin.script = silent_of_b
     async with running_proxy(origin.url, upstream_timeout_ms=150) as proxy:
         client = await proxy.connect()
-        await begun(proxy, client)
+        await begun(client)
         answer = await client.request("POST", "/b", content=b"x")
         await nothing_left(proxy)
         assert answer.status == 504
@@ -107,7 +107,7 @@ async def test_content_that_comes_slowly_goes_on_as_it_comes(origin: Origin) -> 
     origin.script = script
     async with running_proxy(origin.url) as proxy, asyncio.timeout(PATIENCE):
         client = await proxy.connect()
-        await begun(proxy, client)
+        await begun(client)
         await client.send(POST.replace(b"/a", b"/b"))
         head = await client.head()
         assert head.status == 200
@@ -327,7 +327,7 @@ async def test_a_fault_of_its_own_fails_nobody(
     async with running_proxy(origin.url) as proxy, asyncio.timeout(PATIENCE):
         client = await proxy.connect()
         if name != "learn":
-            await begun(proxy, client)
+            await begun(client)
         before = len(origin.requests)
         monkeypatch.setattr(owner, name, fails)
         for number in range(3):
@@ -348,7 +348,7 @@ async def test_what_was_answered_under_other_flags_is_not_learnt(origin: Origin,
 
         origin.script = script
         client = await proxy.connect()
-        await begun(proxy, client, times=1)
+        await begun(client, times=1)
         express = server_of(proxy).express
         assert express is not None
         await client.request("POST", "/b", content=b"x")
@@ -365,7 +365,7 @@ async def test_what_is_answered_here_is_so_under_bypass(origin: Origin) -> None:
         proxy.flags.update(BYPASS)
         client = await proxy.connect()
         for _ in range(3):
-            await begun(proxy, client, times=3)
+            await begun(client, times=3)
             assert (await client.request("GET", "/a", host="a")).content == b"hello"
             assert (await client.request("GET", "/api/metrics/report-cache", host="a")).content.startswith(b"{")
 
@@ -383,11 +383,11 @@ async def test_a_flag_that_is_flipped_while_the_origin_thinks(origin: Origin) ->
     async with running_proxy(origin.url) as proxy, asyncio.timeout(PATIENCE):
         proxy.flags.update(BYPASS)
         waiting, client = await proxy.connect(), await proxy.connect()
-        await begun(proxy, waiting)
+        await begun(waiting)
         await waiting.send(POST.replace(b"/a", b"/slow"))
         await until(lambda: origin.requests[-1].target == "/slow")
         proxy.flags.update({"BYPASS": False})
-        await begun(proxy, client)
+        await begun(client)
         thought.set()
         answers = [await waiting.response()]
         for _ in range(2):
@@ -427,7 +427,7 @@ async def test_an_unsafe_request_invalidates_before_it_is_answered(origin: Origi
     async with running_proxy(origin.url) as proxy, asyncio.timeout(PATIENCE):
         client = await proxy.connect()
         for _ in range(3):
-            await begun(proxy, client)
+            await begun(client)
             states = [(await client.request("GET", "/a", host="a")).get("cache-status") for _ in range(3)]
             assert states == [
                 "siding; fwd=uri-miss; fwd-status=200; stored",

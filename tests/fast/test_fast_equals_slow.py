@@ -280,7 +280,7 @@ class World:
                 self.replies = {str(number): step.reply}
             case "clear":
                 for side in sides:
-                    side.proxy.worker.store.clear()
+                    side.proxy.store_nothing()
 
 
 @pytest.fixture(scope="module")

@@ -141,7 +141,7 @@ async def test_a_newer_response_a_variant_and_an_eviction(origin: Origin) -> Non
         assert await contents() == {b"2 None"}
         assert await contents("Accept-Encoding: br") == {b"1 br"}
         assert hits(proxy) == 10
-        proxy.worker.store.clear()
+        proxy.store_nothing()
         assert await contents() == {b"3 None"}
 
 
@@ -375,7 +375,7 @@ async def test_a_client_that_does_not_read_is_not_written_to_without_end(origin:
 # -- how long a connection stays
 
 
-async def closed_after(proxy: Proxy, client: Client, since: float) -> float:
+async def closed_after(client: Client, since: float) -> float:
     assert await client.at_end()
     return time.monotonic() - since
 
@@ -402,7 +402,7 @@ async def test_an_idle_connection_is_closed_in_its_time_and_not_before(
             slowly = True
             await asked(client, "/a" if way == "express" else "/b", times=1, method=method)
         since = time.monotonic()
-        assert 0.15 < await closed_after(proxy, client, since) < 5
+        assert 0.15 < await closed_after(client, since) < 5
 
 
 # -- numbers and lines

@@ -47,7 +47,6 @@ class Bench:
             origin=self.origin,
             in_flight=lambda: self.in_flight,
             log_dropped=lambda: self.dropped,
-            version="1.2.3",
         )
 
     def value(self, name: str, **labels: str) -> float | None:

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from config.logs import configure_logging
 from proxy.observe import access_log
-from proxy.observe.access_log import AccessLog, as_json, as_text, briefs_as_json, briefs_as_text, level_of
+from proxy.observe.access_log import AccessLog
 from proxy.observe.events import Brief, BriefKind, Observation
+from proxy.observe.log_lines import as_json, as_text, briefs_as_json, briefs_as_text, level_of
 from proxy.policy.decisions import Forward, Outcome, Reuse, Verdict
 from tests.support import holds
 

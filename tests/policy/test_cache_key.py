@@ -19,9 +19,7 @@ from proxy.policy.cache_key import (
     MAX_VARY_NAMES,
     REWRITING_FIELDS,
     cache_key,
-    canonical,
     credential_fields,
-    parse_json,
     portable,
     rule_applies,
     secondary_key,
@@ -29,6 +27,7 @@ from proxy.policy.cache_key import (
     target_uri,
     vary_names,
 )
+from proxy.policy.json_content import canonical, parse_json
 from proxy.policy.messages import Fields, RequestHead
 
 JSON = ("Content-Type", "application/json")

@@ -131,7 +131,7 @@ async def test_while_tables_are_not_known_any_may_be_among_them(
         await tables_known(client)
         assert [found(await client.query("reports")) for _ in range(2)] == ["miss", "hit"]
         await execute(reports, "SELECT pg_notify('siding_changed', 'public.locked')")
-        await holds(lambda: len(client.monitor.cache) == 0)
+        await holds(lambda: len(client.monitor.cache.held) == 0)
     await locker.close()
 
 

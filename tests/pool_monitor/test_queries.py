@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.local import EXAMPLE_QUERIES
+from deploy.parts import EXAMPLE_QUERIES
 from pool_monitor.queries import ArgumentError, Parameter, QueriesError, Query, load_queries
 
 

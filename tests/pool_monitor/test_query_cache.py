@@ -48,7 +48,7 @@ async def test_until_the_time_is_over(cache: QueryCache, clock: Clock) -> None:
     clock.now = 10
     assert await cache.answer("a", 10, (), source) == (b"2", Found.MISS)
     assert (await cache.answer("b", 0, (), source))[1] is Found.BYPASS
-    assert len(cache) == 1
+    assert len(cache.held) == 1
 
 
 async def test_a_change_spoils_what_was_read_from_the_table(cache: QueryCache) -> None:
@@ -124,7 +124,7 @@ async def test_the_budget_is_kept_by_dropping_what_was_used_least_lately(clock: 
         await cache.answer(key, 10, (), Source(100))
     await cache.answer("a", 10, (), Source(100))
     await cache.answer("d", 10, (), Source(100))
-    assert cache.bytes <= 3 * (OVERHEAD_BYTES + 100)
+    assert cache.held.bytes <= 3 * (OVERHEAD_BYTES + 100)
     asked: dict[str, Found] = {}
     for key in "acdb":
         asked[key] = (await cache.answer(key, 10, (), Source(100)))[1]
@@ -135,7 +135,7 @@ async def test_large_answers_are_not_kept(cache: QueryCache) -> None:
     ask: Callable[[], Awaitable[bytes]] = Source(MAX_ANSWER_BYTES + 1)
     await cache.answer("a", 10, (), ask)
     assert (await cache.answer("a", 10, (), ask))[1] is Found.MISS
-    assert (cache.bytes, len(cache)) == (0, 0)
+    assert (cache.held.bytes, len(cache.held)) == (0, 0)
 
 
 async def test_the_report(cache: QueryCache) -> None:

@@ -15,8 +15,8 @@ import orjson
 import pytest
 from aiohttp import web
 
-from deploy.grading_simulator import running_simulator
 from tests.collector import CLIENT, INTERNAL, SERVER, Collector, Span, running_collector, tracing_to
+from tests.grading_simulators import running_simulator
 from tests.pool_monitor.grading.samples import asked
 from tests.pool_monitor.grading.upstreams import Answering, Asked, running_upstream
 from tests.pool_monitor.support import Client, running_monitor

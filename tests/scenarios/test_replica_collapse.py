@@ -133,7 +133,7 @@ async def test_who_came_too_late_overwrites_nothing_newer(
     go.set()
     assert (await late).content == b"1"
     await settled(one)
-    other.worker.store.clear()
+    other.store_nothing()
     assert (await other.get("/a")).content == b"2"
 
 

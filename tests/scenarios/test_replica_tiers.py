@@ -198,7 +198,7 @@ async def test_the_flag_is_obeyed_from_the_next_request_on(origin: Origin, pair:
     await settled(one)
     other.flags.update({"ENABLE_REDIS_CACHE": False})
     assert "fwd=uri-miss" in status_of(await other.get("/a"))
-    other.worker.store.clear()
+    other.store_nothing()
     other.flags.update({"ENABLE_REDIS_CACHE": True})
     assert "detail=shared" in status_of(await other.get("/a"))
     assert len(origin.requests) == 2

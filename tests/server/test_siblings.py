@@ -30,7 +30,7 @@ WAYS = pytest.mark.parametrize("times", [0, 2], ids=["the ordinary way", "the ex
 
 async def has_asked(client: Client, proxy: Proxy, parent: Parent, times: int = 2) -> None:
     """Its request changes something, which the others do not know yet."""
-    await begun(proxy, client, times)
+    await begun(client, times)
     parent.told.clear()
     parent.knows.clear()
     await client.send(POST)

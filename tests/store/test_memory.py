@@ -137,15 +137,6 @@ def test_remove_takes_exactly_the_one() -> None:
     assert (store.bytes, store.responses, store.evictions) == (0, 0, 0)
 
 
-def test_clear_leaves_nothing() -> None:
-    store = room_for(3)
-    for number in range(10):
-        store.put(stored(name(number)))
-    store.clear()
-    assert (store.bytes, store.responses) == (0, 0)
-    assert store.get(name(9)) == ()
-
-
 def test_a_coding_is_kept_and_weighed() -> None:
     store, response = MemoryStore(ROOMY), stored("a", size=2000)
     store.put(response)

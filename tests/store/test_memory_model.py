@@ -81,12 +81,6 @@ class StoreAgainstModel(RuleBasedStateMachine):
             assert response in self.kept(key)
         self.accept_evictions()
 
-    @rule()
-    def clear(self) -> None:
-        self.store.clear()
-        self.held.clear()
-        assert self.store.bytes == 0
-
     @invariant()
     def the_budget_holds(self) -> None:
         assert 0 <= self.store.bytes <= BUDGET

@@ -16,7 +16,7 @@ from multidict import CIMultiDict
 
 from pool_monitor.grading.batch_http import form_asked
 from pool_monitor.grading.calls import Answer, Call
-from pool_monitor.grading.stored import Where
+from pool_monitor.grading.observed import Found
 from tests.pool_monitor.grading.samples import pretty
 from tests.pool_monitor.grading.upstreams import Asked, completion, whole
 from tests.pool_monitor.grading.wrapped import FULL, SAID, Wrapped, asked_for, begun_and_left, says
@@ -133,12 +133,12 @@ async def test_items_at_temperature_0_are_asked_once(wrapped: Wrapped) -> None:
     assert (len(wrapped.upstream.asked), told["summary"]["collapsed"]) == (1, 2)
 
 
-@pytest.mark.parametrize(("where", "found"), [(Where.MEMORY, "hit"), (Where.SHARED, "shared")])
+@pytest.mark.parametrize("found", [Found.HIT, Found.SHARED])
 async def test_answers_that_are_kept_are_told_of_by_where_they_were(
-    wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch, where: Where, found: str
+    wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch, found: Found
 ) -> None:
-    async def find(key: bytes) -> tuple[Answer, Where, float]:
-        return Answer(200, (), json.dumps(completion("kept")).encode()), where, 9.0
+    async def find(key: bytes) -> tuple[Answer, Found, float]:
+        return Answer(200, (), json.dumps(completion("kept")).encode()), found, 9.0
 
     monkeypatch.setattr(wrapped.monitor.monitor.grading.stored, "find", find)
     await wrapped.flag(ENABLE_COMPLETION_CACHE=True)

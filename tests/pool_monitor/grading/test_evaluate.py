@@ -16,11 +16,11 @@ from aiohttp import web
 
 from deploy.grading_model import Asked
 from deploy.grading_sheets import in_full
-from deploy.grading_simulator import running_simulator
 from pool_monitor.grading import evaluate as command
 from pool_monitor.grading.dataset import DatasetError, Image, load_dataset
 from pool_monitor.grading.evaluate import KEPT, main
 from pool_monitor.grading.quality import PLAN
+from tests.grading_simulators import running_simulator
 from tests.pool_monitor.grading.pictures import png
 from tests.support import PATIENCE, until
 

@@ -34,7 +34,7 @@ def test_a_few_failures_are_lived_with() -> None:
 def test_failures_before_there_are_enough_answers_say_nothing() -> None:
     health = Health()
     assert [health.failed(0.0) for _ in range(LEAST)] == [False] * (LEAST - 1) + [True]
-    assert health.switched_off == 1
+    assert health.state is State.OFF
 
 
 def test_while_off_nothing_is_admitted() -> None:
@@ -72,7 +72,7 @@ def test_an_answer_that_comes_after_it_was_switched_off_does_not_switch_twice() 
     health = off_at(0.0)
     assert not health.failed(1.0)
     assert not health.succeeded()
-    assert (health.state, health.switched_off) == (State.OFF, 1)
+    assert (health.state, health.until) == (State.OFF, OFF_SECONDS)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 500)), max_size=400))

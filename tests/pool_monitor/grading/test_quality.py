@@ -314,7 +314,7 @@ def test_what_is_counted() -> None:
     assert (found.questions, found.found_by_both, found.same_count) == (4, 3, False)
     assert (found.same_answer, found.same_grade, found.same_points) == (2, 1, 1)
     # the fourth was not found in the compact way: it is not graded correct there
-    assert (found.good_in_both, found.only_original, found.only_compact) == (1, 2, 1)
+    assert (found.only_original, found.only_compact) == (2, 1)
     assert found.points == pytest.approx(-0.5 + 1.0 - 1.0)
 
 

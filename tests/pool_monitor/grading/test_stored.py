@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from config.tier import SharedTier
 from pool_monitor.grading.calls import Answer, Call
-from pool_monitor.grading.stored import OVERHEAD_BYTES, Stored, Where, key_of, repeatable
+from pool_monitor.grading.observed import Found
+from pool_monitor.grading.stored import OVERHEAD_BYTES, Stored, key_of, repeatable
 from tests.redis_servers import Redis
 
 BODY = {"model": "gpt-4o-mini", "temperature": 0, "messages": [{"role": "user", "content": "hé"}]}
@@ -102,11 +103,11 @@ async def test_kept_for_its_time(clock: Clock) -> None:
     kept = stored(clock)
     kept.keep(b"k", ANSWER)
     clock.now += 59
-    assert await kept.find(b"k") == (ANSWER, Where.MEMORY, 1.0)
+    assert await kept.find(b"k") == (ANSWER, Found.HIT, 1.0)
     assert await kept.find(b"other") is None
     clock.now += 1
     assert await kept.find(b"k") is None
-    assert (len(kept), kept.bytes) == (0, 0)
+    assert (len(kept.held), kept.held.bytes) == (0, 0)
 
 
 async def test_what_was_of_one_request_is_not_kept(clock: Clock) -> None:
@@ -126,22 +127,20 @@ async def test_the_budget_holds_and_the_least_used_goes_first(clock: Clock) -> N
     await kept.find(b"a")
     kept.keep(b"d", answer)
     assert [await kept.find(key) is not None for key in (b"a", b"b", b"c", b"d")] == [True, False, True, True]
-    assert kept.bytes == 3 * (OVERHEAD_BYTES + 100)
+    assert kept.held.bytes == 3 * (OVERHEAD_BYTES + 100)
 
 
 async def test_a_large_answer_is_not_kept(clock: Clock) -> None:
     kept = stored(clock, max_bytes=8000)
     kept.keep(b"k", Answer(200, (), b"x" * 1001))
-    assert len(kept) == 0
+    assert len(kept.held) == 0
 
 
 async def test_keeping_again_counts_once(clock: Clock) -> None:
     kept = stored(clock)
     kept.keep(b"k", ANSWER)
     kept.keep(b"k", ANSWER)
-    assert kept.bytes == len(ANSWER.content) + OVERHEAD_BYTES
-    kept.clear()
-    assert (len(kept), kept.bytes) == (0, 0)
+    assert (len(kept.held), kept.held.bytes) == (1, len(ANSWER.content) + OVERHEAD_BYTES)
 
 
 # -- the tier that replicas share
@@ -160,11 +159,11 @@ async def test_another_replica_finds_it(clock: Clock, tier: SharedTier) -> None:
     await one.close()
     found = await other.find(b"k")
     assert found is not None
-    assert found[:2] == (ANSWER, Where.SHARED)
+    assert found[:2] == (ANSWER, Found.SHARED)
     assert 0 < found[2] <= 60
     again = await other.find(b"k")
     assert again is not None
-    assert again[1] is Where.MEMORY
+    assert again[1] is Found.HIT
 
 
 async def test_with_the_flag_off_the_tier_is_left_alone(clock: Clock, tier: SharedTier) -> None:

@@ -137,8 +137,8 @@ points = { type = "number", column = 2 }
 """
 
 
-def with_file(folder: Path, text: str | bytes, name: str = "one.toml") -> tuple[Template, ...]:
-    (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+def with_file(folder: Path, text: str | bytes) -> tuple[Template, ...]:
+    (folder / "one.toml").write_bytes(text if isinstance(text, bytes) else text.encode())
     return load_templates(folder)
 
 

@@ -144,7 +144,7 @@ def test_a_request() -> None:
     }
     found = tokens.estimate(body, model("gpt-4o-mini"))
     # of the texts 2 and 1, of the roles 1 each, 3 a message, 1 for a name and 2 of it, 3 for the answer
-    assert found == tokens.Estimate(text=17, image=25_501, images=2, unknown_images=1)
+    assert found == tokens.Estimate(text=17, image=25_501, unknown_images=1)
     assert found.input == 25_518
     assert tokens.estimate(body, None).unknown_images == 2
 
@@ -154,7 +154,7 @@ def test_a_request() -> None:
     [{}, {"messages": None}, {"messages": [1, {"content": 7, "name": 7}, {"content": [None, {"image_url": 1}]}]}],
 )
 def test_whatever_a_request_holds(body: dict[str, Any]) -> None:
-    assert tokens.estimate(body, None).images == 0
+    assert tokens.estimate(body, None).unknown_images == 0
 
 
 # -- the table

@@ -34,12 +34,12 @@ class Crowd:
         self.got: list[str] = []
         self.tasks: list[asyncio.Task[None]] = []
 
-    async def one(self, lane: Lane, key: str, name: str, seconds: float = 60) -> None:
-        await self.turns.enter(lane, key, time.monotonic() + seconds)
+    async def one(self, lane: Lane, key: str, name: str) -> None:
+        await self.turns.enter(lane, key, time.monotonic() + 60)
         self.got.append(name)
 
-    async def come(self, lane: Lane, key: str, name: str, seconds: float = 60) -> asyncio.Task[None]:
-        task = asyncio.create_task(self.one(lane, key, name, seconds))
+    async def come(self, lane: Lane, key: str, name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(self.one(lane, key, name))
         self.tasks.append(task)
         await asyncio.sleep(0)
         return task

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from config.listen import spare_port
+from pool_monitor.grading.asking import Ended
 from pool_monitor.grading.calls import Answer, UpstreamFault
-from pool_monitor.grading.upstream import Outcome, Upstream
+from pool_monitor.grading.upstream import Upstream
 from tests.pool_monitor.grading.upstream_bench import (
     BODY,
     MEGABYTE,
@@ -118,7 +119,7 @@ async def test_an_error_is_an_answer_with_the_upstreams_own_fields(bench: Bench)
         ),
         body,
     )
-    assert bench.seen.outcomes == [Outcome.ERROR]
+    assert bench.seen.outcomes == [Ended.ERROR]
     assert len(bench.origin.requests) == 1
 
 
@@ -199,7 +200,7 @@ async def test_pieces_of_a_stream_arrive_before_its_end(bench: Bench) -> None:
             go.set()
             assert [piece async for piece in pieces] == [b"data: 2\n\n"]
     assert bench.upstream.in_use == 0
-    assert bench.seen.outcomes == [Outcome.ANSWERED]
+    assert bench.seen.outcomes == [Ended.ANSWERED]
 
 
 async def test_the_error_of_a_stream_is_whole(bench: Bench) -> None:
@@ -219,7 +220,7 @@ async def test_a_stream_that_breaks_off(bench: Bench) -> None:
         await bench.stream(bench.call())
     assert (fault.value.status, fault.value.code) == (502, "upstream_cut")
     assert bench.upstream.in_use == 0
-    assert bench.seen.outcomes == [Outcome.CUT]
+    assert bench.seen.outcomes == [Ended.CUT]
 
 
 async def test_a_stream_ends_with_its_deadline(bench: Bench) -> None:

@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
+from pool_monitor.grading.asking import Ended, Retried
 from pool_monitor.grading.calls import Lane, UpstreamFault
 from pool_monitor.grading.care import BreakerState
-from pool_monitor.grading.upstream import Outcome, Retried
 from tests.pool_monitor.grading.upstream_bench import SECRET, Bench, Held, completion, cut, one_after_another, running
 from tests.support import Origin, until
 
@@ -137,4 +137,4 @@ async def test_who_waits_for_a_turn_is_counted_and_leaves_by_the_deadline(origin
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
         assert bench.upstream.in_use == 0
-        assert sorted(bench.seen.outcomes) == [Outcome.LEFT, Outcome.TIMED_OUT, Outcome.TOO_MANY_WAITING]
+        assert sorted(bench.seen.outcomes) == [Ended.LEFT, Ended.TIMED_OUT, Ended.TOO_MANY_WAITING]

@@ -10,9 +10,9 @@ import openai
 import pytest
 
 from config.listen import spare_port
+from pool_monitor.grading.asking import Ended, Retried
 from pool_monitor.grading.calls import UpstreamFault
 from pool_monitor.grading.care import BreakerState
-from pool_monitor.grading.upstream import Outcome, Retried
 from tests.pool_monitor.grading.upstream_bench import (
     MEGABYTE,
     SSE_HEAD,
@@ -40,7 +40,7 @@ async def test_a_refused_connection_is_tried_again_and_then_told(origin: Origin)
         with pytest.raises(UpstreamFault) as fault:
             await bench.forward("POST", "/files", content=b"x")
         assert fault.value.code == "upstream_unreachable"
-        assert (bench.seen.outcomes, bench.seen.forwards) == ([Outcome.UNREACHABLE], [Outcome.UNREACHABLE])
+        assert (bench.seen.outcomes, bench.seen.forwards) == ([Ended.UNREACHABLE], [Ended.UNREACHABLE])
         assert bench.upstream.in_use == 0
 
 
@@ -106,7 +106,7 @@ async def test_no_answer_by_the_deadline(bench: Bench) -> None:
     assert set(fault.value.document["error"]) == {"message", "type", "param", "code"}
     await asyncio.wait_for(held.left.wait(), 5)
     assert bench.upstream.in_use == 0
-    assert bench.seen.outcomes == [Outcome.TIMED_OUT]
+    assert bench.seen.outcomes == [Ended.TIMED_OUT]
     with pytest.raises(UpstreamFault):
         await bench.upstream.complete(bench.call(seconds=-1))
     assert len(bench.origin.requests) == 1
@@ -213,7 +213,7 @@ async def test_a_caller_that_leaves_ends_the_connection(
         await task
     await asyncio.wait_for(held.left.wait(), 5)
     assert bench.upstream.in_use == 0
-    assert bench.seen.outcomes + bench.seen.forwards == [Outcome.LEFT]
+    assert bench.seen.outcomes + bench.seen.forwards == [Ended.LEFT]
 
 
 async def test_a_caller_that_leaves_while_its_content_is_sent(bench: Bench) -> None:
@@ -237,5 +237,5 @@ async def test_content_that_breaks_off_is_its_own_fault(bench: Bench) -> None:
 
     with pytest.raises(Gone):
         await bench.forward("POST", "/files", ("Content-Length", "10"), content=content())
-    assert bench.seen.forwards == [Outcome.LEFT]
+    assert bench.seen.forwards == [Ended.LEFT]
     assert bench.upstream.breaker_state is BreakerState.CLOSED

@@ -14,7 +14,7 @@ import pytest
 
 from deploy.grading_model import Form, Way
 from deploy.grading_sheets import NAMED
-from deploy.grading_simulator import Running, running_simulator
+from tests.grading_simulators import Running, running_simulator
 from tests.pool_monitor.grading.samples import SCHEMA, asked, pretty
 from tests.pool_monitor.support import Client, running_monitor
 

@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
+from pool_monitor.grading.asking import Ended, Retried
 from pool_monitor.grading.calls import Call, Fields, Lane
 from pool_monitor.grading.care import BreakerState
-from pool_monitor.grading.upstream import Outcome, Retried, Upstream
+from pool_monitor.grading.upstream import Upstream
 from tests.support import Origin, Script, Turn
 
 SECRET = "Bearer sk-caller-secret"  # noqa: S105 - made up
@@ -26,8 +27,8 @@ class Seen:
     """What was observed."""
 
     def __init__(self) -> None:
-        self.outcomes: list[Outcome] = []
-        self.forwards: list[Outcome] = []
+        self.outcomes: list[Ended] = []
+        self.forwards: list[Ended] = []
         self.retries: list[Retried] = []
         self.states: list[BreakerState] = []
         self.lanes: list[Lane] = []
@@ -35,12 +36,12 @@ class Seen:
     def waited(self, lane: Lane, seconds: float) -> None:
         self.lanes.append(lane)
 
-    def asked(self, lane: Lane, outcome: Outcome, seconds: float) -> None:
+    def asked(self, lane: Lane, how: Ended, seconds: float) -> None:
         assert seconds >= 0
-        self.outcomes.append(outcome)
+        self.outcomes.append(how)
 
-    def forwarded(self, outcome: Outcome, seconds: float) -> None:
-        self.forwards.append(outcome)
+    def forwarded(self, how: Ended, seconds: float) -> None:
+        self.forwards.append(how)
 
     def retried(self, reason: Retried) -> None:
         self.retries.append(reason)

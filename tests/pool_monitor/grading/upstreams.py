@@ -16,8 +16,6 @@ from pool_monitor.grading.template_files import load_templates
 [TEMPLATE] = load_templates()
 ORIGINAL, COMPACT = TEMPLATE.original, TEMPLATE.compact
 
-Said = str | dict[str, Any] | bytes
-
 
 @dataclass
 class Asked:
