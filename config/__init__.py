@@ -16,7 +16,7 @@ Start with `settings`: one definition a setting, with its default, bounds and me
     tracing.py    whether there are traces, and what the running code works for; otel.py makes them by OpenTelemetry's
                   SDK, and is imported only then; trace_context.py reads and writes `traceparent`
     listen.py     listening sockets; descriptors.py has as many connections as the system lets one have; lag.py says how
-                  late the event loop is; tasks.py ends tasks
+                  late the event loop is; tasks.py ends tasks; spare_memory.py gives back what is free
     answers.py    applications whose answers are JSON; access.py says who may change something
     process.py    standard streams, and how a process is told to stop; interrupted.py is for Ctrl-C at its very start
     logs.py       the log on standard error; teller.py writes it, and waits for nobody; told.py says a thing once

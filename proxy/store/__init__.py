@@ -3,6 +3,7 @@
 base -- what a store must do.
 memory -- in memory, within a budget of bytes; weight -- what a stored response takes of it.
 invalidations -- which stored responses may no longer be used, without touching them.
+sweeping -- those that nobody will be given any more make way.
 
 With REDIS_URL, what replicas share (`replicas` puts it together):
 record -- a stored response as octets; shared -- records, and the leases by which one asks the origin for all;
