@@ -124,6 +124,7 @@ class GradingPart:
             grading.fetch,
             key_secret,
             self.upstream.has_key,
+            grading.refuses,
         )
 
     def _expanded(self, outcome: Outcome) -> None:

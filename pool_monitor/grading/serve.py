@@ -35,6 +35,9 @@ CHAT = "/v1/chat/completions"
 JSON = "application/json"
 MOST_SEEN_BYTES = 1024 * 1024
 """Of an answer that is passed on, what is looked at afterwards for the usage that it states."""
+TRIED_SECONDS = 10.0
+"""How long is waited for whether the upstream takes a key."""
+REFUSED = frozenset({401, 403})
 LARGE_BYTES = 256 * 1024
 """The digest of larger content is made beside the event loop."""
 _TEMPERATURE = b'"temperature"'
@@ -190,6 +193,22 @@ class Grading:
         async with self._upstream.forward("GET", target, fields, None) as answer, aclosing(answer.pieces()) as pieces:
             content = b"".join([piece async for piece in pieces])
             return Answer(answer.status, end_to_end(answer.fields, _OF_ITS_LENGTH), content)
+
+    async def refuses(self, asker: Call) -> bool:
+        """Whether the upstream refuses the key that goes with what this one asks; False also where it does not tell.
+
+        It is asked for a completion of nothing, which costs nothing: a key that is only for completions may not list
+        models or files, and one that is taken is told what is missing (400).
+        """
+        fields = (*asker.fields, ("Content-Type", JSON), ("Accept-Encoding", "identity"))
+        try:
+            async with (
+                asyncio.timeout(TRIED_SECONDS),
+                self._upstream.forward("POST", CHAT.removeprefix(PREFIX), fields, b"{}") as answer,
+            ):
+                return answer.status in REFUSED
+        except (UpstreamFault, TimeoutError):
+            return False
 
     async def _forward(
         self, request: web.Request, served: Served, content: bytes | AsyncIterator[bytes] | None

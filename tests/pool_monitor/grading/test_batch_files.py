@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from pool_monitor.grading.batch_files import Files
+from pool_monitor.grading import serve
+from pool_monitor.grading.batch_files import PIECE_BYTES, Files
 from pool_monitor.grading.batch_form import Form, FormError
 from tests.pool_monitor.grading.batching import answering, begun, ended, line, lines_of, multipart, theirs
 from tests.pool_monitor.grading.upstreams import Asked, whole
 from tests.pool_monitor.grading.wrapped import SAID, Wrapped, says, wrapping
+from tests.pool_monitor.support import running_monitor
 
 
 @pytest.fixture
@@ -200,6 +202,68 @@ async def test_of_who_has_no_key_nothing_is_written(fields: dict[str, str], ours
             assert (answer.status, "error" in await answer.json()) == ((200, False) if taken else (401, True))
         assert [asked.content for asked in wrapped.upstream.asked] == ([] if taken else [content])
         assert len(wrapped.monitor.monitor.grading._files) == taken
+
+
+@pytest.mark.parametrize("size", [10, 3 * PIECE_BYTES])
+@pytest.mark.parametrize("file_first", [False, True])
+@pytest.mark.parametrize("status", [401, 403])
+async def test_of_whose_key_is_refused_nothing_is_kept(
+    wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch, size: int, file_first: bool, status: int
+) -> None:
+    """The upstream refuses it in its own words, and where it does not, has the file."""
+    written, write = 0, os.pwrite
+
+    def writing(descriptor: int, octets: memoryview, at: int) -> int:
+        nonlocal written
+        written += len(octets)
+        return write(descriptor, octets, at)
+
+    async def refusing(asked: Asked, request: web.Request) -> web.StreamResponse:
+        return await whole({"error": {"message": "Incorrect API key provided.", "code": "invalid_api_key"}}, 401)
+
+    monkeypatch.setattr(os, "pwrite", writing)
+    wrapped.upstream.answering, wrapped.upstream.tells = refusing, status
+    parts = [("purpose", b"batch"), ("file", line(0) + b" " * size)]
+    content = multipart(*(reversed(parts) if file_first else parts))
+    headers = {
+        "Content-Type": "multipart/form-data; boundary=xyz",
+        "Authorization": "Bearer sk-wrong",
+        "Idempotency-Key": "of-the-upload",
+    }
+    async with wrapped.monitor.session.post("/v1/files", data=content, headers=headers) as answer:
+        assert (answer.status, (await answer.json())["error"]["code"]) == (401, "invalid_api_key")
+    assert [asked.content for asked in wrapped.upstream.asked] == [content]
+    [tried] = wrapped.upstream.tried
+    assert (tried.method, tried.path) == ("POST", "/v1/chat/completions")
+    fields = dict(tried.fields)
+    assert (fields["Authorization"], "Idempotency-Key" in fields) == ("Bearer sk-wrong", False)
+    files = wrapped.monitor.monitor.grading._files
+    assert (len(files), files.bytes) == (0, 0)
+    # of a long one not more than the first piece
+    assert written < 2 * PIECE_BYTES
+
+
+@pytest.mark.parametrize("status", [200, 400, 404, 422, 429, 500, 503])
+async def test_who_is_not_refused_is_served(wrapped: Wrapped, status: int) -> None:
+    wrapped.upstream.tells = status
+    assert (await sent(wrapped, line(0))).startswith("file-siding-")
+
+
+async def test_an_upstream_that_is_silent_refuses_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    monkeypatch.setattr(serve, "TRIED_SECONDS", 0.01)
+    headers = {"Content-Type": "multipart/form-data; boundary=xyz", "Authorization": "Bearer k"}
+    content = multipart(("purpose", b"batch"), ("file", line(0)))
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        async with (
+            running_monitor(None, grading_upstream_url=url) as monitor,
+            monitor.session.post("/v1/files", data=content, headers=headers) as answer,
+        ):
+            assert (await answer.json())["id"].startswith("file-siding-")
 
 
 # -- the form, as it arrives
