@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import islice
@@ -23,7 +24,8 @@ from pool_monitor.grading.batch import CONCURRENCY, Crew, Work, tell_failed
 from pool_monitor.grading.batch_asking import NO_TOKENS, Asking, Outcome, Tokens, refusal
 from pool_monitor.grading.batch_files import Draft, File, Files, Octets, lines_of, new_id
 from pool_monitor.grading.batch_items import CHAT, Item, Parsed, Refused, Shares, parse_line, together
-from pool_monitor.grading.calls import Call, UpstreamFault
+from pool_monitor.grading.calls import Call, Lane, UpstreamFault
+from pool_monitor.grading.turns import Turns
 
 log = logging.getLogger("siding.grading")
 
@@ -34,6 +36,8 @@ MOST_LINES = 50_000
 """As many as OpenAI takes."""
 MOST_RUNNING = 4
 MOST_BATCHES = 1000
+OWNERS_SHARE = 2
+"""One caller's are no more than this part of them."""
 CANCEL_SECONDS = 30.0
 """How long what was asked already may take when a batch is cancelled."""
 UNAUTHORIZED = 401
@@ -367,10 +371,15 @@ class _Running:
         self._errors.discard()
 
 
+class _Unobserved:
+    def waited(self, lane: Lane, seconds: float) -> None:
+        """See ObserveWait."""
+
+
 class Batches:
     """Every batch. shares -- whether equal bodies of this content may have one answer. wall -- seconds since 1970.
 
-    running -- batches at once; others wait in `validating`. window_seconds -- the longest for one.
+    running -- batches at once; others wait in `validating`, callers in turn. window_seconds -- the longest for one.
     """
 
     def __init__(
@@ -390,7 +399,7 @@ class Batches:
         self._wall = wall
         self._shares = shares
         self._concurrency = concurrency
-        self._turns = asyncio.Semaphore(running)
+        self._turns = Turns(running, asking.clock, _Unobserved(), 2 * most)
         self._most = most
         self._window = window_seconds
         self._batches: dict[str, Batch] = {}
@@ -416,8 +425,10 @@ class Batches:
     ) -> Batch:
         """Begin one. keep_seconds -- how long its output is kept, if shorter than usual. Raises UpstreamFault."""
         self._sweep()
-        if len(self._batches) >= self._most:
-            raise UpstreamFault(429, "too_many_batches", f"there are {self._most} batches", retry_after=60)
+        own, share = sum(one.owner == source.owner for one in self._batches.values()), self._most // OWNERS_SHARE
+        if len(self._batches) >= self._most or own >= share:
+            whose = f"{share} batches of yours" if own >= share else f"{self._most} batches"
+            raise UpstreamFault(429, "too_many_batches", f"there are {whose}", retry_after=60)
         batch = Batch(new_id(BATCH_PREFIX), source.owner, source, metadata, keep_seconds, self._wall())
         self._batches[batch.id] = batch
         # it is read even when the file is deleted before its turn comes
@@ -471,9 +482,22 @@ class Batches:
             if one.status.ended and one.times[one.status] <= before:
                 del self._batches[one.id]
 
+    @asynccontextmanager
+    async def _turn(self, owner: str, until: float) -> AsyncIterator[None]:
+        try:
+            await self._turns.enter(Lane.BATCH, owner, until)
+        except UpstreamFault:
+            # its time is over, so it asks for nothing
+            yield
+            return
+        try:
+            yield
+        finally:
+            self._turns.leave()
+
     async def _go(self, batch: Batch, asker: Call) -> None:
         until = self._asking.clock() + self._window
-        async with self._turns:
+        async with self._turn(batch.owner, until):
             try:
                 with batch.input.octets.opened() as stream:
                     entered = await asyncio.to_thread(entered_in, stream, batch.input, self._shares)

@@ -264,6 +264,22 @@ async def test_samples_of_an_unknown_prompt_are_each_asked(wrapped: Wrapped) -> 
     assert batch.usage.total_tokens == 3 * 150
 
 
+async def test_one_caller_does_not_take_all_the_batches(wrapped: Wrapped) -> None:
+    held = wrapped.monitor.monitor.grading._batches
+    held._most = 4
+    async with wrapped.sdk() as one, wrapped.sdk("sk-two") as two:
+        for _ in range(2):
+            await ended(one, await begun(one, line(0)))
+        with pytest.raises(openai.RateLimitError, match="there are 2 batches of yours"):
+            await begun(one, line(0))
+        for _ in range(2):
+            await ended(two, await begun(two, line(0)))
+        held._batches.popitem()
+        with pytest.raises(openai.RateLimitError, match="of yours"):
+            await begun(one, line(0))
+        await ended(two, await begun(two, line(0)))
+
+
 async def as_many_as_run(wrapped: Wrapped, sdk: openai.AsyncOpenAI) -> tuple[list[Any], asyncio.Event]:
     """Batches that are all being asked, and what their answers wait for."""
     go = asyncio.Event()
@@ -294,6 +310,45 @@ async def test_a_waiting_batch_outlasts_its_file(wrapped: Wrapped) -> None:
         for one in running:
             await ended(sdk, one)
         await until(lambda: files._on_disk == len(files))
+
+
+async def one_that_runs(wrapped: Wrapped, sdk: openai.AsyncOpenAI) -> tuple[Any, asyncio.Event]:
+    """The only batch that may, and what its answer waits for."""
+    go = asyncio.Event()
+
+    async def slowly(asked: Asked, request: web.Request) -> web.StreamResponse:
+        await go.wait()
+        return await whole(completion(SAID))
+
+    wrapped.upstream.answering = slowly
+    wrapped.monitor.monitor.grading._batches._turns.capacity = 1
+    running = await begun(sdk, line(0))
+    await until(lambda: len(wrapped.upstream.asked) == 1)
+    return running, go
+
+
+async def test_callers_whose_batches_wait_take_turns(wrapped: Wrapped) -> None:
+    async with wrapped.sdk() as one, wrapped.sdk("sk-two") as two:
+        _, go = await one_that_runs(wrapped, one)
+        many = [await begun(one, line(1 + number)) for number in range(3)]
+        last = await begun(two, line(9))
+        go.set()
+        await ended(two, last)
+        for batch in many:
+            await ended(one, batch)
+    assert [asked.body["seed"] for asked in wrapped.upstream.asked] == [0, 1, 9, 2, 3]
+
+
+async def test_one_whose_turn_does_not_come_in_time_expires(wrapped: Wrapped) -> None:
+    async with wrapped.sdk() as sdk:
+        running, go = await one_that_runs(wrapped, sdk)
+        wrapped.monitor.monitor.grading._batches._window = 0.01
+        batch = await ended(sdk, await begun(sdk, b"\n".join(line(1 + number) for number in range(2))))
+        assert (batch.status, batch.request_counts.failed) == ("expired", 2)
+        assert {one["error"]["code"] for one in await lines_of(sdk, batch.error_file_id)} == {"batch_expired"}
+        go.set()
+        assert (await ended(sdk, running)).status == "completed"
+    assert len(wrapped.upstream.asked) == 1
 
 
 @pytest.mark.parametrize("path", ["/v1/files", "/v1/batches"])
