@@ -22,7 +22,7 @@ from config.tracing import apart
 from config.words import counted, quoted
 from pool_monitor.grading.batch import CONCURRENCY, Crew, Work, tell_failed
 from pool_monitor.grading.batch_asking import NO_TOKENS, Asking, Outcome, Tokens, refusal
-from pool_monitor.grading.batch_files import Draft, File, Files, Octets, lines_of, new_id
+from pool_monitor.grading.batch_files import PIECE_BYTES, Draft, File, Files, NoRoom, Octets, lines_of, new_id
 from pool_monitor.grading.batch_items import CHAT, Item, Parsed, Refused, Shares, parse_line, together
 from pool_monitor.grading.calls import Call, Lane, UpstreamFault
 from pool_monitor.grading.turns import Turns
@@ -40,7 +40,8 @@ OWNERS_SHARE = 2
 """One caller's are no more than this part of them."""
 CANCEL_SECONDS = 30.0
 """How long what was asked already may take when a batch is cancelled."""
-UNAUTHORIZED = 401
+MOST_REFUSED = 8
+"""So many refusals in a row are no accident: upstreams refuse a good key now and then."""
 MOST_ERRORS = 50
 MOST_METADATA = 16
 
@@ -260,9 +261,18 @@ def output_line(item: Item, outcome: Outcome) -> bytes:
     return _line(item, response, error)
 
 
+def _unasked(item: Item, status: Status) -> bytes:
+    """The line of a request that was not asked before its batch ended so."""
+    code, message = _UNASKED.get(status, _UNASKED[Status.FAILED])
+    return _line(item, None, {"code": code, "message": message})
+
+
 def _line(item: Item, response: object, error: object) -> bytes:
     document = {"id": new_id("batch_req_siding-"), "custom_id": item.custom_id, "response": response, "error": error}
     return orjson.dumps(document) + b"\n"
+
+
+_LONGEST_UNASKED = max(len(_unasked(Item(0), status)) for status in _UNASKED)
 
 
 # -- batches
@@ -278,27 +288,31 @@ class _Running:
         self._files = files
         self._until = until
         self._crew = Crew(concurrency, self._do, batch.news.set)
-        self._refused = False
+        self._refusals: dict[str | None, int] = {}
+        """How often the upstream has refused the key, or forbidden a model, since it last answered."""
+        self._why: UpstreamFault | None = None
+        """Why it ends before its end."""
         self._left: dict[int, Item] = {}
         self._output = files.draft()
         self._errors = files.draft()
 
     async def run(self, stream: BinaryIO, entered: Entered) -> Status:
-        """How it ended; what was asked has its line. Raises UpstreamFault where there is no room for it, or the key is
-        refused."""
+        """How it ended; what was asked has its line. Where there is no more room, or the key is refused, that is so
+        with what was answered before; only where that is nothing has it failed."""
         batch, crew = self._batch, self._crew
-        for item in entered.refused:
-            if item.refused is not None:
-                await self._write(item, refusal(item.refused))
         works = [_work(stream, *group) for group in entered.groups]
         self._left = {item.index: item for work in works for item in work.items}
         try:
+            self._set_aside()
+        except NoRoom as fault:
+            self._full(fault)
+            return Status.FAILED
+        for item in entered.refused:
+            if item.refused is not None:
+                await self._write(item, refusal(item.refused))
+        try:
             crew.add(works)
             await batch.news.wait()
-            if self._was_not_the_key():
-                batch.news.clear()
-                crew.add(work for work in works if work.items[0].index in self._left)
-                await batch.news.wait()
             if batch.status is Status.CANCELLING:
                 await self._wind_up()
         finally:
@@ -307,14 +321,24 @@ class _Running:
             raise crew.fault
         if batch.status is Status.CANCELLING:
             return Status.CANCELLED
-        if self._refused and self._left and not batch.completed:
-            raise UpstreamFault(UNAUTHORIZED, "invalid_api_key", "The upstream refuses the key of this batch.")
+        if self._refusals.get(None) and not batch.completed:
+            self._ends(_refused())
+        if self._why is not None:
+            return Status.COMPLETED if batch.completed else Status.FAILED
         return Status.EXPIRED if self._left else Status.COMPLETED
 
-    def _was_not_the_key(self) -> bool:
-        """Whether it is to go on: what was on its way when one was refused was answered."""
-        going = self._batch.status is not Status.CANCELLING and self._crew.fault is None
-        return going and self._refused and bool(self._left) and self._batch.completed > 0
+    def _set_aside(self) -> None:
+        """What is answered is paid for: before anything is asked there is room for what is still in memory when no
+        other is left, and for a line of each that is not asked. Raises NoRoom."""
+        self._output.set_aside(2 * PIECE_BYTES)
+        names = sum(len(orjson.dumps(item.custom_id)) for item in self._left.values())
+        self._errors.set_aside(2 * PIECE_BYTES + names + len(self._left) * _LONGEST_UNASKED)
+
+    def _ends(self, why: UpstreamFault) -> None:
+        """It will not be whole."""
+        if self._why is None:
+            self._why = why
+            self._batch.errors.append(_what_failed(why))
 
     async def _wind_up(self) -> None:
         crew = self._crew
@@ -328,40 +352,89 @@ class _Running:
             log.warning("a cancelled batch gives up %s", counted(crew.active, "request"))
 
     async def _do(self, work: Work) -> None:
-        outcome = await self._asking.outcome(self._asker, await work.load(), self._until)
+        body = await work.load()
+        model = str(body.get("model"))
+        if self._refusals.get(model, 0) >= MOST_REFUSED:
+            return
+        outcome = await self._asking.outcome(self._asker, body, self._until)
         if not outcome.answered and self._asking.clock() >= self._until:
             return
         self._batch.tokens += outcome.tokens
-        if outcome.status == UNAUTHORIZED and not self._batch.completed:
-            # with a wrong key fifty thousand others would be refused as well
-            self._refused = True
-            self._crew.stop()
+        self._heed(outcome, model)
         for item in work.items:
             # before it is written: it has its line, even if it is given up meanwhile
             del self._left[item.index]
             await self._write(item, outcome)
+
+    def _heed(self, outcome: Outcome, model: str) -> None:
+        """With a key that is refused (401) fifty thousand others would be, too; where something is forbidden (403), all
+        that ask the same model."""
+        if not outcome.answered:
+            return
+        match outcome.status:
+            case 401 if self._again(None):
+                self._ends(_refused())
+                self._crew.stop()
+            case 403 if self._again(model):
+                message = f"The upstream forbids what this batch asks of the model {quoted(model)}."
+                self._ends(UpstreamFault(403, "permission_denied", message))
+            case status if status < 500 and status not in {401, 403}:
+                self._refusals.pop(None, None)
+                self._refusals.pop(model, None)
+
+    def _again(self, what: str | None) -> bool:
+        """Refused once more: whether that is no accident any more."""
+        self._refusals[what] = self._refusals.get(what, 0) + 1
+        return self._refusals[what] >= MOST_REFUSED
 
     async def _write(self, item: Item, outcome: Outcome) -> None:
         if outcome.ok:
             self._batch.completed += 1
         else:
             self._batch.failed += 1
-        await (self._output if outcome.ok else self._errors).write(output_line(item, outcome))
+        await self._add(self._output if outcome.ok else self._errors, output_line(item, outcome))
 
-    async def finish(self, status: Status) -> None:
-        """Make files of what there is. Raises UpstreamFault."""
+    async def _add(self, draft: Draft, line: bytes) -> None:
+        try:
+            await draft.write(line)
+        except NoRoom as fault:
+            # the line waits for what is set aside
+            self._full(fault)
+
+    def _full(self, why: NoRoom) -> None:
+        self._crew.stop()
+        if not isinstance(self._why, NoRoom):
+            tell_failed("a batch ends before its end", why)
+        self._ends(why)
+
+    async def finish(self, status: Status) -> Status:
+        """Make files of what there is; how it ended, then."""
         batch = self._batch
-        code, message = _UNASKED.get(status, ("", ""))
-        for item in self._left.values():
-            await self._errors.write(_line(item, None, {"code": code, "message": message}))
-            batch.failed += 1
+        batch.failed += len(self._left)
+        self._output.ending = self._errors.ending = True
+        try:
+            for item in self._left.values():
+                await self._errors.write(_unasked(item, status))
+        except NoRoom as fault:
+            self._full(fault)
         batch.output = await self._kept(self._output, "output")
         batch.error_output = await self._kept(self._errors, "error")
+        lost = status is Status.COMPLETED and self._why is not None and not batch.completed
+        return Status.FAILED if lost else status
 
     async def _kept(self, draft: Draft, what: str) -> File | None:
+        batch = self._batch
+        try:
+            await draft.flush()
+        except NoRoom as fault:
+            # the disk is full: what is on it is kept
+            self._full(fault)
+            lost = draft.without_rest().count(b"\n")
+            if draft is self._output:
+                batch.completed -= lost
+                batch.failed += lost
         if not draft.size:
             return None
-        batch = self._batch
         name = f"{batch.id}_{what}.jsonl"
         return await self._files.keep(draft, batch.owner, "batch_output", name, seconds=batch.keep_seconds)
 
@@ -374,6 +447,10 @@ class _Running:
 class _Unobserved:
     def waited(self, lane: Lane, seconds: float) -> None:
         """See ObserveWait."""
+
+
+def _refused() -> UpstreamFault:
+    return UpstreamFault(401, "invalid_api_key", "The upstream refuses the key of this batch.")
 
 
 class Batches:
@@ -520,7 +597,7 @@ class Batches:
                 batch.errors = [_what_failed(fault)]
             if status is not Status.CANCELLED:
                 batch.enter(Status.FINALIZING, self._wall())
-            await running.finish(status)
+            status = await running.finish(status)
         except Exception as fault:
             tell_failed("the output of a batch cannot be kept", fault)
             status, batch.errors = Status.FAILED, [*batch.errors, _what_failed(fault)]

@@ -18,8 +18,8 @@ from pool_monitor.grading import serve
 from pool_monitor.grading.batch_files import PIECE_BYTES, Files
 from pool_monitor.grading.batch_form import Form, FormError
 from tests.pool_monitor.grading.batching import answering, begun, ended, line, lines_of, multipart, theirs
-from tests.pool_monitor.grading.upstreams import Asked, whole
-from tests.pool_monitor.grading.wrapped import SAID, Wrapped, says, wrapping
+from tests.pool_monitor.grading.upstreams import Asked, completion, whole
+from tests.pool_monitor.grading.wrapped import SAID, Wrapped, asked_for, says, wrapping
 from tests.pool_monitor.support import running_monitor
 
 
@@ -171,9 +171,107 @@ async def test_answers_without_room_fail_the_batch_and_say_why(
         files._budget = files.bytes
         wanted: Any = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
         batch = await ended(sdk, await sdk.batches.create(input_file_id=file, **wanted))
-    assert (batch.status, batch.errors.data[0].code) == ("failed", "storage_full")
+    assert (batch.status, [one.code for one in batch.errors.data]) == ("failed", ["storage_full"])
     assert "bytes are in use" in batch.errors.data[0].message
     assert [record.exc_info for record in caplog.records] == [None]
+    # an answer that cannot be kept is not paid for
+    assert wrapped.upstream.asked == []
+
+
+def says_much(octets: int) -> Any:
+    async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
+        return await whole(completion("x" * octets))
+
+    return answering
+
+
+async def ended_early(wrapped: Wrapped, sdk: Any, lines: int) -> tuple[Any, list[Any], list[Any]]:
+    """A batch of so many lines about jokes, and the lines of both of its files."""
+    joke = asked_for("Tell a joke.", temperature=1)
+    batch = await ended(sdk, await begun(sdk, b"\n".join(line(number, body=joke) for number in range(lines))))
+    good = await lines_of(sdk, batch.output_file_id) if batch.output_file_id else []
+    bad = await lines_of(sdk, batch.error_file_id) if batch.error_file_id else []
+    assert (batch.request_counts.completed, len({one["custom_id"] for one in good})) == (len(good), len(good))
+    assert batch.request_counts.completed + batch.request_counts.failed == batch.request_counts.total == lines
+    return batch, good, bad
+
+
+@pytest.mark.parametrize("octets", [100, 10_000, 60_000])
+async def test_room_that_ends_meanwhile_takes_no_answer_away(
+    wrapped: Wrapped, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, octets: int
+) -> None:
+    """Nor does it stop the rest without a word, nor is more used than there is."""
+    files, most, add = wrapped.monitor.monitor.grading._files, 0, Files._add
+
+    def adding(self: Files, *args: Any, **more: Any) -> None:
+        nonlocal most
+        add(self, *args, **more)
+        most = max(most, self.bytes)
+
+    monkeypatch.setattr(Files, "_add", adding)
+    files._budget = 2_600_000
+    wrapped.upstream.answering = says_much(octets)
+    lines = 60 if octets > 1000 else 1200
+    async with wrapped.sdk() as sdk:
+        batch, good, bad = await ended_early(wrapped, sdk, lines)
+        assert most <= files._budget
+        assert batch.status == "completed"
+        whole_batch = len(good) == lines
+        assert whole_batch is (octets < 60_000)
+        if not whole_batch:
+            # whoever was asked is among them
+            assert len(good) == len(wrapped.upstream.asked) > 0
+            assert [one.code for one in batch.errors.data] == ["storage_full"]
+            assert {one["error"]["code"] for one in bad} == {"batch_failed"}
+            assert len(good) + len(bad) == lines
+            assert len([one for one in caplog.messages if "a batch ends before its end" in one]) == 1
+        for file_id in (batch.input_file_id, batch.output_file_id, *([batch.error_file_id] if bad else [])):
+            await sdk.files.delete(file_id)
+    assert (files.bytes, files._on_disk) == (0, 0)
+
+
+@pytest.mark.parametrize("places", [0, 1, 2])
+async def test_a_batch_has_the_places_of_its_answers_before_it_asks(wrapped: Wrapped, places: int) -> None:
+    files = wrapped.monitor.monitor.grading._files
+    wrapped.upstream.answering = answering
+    async with wrapped.sdk() as sdk:
+        file = await sent(wrapped, line(0))
+        files._most = files._on_disk + places
+        wanted: Any = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        batch = await ended(sdk, await sdk.batches.create(input_file_id=file, **wanted))
+    assert batch.status == ("completed" if places == 2 else "failed")
+    assert len(wrapped.upstream.asked) == (1 if places == 2 else 0)
+    assert files._on_disk == (2 if places == 2 else 1)
+
+
+@pytest.mark.parametrize("after", [0, 1_000_000])
+async def test_a_disk_that_is_full_meanwhile_takes_only_what_is_not_on_it(
+    wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, after: int
+) -> None:
+    write, left = os.pwrite, after
+
+    def filling(descriptor: int, octets: memoryview, at: int) -> int:
+        nonlocal left
+        if b"batch_req_siding" in bytes(octets):
+            left -= len(octets)
+            if left < 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, octets, at)
+
+    monkeypatch.setattr(os, "pwrite", filling)
+    wrapped.upstream.answering = says_much(20_000)
+    async with wrapped.sdk() as sdk:
+        batch, good, _ = await ended_early(wrapped, sdk, 200)
+        assert batch.status == ("completed" if after else "failed")
+        assert [one.code for one in batch.errors.data] == ["storage_full"]
+        assert "No space left on device" in batch.errors.data[0].message
+        assert (len(good) > 0) is (after > 0)
+        assert len(wrapped.upstream.asked) < 200
+    assert [record.exc_info for record in caplog.records] == [None]
+    files = wrapped.monitor.monitor.grading._files
+    assert files._on_disk == len(files)
+    await files.close()
+    assert files.bytes == 0
 
 
 @pytest.mark.parametrize(
