@@ -14,6 +14,7 @@ Start with `settings`: one definition a setting, with its default, bounds and me
     bulletin.py   a numbered log that all replicas read; everywhere.py flips flags by it
     tracing.py    whether there are traces, and what the running code works for; otel.py makes them by OpenTelemetry's
                   SDK, and is imported only then; trace_context.py reads and writes `traceparent`
+    room.py       how many clients may be connected; untaken.py what one of them has not read yet
     process.py    standard streams, and how a process is told to stop; interrupted.py is for Ctrl-C at its very start
     logs.py       the log on standard error; teller.py writes it, and waits for nobody
     output.py     what a command says on standard output, be its disk full
