@@ -23,6 +23,7 @@ from config.tier_metrics import TierMetrics, tier_levels
 from config.tracing import set_up
 from pool_monitor import changes
 from pool_monitor.advisor.advise import from_server
+from pool_monitor.callers import Caller
 from pool_monitor.endpoints import Parts, monitor_app
 from pool_monitor.finder import Finder
 from pool_monitor.grading.models import Models, load_models
@@ -105,6 +106,7 @@ class Monitor:
         priced = load_models() if models is None else models
         self.grading = GradingPart(settings, self._flags, self._tier, self._metrics.registry, known, priced)
         self._runner: web.AppRunner | None = None
+        self._listening: asyncio.Server | None = None
 
     def _share(self) -> Replicas | None:
         if self._tier is None or self._settings.database_url is None:
@@ -155,15 +157,17 @@ class Monitor:
         await self.grading.start()
         self._runner = web.AppRunner(
             app,
-            access_log=None,
             handle_signals=False,
             shutdown_timeout=self._settings.drain_seconds,
-            # who leaves is no longer asked for, and what is forwarded goes on as it is coded
+            # who leaves is no longer asked for
             handler_cancellation=True,
-            auto_decompress=False,
         )
         await self._runner.setup()
-        await web.SockSite(self._runner, sock).start()
+        loop, server = asyncio.get_running_loop(), self._runner.server
+        assert server is not None
+        # what is forwarded goes on as it is coded
+        options = {"loop": loop, "access_log": None, "auto_decompress": False}
+        self._listening = await loop.create_server(lambda: Caller(server, **options), sock=sock)
         sock.listen(BACKLOG)
 
     async def _advise(self) -> dict[str, object]:
@@ -216,6 +220,8 @@ class Monitor:
         """Stop serving and close every connection."""
         self._metrics.lag.stop()
         self.parts.draining = True
+        if self._listening is not None:
+            self._listening.close()
         if self._runner is not None:
             await self._runner.cleanup()
         await self.grading.close()
