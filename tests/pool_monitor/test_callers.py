@@ -13,13 +13,20 @@ import orjson
 import pytest
 from aiohttp import web
 
+from config import room
 from pool_monitor import callers
 from tests.pool_monitor.grading.upstreams import Asked, chunks, completion, streamed, whole
-from tests.pool_monitor.grading.wrapped import asked_for, says, wrapping
+from tests.pool_monitor.grading.wrapped import SAID, Wrapped, asked_for, says, wrapping
 from tests.pool_monitor.support import Client, running_monitor
-from tests.support import until
+from tests.support import read_content, read_head, until
 
 LARGE = "x" * 8_000_000
+
+
+@pytest.fixture
+async def wrapped() -> AsyncIterator[Wrapped]:
+    async with wrapping() as one:
+        yield one
 
 
 @contextlib.asynccontextmanager
@@ -147,3 +154,77 @@ async def test_who_reads_slowly_but_reads_is_served(monkeypatch: pytest.MonkeyPa
                 await asyncio.sleep(0.01)
     assert got.endswith(b"\r\n0\r\n\r\n")
     assert got.count(b"x") >= size
+
+
+# -- where descriptors run out
+
+
+async def at_end(caller: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> bool:
+    async with asyncio.timeout(10):
+        return await caller[0].read() == b""
+
+
+async def asked(caller: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> int:
+    reader, writer = caller
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    head = await read_head(reader)
+    assert head is not None
+    await read_content(reader, head, to_end=False)
+    return head.status
+
+
+async def test_who_never_asked_makes_room_and_then_who_was_idle_longest(
+    wrapped: Wrapped, caplog: pytest.LogCaptureFixture
+) -> None:
+    monitor = wrapped.monitor
+    monitor.monitor.room.most = 3
+
+    async def come(number: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        caller = await asyncio.open_connection("127.0.0.1", monitor.port)
+        await until(lambda: connected(monitor) == number)
+        return caller
+
+    first, second, third = [await come(number) for number in (1, 2, 3)]
+    assert [await asked(caller) for caller in (first, second)] == [200, 200]
+    fourth = await asyncio.open_connection("127.0.0.1", monitor.port)
+    assert await at_end(third)
+    assert await asked(fourth) == 200
+    fifth = await asyncio.open_connection("127.0.0.1", monitor.port)
+    assert await at_end(first)
+    for caller in (second, fourth, fifth):
+        assert await asked(caller) == 200
+    for _, writer in (first, second, third, fourth, fifth):
+        writer.close()
+        await writer.wait_closed()
+    assert [record.levelname for record in caplog.records if "file descriptors" in record.message] == ["ERROR"]
+
+
+async def test_where_all_are_busy_the_metrics_are_answered_alone(
+    wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "LOOK_SHARE", 0)
+    go = asyncio.Event()
+
+    async def slowly(asked: Asked, request: web.Request) -> web.StreamResponse:
+        await go.wait()
+        answered: web.StreamResponse = await says(SAID)(asked, request)
+        return answered
+
+    wrapped.upstream.answering = slowly
+    wrapped.monitor.monitor.room.most = 2
+    async with wrapped.sdk() as sdk:
+        busy = [asyncio.create_task(sdk.chat.completions.create(**asked_for(seed=number))) for number in range(2)]
+        await until(lambda: len(wrapped.upstream.asked) == 2)
+        for path in ("/v1/chat/completions", "/api/queries/x"):
+            refused = await wrapped.monitor.ask("POST", path, json={})
+            assert (refused.status, refused.fields["Retry-After"]) == (503, "1")
+            assert refused.document["error"]["code"] == "out-of-descriptors"
+            await until(lambda: connected(wrapped.monitor) == 2)
+        for path in ("/healthz", "/readyz", "/api/metrics/database-pool", "/api/flags"):
+            assert (await wrapped.monitor.get(path)).status == 200
+        told = (await wrapped.monitor.get("/metrics")).content
+        assert b"siding_callers 3.0" in told
+        assert b"siding_callers_max 2.0" in told
+        go.set()
+        assert len(await asyncio.gather(*busy)) == 2
+    assert len(wrapped.upstream.asked) == 2
