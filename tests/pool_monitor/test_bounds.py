@@ -40,6 +40,21 @@ parameters = ["size: integer"]
 write = true
 bytes = "1MiB"
 """
+WIDE = ", ".join(f"{number} AS c{number}" for number in range(10, 30))
+MOODS = f"""
+[[query]]
+name = "moods"
+sql = "SELECT repeat('x', $1) AS v, 'good'::mood AS m, ARRAY['bad']::mood[] AS more, 'a'::word AS w"
+parameters = ["size: integer"]
+bytes = 300
+ttl = 0
+
+[[query]]
+name = "wide"
+sql = "SELECT {WIDE}"
+bytes = 300
+ttl = 0
+"""
 STREAMED = {"Accept": "application/x-ndjson"}
 MIB = 1024 * 1024
 
@@ -68,6 +83,24 @@ async def test_an_answer_that_is_too_large_is_refused(
         assert (answer.status, answer.document["rowCount"]) == (200, 1000)
     assert "every connection is replaced" not in caplog.text
     assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize("pgbouncer", ["no", "yes"])
+async def test_what_is_asked_about_a_statement_is_no_part_of_its_answer(
+    reports: str, tmp_path: Path, pgbouncer: str
+) -> None:
+    """Its columns, and what its types are, which a connection asks once."""
+    await execute(reports, "CREATE TYPE mood AS ENUM ('good', 'bad'); CREATE DOMAIN word AS text")
+    async with running_monitor(reports, MOODS, tmp_path, db_pgbouncer=pgbouncer) as client:
+        for _ in range(2):
+            answer = await client.query("moods", size=10)
+            expected = {"v": "x" * 10, "m": "good", "more": ["bad"], "w": "a"}
+            assert (answer.status, answer.document["rows"]) == (200, [expected])
+            assert (await client.query("moods", size=300)).document["error"]["code"] == "answer-too-large"
+        wide = [(await client.query("wide")).status for _ in range(2)]
+        streamed = await client.ask("POST", "/api/queries/moods", {"size": 10}, **STREAMED)
+        assert (streamed.status, json.loads(streamed.content)) == (200, expected)
+    assert wide == [200, 200]
 
 
 async def test_the_answer_counts_as_it_is_sent(reports: str, tmp_path: Path) -> None:
