@@ -41,6 +41,14 @@ write = true
 bytes = "1MiB"
 """
 WIDE = ", ".join(f"{number} AS c{number}" for number in range(10, 30))
+GROWING = """
+[[query]]
+name = "growing"
+sql = "SELECT repeat('x', CASE WHEN n <= $1 THEN $2::int ELSE $3::int END) AS v FROM generate_series(1, 120) AS n"
+parameters = ["small: integer", "size: integer", "large: integer"]
+bytes = "1MiB"
+ttl = 0
+"""
 MOODS = f"""
 [[query]]
 name = "moods"
@@ -134,7 +142,18 @@ async def test_a_stream_may_be_of_any_length(reports: str, tmp_path: Path) -> No
             assert all(json.loads(line) for line in streamed.content.splitlines())
 
 
-async def test_a_stream_with_a_portion_that_is_too_large_is_refused_or_cut(reports: str, tmp_path: Path) -> None:
+async def test_a_stream_may_grow_within_a_portion(reports: str, tmp_path: Path) -> None:
+    """Of rows that are as large as a portion of them should be, the next ones are larger."""
+    async with running_monitor(reports, GROWING, tmp_path) as client:
+        streamed = await client.ask(
+            "POST", "/api/queries/growing", {"small": 100, "size": 15_000, "large": 150_000}, **STREAMED
+        )
+        assert len(streamed.content.splitlines()) == 120
+
+
+async def test_a_stream_with_a_portion_that_is_too_large_is_refused_or_cut(
+    reports: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with running_monitor(reports, QUERIES, tmp_path) as client:
         asked = {"size": 2 * MIB, "count": 1}
         answer = await client.ask("POST", "/api/queries/values", asked, **STREAMED)
@@ -143,20 +162,26 @@ async def test_a_stream_with_a_portion_that_is_too_large_is_refused_or_cut(repor
         with pytest.raises(aiohttp.ClientPayloadError):
             # so many that the first of them are on their way
             await client.ask("POST", "/api/queries/growing", {"small": 990, "size": 2 * MIB}, **STREAMED)
+        # whoever is cut is told nothing
+        [told] = [one for one in caplog.messages if "growing" in one and "fails" in one]
+        assert "more than 1 MiB at once" in told
         await execute(reports, "SELECT 1")
         assert (await client.query("values", size=1, count=1)).status == 200
 
 
 @pytest.mark.parametrize(
-    ("rows", "octets", "following"),
+    ("rows", "octets", "most", "following"),
     [
-        (16, 16 * 50, 32),
-        (400, 400 * 50, FETCH_ROWS),
-        (100, 2 * PORTION_BYTES, 50),
-        (16, 160 * PORTION_BYTES, 1),
-        (1, PORTION_BYTES, 1),
-        (1, 0, 2),
+        (16, 16 * 50, 16 * MIB, 32),
+        (400, 400 * 50, 16 * MIB, FETCH_ROWS),
+        (100, 2 * PORTION_BYTES, 16 * MIB, 50),
+        (100, 2 * PORTION_BYTES, 160 * MIB, 50),
+        (100, 2 * PORTION_BYTES, 4 * MIB, 12),
+        (16, 160 * PORTION_BYTES, 1000 * MIB, 1),
+        (1, PORTION_BYTES, 16 * MIB, 1),
+        (1, 0, 16 * MIB, 2),
+        (1, 100, 300, 1),
     ],
 )
-def test_portions_grow_slowly_and_shrink_at_once(rows: int, octets: int, following: int) -> None:
-    assert next_portion(rows, octets) == following
+def test_portions_grow_slowly_and_shrink_at_once(rows: int, octets: int, most: int, following: int) -> None:
+    assert next_portion(rows, octets, most) == following
