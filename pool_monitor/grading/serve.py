@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from multidict import CIMultiDict
 
 from config.flags import Flags
 from pool_monitor.grading.bookkeeping import Bookkeeping
-from pool_monitor.grading.calls import Answer, Call, Expansion, Fields, Lane, Left, UpstreamFault, coding_of
+from pool_monitor.grading.calls import Answer, Call, Expansion, Fields, Lane, Left, UpstreamFault, coding_of, is_events
 from pool_monitor.grading.collapse import Collapse, Telling
 from pool_monitor.grading.completions import Completions
 from pool_monitor.grading.observed import Found, Served
@@ -221,7 +222,8 @@ class Grading:
                 response = as_it_came(answer.status, answer.reason, answer.fields)
                 await response.prepare(request)
                 booked = served.chat and answer.status == 200
-                seen = _Seen(MOST_SEEN_BYTES if booked else 0)
+                events = is_events(answer.fields) and not coding_of(answer.fields)
+                seen = _Seen(MOST_SEEN_BYTES if booked else 0, events=events)
                 async with aclosing(answer.pieces()) as pieces:
                     async for piece in pieces:
                         seen.add(piece)
@@ -498,18 +500,22 @@ def _form_of(request: web.Request) -> str:
 
 
 class _Seen:
-    """What was passed on, up to so many octets; nothing of it where there was more."""
+    """What was passed on, up to so many octets. Where there was more: nothing of it, or of events the end, which states
+    what they cost."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, *, events: bool) -> None:
         self._most = most
-        self._pieces: list[bytes] = []
+        self._events = events
+        self._size = 0
+        self._pieces: deque[bytes] = deque()
 
     def add(self, piece: bytes) -> None:
-        self._most -= len(piece)
-        if self._most >= 0:
-            self._pieces.append(piece)
-        else:
-            self._pieces.clear()
+        self._pieces.append(piece)
+        self._size += len(piece)
+        while self._pieces and self._size > self._most:
+            gone = self._pieces.popleft()
+            # of a whole answer nothing can be read any more
+            self._size -= len(gone) if self._events else 0
 
     @property
     def content(self) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pool_monitor.grading import sse
 from pool_monitor.grading.answers import Doubt, NotCertain
-from pool_monitor.grading.calls import Call, Expansion, Fields, UpstreamFault
+from pool_monitor.grading.calls import Call, Expansion, Fields, UpstreamFault, is_events
 from pool_monitor.grading.collapse import Telling
 from pool_monitor.grading.expanding import Expander, full_answer
 from pool_monitor.grading.jsons import decoded
@@ -70,7 +70,7 @@ class Streaming:
             elif not 200 <= streamed.status < 300:
                 await self._relay(streamed)
                 return
-            elif not _is_events(streamed.fields):
+            elif not is_events(streamed.fields):
                 doubt = NO_COMPLETION
             else:
                 try:
@@ -274,13 +274,6 @@ class Streaming:
         """As the vendor ends a stream that fails."""
         self._outcome.status = fault.status
         self._telling.write(sse.event(fault.document))
-
-
-def _is_events(fields: Fields) -> bool:
-    return any(
-        name.lower() == "content-type" and value.partition(";")[0].strip().lower() == "text/event-stream"
-        for name, value in fields
-    )
 
 
 def _chunk(like: Mapping[str, Any], delta: Mapping[str, Any], finish: str | None) -> dict[str, Any]:

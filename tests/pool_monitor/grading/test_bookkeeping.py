@@ -174,6 +174,23 @@ async def test_an_answer_too_large_to_be_looked_at_is_in_the_books_as_one_that_s
     assert (books["requests"], books["reported"]["requestsWithout"]) == (1, 1)
 
 
+async def test_a_long_stream_is_in_the_books_with_what_its_end_states() -> None:
+    """OpenAI tells a token in some three hundred bytes: four thousand of them are more than is looked at."""
+    pieces = ["x"] * (MOST_SEEN_BYTES // 100)
+
+    async def long(asked: Asked, request: web.Request) -> web.StreamResponse:
+        return await streamed(request, chunks(pieces, usage=True))
+
+    async with wrapping() as wrapped:
+        wrapped.upstream.answering = long
+        text, _ = await graded_in_a_stream(
+            wrapped.sdk(), prompt="Something else.", stream_options={"include_usage": True}
+        )
+        books = await told(wrapped)
+    assert text == "".join(pieces)
+    assert (books["reported"]["output"], books["reported"]["requestsWithout"]) == (50, 0)
+
+
 async def test_the_books_outlast_a_restart(tmp_path: Path) -> None:
     for number in (1, 2):
         async with wrapping(grading_data_dir=tmp_path) as wrapped:
