@@ -78,7 +78,7 @@ class Bookkeeping:
 
     def expanded(self, outcome: Outcome) -> None:
         """An asking in the compact form has ended."""
-        if outcome.expansion is not Expansion.FAILED or outcome.usage is not None:
+        if outcome.expansion is not Expansion.FAILED or outcome.usage is not None or outcome.begun:
             self._later(
                 outcome.template.name,
                 lambda: (self._models.label(outcome.call.model, outcome.tier), tally_of(outcome, self._models)),

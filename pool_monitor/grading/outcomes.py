@@ -24,7 +24,8 @@ class Outcome:
     asked -- the body in its compact form. reason -- why it was asked again. doubted -- whether that tells against the
     template, as a request that is refused in either form does not. compact, full -- what the model said, and what the
     caller got. usage -- of all that was asked, as reported; None where it was not. tier -- of service, likewise, or "".
-    first_question -- seconds until the caller had the first question of a streamed answer.
+    first_question -- seconds until the caller had the first question of a streamed answer. begun -- the upstream had
+    begun to answer in a stream: it is billed, however it ended.
     """
 
     call: Call
@@ -40,6 +41,7 @@ class Outcome:
     first_question: float | None = None
     notes: tuple[str, ...] = ()
     doubted: bool = False
+    begun: bool = False
 
     def bill(self, document: Mapping[str, Any] | None) -> None:
         """Take down what an answer, or an event of it, says of its bill."""

@@ -220,21 +220,23 @@ class Grading:
             async with self._upstream.forward(request.method, _target_of(request), fields, content) as answer:
                 served.status = answer.status
                 response = as_it_came(answer.status, answer.reason, answer.fields)
-                await response.prepare(request)
-                booked = served.chat and answer.status == 200
-                events = is_events(answer.fields) and not coding_of(answer.fields)
-                seen = _Seen(MOST_SEEN_BYTES if booked else 0, events=events)
-                async with aclosing(answer.pieces()) as pieces:
-                    async for piece in pieces:
-                        seen.add(piece)
-                        await response.write(piece)
+                booked, coding = served.chat and answer.status == 200, coding_of(answer.fields)
+                seen = _Seen(MOST_SEEN_BYTES if booked else 0, events=is_events(answer.fields) and not coding)
+                try:
+                    await response.prepare(request)
+                    async with aclosing(answer.pieces()) as pieces:
+                        async for piece in pieces:
+                            seen.add(piece)
+                            await response.write(piece)
+                finally:
+                    # also where it breaks off or its caller leaves: it is billed all the same
+                    if booked:
+                        self._books.passed(seen.content, coding)
         except UpstreamFault as fault:
             if response is None:
                 raise
             return _broken_off(request, response, served, fault)
         await response.write_eof()
-        if booked:
-            self._books.passed(seen.content, coding_of(answer.fields))
         return response
 
     # -- chat completions
@@ -384,11 +386,14 @@ class Grading:
         fields = tuple(request.headers.items())
         async with self._upstream.forward("POST", _target_of(request), fields, content) as answer:
             telling.begin(answer.status, tuple(pair for pair in answer.fields if pair[0].lower() != "content-length"))
-            async with aclosing(answer.pieces()) as pieces:
-                async for piece in pieces:
-                    telling.write(piece)
-        if telling.status == 200:
-            self._books.passed(telling.content, coding_of(telling.fields))
+            try:
+                async with aclosing(answer.pieces()) as pieces:
+                    async for piece in pieces:
+                        telling.write(piece)
+            finally:
+                # as where it is not shared
+                if telling.status == 200:
+                    self._books.passed(telling.content, coding_of(telling.fields))
         self._keep(call, key, telling)
 
     def _keep(self, call: Call, key: bytes, telling: Telling) -> None:

@@ -62,6 +62,14 @@ class Streaming:
         self._full_text: list[str] = []
 
     async def run(self) -> None:
+        """Tell all of it. Raises UpstreamFault."""
+        try:
+            await self._run()
+        finally:
+            self._outcome.compact = "".join(self._compact_text)
+            self._outcome.full = "".join(self._full_text)
+
+    async def _run(self) -> None:
         doubt = ""
         async with self._upstream.stream(self._compact) as streamed:
             self._outcome.status = streamed.status
@@ -73,14 +81,13 @@ class Streaming:
             elif not is_events(streamed.fields):
                 doubt = NO_COMPLETION
             else:
+                self._outcome.begun = True
                 try:
                     await self._expand(streamed)
                 except NotCertain as fault:
                     doubt = str(fault)
         if doubt:
             await self._again(doubt)
-        self._outcome.compact = "".join(self._compact_text)
-        self._outcome.full = "".join(self._full_text)
 
     async def _relay(self, streamed: Streamed) -> None:
         """As it comes; what it says is noted for the books."""

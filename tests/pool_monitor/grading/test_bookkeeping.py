@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 from pathlib import Path
@@ -27,6 +28,7 @@ from tests.pool_monitor.grading.wrapped import (
     says,
     wrapping,
 )
+from tests.support import until
 
 USAGE = completion("")["usage"]
 
@@ -189,6 +191,34 @@ async def test_a_long_stream_is_in_the_books_with_what_its_end_states() -> None:
         books = await told(wrapped)
     assert text == "".join(pieces)
     assert (books["reported"]["output"], books["reported"]["requestsWithout"]) == (50, 0)
+
+
+@pytest.mark.parametrize("more", [{"prompt": "Something else."}, {"prompt": "Something else.", "temperature": 0}, {}])
+async def test_a_stream_that_its_caller_leaves_is_in_the_books(more: dict[str, Any]) -> None:
+    """It is billed for what was said until then, which nobody states."""
+
+    async def endless(asked: Asked, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        text = SAID if asked.compact else "A joke."
+        for event in chunks([text[: text.rindex('],"t"')] if asked.compact else text], None):
+            await response.write(event)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with wrapping() as wrapped:
+        wrapped.upstream.answering = endless
+        async with wrapped.sdk() as sdk:
+            stream = await sdk.chat.completions.create(**asked_for(stream=True, **more))
+            async for chunk in stream:
+                if chunk.choices[0].delta.content:
+                    break
+            await stream.close()
+        await until(lambda: bool(wrapped.monitor.monitor.grading.books.accounts.tallies))
+        books = await told(wrapped)
+    assert (books["requests"], books["reported"]["requestsWithout"], books["unpriced"]) == (1, 1, 0)
+    if not more:
+        assert books["estimated"]["output"]["after"] > 0
 
 
 async def test_the_books_outlast_a_restart(tmp_path: Path) -> None:
