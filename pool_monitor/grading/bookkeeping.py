@@ -1,6 +1,7 @@
 """Keeps the books of grading beside the event loop: counts tokens of what was asked, and saves the days.
 
-Counting never holds up an answer, and is given up where it cannot keep pace: the books then say how much is missing.
+Counting never holds up an answer, and is given up where it cannot keep pace: the books then say of how many only what
+was reported is in them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from config.told import Told
 from pool_monitor.grading import sse, tokens
 from pool_monitor.grading.accounting import NO_TEMPLATE, Accounts, Tally, Usage, asked, passed, spared
 from pool_monitor.grading.calls import Expansion, UpstreamFault
-from pool_monitor.grading.jsons import decoded
+from pool_monitor.grading.jsons import characters, decoded
 from pool_monitor.grading.models import Models
 from pool_monitor.grading.outcomes import Outcome, tier_of, usage_of
 from pool_monitor.grading.templates import Template
@@ -28,9 +31,12 @@ from pool_monitor.grading.wire import without_coding
 
 log = logging.getLogger("siding.grading")
 
-MOST_WAITING = 16
-"""Askings that wait to be counted, with their images."""
+MOST_WAITING = 1000
+MOST_WAITING_CHARACTERS = 64 * 1024 * 1024
+"""Askings that wait to be counted, with their images: a class hands in its homework at once."""
 SAVE_SECONDS = 30.0
+CLOSE_SECONDS = 2.0
+"""How long is counted on at the end."""
 FILE = "grading-accounts.json"
 
 
@@ -56,6 +62,17 @@ def tally_of(outcome: Outcome, models: Models) -> Tally:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """One that waits to be counted. count -- gives the label of model and tier, and the tally; slow. weight -- in
+    characters. stated -- what is known without counting."""
+
+    template: str
+    count: Callable[[], tuple[str, Tally]]
+    weight: int
+    stated: tuple[str, Tally]
+
+
 class Bookkeeping:
     """Takes what was asked, and gives the books. wall -- seconds since 1970. folder -- None: they end with us."""
 
@@ -69,7 +86,8 @@ class Bookkeeping:
         self._file = folder / FILE if folder is not None else None
         self.accounts = Accounts(models)
         self.uncounted = 0
-        self._waiting: asyncio.Queue[tuple[str, Callable[[], tuple[str, Tally]]]] = asyncio.Queue(MOST_WAITING)
+        self._waiting: asyncio.Queue[_Asking] = asyncio.Queue(MOST_WAITING)
+        self._characters = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = False
         self._told = Told()
@@ -79,10 +97,11 @@ class Bookkeeping:
     def expanded(self, outcome: Outcome) -> None:
         """An asking in the compact form has ended."""
         if outcome.expansion is not Expansion.FAILED or outcome.usage is not None or outcome.begun:
-            self._later(
-                outcome.template.name,
-                lambda: (self._models.label(outcome.call.model, outcome.tier), tally_of(outcome, self._models)),
-            )
+            label = self._models.label(outcome.call.model, outcome.tier)
+            weight = characters(outcome.call.body) + len(outcome.compact) + len(outcome.full)
+            stated = label, passed(Usage.of(outcome.usage))
+            count = partial(tally_of, outcome, self._models)
+            self._later(_Asking(outcome.template.name, lambda: (label, count()), weight, stated))
 
     def passed(self, content: bytes, coding: str) -> None:
         """A completion was answered as it came. coding -- the answer's Content-Encoding."""
@@ -91,7 +110,7 @@ class Bookkeeping:
             model, usage, tier = stated_in(content, coding)
             return self._models.label(model, tier), passed(Usage.of(usage))
 
-        self._later(NO_TEMPLATE, tally)
+        self._later(_Asking(NO_TEMPLATE, tally, len(content), (self._models.label(""), passed(None))))
 
     def spared(self, template: Template | None, content: bytes, coding: str) -> None:
         """A completion was answered by an answer that was there, or on its way for another."""
@@ -100,13 +119,24 @@ class Bookkeeping:
             model, usage, tier = stated_in(content, coding)
             return self._models.label(model, tier), spared(Usage.of(usage))
 
-        self._later(template.name if template is not None else NO_TEMPLATE, tally)
+        name = template.name if template is not None else NO_TEMPLATE
+        self._later(_Asking(name, tally, len(content), (self._models.label(""), spared(None))))
 
-    def _later(self, template: str, tally: Callable[[], tuple[str, Tally]]) -> None:
-        try:
-            self._waiting.put_nowait((template, tally))
-        except asyncio.QueueFull:
-            self.uncounted += 1
+    def _later(self, asking: _Asking) -> None:
+        if self._waiting.full() or (self._characters and self._characters + asking.weight > MOST_WAITING_CHARACTERS):
+            self._uncounted(asking)
+        else:
+            self._characters += asking.weight
+            self._waiting.put_nowait(asking)
+
+    def _uncounted(self, asking: _Asking) -> None:
+        self.uncounted += 1
+        self._add(asking.template, *asking.stated)
+
+    def _add(self, template: str, label: str, tally: Tally) -> None:
+        self.accounts.add(self._wall(), template, label, tally)
+        self._observe(template, label, tally)
+        self._changed = True
 
     def document(self) -> dict[str, Any]:
         """For `GET /api/metrics/grading`."""
@@ -139,17 +169,23 @@ class Bookkeeping:
     async def _count(self) -> None:
         await asyncio.to_thread(tokens.warm)
         while True:
-            template, tally = await self._waiting.get()
+            asking = await self._waiting.get()
             try:
-                model, counted = await asyncio.to_thread(tally)
-                self.accounts.add(self._wall(), template, model, counted)
-                self._observe(template, model, counted)
-                self._changed = True
+                await self._count_one(asking)
             except Exception:
                 log.exception("an asking could not be counted")
-                self.uncounted += 1
             finally:
+                self._characters -= asking.weight
                 self._waiting.task_done()
+            del asking
+
+    async def _count_one(self, asking: _Asking) -> None:
+        try:
+            label, tally = await asyncio.to_thread(asking.count)
+        except BaseException:
+            self._uncounted(asking)
+            raise
+        self._add(asking.template, label, tally)
 
     async def counted(self) -> None:
         """Wait until everything told so far is in the books."""
@@ -182,11 +218,13 @@ class Bookkeeping:
         """Count what waits, for a moment, and save."""
         if self._tasks:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(2.0):
+                async with asyncio.timeout(CLOSE_SECONDS):
                     await self.counted()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        while not self._waiting.empty():
+            self._uncounted(self._waiting.get_nowait())
         if self._file is not None:
             await self._save(self._file)
 

@@ -21,7 +21,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from pool_monitor.grading.calls import Answer, Ask, Call, Lane, UpstreamFault
-from pool_monitor.grading.jsons import decoded
+from pool_monitor.grading.jsons import characters, decoded
 from pool_monitor.grading.outcomes import said_by, tier_of, usage_of
 from pool_monitor.grading.quality import Compared, Summary, compare, fields_of, summarise
 from pool_monitor.grading.quality_report import PREFIX, summary_json, summary_levels
@@ -105,20 +105,6 @@ class _Job:
     weight: int
 
 
-def _weight(body: object) -> int:
-    """Characters of all the texts in a body, images among them."""
-    weight, left = 0, [body]
-    while left:
-        one = left.pop()
-        if isinstance(one, str):
-            weight += len(one)
-        elif isinstance(one, Mapping):
-            left.extend(one.values())
-        elif isinstance(one, list):
-            left.extend(one)
-    return weight
-
-
 class Shadow:
     """Samples, asks, compares. `start` it on the loop, and `close` it.
 
@@ -192,7 +178,7 @@ class Shadow:
             self.tally[Shadowed.NOT_SAMPLED] += 1
             return
         asked = {name: value for name, value in body.items() if name not in _NOT_REPEATED}
-        job = _Job(call.asking_again(asked), template, form, answer, _weight(asked) + len(answer))
+        job = _Job(call.asking_again(asked), template, form, answer, characters(asked) + len(answer))
         if self._queue.full() or self._waiting_characters + job.weight > MOST_WAITING_CHARACTERS:
             self.tally[Shadowed.TOO_MANY_WAITING] += 1
             return

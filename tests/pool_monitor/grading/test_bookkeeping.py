@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import orjson
 import pytest
 from aiohttp import web
 
+from pool_monitor.grading import bookkeeping
 from pool_monitor.grading.bookkeeping import FILE, stated_in
 from pool_monitor.grading.serve import MOST_SEEN_BYTES
 from tests.pool_monitor.grading.pictures import png, url
@@ -219,6 +221,54 @@ async def test_a_stream_that_its_caller_leaves_is_in_the_books(more: dict[str, A
     assert (books["requests"], books["reported"]["requestsWithout"], books["unpriced"]) == (1, 1, 0)
     if not more:
         assert books["estimated"]["output"]["after"] > 0
+
+
+async def handed_in_at_once(wrapped: Wrapped, many: int) -> None:
+    go = asyncio.Event()
+
+    async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
+        await go.wait()
+        return await whole(completion(SAID))
+
+    wrapped.upstream.answering = answering
+    async with wrapped.sdk() as sdk:
+        asking = [asyncio.create_task(sdk.chat.completions.create(**asked_for(seed=seed))) for seed in range(many)]
+        await until(lambda: len(wrapped.upstream.asked) == many)
+        go.set()
+        await asyncio.gather(*asking)
+
+
+async def test_homework_that_a_class_hands_in_at_once_is_in_the_books() -> None:
+    async with wrapping() as wrapped:
+        await handed_in_at_once(wrapped, 60)
+        books = await told(wrapped)
+    assert (books["requests"], books["uncounted"], books["reported"]["output"]) == (60, 0, 60 * 50)
+    assert books["estimated"]["prompt"]["before"] == 60 * 356
+
+
+@pytest.mark.parametrize("bound", ["MOST_WAITING_CHARACTERS", "MOST_WAITING"])
+async def test_of_what_cannot_wait_the_books_have_what_was_reported(
+    monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    monkeypatch.setattr(bookkeeping, bound, 1)
+    async with wrapping() as wrapped:
+        await handed_in_at_once(wrapped, 20)
+        books = await told(wrapped)
+    assert (books["requests"], books["reported"]["output"], books["unpriced"]) == (20, 20 * 50, 0)
+    assert 0 < books["uncounted"] < 20
+    assert books["estimated"]["prompt"]["before"] == (20 - books["uncounted"]) * 356
+
+
+async def test_so_have_they_of_what_waits_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go = threading.Event()
+    monkeypatch.setattr(bookkeeping, "tally_of", lambda *_: go.wait(20))
+    monkeypatch.setattr(bookkeeping, "CLOSE_SECONDS", 0.01)
+    async with wrapping(grading_data_dir=tmp_path) as wrapped:
+        await handed_in_at_once(wrapped, 3)
+    go.set()
+    saved = orjson.loads((tmp_path / FILE).read_bytes())
+    [[*_, tally]] = saved["tallies"]
+    assert (tally["requests"], tally["reported_output"], tally["prompt_before"]) == (3, 150, 0)
 
 
 async def test_the_books_outlast_a_restart(tmp_path: Path) -> None:
