@@ -21,7 +21,7 @@ import orjson
 from config.tracing import apart
 from config.words import counted, quoted
 from pool_monitor.grading.batch import CONCURRENCY, Crew, Work, tell_failed
-from pool_monitor.grading.batch_asking import NO_TOKENS, Asking, Outcome, Tokens, refusal
+from pool_monitor.grading.batch_asking import NO_TOKENS, Asking, Outcome, Refusals, Tokens, refusal
 from pool_monitor.grading.batch_files import PIECE_BYTES, Draft, File, Files, NoRoom, Octets, lines_of, new_id
 from pool_monitor.grading.batch_items import CHAT, Item, Parsed, Refused, Shares, parse_line, together
 from pool_monitor.grading.calls import Call, Lane, UpstreamFault
@@ -40,8 +40,6 @@ OWNERS_SHARE = 2
 """One caller's are no more than this part of them."""
 CANCEL_SECONDS = 30.0
 """How long what was asked already may take when a batch is cancelled."""
-MOST_REFUSED = 8
-"""So many refusals in a row are no accident: upstreams refuse a good key now and then."""
 MOST_ERRORS = 50
 MOST_METADATA = 16
 
@@ -288,8 +286,7 @@ class _Running:
         self._files = files
         self._until = until
         self._crew = Crew(concurrency, self._do, batch.news.set)
-        self._refusals: dict[str | None, int] = {}
-        """How often the upstream has refused the key, or forbidden a model, since it last answered."""
+        self._refusals = Refusals()
         self._why: UpstreamFault | None = None
         """Why it ends before its end."""
         self._left: dict[int, Item] = {}
@@ -321,7 +318,7 @@ class _Running:
             raise crew.fault
         if batch.status is Status.CANCELLING:
             return Status.CANCELLED
-        if self._refusals.get(None) and not batch.completed:
+        if self._refusals.key and not batch.completed:
             self._ends(_refused())
         if self._why is not None:
             return Status.COMPLETED if batch.completed else Status.FAILED
@@ -354,7 +351,7 @@ class _Running:
     async def _do(self, work: Work) -> None:
         body = await work.load()
         model = str(body.get("model"))
-        if self._refusals.get(model, 0) >= MOST_REFUSED:
+        if self._refusals.last(model) is not None:
             return
         outcome = await self._asking.outcome(self._asker, body, self._until)
         if not outcome.answered and self._asking.clock() >= self._until:
@@ -367,25 +364,14 @@ class _Running:
             await self._write(item, outcome)
 
     def _heed(self, outcome: Outcome, model: str) -> None:
-        """With a key that is refused (401) fifty thousand others would be, too; where something is forbidden (403), all
-        that ask the same model."""
-        if not outcome.answered:
-            return
-        match outcome.status:
-            case 401 if self._again(None):
-                self._ends(_refused())
-                self._crew.stop()
-            case 403 if self._again(model):
-                message = f"The upstream forbids what this batch asks of the model {quoted(model)}."
-                self._ends(UpstreamFault(403, "permission_denied", message))
-            case status if status < 500 and status not in {401, 403}:
-                self._refusals.pop(None, None)
-                self._refusals.pop(model, None)
-
-    def _again(self, what: str | None) -> bool:
-        """Refused once more: whether that is no accident any more."""
-        self._refusals[what] = self._refusals.get(what, 0) + 1
-        return self._refusals[what] >= MOST_REFUSED
+        """With a key that is refused fifty thousand others would be, too."""
+        self._refusals.heed(outcome, model)
+        if self._refusals.last(None) is not None:
+            self._ends(_refused())
+            self._crew.stop()
+        elif self._refusals.last(model) is not None:
+            message = f"The upstream forbids what this batch asks of the model {quoted(model)}."
+            self._ends(UpstreamFault(403, "permission_denied", message))
 
     async def _write(self, item: Item, outcome: Outcome) -> None:
         if outcome.ok:
