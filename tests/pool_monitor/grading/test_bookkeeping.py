@@ -13,6 +13,7 @@ import brotli
 import orjson
 import pytest
 from aiohttp import web
+from backports import zstd
 
 from pool_monitor.grading import bookkeeping
 from pool_monitor.grading.bookkeeping import FILE, stated_in
@@ -320,6 +321,7 @@ async def test_seeing_whether_books_can_be_saved_leaves_nothing_behind(
         (orjson.dumps(completion("x")), "", True),
         (gzip.compress(orjson.dumps(completion("x"))), "gzip", True),
         (brotli.compress(orjson.dumps(completion("x"))), "br", True),
+        (zstd.compress(orjson.dumps(completion("x"))), "zstd", True),
         (orjson.dumps(completion('data: {"usage": 1}')), "", True),
         (b"".join(chunks(["x"], usage=True)), "", True),
         (b"".join(chunks(["x"], usage=True)).replace(b"data: ", b"data:").replace(b"\n", b"\r\n"), "", True),
@@ -329,6 +331,7 @@ async def test_seeing_whether_books_can_be_saved_leaves_nothing_behind(
         (b"not gzip", "gzip", False),
         (b"not br", "br", False),
         (orjson.dumps(completion("x")), "zstd", False),
+        (orjson.dumps(completion("x")), "compress", False),
         (b"[]", "", False),
         (b"", "", False),
     ],
