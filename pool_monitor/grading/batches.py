@@ -270,7 +270,8 @@ def _line(item: Item, response: object, error: object) -> bytes:
     return orjson.dumps(document) + b"\n"
 
 
-_LONGEST_UNASKED = max(len(_unasked(Item(0), status)) for status in _UNASKED)
+_UNKEPT = {"code": "storage_full", "message": "There was no room for the answer to this request."}
+_LONGEST_UNANSWERED = max(len(_line(Item(0), None, _UNKEPT)), *(len(_unasked(Item(0), status)) for status in _UNASKED))
 
 
 # -- batches
@@ -326,10 +327,10 @@ class _Running:
 
     def _set_aside(self) -> None:
         """What is answered is paid for: before anything is asked there is room for what is still in memory when no
-        other is left, and for a line of each that is not asked. Raises NoRoom."""
+        other is left, and for a line of each that has no answer then. Raises NoRoom."""
         self._output.set_aside(2 * PIECE_BYTES)
         names = sum(len(orjson.dumps(item.custom_id)) for item in self._left.values())
-        self._errors.set_aside(2 * PIECE_BYTES + names + len(self._left) * _LONGEST_UNASKED)
+        self._errors.set_aside(2 * PIECE_BYTES + names + len(self._left) * _LONGEST_UNANSWERED)
 
     def _ends(self, why: UpstreamFault) -> None:
         """It will not be whole."""
@@ -398,29 +399,45 @@ class _Running:
         batch = self._batch
         batch.failed += len(self._left)
         self._output.ending = self._errors.ending = True
+        unkept = await self._unkept(self._output)
+        batch.completed -= len(unkept)
+        batch.failed += len(unkept)
+        unkept += await self._unkept(self._errors)
         try:
+            for line in unkept:
+                await self._errors.write(_line(Item(0, orjson.loads(line)["custom_id"]), None, _UNKEPT))
             for item in self._left.values():
                 await self._errors.write(_unasked(item, status))
+            await self._errors.flush()
         except NoRoom as fault:
+            # the disk is full: what is on it is kept
             self._full(fault)
+            self._errors.without_rest()
         batch.output = await self._kept(self._output, "output")
         batch.error_output = await self._kept(self._errors, "error")
         lost = status is Status.COMPLETED and self._why is not None and not batch.completed
         return Status.FAILED if lost else status
 
-    async def _kept(self, draft: Draft, what: str) -> File | None:
-        batch = self._batch
+    async def _unkept(self, draft: Draft) -> list[bytes]:
+        """Put what is in memory to disk; the lines for which there is no room."""
         try:
             await draft.flush()
+            return []
         except NoRoom as fault:
-            # the disk is full: what is on it is kept
             self._full(fault)
-            lost = draft.without_rest().count(b"\n")
-            if draft is self._output:
-                batch.completed -= lost
-                batch.failed += lost
+        unkept: list[bytes] = []
+        for line in draft.without_rest().splitlines(keepends=True):
+            try:
+                await draft.write(line)
+                await draft.flush()
+            except NoRoom:
+                unkept.append(draft.without_rest())
+        return unkept
+
+    async def _kept(self, draft: Draft, what: str) -> File | None:
         if not draft.size:
             return None
+        batch = self._batch
         name = f"{batch.id}_{what}.jsonl"
         return await self._files.keep(draft, batch.owner, "batch_output", name, seconds=batch.keep_seconds)
 

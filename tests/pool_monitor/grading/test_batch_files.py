@@ -196,6 +196,21 @@ async def ended_early(wrapped: Wrapped, sdk: Any, lines: int) -> tuple[Any, list
     return batch, good, bad
 
 
+async def test_an_answer_too_large_for_the_room_that_is_left_has_its_line(wrapped: Wrapped) -> None:
+    files = wrapped.monitor.monitor.grading._files
+    files._budget = 1_600_000
+    wrapped.upstream.answering = says_much(400_000)
+    async with wrapped.sdk() as sdk:
+        batch, good, bad = await ended_early(wrapped, sdk, 40)
+    assert (batch.status, len(good) > 0) == ("completed", True)
+    assert {one["custom_id"] for one in good + bad} == {f"hw-{number}" for number in range(40)}
+    codes = [one["error"]["code"] for one in bad]
+    assert set(codes) == {"storage_full", "batch_failed"}
+    assert len(good) + codes.count("storage_full") == len(wrapped.upstream.asked)
+    await files.close()
+    assert (files.bytes, files._on_disk) == (0, 0)
+
+
 @pytest.mark.parametrize("octets", [100, 10_000, 60_000])
 async def test_room_that_ends_meanwhile_takes_no_answer_away(
     wrapped: Wrapped, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, octets: int
