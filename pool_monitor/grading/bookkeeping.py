@@ -12,7 +12,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from config.told import Told
 from pool_monitor.grading import sse, tokens
 from pool_monitor.grading.accounting import NO_TEMPLATE, Accounts, Tally, Usage, asked, passed, spared
 from pool_monitor.grading.calls import Expansion, UpstreamFault
-from pool_monitor.grading.jsons import characters, decoded
+from pool_monitor.grading.jsons import decoded, encoded
 from pool_monitor.grading.models import Models
 from pool_monitor.grading.outcomes import Outcome, tier_of, usage_of
 from pool_monitor.grading.templates import Template
@@ -32,7 +32,7 @@ from pool_monitor.grading.wire import without_coding
 log = logging.getLogger("siding.grading")
 
 MOST_WAITING = 1000
-MOST_WAITING_CHARACTERS = 64 * 1024 * 1024
+MOST_WAITING_BYTES = 64 * 1024 * 1024
 """Askings that wait to be counted, with their images: a class hands in its homework at once."""
 SAVE_SECONDS = 30.0
 CLOSE_SECONDS = 2.0
@@ -62,10 +62,19 @@ def tally_of(outcome: Outcome, models: Models) -> Tally:
     )
 
 
+def _with_messages_alone(outcome: Outcome) -> Outcome:
+    """What tokens are counted of; nothing else is held."""
+
+    def alone(body: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: body[name] for name in ("model", "messages") if name in body}
+
+    return replace(outcome, call=outcome.call.asking(alone(outcome.call.body)), asked=alone(outcome.asked))
+
+
 @dataclass(frozen=True, slots=True)
 class _Asking:
     """One that waits to be counted. count -- gives the label of model and tier, and the tally; slow. weight -- in
-    characters. stated -- what is known without counting."""
+    bytes. stated -- what is known without counting."""
 
     template: str
     count: Callable[[], tuple[str, Tally]]
@@ -87,7 +96,7 @@ class Bookkeeping:
         self.accounts = Accounts(models)
         self.uncounted = 0
         self._waiting: asyncio.Queue[_Asking] = asyncio.Queue(MOST_WAITING)
-        self._characters = 0
+        self._bytes = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = False
         self._told = Told()
@@ -98,9 +107,9 @@ class Bookkeeping:
         """An asking in the compact form has ended."""
         if outcome.expansion is not Expansion.FAILED or outcome.usage is not None or outcome.begun:
             label = self._models.label(outcome.call.model, outcome.tier)
-            weight = characters(outcome.call.body) + len(outcome.compact) + len(outcome.full)
+            weight = len(encoded(outcome.call.body.get("messages"))) + len(outcome.compact) + len(outcome.full)
             stated = label, passed(Usage.of(outcome.usage))
-            count = partial(tally_of, outcome, self._models)
+            count = partial(tally_of, _with_messages_alone(outcome), self._models)
             self._later(_Asking(outcome.template.name, lambda: (label, count()), weight, stated))
 
     def passed(self, content: bytes, coding: str) -> None:
@@ -123,10 +132,10 @@ class Bookkeeping:
         self._later(_Asking(name, tally, len(content), (self._models.label(""), spared(None))))
 
     def _later(self, asking: _Asking) -> None:
-        if self._waiting.full() or (self._characters and self._characters + asking.weight > MOST_WAITING_CHARACTERS):
+        if self._waiting.full() or (self._bytes and self._bytes + asking.weight > MOST_WAITING_BYTES):
             self._uncounted(asking)
         else:
-            self._characters += asking.weight
+            self._bytes += asking.weight
             self._waiting.put_nowait(asking)
 
     def _uncounted(self, asking: _Asking) -> None:
@@ -175,7 +184,7 @@ class Bookkeeping:
             except Exception:
                 log.exception("an asking could not be counted")
             finally:
-                self._characters -= asking.weight
+                self._bytes -= asking.weight
                 self._waiting.task_done()
             del asking
 

@@ -32,20 +32,6 @@ def decoded(content: bytes) -> dict[str, Any] | None:
     return document if isinstance(document, dict) else None
 
 
-def characters(document: object) -> int:
-    """Of all its texts, images among them."""
-    found, left = 0, [document]
-    while left:
-        one = left.pop()
-        if isinstance(one, str):
-            found += len(one)
-        elif isinstance(one, Mapping):
-            left.extend(one.values())
-        elif isinstance(one, list):
-            left.extend(one)
-    return found
-
-
 def canonical(document: Mapping[str, Any]) -> bytes:
     """The same for equal documents, whatever their white space and the order of their members. Members of members are
     told apart by their order: a schema's is that of the answer. Raises TypeError where it is nested too deep."""

@@ -247,7 +247,7 @@ async def test_homework_that_a_class_hands_in_at_once_is_in_the_books() -> None:
     assert books["estimated"]["prompt"]["before"] == 60 * 356
 
 
-@pytest.mark.parametrize("bound", ["MOST_WAITING_CHARACTERS", "MOST_WAITING"])
+@pytest.mark.parametrize("bound", ["MOST_WAITING_BYTES", "MOST_WAITING"])
 async def test_of_what_cannot_wait_the_books_have_what_was_reported(
     monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
