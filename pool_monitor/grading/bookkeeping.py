@@ -25,7 +25,7 @@ from pool_monitor.grading.accounting import NO_TEMPLATE, Accounts, Tally, Usage,
 from pool_monitor.grading.calls import Expansion, UpstreamFault
 from pool_monitor.grading.jsons import decoded, encoded
 from pool_monitor.grading.models import Models
-from pool_monitor.grading.outcomes import Outcome, tier_of, usage_of
+from pool_monitor.grading.outcomes import Outcome, model_of, tier_of, usage_of
 from pool_monitor.grading.templates import Template
 from pool_monitor.grading.wire import without_coding
 
@@ -40,9 +40,14 @@ CLOSE_SECONDS = 2.0
 FILE = "grading-accounts.json"
 
 
+def name_of(outcome: Outcome, models: Models) -> str:
+    """The model that is billed: what was asked for may be the caller's own name for it (a deployment, an alias)."""
+    return outcome.model if models.find(outcome.model) is not None else outcome.call.model
+
+
 def tally_of(outcome: Outcome, models: Models) -> Tally:
     """One asking's tokens. Slow for large texts and images."""
-    model = models.find(outcome.call.model)
+    model = models.find(name_of(outcome, models))
     template = outcome.template
     before, after = tokens.count(template.original, model), tokens.count(template.compact, model)
     found = tokens.estimate(outcome.call.body, model)
@@ -106,7 +111,7 @@ class Bookkeeping:
     def expanded(self, outcome: Outcome) -> None:
         """An asking in the compact form has ended."""
         if outcome.expansion is not Expansion.FAILED or outcome.usage is not None or outcome.begun:
-            label = self._models.label(outcome.call.model, outcome.tier)
+            label = self._models.label(name_of(outcome, self._models), outcome.tier)
             weight = len(encoded(outcome.call.body.get("messages"))) + len(outcome.compact) + len(outcome.full)
             stated = label, passed(Usage.of(outcome.usage))
             count = partial(tally_of, _with_messages_alone(outcome), self._models)
@@ -271,5 +276,4 @@ def stated(content: bytes, coding: str) -> Mapping[str, Any] | None:
 def stated_in(content: bytes, coding: str) -> tuple[str, Mapping[str, Any] | None, str]:
     """The model, the `usage` and the tier that an answer states, whole or as events; "", None, "" where it does not."""
     document = stated(content, coding) or {}
-    model = document.get("model")
-    return model if isinstance(model, str) else "", usage_of(document), tier_of(document)
+    return model_of(document), usage_of(document), tier_of(document)

@@ -155,6 +155,32 @@ async def test_what_is_billed_at_another_tier_is_so_in_the_books(compact: bool, 
         assert wrapped.metric("siding_grading_tokens_total", template=template, **labels) == asked * 50
 
 
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    ("asked_for_it", "answers", "billed"),
+    [
+        ("my-deployment", "gpt-4o-mini-2024-07-18", "gpt-4o-mini"),
+        ("gpt-4o", "gpt-4o-2024-05-13", "gpt-4o-2024-05-13"),
+        ("gpt-4o-mini", "my-deployment", "gpt-4o-mini"),
+        ("my-deployment", "my-deployment", "other"),
+    ],
+)
+async def test_the_model_that_answers_is_billed(stream: bool, asked_for_it: str, answers: str, billed: str) -> None:
+    """A deployment, or a gateway's alias, has a name of its own."""
+
+    async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
+        if asked.body.get("stream"):
+            said = b'"model":"%b"' % answers.encode()
+            return await streamed(request, [one.replace(b'"model":"gpt-4o-mini"', said) for one in chunks([SAID])])
+        return await whole({**completion(SAID), "model": answers})
+
+    async with wrapping() as wrapped:
+        wrapped.upstream.answering = answering
+        await (graded_in_a_stream if stream else graded)(wrapped.sdk(), model=asked_for_it)
+        books = await told(wrapped)
+    assert ([day["model"] for day in books["days"]], books["unpriced"]) == ([billed], int(billed == "other"))
+
+
 async def test_what_is_asked_again_at_another_tier_is_so_in_the_books() -> None:
     async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
         return await whole({**completion("no JSON" if asked.compact else pretty(FULL)), "service_tier": "flex"})
