@@ -2,6 +2,7 @@
 
 app          composition root: builds, starts, stops
 endpoints    what is asked over HTTP
+callers      connections of those who ask
 admission    first come, first served: who may have a connection, counted and timed
 pool         the asyncpg pool behind it: warmth, age, faults, recovery
 incoming     bounds what comes on a connection

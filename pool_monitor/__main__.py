@@ -38,8 +38,6 @@ from pool_monitor.queries import QueriesError, Query, load_queries
 
 log = logging.getLogger("siding")
 
-DESCRIPTORS = 512
-"""What may be needed beside the pool: callers, and what is asked for them at the grading upstream."""
 FAILED = 1
 PROG = "siding-monitor"
 ACTIONS = ("install", "remove", "show")
@@ -197,7 +195,9 @@ def main(argv: list[str] | None = None) -> int:
         print(fault, file=sys.stderr)
         return BAD_SETTINGS
     configure_logging(settings.log_level, settings.log_format)
-    raise_limit(settings.db_pool_max + DESCRIPTORS, "the connections of the pool, callers, and the grading upstream")
+    raise_limit(
+        settings.db_pool_max + app.DESCRIPTORS, "the connections of the pool, callers, and the grading upstream"
+    )
     try:
         sock = open_socket(settings.host, settings.port)
     except ListenError as fault:

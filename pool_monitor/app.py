@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from prometheus_client.metrics_core import Metric
 
+from config.descriptors import most_clients
 from config.everywhere import FlagsEverywhere
 from config.flags import Flags
 from config.listen import BACKLOG
+from config.room import Room
 from config.settings import MonitorSettings
 from config.spare_memory import SpareMemory
 from config.tasks import end
@@ -25,6 +27,7 @@ from config.tier_metrics import TierMetrics, tier_levels
 from config.tracing import set_up
 from pool_monitor import changes
 from pool_monitor.advisor.advise import from_server
+from pool_monitor.callers import Caller, callers_levels, room_for_operators
 from pool_monitor.endpoints import Parts, monitor_app
 from pool_monitor.finder import Finder
 from pool_monitor.grading.models import Models, load_models
@@ -47,6 +50,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("siding.monitor")
 
+DESCRIPTORS = 512
+"""What may be needed beside the pool: callers, and what is asked for them at the grading upstream."""
 FLUSH_SECONDS = 2.0
 """How long the last spans may take to be delivered, once all else has ended."""
 
@@ -107,7 +112,10 @@ class Monitor:
         known = load_templates() if templates is None else templates
         priced = load_models() if models is None else models
         self.grading = GradingPart(settings, self._flags, self._tier, self._metrics.registry, known, priced)
+        # each may need another to the upstream
+        self.room = Room(max(1, most_clients(DESCRIPTORS + settings.db_pool_max) // 2))
         self._runner: web.AppRunner | None = None
+        self._listening: asyncio.Server | None = None
 
     def _share(self) -> Replicas | None:
         if self._tier is None or self._settings.database_url is None:
@@ -117,6 +125,7 @@ class Monitor:
         return Replicas(self._tier, url, user, lambda: flags.redis_cache and not flags.bypass)
 
     def _levels(self) -> Iterable[Metric]:
+        yield from callers_levels(self._runner, self.room)
         yield from self.grading.levels()
         if self._tier is not None and self._everywhere is not None:
             yield from tier_levels(self._tier, self._everywhere.bulletin)
@@ -155,19 +164,22 @@ class Monitor:
             self.parts.bouncer = self.bouncer.document
         outermost = [tracing_middleware(self._tracing)] if self._tracing is not None else []
         app = monitor_app(self.parts, self._settings.admin_token, self._settings.queries_token, outermost)
+        app.middlewares.append(room_for_operators)
         self.grading.mount(app)
         await self.grading.start()
         self._runner = web.AppRunner(
             app,
-            access_log=None,
             handle_signals=False,
             shutdown_timeout=self._settings.drain_seconds,
-            # who leaves is no longer asked for, and what is forwarded goes on as it is coded
+            # who leaves is no longer asked for
             handler_cancellation=True,
-            auto_decompress=False,
         )
         await self._runner.setup()
-        await web.SockSite(self._runner, sock).start()
+        loop, server = asyncio.get_running_loop(), self._runner.server
+        assert server is not None
+        # what is forwarded goes on as it is coded
+        options = {"loop": loop, "access_log": None, "auto_decompress": False}
+        self._listening = await loop.create_server(lambda: Caller(server, self.room, **options), sock=sock)
         sock.listen(BACKLOG)
 
     async def _advise(self) -> dict[str, object]:
@@ -221,6 +233,8 @@ class Monitor:
         self._metrics.lag.stop()
         await end((self._chore,))
         self.parts.draining = True
+        if self._listening is not None:
+            self._listening.close()
         if self._runner is not None:
             await self._runner.cleanup()
         await self.grading.close()

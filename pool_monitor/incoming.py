@@ -16,7 +16,7 @@ _ROW, _COMPLETE = ord("D"), ord("C")
 class Incoming(asyncio.Protocol):
     """Stands before the protocol of a transport, and passes on what comes.
 
-    octets, rows -- that came since `begin`, or with the statement under way: types are asked for before that.
+    octets, rows -- that came since `begin`, or with the statement under way.
     exceeded -- they are too many, and ended the connection.
     """
 
@@ -40,9 +40,10 @@ class Incoming(asyncio.Protocol):
         self._begun, self._left = b"", 0
         self.octets = self.rows = 0
 
-    def end(self) -> None:
-        """Bound nothing any more."""
-        self._most = None
+    def end(self) -> tuple[int, int] | None:
+        """Bound nothing any more. Gives what `begin` was given last, if that still held."""
+        most, self._most = self._most, None
+        return most
 
     def data_received(self, data: bytes) -> None:
         """See asyncio."""

@@ -117,6 +117,16 @@ class Tracked(asyncpg.Connection):
     __slots__ = ("record",)
     record: Record
 
+    async def _get_statement(self, *arguments: Any, **options: Any) -> Any:
+        """What the server says of a statement, and asyncpg asks about its types, is no part of its answer."""
+        record: Record | None = getattr(self, "record", None)
+        bounds = record.incoming.end() if record is not None else None
+        inherited: Any = super()
+        statement = await inherited._get_statement(*arguments, **options)
+        if record is not None and bounds is not None:
+            record.incoming.begin(*bounds)
+        return statement
+
 
 Connection = Any
 """An asyncpg connection, lent by the pool."""

@@ -25,7 +25,8 @@ log = logging.getLogger("siding.queries")
 FIRST_ROWS, FETCH_ROWS = 1, 500
 """How many rows of a stream are fetched at once: first, of which nothing is known, and at most."""
 PORTION_BYTES = 1024 * 1024
-"""How much they should be."""
+PORTION_SHARE = 16
+"""How much they should be: so many bytes, and so small a part of what they may be, for the next may be larger."""
 PIECE_BYTES = 64 * 1024
 OUTDATED = (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheError)
 """What a connection remembers of tables and types is not so any more."""
@@ -61,9 +62,11 @@ class TooManyOctets(Exception):
         self.whole = whole
 
 
-def next_portion(rows: int, octets: int) -> int:
-    """How many rows to fetch after as many that had so many octets: those that come may be larger."""
-    return max(1, min(2 * rows, FETCH_ROWS, PORTION_BYTES * rows // max(1, octets)))
+def next_portion(rows: int, octets: int, most: int) -> int:
+    """How many rows to fetch after as many that had so many octets: those that come may be larger. most -- octets that
+    they may have."""
+    aim = min(PORTION_BYTES, most // PORTION_SHARE)
+    return max(1, min(2 * rows, FETCH_ROWS, aim * rows // max(1, octets)))
 
 
 class Runner:
@@ -126,7 +129,7 @@ class Runner:
     async def lines(self, query: Query, values: Sequence[object]) -> AsyncGenerator[bytes, None]:
         """The rows as they come, each as a line of JSON, gathered into pieces. Raises QueryError."""
         began = time.monotonic()
-        outcome, piece, size = CLIENT_GONE, [], 0
+        outcome, piece, size, begun = CLIENT_GONE, [], 0, False
         try:
             async with contextlib.aclosing(self._records(query, values, streamed=True)) as records:
                 async for record in records:
@@ -135,22 +138,23 @@ class Runner:
                     size += len(line)
                     if size >= PIECE_BYTES:
                         yield b"".join(piece)
-                        piece, size = [], 0
+                        piece, size, begun = [], 0, True
             outcome = Found.BYPASS.value
             self._failing.pop(query.name, None)
             yield b"".join(piece)
         except Exception as fault:
             outcome = ERROR
-            raise self._fails(query, fault) from fault
+            raise self._fails(query, fault, begun) from fault
         finally:
             self._observe(query.name, outcome, time.monotonic() - began)
 
-    def _fails(self, query: Query, fault: Exception) -> QueryError:
-        """What is told to who asks; and to the operator, once until it works, where it is not the asker's doing."""
+    def _fails(self, query: Query, fault: Exception, begun: bool = False) -> QueryError:
+        """What is told to who asks; and to the operator, once until it works, where it is not the asker's doing, or he
+        is cut, and cannot be told. begun -- his answer is."""
         told = _told(query, fault)
         # its text may have numbers that are others each time
         kind = f"{told.code} {told.more.get('sqlstate', '')}"
-        if told.status >= 500 and self._failing.get(query.name) != kind:
+        if (told.status >= 500 or begun) and self._failing.get(query.name) != kind:
             self._failing[query.name] = kind
             log.warning("query %s fails: %s", query.name, told)
         return told
@@ -213,7 +217,7 @@ class Runner:
                     yield record
                 if len(rows) < portion:
                     return
-                portion = next_portion(portion, incoming.octets)
+                portion = next_portion(portion, incoming.octets, octets)
 
 
 @contextlib.asynccontextmanager

@@ -20,6 +20,7 @@ from config.descriptors import most_clients
 from config.everywhere import set_flags as everywhere_or_here
 from config.flags import Changes, Flags
 from config.listen import BACKLOG
+from config.room import Room
 from config.rules import RouteTable, load_rules
 from config.settings import ProxySettings
 from config.spare_memory import SpareMemory
@@ -41,7 +42,6 @@ from proxy.server.handler import Handler
 from proxy.server.live import LiveSettings
 from proxy.server.local import PATHS, LastHop, LocalMetrics
 from proxy.server.protocol import ClientServer
-from proxy.server.room import Room
 from proxy.server.visit import Limits, Shared
 from proxy.siblings import Siblings
 from proxy.store.invalidations import Invalidations

@@ -6,13 +6,13 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
 
 from config.tasks import end
-from pool_monitor.grading.batch_asking import NO_TOKENS, Asking, Outcome, Tokens, refusal
+from pool_monitor.grading.batch_asking import NO_TOKENS, Asking, Outcome, Refusals, Tokens, refusal
 from pool_monitor.grading.batch_items import Item
 from pool_monitor.grading.calls import Call, UpstreamFault
 from pool_monitor.grading.jsons import encoded
@@ -198,6 +198,7 @@ class Run:
     ) -> None:
         self._asking = asking
         self._asker = asker
+        self._refusals = Refusals()
         self.kept = kept
         self._crew = Crew(CONCURRENCY, self._do, self._tell, self._may_start)
         self._results: list[Result | None] = []
@@ -231,6 +232,7 @@ class Run:
         if self.listeners or not self._failed:
             return
         works, self._failed = self._failed, []
+        self._refusals = Refusals()
         again = {item.index for work in works for item in work.items}
         for result in self._results:
             if result is not None and result.item.index in again:
@@ -240,12 +242,23 @@ class Run:
         self._begin(works)
 
     async def _do(self, work: Work) -> None:
-        outcome = await self._asking.outcome(self._asker, await work.load(), self._until)
+        body = await work.load()
+        outcome = self._refused(body) or await self._asked(body)
         if self.kept and outcome.may_change:
             self._failed.append(work)
         for place, item in enumerate(work.items):
             self._add(Result(item, outcome, first=place == 0))
         self._tell()
+
+    def _refused(self, body: Mapping[str, Any]) -> Outcome | None:
+        """What is told of an item that is not asked, where all before it were refused."""
+        last = self._refusals.last(None) or self._refusals.last(str(body.get("model")))
+        return replace(last, request_id="", tokens=NO_TOKENS, calls=0) if last is not None else None
+
+    async def _asked(self, body: Mapping[str, Any]) -> Outcome:
+        outcome = await self._asking.outcome(self._asker, body, self._until)
+        self._refusals.heed(outcome, str(body.get("model")))
+        return outcome
 
     def _add(self, result: Result) -> None:
         self._results.append(result)

@@ -79,6 +79,40 @@ class Outcome:
         return (document.get("error") if isinstance(document, dict) else None) or document
 
 
+MOST_REFUSED = 8
+"""So many refusals in a row are no accident: upstreams refuse a good key now and then."""
+
+
+class Refusals:
+    """What the upstream refuses a caller, by its answers: the key (401), and so all that come with it, or what is asked
+    of a model (403). The key is None."""
+
+    def __init__(self) -> None:
+        self._in_a_row: dict[str | None, int] = {}
+        self._last: dict[str | None, Outcome] = {}
+
+    def heed(self, outcome: Outcome, model: str) -> None:
+        """Learn from an answer to what was asked of this model."""
+        if not outcome.answered or outcome.status >= 500:
+            return
+        if outcome.status not in {401, 403}:
+            self._in_a_row.pop(None, None)
+            self._in_a_row.pop(model, None)
+            return
+        what = None if outcome.status == 401 else model
+        self._in_a_row[what] = self._in_a_row.get(what, 0) + 1
+        self._last[what] = outcome
+
+    @property
+    def key(self) -> bool:
+        """Whether the key was refused last, be it by accident."""
+        return None in self._in_a_row
+
+    def last(self, what: str | None) -> Outcome | None:
+        """The last of so many refusals of the key, or of a model, that there is nothing more to be asked."""
+        return self._last[what] if self._in_a_row.get(what, 0) >= MOST_REFUSED else None
+
+
 def refusal(refused: Refused) -> Outcome:
     """Of an item that cannot be asked."""
     return Outcome(400, orjson.dumps(refused.document))

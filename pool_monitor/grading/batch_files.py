@@ -132,9 +132,12 @@ class File:
 
 
 class Draft:
-    """What is being written; on disk only when it is more than a piece, or kept. sender -- as given to Files.draft."""
+    """What is being written; on disk only when it is more than a piece, or kept. sender -- as given to Files.draft.
 
-    def __init__(self, reserve: Callable[[int], None], sender: str | None) -> None:
+    reserve -- so many octets, and files. ending -- what was set aside may be used.
+    """
+
+    def __init__(self, reserve: Callable[[int, int], None], sender: str | None) -> None:
         self.octets = Octets()
         self.sender = sender
         self._reserve = reserve
@@ -142,14 +145,22 @@ class Draft:
         self._written = 0
         self._kept = False
         self._lock = asyncio.Lock()
+        self._aside = 0
+        self.places = 0
+        self.ending = False
 
     @property
     def size(self) -> int:
         """Octets."""
         return self._written + len(self._buffer)
 
+    def set_aside(self, size: int) -> None:
+        """Room for so many octets at the end, and for a file of them. Raises NoRoom."""
+        self._reserve(size, 1)
+        self._aside, self.places = size, 1
+
     async def write(self, content: bytes) -> None:
-        """At the end. Raises NoRoom when the budget is used up, or the disk."""
+        """At the end. Raises NoRoom when the budget is used up, or the disk; then it is still held."""
         self._buffer += content
         if len(self._buffer) >= PIECE_BYTES:
             await self.flush()
@@ -158,12 +169,15 @@ class Draft:
         """To disk. Raises NoRoom."""
         async with self._lock:
             content = bytes(self._buffer)
-            self._reserve(len(content))
+            aside = min(self._aside, len(content)) if self.ending else 0
+            self._reserve(len(content) - aside, 0)
+            self._aside -= aside
             try:
                 await asyncio.to_thread(self.octets.write, content, self._written)
             except BaseException as fault:
                 # also where whoever sends it leaves meanwhile
-                self._reserve(-len(content))
+                self._reserve(aside - len(content), 0)
+                self._aside += aside
                 if isinstance(fault, OSError):
                     raise NoRoom(f"{fault.strerror}, where temporary files go (TMPDIR)") from fault
                 raise
@@ -180,18 +194,24 @@ class Draft:
         if self._buffer:
             yield bytes(self._buffer)
 
+    def without_rest(self) -> bytes:
+        """What is not on disk, and is no longer to go there."""
+        rest = bytes(self._buffer)
+        self._buffer.clear()
+        return rest
+
     def discard(self) -> None:
         """Remove what is on disk, unless a file was made of it. At once: whoever does may have been given up."""
         self._buffer.clear()
         if not self._kept:
             self.octets.close()
-        self._reserve(-self._written)
-        self._written = 0
+        self._reserve(-self.given_up(), 0)
 
     def given_up(self) -> int:
-        """What it has reserved, which is another's from now on."""
+        """What it has written, whose room is another's from now on."""
         self._kept = True
-        written, self._written = self._written, 0
+        self._reserve(-self._aside, -self.places)
+        written, self._written, self._aside, self.places = self._written, 0, 0, 0
         return written
 
 
@@ -283,10 +303,10 @@ class Files:
         """Something to write to. Discard or keep it. sender -- the owner of what a caller sends; None: it is ours."""
         return Draft(partial(self._reserve, sender), sender)
 
-    def _reserve(self, sender: str | None, size: int) -> None:
+    def _reserve(self, sender: str | None, size: int, files: int) -> None:
         if size > 0:
-            self._check(sender, size=size)
-        self._add(sender, size=size)
+            self._check(sender, size=size, files=files)
+        self._add(sender, size=size, files=files)
 
     def _add(self, sender: str | None, *, size: int, files: int = 0) -> None:
         """So many more are there, or fewer."""
@@ -329,7 +349,7 @@ class Files:
         seconds: float | None = None,
     ) -> File:
         """A file of what was written, or of a part of it, for so many seconds at most. Raises NoRoom."""
-        self._check(draft.sender, files=1)
+        self._check(draft.sender, files=1 - draft.places)
         await draft.flush()
         begin, end = part if part is not None else (0, draft.size)
         now = self._wall()

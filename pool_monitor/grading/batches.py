@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import islice
@@ -20,10 +21,11 @@ import orjson
 from config.tracing import apart
 from config.words import counted, quoted
 from pool_monitor.grading.batch import CONCURRENCY, Crew, Work, tell_failed
-from pool_monitor.grading.batch_asking import NO_TOKENS, Asking, Outcome, Tokens, refusal
-from pool_monitor.grading.batch_files import Draft, File, Files, Octets, lines_of, new_id
+from pool_monitor.grading.batch_asking import NO_TOKENS, Asking, Outcome, Refusals, Tokens, refusal
+from pool_monitor.grading.batch_files import PIECE_BYTES, Draft, File, Files, NoRoom, Octets, lines_of, new_id
 from pool_monitor.grading.batch_items import CHAT, Item, Parsed, Refused, Shares, parse_line, together
-from pool_monitor.grading.calls import Call, UpstreamFault
+from pool_monitor.grading.calls import Call, Lane, UpstreamFault
+from pool_monitor.grading.turns import Turns
 
 log = logging.getLogger("siding.grading")
 
@@ -34,9 +36,10 @@ MOST_LINES = 50_000
 """As many as OpenAI takes."""
 MOST_RUNNING = 4
 MOST_BATCHES = 1000
+OWNERS_SHARE = 2
+"""One caller's are no more than this part of them."""
 CANCEL_SECONDS = 30.0
 """How long what was asked already may take when a batch is cancelled."""
-UNAUTHORIZED = 401
 MOST_ERRORS = 50
 MOST_METADATA = 16
 
@@ -256,9 +259,19 @@ def output_line(item: Item, outcome: Outcome) -> bytes:
     return _line(item, response, error)
 
 
+def _unasked(item: Item, status: Status) -> bytes:
+    """The line of a request that was not asked before its batch ended so."""
+    code, message = _UNASKED.get(status, _UNASKED[Status.FAILED])
+    return _line(item, None, {"code": code, "message": message})
+
+
 def _line(item: Item, response: object, error: object) -> bytes:
     document = {"id": new_id("batch_req_siding-"), "custom_id": item.custom_id, "response": response, "error": error}
     return orjson.dumps(document) + b"\n"
+
+
+_UNKEPT = {"code": "storage_full", "message": "There was no room for the answer to this request."}
+_LONGEST_UNANSWERED = max(len(_line(Item(0), None, _UNKEPT)), *(len(_unasked(Item(0), status)) for status in _UNASKED))
 
 
 # -- batches
@@ -274,27 +287,30 @@ class _Running:
         self._files = files
         self._until = until
         self._crew = Crew(concurrency, self._do, batch.news.set)
-        self._refused = False
+        self._refusals = Refusals()
+        self._why: UpstreamFault | None = None
+        """Why it ends before its end."""
         self._left: dict[int, Item] = {}
         self._output = files.draft()
         self._errors = files.draft()
 
     async def run(self, stream: BinaryIO, entered: Entered) -> Status:
-        """How it ended; what was asked has its line. Raises UpstreamFault where there is no room for it, or the key is
-        refused."""
+        """How it ended; what was asked has its line. Where there is no more room, or the key is refused, that is so
+        with what was answered before; only where that is nothing has it failed."""
         batch, crew = self._batch, self._crew
-        for item in entered.refused:
-            if item.refused is not None:
-                await self._write(item, refusal(item.refused))
         works = [_work(stream, *group) for group in entered.groups]
         self._left = {item.index: item for work in works for item in work.items}
         try:
+            self._set_aside()
+        except NoRoom as fault:
+            self._full(fault)
+            return Status.FAILED
+        for item in entered.refused:
+            if item.refused is not None:
+                await self._write(item, refusal(item.refused))
+        try:
             crew.add(works)
             await batch.news.wait()
-            if self._was_not_the_key():
-                batch.news.clear()
-                crew.add(work for work in works if work.items[0].index in self._left)
-                await batch.news.wait()
             if batch.status is Status.CANCELLING:
                 await self._wind_up()
         finally:
@@ -303,14 +319,24 @@ class _Running:
             raise crew.fault
         if batch.status is Status.CANCELLING:
             return Status.CANCELLED
-        if self._refused and self._left and not batch.completed:
-            raise UpstreamFault(UNAUTHORIZED, "invalid_api_key", "The upstream refuses the key of this batch.")
+        if self._refusals.key and not batch.completed:
+            self._ends(_refused())
+        if self._why is not None:
+            return Status.COMPLETED if batch.completed else Status.FAILED
         return Status.EXPIRED if self._left else Status.COMPLETED
 
-    def _was_not_the_key(self) -> bool:
-        """Whether it is to go on: what was on its way when one was refused was answered."""
-        going = self._batch.status is not Status.CANCELLING and self._crew.fault is None
-        return going and self._refused and bool(self._left) and self._batch.completed > 0
+    def _set_aside(self) -> None:
+        """What is answered is paid for: before anything is asked there is room for what is still in memory when no
+        other is left, and for a line of each that has no answer then. Raises NoRoom."""
+        self._output.set_aside(2 * PIECE_BYTES)
+        names = sum(len(orjson.dumps(item.custom_id)) for item in self._left.values())
+        self._errors.set_aside(2 * PIECE_BYTES + names + len(self._left) * _LONGEST_UNANSWERED)
+
+    def _ends(self, why: UpstreamFault) -> None:
+        """It will not be whole."""
+        if self._why is None:
+            self._why = why
+            self._batch.errors.append(_what_failed(why))
 
     async def _wind_up(self) -> None:
         crew = self._crew
@@ -324,35 +350,89 @@ class _Running:
             log.warning("a cancelled batch gives up %s", counted(crew.active, "request"))
 
     async def _do(self, work: Work) -> None:
-        outcome = await self._asking.outcome(self._asker, await work.load(), self._until)
+        body = await work.load()
+        model = str(body.get("model"))
+        if self._refusals.last(model) is not None:
+            return
+        outcome = await self._asking.outcome(self._asker, body, self._until)
         if not outcome.answered and self._asking.clock() >= self._until:
             return
         self._batch.tokens += outcome.tokens
-        if outcome.status == UNAUTHORIZED and not self._batch.completed:
-            # with a wrong key fifty thousand others would be refused as well
-            self._refused = True
-            self._crew.stop()
+        self._heed(outcome, model)
         for item in work.items:
             # before it is written: it has its line, even if it is given up meanwhile
             del self._left[item.index]
             await self._write(item, outcome)
+
+    def _heed(self, outcome: Outcome, model: str) -> None:
+        """With a key that is refused fifty thousand others would be, too."""
+        self._refusals.heed(outcome, model)
+        if self._refusals.last(None) is not None:
+            self._ends(_refused())
+            self._crew.stop()
+        elif self._refusals.last(model) is not None:
+            message = f"The upstream forbids what this batch asks of the model {quoted(model)}."
+            self._ends(UpstreamFault(403, "permission_denied", message))
 
     async def _write(self, item: Item, outcome: Outcome) -> None:
         if outcome.ok:
             self._batch.completed += 1
         else:
             self._batch.failed += 1
-        await (self._output if outcome.ok else self._errors).write(output_line(item, outcome))
+        await self._add(self._output if outcome.ok else self._errors, output_line(item, outcome))
 
-    async def finish(self, status: Status) -> None:
-        """Make files of what there is. Raises UpstreamFault."""
+    async def _add(self, draft: Draft, line: bytes) -> None:
+        try:
+            await draft.write(line)
+        except NoRoom as fault:
+            # the line waits for what is set aside
+            self._full(fault)
+
+    def _full(self, why: NoRoom) -> None:
+        self._crew.stop()
+        if not isinstance(self._why, NoRoom):
+            tell_failed("a batch ends before its end", why)
+        self._ends(why)
+
+    async def finish(self, status: Status) -> Status:
+        """Make files of what there is; how it ended, then."""
         batch = self._batch
-        code, message = _UNASKED.get(status, ("", ""))
-        for item in self._left.values():
-            await self._errors.write(_line(item, None, {"code": code, "message": message}))
-            batch.failed += 1
+        batch.failed += len(self._left)
+        self._output.ending = self._errors.ending = True
+        unkept = await self._unkept(self._output)
+        batch.completed -= len(unkept)
+        batch.failed += len(unkept)
+        unkept += await self._unkept(self._errors)
+        try:
+            for line in unkept:
+                await self._errors.write(_line(Item(0, orjson.loads(line)["custom_id"]), None, _UNKEPT))
+            for item in self._left.values():
+                await self._errors.write(_unasked(item, status))
+            await self._errors.flush()
+        except NoRoom as fault:
+            # the disk is full: what is on it is kept
+            self._full(fault)
+            self._errors.without_rest()
         batch.output = await self._kept(self._output, "output")
         batch.error_output = await self._kept(self._errors, "error")
+        lost = status is Status.COMPLETED and self._why is not None and not batch.completed
+        return Status.FAILED if lost else status
+
+    async def _unkept(self, draft: Draft) -> list[bytes]:
+        """Put what is in memory to disk; the lines for which there is no room."""
+        try:
+            await draft.flush()
+            return []
+        except NoRoom as fault:
+            self._full(fault)
+        unkept: list[bytes] = []
+        for line in draft.without_rest().splitlines(keepends=True):
+            try:
+                await draft.write(line)
+                await draft.flush()
+            except NoRoom:
+                unkept.append(draft.without_rest())
+        return unkept
 
     async def _kept(self, draft: Draft, what: str) -> File | None:
         if not draft.size:
@@ -367,10 +447,19 @@ class _Running:
         self._errors.discard()
 
 
+class _Unobserved:
+    def waited(self, lane: Lane, seconds: float) -> None:
+        """See ObserveWait."""
+
+
+def _refused() -> UpstreamFault:
+    return UpstreamFault(401, "invalid_api_key", "The upstream refuses the key of this batch.")
+
+
 class Batches:
     """Every batch. shares -- whether equal bodies of this content may have one answer. wall -- seconds since 1970.
 
-    running -- batches at once; others wait in `validating`. window_seconds -- the longest for one.
+    running -- batches at once; others wait in `validating`, callers in turn. window_seconds -- the longest for one.
     """
 
     def __init__(
@@ -390,7 +479,7 @@ class Batches:
         self._wall = wall
         self._shares = shares
         self._concurrency = concurrency
-        self._turns = asyncio.Semaphore(running)
+        self._turns = Turns(running, asking.clock, _Unobserved(), 2 * most)
         self._most = most
         self._window = window_seconds
         self._batches: dict[str, Batch] = {}
@@ -416,8 +505,10 @@ class Batches:
     ) -> Batch:
         """Begin one. keep_seconds -- how long its output is kept, if shorter than usual. Raises UpstreamFault."""
         self._sweep()
-        if len(self._batches) >= self._most:
-            raise UpstreamFault(429, "too_many_batches", f"there are {self._most} batches", retry_after=60)
+        own, share = sum(one.owner == source.owner for one in self._batches.values()), self._most // OWNERS_SHARE
+        if len(self._batches) >= self._most or own >= share:
+            whose = f"{share} batches of yours" if own >= share else f"{self._most} batches"
+            raise UpstreamFault(429, "too_many_batches", f"there are {whose}", retry_after=60)
         batch = Batch(new_id(BATCH_PREFIX), source.owner, source, metadata, keep_seconds, self._wall())
         self._batches[batch.id] = batch
         # it is read even when the file is deleted before its turn comes
@@ -471,9 +562,22 @@ class Batches:
             if one.status.ended and one.times[one.status] <= before:
                 del self._batches[one.id]
 
+    @asynccontextmanager
+    async def _turn(self, owner: str, until: float) -> AsyncIterator[None]:
+        try:
+            await self._turns.enter(Lane.BATCH, owner, until)
+        except UpstreamFault:
+            # its time is over, so it asks for nothing
+            yield
+            return
+        try:
+            yield
+        finally:
+            self._turns.leave()
+
     async def _go(self, batch: Batch, asker: Call) -> None:
         until = self._asking.clock() + self._window
-        async with self._turns:
+        async with self._turn(batch.owner, until):
             try:
                 with batch.input.octets.opened() as stream:
                     entered = await asyncio.to_thread(entered_in, stream, batch.input, self._shares)
@@ -496,7 +600,7 @@ class Batches:
                 batch.errors = [_what_failed(fault)]
             if status is not Status.CANCELLED:
                 batch.enter(Status.FINALIZING, self._wall())
-            await running.finish(status)
+            status = await running.finish(status)
         except Exception as fault:
             tell_failed("the output of a batch cannot be kept", fault)
             status, batch.errors = Status.FAILED, [*batch.errors, _what_failed(fault)]

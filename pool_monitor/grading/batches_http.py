@@ -3,7 +3,7 @@
 A file is ours when its purpose is `batch` and its requests are for chat completions; the one stands before or behind
 its content, the other in it, so what arrives is written aside until it is known, and handed on from there when the file
 is another's. Where there is no room for it, it is handed on too: then the upstream does the batch. Of a caller without
-a key nothing is written: that one is the upstream's to refuse.
+a key, or with one that the upstream refuses, nothing is kept: that one is the upstream's to refuse.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from yarl import URL
 
 from config.answers import answer_json
 from config.told import Told
-from pool_monitor.grading.batch_files import FILE_PREFIX, Draft, File, Files, NoRoom, read
+from pool_monitor.grading.batch_files import FILE_PREFIX, PIECE_BYTES, Draft, File, Files, NoRoom, read
 from pool_monitor.grading.batch_form import Form, FormError
 from pool_monitor.grading.batch_http import CallOf, answer_fault, asker_of, owner_of
 from pool_monitor.grading.batch_items import CHAT
@@ -47,11 +47,13 @@ NO_SUCH_LIST = frozenset({404, 405})
 
 Forward = Callable[[web.Request, AsyncIterator[bytes] | bytes | None], Awaitable[web.StreamResponse]]
 Fetch = Callable[[web.Request, str], Awaitable[Answer]]
+Refuses = Callable[[Call], Awaitable[bool]]
 
 
 class BatchesApi:
     """See the module. forward -- sends a request on with this content. fetch -- gets what the upstream has at a target.
-    secret -- of owners' keys. has_key -- whether a key goes to the upstream with what this one asks.
+    secret -- of owners' keys. has_key -- whether a key goes to the upstream with what this one asks. refuses -- whether
+    the upstream refuses that key, as far as it tells.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class BatchesApi:
         fetch: Fetch,
         secret: bytes,
         has_key: Callable[[Call], bool],
+        refuses: Refuses,
     ) -> None:
         self._batches = batches
         self._files = files
@@ -71,6 +74,7 @@ class BatchesApi:
         self._fetch = fetch
         self._secret = secret
         self._has_key = has_key
+        self._refuses = refuses
         self._told = Told()
 
     @staticmethod
@@ -127,18 +131,18 @@ class BatchesApi:
         # not closed here: the upstream may answer before it has them all, and then they are still being sent
         pieces = pieces_of(request)
         try:
-            kept = await self._kept(form, draft, pieces)
+            kept = await self._kept(form, draft, pieces, asker)
             if kept is None:
                 return await self._forward(request, _chained(draft, pieces))
             return answer_json(200, kept.document)
         finally:
             draft.discard()
 
-    async def _kept(self, form: Form, draft: Draft, pieces: AsyncIterator[bytes]) -> File | None:
-        """None where it is not ours, or there is no room for it, which is said once."""
+    async def _kept(self, form: Form, draft: Draft, pieces: AsyncIterator[bytes], asker: Call) -> File | None:
+        """None where it is not ours, its key is refused, or there is no room for it, which is said once."""
         assert draft.sender is not None
         try:
-            if not await _is_ours(form, draft, pieces):
+            if not await self._is_ours(form, draft, pieces, asker):
                 return None
             seconds = _seconds(form.values.get("expires_after[seconds]"), "expires_after[seconds]")
             name = form.file_name or "upload"
@@ -149,6 +153,31 @@ class BatchesApi:
             return None
         self._told.works()
         return file
+
+    async def _is_ours(self, form: Form, draft: Draft, pieces: AsyncIterator[bytes], asker: Call) -> bool:
+        """Read until it is known whose file it is; all of it when it is ours. What was read is in the draft.
+
+        The key is tried as soon as it may be ours, and before there is much of it. Raises NoRoom.
+        """
+        tried = False
+        async for piece in pieces:
+            await draft.write(piece)
+            try:
+                form.feed(piece)
+            except FormError:
+                return False
+            purpose = form.values.get("purpose")
+            if (purpose is not None and purpose != PURPOSE) or draft.size > MOST_FILE_BYTES:
+                return False
+            if not tried and (purpose is not None or draft.size >= PIECE_BYTES):
+                tried = True
+                if await self._refuses(asker):
+                    return False
+        if not form.ended or form.values.get("purpose") != PURPOSE or form.file is None:
+            return False
+        await draft.flush()
+        begin, end = form.file
+        return await asyncio.to_thread(endpoint_of, draft.octets, begin, end - begin) in {None, CHAT}
 
     # -- batches
 
@@ -245,27 +274,6 @@ def _boundary_of(content_type: str) -> str | None:
         if name.lower() == "boundary" and value.strip('"').isascii():
             return value.strip('"') or None
     return None
-
-
-async def _is_ours(form: Form, draft: Draft, pieces: AsyncIterator[bytes]) -> bool:
-    """Read until it is known whose file it is; all of it when it is ours. What was read is in the draft.
-
-    Raises NoRoom.
-    """
-    async for piece in pieces:
-        await draft.write(piece)
-        try:
-            form.feed(piece)
-        except FormError:
-            return False
-        purpose = form.values.get("purpose")
-        if (purpose is not None and purpose != PURPOSE) or draft.size > MOST_FILE_BYTES:
-            return False
-    if not form.ended or form.values.get("purpose") != PURPOSE or form.file is None:
-        return False
-    await draft.flush()
-    begin, end = form.file
-    return await asyncio.to_thread(endpoint_of, draft.octets, begin, end - begin) in {None, CHAT}
 
 
 async def _chained(draft: Draft, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

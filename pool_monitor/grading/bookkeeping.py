@@ -1,6 +1,7 @@
 """Keeps the books of grading beside the event loop: counts tokens of what was asked, and saves the days.
 
-Counting never holds up an answer, and is given up where it cannot keep pace: the books then say how much is missing.
+Counting never holds up an answer, and is given up where it cannot keep pace: the books then say of how many only what
+was reported is in them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +24,31 @@ from config.told import Told
 from pool_monitor.grading import sse, tokens
 from pool_monitor.grading.accounting import NO_TEMPLATE, Accounts, Tally, Usage, asked, passed, spared
 from pool_monitor.grading.calls import Expansion, UpstreamFault
-from pool_monitor.grading.jsons import decoded
+from pool_monitor.grading.jsons import decoded, encoded
 from pool_monitor.grading.models import Models
-from pool_monitor.grading.outcomes import Outcome, tier_of, usage_of
+from pool_monitor.grading.outcomes import Outcome, model_of, tier_of, usage_of
 from pool_monitor.grading.templates import Template
 from pool_monitor.grading.wire import without_coding
 
 log = logging.getLogger("siding.grading")
 
-MOST_WAITING = 16
-"""Askings that wait to be counted, with their images."""
+MOST_WAITING = 1000
+MOST_WAITING_BYTES = 64 * 1024 * 1024
+"""Askings that wait to be counted, with their images: a class hands in its homework at once."""
 SAVE_SECONDS = 30.0
+CLOSE_SECONDS = 2.0
+"""How long is counted on at the end."""
 FILE = "grading-accounts.json"
+
+
+def name_of(outcome: Outcome, models: Models) -> str:
+    """The model that is billed: what was asked for may be the caller's own name for it (a deployment, an alias)."""
+    return outcome.model if models.find(outcome.model) is not None else outcome.call.model
 
 
 def tally_of(outcome: Outcome, models: Models) -> Tally:
     """One asking's tokens. Slow for large texts and images."""
-    model = models.find(outcome.call.model)
+    model = models.find(name_of(outcome, models))
     template = outcome.template
     before, after = tokens.count(template.original, model), tokens.count(template.compact, model)
     found = tokens.estimate(outcome.call.body, model)
@@ -57,6 +68,26 @@ def tally_of(outcome: Outcome, models: Models) -> Tally:
     )
 
 
+def _with_messages_alone(outcome: Outcome) -> Outcome:
+    """What tokens are counted of; nothing else is held."""
+
+    def alone(body: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: body[name] for name in ("model", "messages") if name in body}
+
+    return replace(outcome, call=outcome.call.asking(alone(outcome.call.body)), asked=alone(outcome.asked))
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """One that waits to be counted. count -- gives the label of model and tier, and the tally; slow. weight -- in
+    bytes. stated -- what is known without counting."""
+
+    template: str
+    count: Callable[[], tuple[str, Tally]]
+    weight: int
+    stated: tuple[str, Tally]
+
+
 class Bookkeeping:
     """Takes what was asked, and gives the books. wall -- seconds since 1970. folder -- None: they end with us."""
 
@@ -70,7 +101,8 @@ class Bookkeeping:
         self._file = folder / FILE if folder is not None else None
         self.accounts = Accounts(models)
         self.uncounted = 0
-        self._waiting: asyncio.Queue[tuple[str, Callable[[], tuple[str, Tally]]]] = asyncio.Queue(MOST_WAITING)
+        self._waiting: asyncio.Queue[_Asking] = asyncio.Queue(MOST_WAITING)
+        self._bytes = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = False
         self._told = Told()
@@ -79,11 +111,12 @@ class Bookkeeping:
 
     def expanded(self, outcome: Outcome) -> None:
         """An asking in the compact form has ended."""
-        if outcome.expansion is not Expansion.FAILED or outcome.usage is not None:
-            self._later(
-                outcome.template.name,
-                lambda: (self._models.label(outcome.call.model, outcome.tier), tally_of(outcome, self._models)),
-            )
+        if outcome.expansion is not Expansion.FAILED or outcome.usage is not None or outcome.begun:
+            label = self._models.label(name_of(outcome, self._models), outcome.tier)
+            weight = len(encoded(outcome.call.body.get("messages"))) + len(outcome.compact) + len(outcome.full)
+            stated = label, passed(Usage.of(outcome.usage))
+            count = partial(tally_of, _with_messages_alone(outcome), self._models)
+            self._later(_Asking(outcome.template.name, lambda: (label, count()), weight, stated))
 
     def passed(self, content: bytes, coding: str) -> None:
         """A completion was answered as it came. coding -- the answer's Content-Encoding."""
@@ -92,7 +125,7 @@ class Bookkeeping:
             model, usage, tier = stated_in(content, coding)
             return self._models.label(model, tier), passed(Usage.of(usage))
 
-        self._later(NO_TEMPLATE, tally)
+        self._later(_Asking(NO_TEMPLATE, tally, len(content), (self._models.label(""), passed(None))))
 
     def spared(self, template: Template | None, content: bytes, coding: str) -> None:
         """A completion was answered by an answer that was there, or on its way for another."""
@@ -101,13 +134,24 @@ class Bookkeeping:
             model, usage, tier = stated_in(content, coding)
             return self._models.label(model, tier), spared(Usage.of(usage))
 
-        self._later(template.name if template is not None else NO_TEMPLATE, tally)
+        name = template.name if template is not None else NO_TEMPLATE
+        self._later(_Asking(name, tally, len(content), (self._models.label(""), spared(None))))
 
-    def _later(self, template: str, tally: Callable[[], tuple[str, Tally]]) -> None:
-        try:
-            self._waiting.put_nowait((template, tally))
-        except asyncio.QueueFull:
-            self.uncounted += 1
+    def _later(self, asking: _Asking) -> None:
+        if self._waiting.full() or (self._bytes and self._bytes + asking.weight > MOST_WAITING_BYTES):
+            self._uncounted(asking)
+        else:
+            self._bytes += asking.weight
+            self._waiting.put_nowait(asking)
+
+    def _uncounted(self, asking: _Asking) -> None:
+        self.uncounted += 1
+        self._add(asking.template, *asking.stated)
+
+    def _add(self, template: str, label: str, tally: Tally) -> None:
+        self.accounts.add(self._wall(), template, label, tally)
+        self._observe(template, label, tally)
+        self._changed = True
 
     def document(self) -> dict[str, Any]:
         """For `GET /api/metrics/grading`."""
@@ -140,17 +184,23 @@ class Bookkeeping:
     async def _count(self) -> None:
         await asyncio.to_thread(tokens.warm)
         while True:
-            template, tally = await self._waiting.get()
+            asking = await self._waiting.get()
             try:
-                model, counted = await asyncio.to_thread(tally)
-                self.accounts.add(self._wall(), template, model, counted)
-                self._observe(template, model, counted)
-                self._changed = True
+                await self._count_one(asking)
             except Exception:
                 log.exception("an asking could not be counted")
-                self.uncounted += 1
             finally:
+                self._bytes -= asking.weight
                 self._waiting.task_done()
+            del asking
+
+    async def _count_one(self, asking: _Asking) -> None:
+        try:
+            label, tally = await asyncio.to_thread(asking.count)
+        except BaseException:
+            self._uncounted(asking)
+            raise
+        self._add(asking.template, label, tally)
 
     async def counted(self) -> None:
         """Wait until everything told so far is in the books."""
@@ -183,9 +233,11 @@ class Bookkeeping:
         """Count what waits, for a moment, and save."""
         if self._tasks:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(2.0):
+                async with asyncio.timeout(CLOSE_SECONDS):
                     await self.counted()
         await end(self._tasks)
+        while not self._waiting.empty():
+            self._uncounted(self._waiting.get_nowait())
         if self._file is not None:
             await self._save(self._file)
 
@@ -223,5 +275,4 @@ def stated(content: bytes, coding: str) -> Mapping[str, Any] | None:
 def stated_in(content: bytes, coding: str) -> tuple[str, Mapping[str, Any] | None, str]:
     """The model, the `usage` and the tier that an answer states, whole or as events; "", None, "" where it does not."""
     document = stated(content, coding) or {}
-    model = document.get("model")
-    return model if isinstance(model, str) else "", usage_of(document), tier_of(document)
+    return model_of(document), usage_of(document), tier_of(document)

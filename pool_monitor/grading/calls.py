@@ -23,6 +23,14 @@ def coding_of(fields: Fields) -> str:
     return value_of(fields, "content-encoding") or ""
 
 
+def is_events(fields: Fields) -> bool:
+    """Whether content is server-sent events."""
+    return any(
+        name.lower() == "content-type" and value.partition(";")[0].strip().lower() == "text/event-stream"
+        for name, value in fields
+    )
+
+
 _WHO = ("authorization", "openai-organization", "openai-project", "api-key", "x-api-key")
 """Compatible APIs know a caller by other fields than OpenAI's. Cookies are set anew by what stands before them."""
 _KEYS = frozenset({"authorization", "api-key", "x-api-key"})

@@ -24,7 +24,8 @@ class Outcome:
     asked -- the body in its compact form. reason -- why it was asked again. doubted -- whether that tells against the
     template, as a request that is refused in either form does not. compact, full -- what the model said, and what the
     caller got. usage -- of all that was asked, as reported; None where it was not. tier -- of service, likewise, or "".
-    first_question -- seconds until the caller had the first question of a streamed answer.
+    model -- that answered, as it says, or "". first_question -- seconds until the caller had the first question of a
+    streamed answer. begun -- the upstream had begun to answer in a stream: it is billed, however it ended.
     """
 
     call: Call
@@ -36,20 +37,24 @@ class Outcome:
     full: str = ""
     usage: Mapping[str, Any] | None = None
     tier: str = ""
+    model: str = ""
     status: int = 0
     first_question: float | None = None
     notes: tuple[str, ...] = ()
     doubted: bool = False
+    begun: bool = False
 
     def bill(self, document: Mapping[str, Any] | None) -> None:
         """Take down what an answer, or an event of it, says of its bill."""
         self.usage = usage_of(document) or self.usage
         self.tier = tier_of(document) or self.tier
+        self.model = model_of(document) or self.model
 
     def bill_again(self, document: Mapping[str, Any] | None) -> None:
         """The same of a further answer, which is billed as well."""
         self.usage = added(self.usage, usage_of(document))
         self.tier = tier_of(document) or self.tier
+        self.model = model_of(document) or self.model
 
     def doubt(self, reason: str) -> None:
         """It is asked again."""
@@ -124,6 +129,12 @@ def added(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> Map
 def usage_of(document: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     usage = (document or {}).get("usage")
     return usage if isinstance(usage, dict) else None
+
+
+def model_of(document: Mapping[str, Any] | None) -> str:
+    """The model that answered; "" where it does not say."""
+    model = (document or {}).get("model")
+    return model if isinstance(model, str) else ""
 
 
 def tier_of(document: Mapping[str, Any] | None) -> str:

@@ -125,6 +125,7 @@ class GradingPart:
             grading.fetch,
             key_secret,
             self.upstream.has_key,
+            grading.refuses,
         )
 
     def _expanded(self, outcome: Outcome) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +18,17 @@ from aiohttp import hdrs, web
 
 from config.flags import Flags
 from pool_monitor.grading.bookkeeping import Bookkeeping
-from pool_monitor.grading.calls import Answer, Call, CallersFault, Expansion, Lane, Left, UpstreamFault, coding_of
+from pool_monitor.grading.calls import (
+    Answer,
+    Call,
+    CallersFault,
+    Expansion,
+    Lane,
+    Left,
+    UpstreamFault,
+    coding_of,
+    is_events,
+)
 from pool_monitor.grading.collapse import Collapse, Telling
 from pool_monitor.grading.completions import Completions
 from pool_monitor.grading.observed import Found, Served
@@ -35,6 +46,9 @@ CHAT = "/v1/chat/completions"
 JSON = "application/json"
 MOST_SEEN_BYTES = 1024 * 1024
 """Of an answer that is passed on, what is looked at afterwards for the usage that it states."""
+TRIED_SECONDS = 10.0
+"""How long is waited for whether the upstream takes a key."""
+REFUSED = frozenset({401, 403})
 LARGE_BYTES = 256 * 1024
 """The digest of larger content is made beside the event loop."""
 _TEMPERATURE = b'"temperature"'
@@ -172,6 +186,22 @@ class Grading:
             content = b"".join([piece async for piece in pieces])
             return Answer(answer.status, end_to_end(answer.fields, _OF_ITS_LENGTH), content)
 
+    async def refuses(self, asker: Call) -> bool:
+        """Whether the upstream refuses the key that goes with what this one asks; False also where it does not tell.
+
+        It is asked for a completion of nothing, which costs nothing: a key that is only for completions may not list
+        models or files, and one that is taken is told what is missing (400).
+        """
+        fields = (*asker.fields, ("Content-Type", JSON), ("Accept-Encoding", "identity"))
+        try:
+            async with (
+                asyncio.timeout(TRIED_SECONDS),
+                self._upstream.forward("POST", CHAT.removeprefix(PREFIX), fields, b"{}") as answer,
+            ):
+                return answer.status in REFUSED
+        except (UpstreamFault, TimeoutError):
+            return False
+
     async def _forward(
         self, request: web.Request, served: Served, content: bytes | AsyncIterator[bytes] | None
     ) -> web.StreamResponse:
@@ -181,20 +211,23 @@ class Grading:
             async with self._upstream.forward(request.method, _target_of(request), fields, content) as answer:
                 served.status = answer.status
                 response = as_it_came(answer.status, answer.reason, answer.fields)
-                await response.prepare(request)
-                booked = served.chat and answer.status == 200
-                seen = _Seen(MOST_SEEN_BYTES if booked else 0)
-                async with aclosing(answer.pieces()) as pieces:
-                    async for piece in pieces:
-                        seen.add(piece)
-                        await response.write(piece)
+                booked, coding = served.chat and answer.status == 200, coding_of(answer.fields)
+                seen = _Seen(MOST_SEEN_BYTES if booked else 0, events=is_events(answer.fields) and not coding)
+                try:
+                    await response.prepare(request)
+                    async with aclosing(answer.pieces()) as pieces:
+                        async for piece in pieces:
+                            seen.add(piece)
+                            await response.write(piece)
+                finally:
+                    # also where it breaks off or its caller leaves: it is billed all the same
+                    if booked:
+                        self._books.passed(seen.content, coding)
         except UpstreamFault as fault:
             if response is None:
                 raise
             return broken_off(request, response, served, fault)
         await response.write_eof()
-        if booked:
-            self._books.passed(seen.content, coding_of(answer.fields))
         return response
 
     # -- chat completions
@@ -343,11 +376,14 @@ class Grading:
         fields = tuple(request.headers.items())
         async with self._upstream.forward("POST", _target_of(request), fields, content) as answer:
             telling.begin(answer.status, tuple(pair for pair in answer.fields if pair[0].lower() != "content-length"))
-            async with aclosing(answer.pieces()) as pieces:
-                async for piece in pieces:
-                    telling.write(piece)
-        if telling.status == 200:
-            self._books.passed(telling.content, coding_of(telling.fields))
+            try:
+                async with aclosing(answer.pieces()) as pieces:
+                    async for piece in pieces:
+                        telling.write(piece)
+            finally:
+                # as where it is not shared
+                if telling.status == 200:
+                    self._books.passed(telling.content, coding_of(telling.fields))
         self._keep(call, key, telling)
 
     def _keep(self, call: Call, key: bytes, telling: Telling) -> None:
@@ -424,18 +460,22 @@ def _form_of(request: web.Request) -> str:
 
 
 class _Seen:
-    """What was passed on, up to so many octets; nothing of it where there was more."""
+    """What was passed on, up to so many octets. Where there was more: nothing of it, or of events the end, which states
+    what they cost."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, *, events: bool) -> None:
         self._most = most
-        self._pieces: list[bytes] = []
+        self._events = events
+        self._size = 0
+        self._pieces: deque[bytes] = deque()
 
     def add(self, piece: bytes) -> None:
-        self._most -= len(piece)
-        if self._most >= 0:
-            self._pieces.append(piece)
-        else:
-            self._pieces.clear()
+        self._pieces.append(piece)
+        self._size += len(piece)
+        while self._pieces and self._size > self._most:
+            gone = self._pieces.popleft()
+            # of a whole answer nothing can be read any more
+            self._size -= len(gone) if self._events else 0
 
     @property
     def content(self) -> bytes:

@@ -22,7 +22,7 @@ from prometheus_client.metrics_core import Metric
 
 from config.tasks import end
 from pool_monitor.grading.calls import Answer, Ask, Call, Lane, UpstreamFault
-from pool_monitor.grading.jsons import decoded
+from pool_monitor.grading.jsons import decoded, encoded
 from pool_monitor.grading.outcomes import said_by, tier_of, usage_of
 from pool_monitor.grading.paired import seeded
 from pool_monitor.grading.quality import Compared, Summary, compare, fields_of, summarise
@@ -34,7 +34,7 @@ log = logging.getLogger("siding.grading")
 
 AT_ONCE = 2
 MOST_WAITING = 8
-MOST_WAITING_CHARACTERS = 64 * 1024 * 1024
+MOST_WAITING_BYTES = 64 * 1024 * 1024
 MOST_HOMEWORKS = 5000
 DAY_SECONDS = 86_400.0
 WHAT = "the share of questions graded correct"
@@ -106,20 +106,6 @@ class _Job:
     weight: int
 
 
-def _weight(body: object) -> int:
-    """Characters of all the texts in a body, images among them."""
-    weight, left = 0, [body]
-    while left:
-        one = left.pop()
-        if isinstance(one, str):
-            weight += len(one)
-        elif isinstance(one, Mapping):
-            left.extend(one.values())
-        elif isinstance(one, list):
-            left.extend(one)
-    return weight
-
-
 class Shadow:
     """Samples, asks, compares. `start` it on the loop, and `close` it.
 
@@ -152,7 +138,7 @@ class Shadow:
         self._chance = chance
         self._seconds = seconds
         self._queue: asyncio.Queue[_Job] = asyncio.Queue(MOST_WAITING)
-        self._waiting_characters = 0
+        self._waiting_bytes = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
         self._kept: deque[tuple[str, Compared]] = deque(maxlen=MOST_HOMEWORKS)
@@ -191,15 +177,15 @@ class Shadow:
             self.tally[Shadowed.NOT_SAMPLED] += 1
             return
         asked = {name: value for name, value in body.items() if name not in _NOT_REPEATED}
-        job = _Job(call.asking_again(asked), template, form, answer, _weight(asked) + len(answer))
-        if self._queue.full() or self._waiting_characters + job.weight > MOST_WAITING_CHARACTERS:
+        job = _Job(call.asking_again(asked), template, form, answer, len(encoded(asked)) + len(answer))
+        if self._queue.full() or self._waiting_bytes + job.weight > MOST_WAITING_BYTES:
             self.tally[Shadowed.TOO_MANY_WAITING] += 1
             return
-        self._waiting_characters += job.weight
+        self._waiting_bytes += job.weight
         self._queue.put_nowait(job)
 
     def _drop(self, job: _Job, outcome: Shadowed) -> None:
-        self._waiting_characters -= job.weight
+        self._waiting_bytes -= job.weight
         self.tally[outcome] += 1
 
     # -- in the background

@@ -11,7 +11,7 @@ from typing import Any
 
 from pool_monitor.grading import sse
 from pool_monitor.grading.answers import Doubt, NotCertain
-from pool_monitor.grading.calls import Call, Expansion, Fields, UpstreamFault
+from pool_monitor.grading.calls import Call, Expansion, Fields, UpstreamFault, is_events
 from pool_monitor.grading.collapse import Telling
 from pool_monitor.grading.expanding import Expander, full_answer
 from pool_monitor.grading.jsons import decoded
@@ -62,6 +62,14 @@ class Streaming:
         self._full_text: list[str] = []
 
     async def run(self) -> None:
+        """Tell all of it. Raises UpstreamFault."""
+        try:
+            await self._run()
+        finally:
+            self._outcome.compact = "".join(self._compact_text)
+            self._outcome.full = "".join(self._full_text)
+
+    async def _run(self) -> None:
         doubt = ""
         async with self._upstream.stream(self._compact) as streamed:
             self._outcome.status = streamed.status
@@ -70,17 +78,16 @@ class Streaming:
             elif not 200 <= streamed.status < 300:
                 await self._relay(streamed)
                 return
-            elif not _is_events(streamed.fields):
+            elif not is_events(streamed.fields):
                 doubt = NO_COMPLETION
             else:
+                self._outcome.begun = True
                 try:
                     await self._expand(streamed)
                 except NotCertain as fault:
                     doubt = str(fault)
         if doubt:
             await self._again(doubt)
-        self._outcome.compact = "".join(self._compact_text)
-        self._outcome.full = "".join(self._full_text)
 
     async def _relay(self, streamed: Streamed) -> None:
         """As it comes; what it says is noted for the books."""
@@ -274,13 +281,6 @@ class Streaming:
         """As the vendor ends a stream that fails."""
         self._outcome.status = fault.status
         self._telling.write(sse.event(fault.document))
-
-
-def _is_events(fields: Fields) -> bool:
-    return any(
-        name.lower() == "content-type" and value.partition(";")[0].strip().lower() == "text/event-stream"
-        for name, value in fields
-    )
 
 
 def _chunk(like: Mapping[str, Any], delta: Mapping[str, Any], finish: str | None) -> dict[str, Any]:

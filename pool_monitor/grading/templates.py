@@ -12,6 +12,8 @@ from pool_monitor.grading.calls import Left
 from pool_monitor.grading.shapes import Shape
 
 _ROLES = ("system", "developer", "user")
+MOST_PARTS = 10_000
+"""Of messages: more are not looked through, which would hold everybody up."""
 _ESCAPED = b"\\u00"
 """JSON may write any letter so."""
 
@@ -62,7 +64,7 @@ def may_hold(content: bytes, templates: Sequence[Template]) -> bool:
 def recognise(body: Mapping[str, Any], templates: Sequence[Template]) -> Recognised | Left:
     """The request in its compact form, or why it is left as it is."""
     messages = body.get("messages")
-    if not isinstance(messages, list):
+    if not isinstance(messages, list) or _parts_in(messages) > MOST_PARTS:
         return Left.UNRECOGNISED
     found = list(_occurrences(messages, templates))
     if not found:
@@ -76,6 +78,12 @@ def recognise(body: Mapping[str, Any], templates: Sequence[Template]) -> Recogni
     message = _with_text(messages[at], part, span, template.compact)
     changed = [*messages[:at], message, *messages[at + 1 :]]
     return Recognised(template, {name: changed if name == "messages" else value for name, value in body.items()})
+
+
+def _parts_in(messages: list[Any]) -> int:
+    """How many messages and parts of them there are; of more messages than may be, only these."""
+    contents = [one.get("content") for one in messages[:MOST_PARTS] if isinstance(one, dict)]
+    return len(messages) + sum(len(content) for content in contents if isinstance(content, list))
 
 
 _Place = tuple[Template, int, int | None, tuple[int, int]]

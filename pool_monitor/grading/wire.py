@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import zlib
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Set
 from enum import StrEnum
@@ -11,6 +12,11 @@ import aiohttp
 import brotli
 
 from pool_monitor.grading.calls import Fields, UpstreamFault
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 PIECE_BYTES = 64 * 1024
 """What is written at once without asking whether the upstream still reads."""
@@ -170,7 +176,9 @@ def without_coding(content: bytes, coding: str) -> bytes:
                 return zlib.decompress(content, wbits=47)
             case "br":
                 return bytes(brotli.decompress(content))
-    except (zlib.error, brotli.error) as fault:
+            case "zstd":
+                return zstd.decompress(content)
+    except (zlib.error, brotli.error, zstd.ZstdError) as fault:
         raise ValueError(str(fault)) from fault
     raise ValueError(coding)
 

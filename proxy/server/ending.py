@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from config.untaken import untaken
 from proxy.server import exchange
 
 LINGER_SECONDS = 30.0
@@ -54,11 +55,11 @@ class Parting:
         self._wait()
 
     def _wait(self) -> None:
-        self._left = exchange.untaken(self._transport)
+        self._left = untaken(self._transport)
         self._timer = asyncio.get_running_loop().call_later(exchange.SEND_SECONDS, self._look)
 
     def _look(self) -> None:
-        if exchange.untaken(self._transport) >= self._left:
+        if untaken(self._transport) >= self._left:
             self._transport.abort()
         else:
             self._wait()

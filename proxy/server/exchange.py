@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import socket
 import struct
-import sys
-import termios
 import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 
+from config.untaken import untaken
 from proxy.policy import forwarding
 from proxy.policy.messages import RequestHead, ResponseHead
 from proxy.policy.plain import Plain
@@ -297,21 +295,6 @@ async def drained(protocol: Connection) -> None:
                 raise ClientGone(f"the client took nothing for {SEND_SECONDS:.0f} s") from None
         except ConnectionError as fault:
             raise ClientGone("the client left during its answer") from fault
-
-
-def untaken(transport: asyncio.WriteTransport) -> int:
-    """Octets that the client's machine has not acknowledged, here and in the kernel.
-
-    The kernel asks for more only when a third of a buffer of megabytes is free, so what
-    waits here can stand still for minutes while a slow client reads (tcp(7), SIOCOUTQ).
-    """
-    waiting = transport.get_write_buffer_size()
-    connection = transport.get_extra_info("socket")
-    try:
-        answer = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4))
-    except (AttributeError, OSError, ValueError):  # closed meanwhile, or a system that does not tell
-        return waiting
-    return waiting + int.from_bytes(answer, sys.byteorder)
 
 
 class ClientTunnel:

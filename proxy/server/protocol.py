@@ -18,6 +18,7 @@ from aiohttp import http_exceptions, web
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 
+from config.room import Guest, Room
 from proxy import errors
 from proxy.observe.events import Observation
 from proxy.origin.connection import OnInterim
@@ -38,7 +39,6 @@ from proxy.server.parsed import (
     request_head,
 )
 from proxy.server.refusal import refusal_head
-from proxy.server.room import Guest, Room
 
 if TYPE_CHECKING:
     from aiohttp.http import RawRequestMessage

@@ -218,7 +218,7 @@ async def test_off_the_upstream_is_asked_as_the_caller_asked(monkeypatch: pytest
     ):
         upstream.answering = answering()
         for fields in ({}, {"traceparent": "nonsense"}):
-            async with monitor.session.post("/v1/chat/completions", data=b"{}", headers=fields) as answer:
+            async with monitor.session.post("/v1/chat/completions", data=b'{"n":1}', headers=fields) as answer:
                 assert answer.status == 200
     assert [of_trace(one) for one in upstream.asked] == [[], [("traceparent", "nonsense")]]
 

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from proxy.server import room
+from config import room
 from tests.fast.passing import one_that_does_not_read
 from tests.fast.sides import server_of
 from tests.support import Client, Gate, Message, Origin, Proxy, Turn, running_proxy, until

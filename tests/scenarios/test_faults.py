@@ -14,9 +14,9 @@ import pytest
 from prometheus_client.exposition import choose_encoder
 
 from config.listen import spare_port
+from config.untaken import untaken
 from proxy.origin.client import OriginClient
 from proxy.policy.messages import Fields
-from proxy.server.exchange import untaken
 from proxy.store.memory import MemoryStore
 from tests.fast.passing import one_that_does_not_read
 from tests.fast.sides import server_of

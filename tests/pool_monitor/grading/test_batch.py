@@ -55,6 +55,25 @@ async def test_an_array_is_answered_in_order(wrapped: Wrapped) -> None:
     assert all(asked.compact for asked in wrapped.upstream.asked)
 
 
+@pytest.mark.parametrize(("status", "others"), [(401, 401), (403, 200)])
+async def test_what_is_refused_again_and_again_is_not_asked_to_the_end(
+    wrapped: Wrapped, status: int, others: int
+) -> None:
+    """The key, or a model that it may not use; each item is told so all the same."""
+
+    async def refusing(asked: Asked, request: web.Request) -> web.StreamResponse:
+        if asked.body["model"] == "o3" or status == 401:
+            return await whole({"error": {"message": "no", "code": "c"}}, status)
+        return await whole(completion(SAID))
+
+    wrapped.upstream.answering = refusing
+    items = [asked_for(seed=number, model="o3") for number in range(50)]
+    _, told = await send(wrapped, [*items, asked_for(seed=99)])
+    assert [one["status"] for one in told["results"]] == [status] * 50 + [others]
+    assert {one["error"]["code"] for one in told["results"][:50]} == {"c"}
+    assert len(wrapped.upstream.asked) == told["summary"]["upstream_calls"] < 20
+
+
 async def test_usage_that_no_answer_can_have_is_none(wrapped: Wrapped) -> None:
     async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
         usage = {"prompt_tokens": 10, "completion_tokens": 2**64 - 1}

@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from pool_monitor.grading.batch_files import Files
+from pool_monitor.grading import serve
+from pool_monitor.grading.batch_files import PIECE_BYTES, Files
 from pool_monitor.grading.batch_form import Form, FormError
 from tests.pool_monitor.grading.batching import answering, begun, ended, line, lines_of, multipart, theirs
-from tests.pool_monitor.grading.upstreams import Asked, whole
-from tests.pool_monitor.grading.wrapped import SAID, Wrapped, says, wrapping
+from tests.pool_monitor.grading.upstreams import Asked, completion, whole
+from tests.pool_monitor.grading.wrapped import SAID, Wrapped, asked_for, says, wrapping
+from tests.pool_monitor.support import running_monitor
 
 
 @pytest.fixture
@@ -169,9 +171,122 @@ async def test_answers_without_room_fail_the_batch_and_say_why(
         files._budget = files.bytes
         wanted: Any = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
         batch = await ended(sdk, await sdk.batches.create(input_file_id=file, **wanted))
-    assert (batch.status, batch.errors.data[0].code) == ("failed", "storage_full")
+    assert (batch.status, [one.code for one in batch.errors.data]) == ("failed", ["storage_full"])
     assert "bytes are in use" in batch.errors.data[0].message
     assert [record.exc_info for record in caplog.records] == [None]
+    # an answer that cannot be kept is not paid for
+    assert wrapped.upstream.asked == []
+
+
+def says_much(octets: int) -> Any:
+    async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
+        return await whole(completion("x" * octets))
+
+    return answering
+
+
+async def ended_early(wrapped: Wrapped, sdk: Any, lines: int) -> tuple[Any, list[Any], list[Any]]:
+    """A batch of so many lines about jokes, and the lines of both of its files."""
+    joke = asked_for("Tell a joke.", temperature=1)
+    batch = await ended(sdk, await begun(sdk, b"\n".join(line(number, body=joke) for number in range(lines))))
+    good = await lines_of(sdk, batch.output_file_id) if batch.output_file_id else []
+    bad = await lines_of(sdk, batch.error_file_id) if batch.error_file_id else []
+    assert (batch.request_counts.completed, len({one["custom_id"] for one in good})) == (len(good), len(good))
+    assert batch.request_counts.completed + batch.request_counts.failed == batch.request_counts.total == lines
+    return batch, good, bad
+
+
+async def test_an_answer_too_large_for_the_room_that_is_left_has_its_line(wrapped: Wrapped) -> None:
+    files = wrapped.monitor.monitor.grading._files
+    files._budget = 1_600_000
+    wrapped.upstream.answering = says_much(400_000)
+    async with wrapped.sdk() as sdk:
+        batch, good, bad = await ended_early(wrapped, sdk, 40)
+    assert (batch.status, len(good) > 0) == ("completed", True)
+    assert {one["custom_id"] for one in good + bad} == {f"hw-{number}" for number in range(40)}
+    codes = [one["error"]["code"] for one in bad]
+    assert set(codes) == {"storage_full", "batch_failed"}
+    assert len(good) + codes.count("storage_full") == len(wrapped.upstream.asked)
+    await files.close()
+    assert (files.bytes, files._on_disk) == (0, 0)
+
+
+@pytest.mark.parametrize("octets", [100, 10_000, 60_000])
+async def test_room_that_ends_meanwhile_takes_no_answer_away(
+    wrapped: Wrapped, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, octets: int
+) -> None:
+    """Nor does it stop the rest without a word, nor is more used than there is."""
+    files, most, add = wrapped.monitor.monitor.grading._files, 0, Files._add
+
+    def adding(self: Files, *args: Any, **more: Any) -> None:
+        nonlocal most
+        add(self, *args, **more)
+        most = max(most, self.bytes)
+
+    monkeypatch.setattr(Files, "_add", adding)
+    files._budget = 2_600_000
+    wrapped.upstream.answering = says_much(octets)
+    lines = 60 if octets > 1000 else 1200
+    async with wrapped.sdk() as sdk:
+        batch, good, bad = await ended_early(wrapped, sdk, lines)
+        assert most <= files._budget
+        assert batch.status == "completed"
+        whole_batch = len(good) == lines
+        assert whole_batch is (octets < 60_000)
+        if not whole_batch:
+            # whoever was asked is among them
+            assert len(good) == len(wrapped.upstream.asked) > 0
+            assert [one.code for one in batch.errors.data] == ["storage_full"]
+            assert {one["error"]["code"] for one in bad} == {"batch_failed"}
+            assert len(good) + len(bad) == lines
+            assert len([one for one in caplog.messages if "a batch ends before its end" in one]) == 1
+        for file_id in (batch.input_file_id, batch.output_file_id, *([batch.error_file_id] if bad else [])):
+            await sdk.files.delete(file_id)
+    assert (files.bytes, files._on_disk) == (0, 0)
+
+
+@pytest.mark.parametrize("places", [0, 1, 2])
+async def test_a_batch_has_the_places_of_its_answers_before_it_asks(wrapped: Wrapped, places: int) -> None:
+    files = wrapped.monitor.monitor.grading._files
+    wrapped.upstream.answering = answering
+    async with wrapped.sdk() as sdk:
+        file = await sent(wrapped, line(0))
+        files._most = files._on_disk + places
+        wanted: Any = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        batch = await ended(sdk, await sdk.batches.create(input_file_id=file, **wanted))
+    assert batch.status == ("completed" if places == 2 else "failed")
+    assert len(wrapped.upstream.asked) == (1 if places == 2 else 0)
+    assert files._on_disk == (2 if places == 2 else 1)
+
+
+@pytest.mark.parametrize("after", [0, 1_000_000])
+async def test_a_disk_that_is_full_meanwhile_takes_only_what_is_not_on_it(
+    wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, after: int
+) -> None:
+    write, left = os.pwrite, after
+
+    def filling(descriptor: int, octets: memoryview, at: int) -> int:
+        nonlocal left
+        if b"batch_req_siding" in bytes(octets):
+            left -= len(octets)
+            if left < 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, octets, at)
+
+    monkeypatch.setattr(os, "pwrite", filling)
+    wrapped.upstream.answering = says_much(20_000)
+    async with wrapped.sdk() as sdk:
+        batch, good, _ = await ended_early(wrapped, sdk, 200)
+        assert batch.status == ("completed" if after else "failed")
+        assert [one.code for one in batch.errors.data] == ["storage_full"]
+        assert "No space left on device" in batch.errors.data[0].message
+        assert (len(good) > 0) is (after > 0)
+        assert len(wrapped.upstream.asked) < 200
+    assert [record.exc_info for record in caplog.records] == [None]
+    files = wrapped.monitor.monitor.grading._files
+    assert files._on_disk == len(files)
+    await files.close()
+    assert files.bytes == 0
 
 
 @pytest.mark.parametrize(
@@ -200,6 +315,68 @@ async def test_of_who_has_no_key_nothing_is_written(fields: dict[str, str], ours
             assert (answer.status, "error" in await answer.json()) == ((200, False) if taken else (401, True))
         assert [asked.content for asked in wrapped.upstream.asked] == ([] if taken else [content])
         assert len(wrapped.monitor.monitor.grading._files) == taken
+
+
+@pytest.mark.parametrize("size", [10, 3 * PIECE_BYTES])
+@pytest.mark.parametrize("file_first", [False, True])
+@pytest.mark.parametrize("status", [401, 403])
+async def test_of_whose_key_is_refused_nothing_is_kept(
+    wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch, size: int, file_first: bool, status: int
+) -> None:
+    """The upstream refuses it in its own words, and where it does not, has the file."""
+    written, write = 0, os.pwrite
+
+    def writing(descriptor: int, octets: memoryview, at: int) -> int:
+        nonlocal written
+        written += len(octets)
+        return write(descriptor, octets, at)
+
+    async def refusing(asked: Asked, request: web.Request) -> web.StreamResponse:
+        return await whole({"error": {"message": "Incorrect API key provided.", "code": "invalid_api_key"}}, 401)
+
+    monkeypatch.setattr(os, "pwrite", writing)
+    wrapped.upstream.answering, wrapped.upstream.tells = refusing, status
+    parts = [("purpose", b"batch"), ("file", line(0) + b" " * size)]
+    content = multipart(*(reversed(parts) if file_first else parts))
+    headers = {
+        "Content-Type": "multipart/form-data; boundary=xyz",
+        "Authorization": "Bearer sk-wrong",
+        "Idempotency-Key": "of-the-upload",
+    }
+    async with wrapped.monitor.session.post("/v1/files", data=content, headers=headers) as answer:
+        assert (answer.status, (await answer.json())["error"]["code"]) == (401, "invalid_api_key")
+    assert [asked.content for asked in wrapped.upstream.asked] == [content]
+    [tried] = wrapped.upstream.tried
+    assert (tried.method, tried.path) == ("POST", "/v1/chat/completions")
+    fields = dict(tried.fields)
+    assert (fields["Authorization"], "Idempotency-Key" in fields) == ("Bearer sk-wrong", False)
+    files = wrapped.monitor.monitor.grading._files
+    assert (len(files), files.bytes) == (0, 0)
+    # of a long one not more than the first piece
+    assert written < 2 * PIECE_BYTES
+
+
+@pytest.mark.parametrize("status", [200, 400, 404, 422, 429, 500, 503])
+async def test_who_is_not_refused_is_served(wrapped: Wrapped, status: int) -> None:
+    wrapped.upstream.tells = status
+    assert (await sent(wrapped, line(0))).startswith("file-siding-")
+
+
+async def test_an_upstream_that_is_silent_refuses_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    monkeypatch.setattr(serve, "TRIED_SECONDS", 0.01)
+    headers = {"Content-Type": "multipart/form-data; boundary=xyz", "Authorization": "Bearer k"}
+    content = multipart(("purpose", b"batch"), ("file", line(0)))
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        async with (
+            running_monitor(None, grading_upstream_url=url) as monitor,
+            monitor.session.post("/v1/files", data=content, headers=headers) as answer,
+        ):
+            assert (await answer.json())["id"].startswith("file-siding-")
 
 
 # -- the form, as it arrives

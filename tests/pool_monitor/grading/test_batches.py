@@ -143,6 +143,60 @@ async def test_one_that_is_refused_before_any_is_answered_is_so_alone(wrapped: W
     assert (batch.status, batch.request_counts.completed, batch.request_counts.failed) == ("completed", 39, 1)
 
 
+async def test_a_key_that_is_revoked_meanwhile_is_not_asked_with_to_the_end(wrapped: Wrapped) -> None:
+    answered = 0
+
+    async def revoking(asked: Asked, request: web.Request) -> web.StreamResponse:
+        nonlocal answered
+        if answered < 20:
+            answered += 1
+            return await whole(completion(SAID))
+        return await whole({"error": {"message": "Incorrect API key provided.", "code": "invalid_api_key"}}, 401)
+
+    wrapped.upstream.answering = revoking
+    async with wrapped.sdk() as sdk:
+        batch = await ended(sdk, await begun(sdk, b"\n".join(line(number) for number in range(100))))
+        good, bad = await lines_of(sdk, batch.output_file_id), await lines_of(sdk, batch.error_file_id)
+    assert (batch.status, [one.code for one in batch.errors.data]) == ("completed", ["invalid_api_key"])
+    assert (batch.request_counts.completed, batch.request_counts.failed) == (len(good), len(bad)) == (20, 80)
+    assert {one["custom_id"] for one in good + bad} == {f"hw-{number}" for number in range(100)}
+    assert {one["response"]["status_code"] if one["response"] else one["error"]["code"] for one in bad} == {
+        401,
+        "batch_failed",
+    }
+    assert len(wrapped.upstream.asked) < 20 + 20
+
+
+async def test_only_what_asks_a_model_that_is_forbidden_is_left(wrapped: Wrapped) -> None:
+    async def forbidding(asked: Asked, request: web.Request) -> web.StreamResponse:
+        if asked.body["model"] == "o3":
+            return await whole({"error": {"message": "no access to model o3", "code": "model_not_found"}}, 403)
+        return await whole(completion(SAID))
+
+    wrapped.upstream.answering = forbidding
+    forbidden = [line(number, body=asked_for(seed=number, model="o3")) for number in range(100, 150)]
+    content = b"\n".join([line(0), *forbidden, *map(line, range(1, 20))])
+    async with wrapped.sdk() as sdk:
+        batch = await ended(sdk, await begun(sdk, content))
+    assert (batch.status, [one.code for one in batch.errors.data]) == ("completed", ["permission_denied"])
+    assert "'o3'" in batch.errors.data[0].message
+    assert (batch.request_counts.completed, batch.request_counts.failed) == (20, 50)
+    assert len(wrapped.upstream.asked) < 20 + 20
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_refusals_among_answers_end_nothing(wrapped: Wrapped, status: int) -> None:
+    async def now_and_then(asked: Asked, request: web.Request) -> web.StreamResponse:
+        told = {0: status, 1: 200, 2: 400}[asked.body["seed"] % 3]
+        return await whole(completion(SAID) if told == 200 else {"error": {"message": "no", "code": None}}, told)
+
+    wrapped.upstream.answering = now_and_then
+    async with wrapped.sdk() as sdk:
+        batch = await ended(sdk, await begun(sdk, b"\n".join(line(number) for number in range(60))))
+    assert (batch.status, batch.errors) == ("completed", None)
+    assert {one.body["seed"] for one in wrapped.upstream.asked} == set(range(60))
+
+
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"not JSON", b'{"custom_id":"a"}'])
 async def test_a_file_without_requests_fails(wrapped: Wrapped, content: bytes) -> None:
     async with wrapped.sdk() as sdk:
@@ -264,6 +318,22 @@ async def test_samples_of_an_unknown_prompt_are_each_asked(wrapped: Wrapped) -> 
     assert batch.usage.total_tokens == 3 * 150
 
 
+async def test_one_caller_does_not_take_all_the_batches(wrapped: Wrapped) -> None:
+    held = wrapped.monitor.monitor.grading._batches
+    held._most = 4
+    async with wrapped.sdk() as one, wrapped.sdk("sk-two") as two:
+        for _ in range(2):
+            await ended(one, await begun(one, line(0)))
+        with pytest.raises(openai.RateLimitError, match="there are 2 batches of yours"):
+            await begun(one, line(0))
+        for _ in range(2):
+            await ended(two, await begun(two, line(0)))
+        held._batches.popitem()
+        with pytest.raises(openai.RateLimitError, match="of yours"):
+            await begun(one, line(0))
+        await ended(two, await begun(two, line(0)))
+
+
 async def as_many_as_run(wrapped: Wrapped, sdk: openai.AsyncOpenAI) -> tuple[list[Any], asyncio.Event]:
     """Batches that are all being asked, and what their answers wait for."""
     go = asyncio.Event()
@@ -294,6 +364,45 @@ async def test_a_waiting_batch_outlasts_its_file(wrapped: Wrapped) -> None:
         for one in running:
             await ended(sdk, one)
         await until(lambda: files._on_disk == len(files))
+
+
+async def one_that_runs(wrapped: Wrapped, sdk: openai.AsyncOpenAI) -> tuple[Any, asyncio.Event]:
+    """The only batch that may, and what its answer waits for."""
+    go = asyncio.Event()
+
+    async def slowly(asked: Asked, request: web.Request) -> web.StreamResponse:
+        await go.wait()
+        return await whole(completion(SAID))
+
+    wrapped.upstream.answering = slowly
+    wrapped.monitor.monitor.grading._batches._turns.capacity = 1
+    running = await begun(sdk, line(0))
+    await until(lambda: len(wrapped.upstream.asked) == 1)
+    return running, go
+
+
+async def test_callers_whose_batches_wait_take_turns(wrapped: Wrapped) -> None:
+    async with wrapped.sdk() as one, wrapped.sdk("sk-two") as two:
+        _, go = await one_that_runs(wrapped, one)
+        many = [await begun(one, line(1 + number)) for number in range(3)]
+        last = await begun(two, line(9))
+        go.set()
+        await ended(two, last)
+        for batch in many:
+            await ended(one, batch)
+    assert [asked.body["seed"] for asked in wrapped.upstream.asked] == [0, 1, 9, 2, 3]
+
+
+async def test_one_whose_turn_does_not_come_in_time_expires(wrapped: Wrapped) -> None:
+    async with wrapped.sdk() as sdk:
+        running, go = await one_that_runs(wrapped, sdk)
+        wrapped.monitor.monitor.grading._batches._window = 0.01
+        batch = await ended(sdk, await begun(sdk, b"\n".join(line(1 + number) for number in range(2))))
+        assert (batch.status, batch.request_counts.failed) == ("expired", 2)
+        assert {one["error"]["code"] for one in await lines_of(sdk, batch.error_file_id)} == {"batch_expired"}
+        go.set()
+        assert (await ended(sdk, running)).status == "completed"
+    assert len(wrapped.upstream.asked) == 1
 
 
 @pytest.mark.parametrize("path", ["/v1/files", "/v1/batches"])

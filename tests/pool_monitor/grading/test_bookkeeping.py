@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ import brotli
 import orjson
 import pytest
 from aiohttp import web
+from backports import zstd
 
+from pool_monitor.grading import bookkeeping
 from pool_monitor.grading.bookkeeping import FILE, stated_in
 from pool_monitor.grading.serve import MOST_SEEN_BYTES
 from tests.pool_monitor.grading.pictures import png, url
@@ -27,6 +31,7 @@ from tests.pool_monitor.grading.wrapped import (
     says,
     wrapping,
 )
+from tests.support import until
 
 USAGE = completion("")["usage"]
 
@@ -150,6 +155,32 @@ async def test_what_is_billed_at_another_tier_is_so_in_the_books(compact: bool, 
         assert wrapped.metric("siding_grading_tokens_total", template=template, **labels) == asked * 50
 
 
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    ("asked_for_it", "answers", "billed"),
+    [
+        ("my-deployment", "gpt-4o-mini-2024-07-18", "gpt-4o-mini"),
+        ("gpt-4o", "gpt-4o-2024-05-13", "gpt-4o-2024-05-13"),
+        ("gpt-4o-mini", "my-deployment", "gpt-4o-mini"),
+        ("my-deployment", "my-deployment", "other"),
+    ],
+)
+async def test_the_model_that_answers_is_billed(stream: bool, asked_for_it: str, answers: str, billed: str) -> None:
+    """A deployment, or a gateway's alias, has a name of its own."""
+
+    async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
+        if asked.body.get("stream"):
+            said = b'"model":"%b"' % answers.encode()
+            return await streamed(request, [one.replace(b'"model":"gpt-4o-mini"', said) for one in chunks([SAID])])
+        return await whole({**completion(SAID), "model": answers})
+
+    async with wrapping() as wrapped:
+        wrapped.upstream.answering = answering
+        await (graded_in_a_stream if stream else graded)(wrapped.sdk(), model=asked_for_it)
+        books = await told(wrapped)
+    assert ([day["model"] for day in books["days"]], books["unpriced"]) == ([billed], int(billed == "other"))
+
+
 async def test_what_is_asked_again_at_another_tier_is_so_in_the_books() -> None:
     async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
         return await whole({**completion("no JSON" if asked.compact else pretty(FULL)), "service_tier": "flex"})
@@ -172,6 +203,99 @@ async def test_an_answer_too_large_to_be_looked_at_is_in_the_books_as_one_that_s
         await graded(wrapped.sdk(), prompt="Something else.")
         books = await told(wrapped)
     assert (books["requests"], books["reported"]["requestsWithout"]) == (1, 1)
+
+
+async def test_a_long_stream_is_in_the_books_with_what_its_end_states() -> None:
+    """OpenAI tells a token in some three hundred bytes: four thousand of them are more than is looked at."""
+    pieces = ["x"] * (MOST_SEEN_BYTES // 100)
+
+    async def long(asked: Asked, request: web.Request) -> web.StreamResponse:
+        return await streamed(request, chunks(pieces, usage=True))
+
+    async with wrapping() as wrapped:
+        wrapped.upstream.answering = long
+        text, _ = await graded_in_a_stream(
+            wrapped.sdk(), prompt="Something else.", stream_options={"include_usage": True}
+        )
+        books = await told(wrapped)
+    assert text == "".join(pieces)
+    assert (books["reported"]["output"], books["reported"]["requestsWithout"]) == (50, 0)
+
+
+@pytest.mark.parametrize("more", [{"prompt": "Something else."}, {"prompt": "Something else.", "temperature": 0}, {}])
+async def test_a_stream_that_its_caller_leaves_is_in_the_books(more: dict[str, Any]) -> None:
+    """It is billed for what was said until then, which nobody states."""
+
+    async def endless(asked: Asked, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        text = SAID if asked.compact else "A joke."
+        for event in chunks([text[: text.rindex('],"t"')] if asked.compact else text], None):
+            await response.write(event)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with wrapping() as wrapped:
+        wrapped.upstream.answering = endless
+        async with wrapped.sdk() as sdk:
+            stream = await sdk.chat.completions.create(**asked_for(stream=True, **more))
+            async for chunk in stream:
+                if chunk.choices[0].delta.content:
+                    break
+            await stream.close()
+        await until(lambda: bool(wrapped.monitor.monitor.grading.books.accounts.tallies))
+        books = await told(wrapped)
+    assert (books["requests"], books["reported"]["requestsWithout"], books["unpriced"]) == (1, 1, 0)
+    if not more:
+        assert books["estimated"]["output"]["after"] > 0
+
+
+async def handed_in_at_once(wrapped: Wrapped, many: int) -> None:
+    go = asyncio.Event()
+
+    async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
+        await go.wait()
+        return await whole(completion(SAID))
+
+    wrapped.upstream.answering = answering
+    async with wrapped.sdk() as sdk:
+        asking = [asyncio.create_task(sdk.chat.completions.create(**asked_for(seed=seed))) for seed in range(many)]
+        await until(lambda: len(wrapped.upstream.asked) == many)
+        go.set()
+        await asyncio.gather(*asking)
+
+
+async def test_homework_that_a_class_hands_in_at_once_is_in_the_books() -> None:
+    async with wrapping() as wrapped:
+        await handed_in_at_once(wrapped, 60)
+        books = await told(wrapped)
+    assert (books["requests"], books["uncounted"], books["reported"]["output"]) == (60, 0, 60 * 50)
+    assert books["estimated"]["prompt"]["before"] == 60 * 356
+
+
+@pytest.mark.parametrize("bound", ["MOST_WAITING_BYTES", "MOST_WAITING"])
+async def test_of_what_cannot_wait_the_books_have_what_was_reported(
+    monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    monkeypatch.setattr(bookkeeping, bound, 1)
+    async with wrapping() as wrapped:
+        await handed_in_at_once(wrapped, 20)
+        books = await told(wrapped)
+    assert (books["requests"], books["reported"]["output"], books["unpriced"]) == (20, 20 * 50, 0)
+    assert 0 < books["uncounted"] < 20
+    assert books["estimated"]["prompt"]["before"] == (20 - books["uncounted"]) * 356
+
+
+async def test_so_have_they_of_what_waits_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go = threading.Event()
+    monkeypatch.setattr(bookkeeping, "tally_of", lambda *_: go.wait(20))
+    monkeypatch.setattr(bookkeeping, "CLOSE_SECONDS", 0.01)
+    async with wrapping(grading_data_dir=tmp_path) as wrapped:
+        await handed_in_at_once(wrapped, 3)
+    go.set()
+    saved = orjson.loads((tmp_path / FILE).read_bytes())
+    [[*_, tally]] = saved["tallies"]
+    assert (tally["requests"], tally["reported_output"], tally["prompt_before"]) == (3, 150, 0)
 
 
 async def test_the_books_outlast_a_restart(tmp_path: Path) -> None:
@@ -223,6 +347,7 @@ async def test_seeing_whether_books_can_be_saved_leaves_nothing_behind(
         (orjson.dumps(completion("x")), "", True),
         (gzip.compress(orjson.dumps(completion("x"))), "gzip", True),
         (brotli.compress(orjson.dumps(completion("x"))), "br", True),
+        (zstd.compress(orjson.dumps(completion("x"))), "zstd", True),
         (orjson.dumps(completion('data: {"usage": 1}')), "", True),
         (b"".join(chunks(["x"], usage=True)), "", True),
         (b"".join(chunks(["x"], usage=True)).replace(b"data: ", b"data:").replace(b"\n", b"\r\n"), "", True),
@@ -232,6 +357,7 @@ async def test_seeing_whether_books_can_be_saved_leaves_nothing_behind(
         (b"not gzip", "gzip", False),
         (b"not br", "br", False),
         (orjson.dumps(completion("x")), "zstd", False),
+        (orjson.dumps(completion("x")), "compress", False),
         (b"[]", "", False),
         (b"", "", False),
     ],

@@ -314,7 +314,7 @@ async def test_so_many_wait_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None
         upstream.go.set()
         await ended(shadow, Shadowed.COMPARED, 2 + MOST_WAITING)
         # and so much
-        monkeypatch.setattr(shadow_module, "MOST_WAITING_CHARACTERS", 1000)
+        monkeypatch.setattr(shadow_module, "MOST_WAITING_BYTES", 1000)
         shadow.offer_original(CALL, TEMPLATE, pretty(RIGHT))
         assert shadow.tally[Shadowed.TOO_MANY_WAITING] == 4
 

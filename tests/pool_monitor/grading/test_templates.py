@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pool_monitor.grading.calls import Left
 from pool_monitor.grading.template_files import PACKAGED, TemplatesError, load_templates
-from pool_monitor.grading.templates import Recognised, Template, may_hold, recognise
+from pool_monitor.grading.templates import MOST_PARTS, Recognised, Template, may_hold, recognise
 from tests.pool_monitor.grading.upstreams import COMPACT, ORIGINAL, TEMPLATE
 
 KNOWN = (TEMPLATE,)
@@ -50,6 +50,14 @@ def test_an_image_is_not_copied() -> None:
     body = asked([IMAGE, {"type": "text", "text": ORIGINAL}])
     content = recognised(body).body["messages"][0]["content"]
     assert content[0] is body["messages"][0]["content"][0]
+
+
+def test_so_many_parts_are_looked_through_and_no_more() -> None:
+    prompt, other = {"type": "text", "text": ORIGINAL}, {"role": "user", "content": "x"}
+    recognised(asked([prompt] + [{}] * (MOST_PARTS - 2)))
+    assert recognise(asked([prompt] + [{}] * (MOST_PARTS - 1)), KNOWN) is Left.UNRECOGNISED
+    recognised({"messages": [asked(ORIGINAL)["messages"][0]] + [other] * (MOST_PARTS - 1)})
+    assert recognise({"messages": asked(ORIGINAL)["messages"] + [other] * MOST_PARTS}, KNOWN) is Left.UNRECOGNISED
 
 
 @given(st.lists(st.sampled_from([" ", "\n", "\t", "\r\n", "\u00a0", "  \n    "]), min_size=1, max_size=6))

@@ -49,14 +49,19 @@ Answering = Callable[[Asked, web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass
 class Upstream:
-    """What a test may look at and change."""
+    """What a test may look at and change. tried -- askings for a completion of nothing, told `tells`."""
 
     url: str = ""
     asked: list[Asked] = field(default_factory=list)
     answering: Answering | None = None
+    tried: list[Asked] = field(default_factory=list)
+    tells: int = 400
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         asked = Asked(request.method, request.raw_path, list(request.headers.items()), await request.read())
+        if asked.content == b"{}" and asked.path == "/v1/chat/completions":
+            self.tried.append(asked)
+            return await whole({"error": {"message": "m", "code": None}}, self.tells)
         self.asked.append(asked)
         assert self.answering is not None
         return await self.answering(asked, request)

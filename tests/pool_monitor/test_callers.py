@@ -1,0 +1,230 @@
+"""Callers that read nothing, or slowly, and those that come where descriptors run out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from aiohttp import web
+
+from config import room
+from pool_monitor import callers
+from tests.pool_monitor.grading.upstreams import Asked, chunks, completion, streamed, whole
+from tests.pool_monitor.grading.wrapped import SAID, Wrapped, asked_for, says, wrapping
+from tests.pool_monitor.support import Client, running_monitor
+from tests.support import read_content, read_head, until
+
+LARGE = "x" * 8_000_000
+
+
+@pytest.fixture
+async def wrapped() -> AsyncIterator[Wrapped]:
+    async with wrapping() as one:
+        yield one
+
+
+@contextlib.asynccontextmanager
+async def one_that_asks(monitor: Client, path: str, body: Any, *fields: str) -> AsyncIterator[socket.socket]:
+    """A caller that has sent this, and has room for little of the answer."""
+    loop = asyncio.get_running_loop()
+    content = orjson.dumps(body)
+    lines = [f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json", *fields]
+    head = "\r\n".join([*lines, f"Content-Length: {len(content)}", "", ""])
+    with socket.socket() as caller:
+        caller.setblocking(False)
+        caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        await loop.sock_connect(caller, ("127.0.0.1", monitor.port))
+        await loop.sock_sendall(caller, head.encode() + content)
+        yield caller
+
+
+def connected(monitor: Client) -> int:
+    runner = monitor.monitor._runner
+    assert runner is not None
+    assert runner.server is not None
+    return len(runner.server.connections)
+
+
+async def endless(asked: Asked, request: web.Request) -> web.StreamResponse:
+    """Chunks of a stream, until whoever asked leaves."""
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await response.prepare(request)
+    while True:
+        for event in chunks(["x" * 60_000], None):
+            await response.write(event)
+
+
+async def test_a_stream_whose_caller_stops_reading_lets_the_upstream_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callers, "SEND_SECONDS", 0.05)
+    left = asyncio.Event()
+
+    async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
+        try:
+            return await endless(asked, request)
+        finally:
+            left.set()
+
+    async with wrapping() as wrapped:
+        wrapped.upstream.answering = answering
+        body = asked_for("Tell a joke.", stream=True)
+        async with one_that_asks(wrapped.monitor, "/v1/chat/completions", body), asyncio.timeout(10):
+            await left.wait()
+            await until(lambda: not connected(wrapped.monitor))
+
+
+@pytest.mark.parametrize("what", ["known", "shared", "close"])
+async def test_an_answer_that_nobody_reads_is_not_held(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    monkeypatch.setattr(callers, "SEND_SECONDS", 0.05)
+    prompt: dict[str, Any] = {"prompt": "Tell a joke.", "temperature": 0} if what == "shared" else {}
+    fields = ["Connection: close"] if what == "close" else []
+    async with wrapping() as wrapped:
+        wrapped.upstream.answering = says(LARGE, LARGE)
+        async with one_that_asks(wrapped.monitor, "/v1/chat/completions", asked_for(**prompt), *fields):
+            await until(lambda: connected(wrapped.monitor) == 1)
+            await until(lambda: not connected(wrapped.monitor))
+
+
+def held(monitor: Client) -> list[callers.Caller]:
+    runner = monitor.monitor._runner
+    assert runner is not None
+    assert runner.server is not None
+    return [one for one in runner.server.connections if isinstance(one, callers.Caller)]
+
+
+async def test_what_is_left_of_one_that_has_ended_is_not_held_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be too little for anybody to wait until it is taken."""
+    monkeypatch.setattr(callers, "SEND_SECONDS", 0.05)
+    asked_it, go = asyncio.Event(), asyncio.Event()
+
+    async def little(asked: Asked, request: web.Request) -> web.StreamResponse:
+        asked_it.set()
+        await go.wait()
+        return await whole(completion("x" * 30_000))
+
+    async with wrapping() as wrapped:
+        wrapped.upstream.answering = little
+        body = asked_for("Tell a joke.")
+        async with one_that_asks(wrapped.monitor, "/v1/chat/completions", body, "Connection: close"):
+            await asked_it.wait()
+            [caller] = held(wrapped.monitor)
+            caller._connected.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            go.set()
+            await until(lambda: caller._connected.get_write_buffer_size() > 0)
+            await until(lambda: not connected(wrapped.monitor))
+
+
+async def test_rows_that_nobody_reads_give_their_connection_back(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callers, "SEND_SECONDS", 0.05)
+    queries = (
+        '[[query]]\nname = "many"\nsql = "SELECT repeat(\'x\', 1000) FROM generate_series(1, 100000)"\nrows = 100000\n'
+    )
+    async with running_monitor(database, queries, tmp_path) as monitor:
+        fields = "Accept: application/x-ndjson"
+        async with one_that_asks(monitor, "/api/queries/many", {}, fields):
+            pool = monitor.monitor._pool
+            assert pool is not None
+            await until(lambda: any(one.name == "many" for one in pool.numbers().holders))
+            await until(lambda: not connected(monitor))
+        await until(lambda: not pool.numbers().holders)
+
+
+async def test_who_reads_slowly_but_reads_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 2_000_000
+
+    async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
+        return await streamed(request, chunks(["x" * 1000] * (size // 1000)))
+
+    # more than two of TCP's own timeouts
+    monkeypatch.setattr(callers, "SEND_SECONDS", 1.5)
+    body = asked_for("Tell a joke.", stream=True)
+    loop, got = asyncio.get_running_loop(), b""
+    async with wrapping() as wrapped:
+        wrapped.upstream.answering = answering
+        async with one_that_asks(wrapped.monitor, "/v1/chat/completions", body, "Connection: close") as caller:
+            while piece := await loop.sock_recv(caller, 20_000):
+                got += piece
+                await asyncio.sleep(0.01)
+    assert got.endswith(b"\r\n0\r\n\r\n")
+    assert got.count(b"x") >= size
+
+
+# -- where descriptors run out
+
+
+async def at_end(caller: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> bool:
+    async with asyncio.timeout(10):
+        return await caller[0].read() == b""
+
+
+async def asked(caller: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> int:
+    reader, writer = caller
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    head = await read_head(reader)
+    assert head is not None
+    await read_content(reader, head, to_end=False)
+    return head.status
+
+
+async def test_who_never_asked_makes_room_and_then_who_was_idle_longest(
+    wrapped: Wrapped, caplog: pytest.LogCaptureFixture
+) -> None:
+    monitor = wrapped.monitor
+    monitor.monitor.room.most = 3
+
+    async def come(number: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        caller = await asyncio.open_connection("127.0.0.1", monitor.port)
+        await until(lambda: connected(monitor) == number)
+        return caller
+
+    first, second, third = [await come(number) for number in (1, 2, 3)]
+    assert [await asked(caller) for caller in (first, second)] == [200, 200]
+    fourth = await asyncio.open_connection("127.0.0.1", monitor.port)
+    assert await at_end(third)
+    assert await asked(fourth) == 200
+    fifth = await asyncio.open_connection("127.0.0.1", monitor.port)
+    assert await at_end(first)
+    for caller in (second, fourth, fifth):
+        assert await asked(caller) == 200
+    for _, writer in (first, second, third, fourth, fifth):
+        writer.close()
+        await writer.wait_closed()
+    assert [record.levelname for record in caplog.records if "file descriptors" in record.message] == ["ERROR"]
+
+
+async def test_where_all_are_busy_the_metrics_are_answered_alone(
+    wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "LOOK_SHARE", 0)
+    go = asyncio.Event()
+
+    async def slowly(asked: Asked, request: web.Request) -> web.StreamResponse:
+        await go.wait()
+        answered: web.StreamResponse = await says(SAID)(asked, request)
+        return answered
+
+    wrapped.upstream.answering = slowly
+    wrapped.monitor.monitor.room.most = 2
+    async with wrapped.sdk() as sdk:
+        busy = [asyncio.create_task(sdk.chat.completions.create(**asked_for(seed=number))) for number in range(2)]
+        await until(lambda: len(wrapped.upstream.asked) == 2)
+        for path in ("/v1/chat/completions", "/api/queries/x"):
+            refused = await wrapped.monitor.ask("POST", path, json={})
+            assert (refused.status, refused.fields["Retry-After"]) == (503, "1")
+            assert refused.document["error"]["code"] == "out-of-descriptors"
+            await until(lambda: connected(wrapped.monitor) == 2)
+        for path in ("/healthz", "/readyz", "/api/metrics/database-pool", "/api/flags"):
+            assert (await wrapped.monitor.get(path)).status == 200
+        told = (await wrapped.monitor.get("/metrics")).content
+        assert b"siding_callers 3.0" in told
+        assert b"siding_callers_max 2.0" in told
+        go.set()
+        assert len(await asyncio.gather(*busy)) == 2
+    assert len(wrapped.upstream.asked) == 2
