@@ -161,7 +161,9 @@ class ClientConnection(RequestHandler):
         "_take",
         "_task",
         "_unanswered",
+        "asking",
         "closing",
+        "ended",
         "peer_address",
     )
 
@@ -169,7 +171,9 @@ class ClientConnection(RequestHandler):
         super().__init__(manager, **options)
         self._server = manager
         self._take = manager.take
+        self.asking = False
         self.closing = False
+        self.ended = False
         self.peer_address = ""
         self._seat: Seat
         # what comes next is the head of a request, as far as is known without asking aiohttp
@@ -213,6 +217,37 @@ class ClientConnection(RequestHandler):
             self._served()
         if self._task is not None:
             self._task.cancel()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Who ends its side once it has asked gets whole what is answered from here; who waits for the origin has left.
+
+        As for nginx (proxy_ignore_client_abort off). Who has left altogether is found out by sending to it.
+        """
+        self.ended = True
+        if self.asking or self._passing is not None or self._payload_parser is not None or not self._whole:
+            return False
+        if not self._early:
+            self.end_when_idle()
+        return self._at_work
+
+    @property
+    def _at_work(self) -> bool:
+        """On a request that has been read, as far as its head goes."""
+        return self._request_in_progress or self._unanswered or bool(self._messages)
+
+    @property
+    def _whole(self) -> bool:
+        """What aiohttp has got of a request is all of it."""
+        return self._extent is None or self._extent.stage is Stage.OVER
+
+    def _end_behind(self) -> None:
+        """What was held is parsed. Nothing follows it where the client has ended its side."""
+        if not self.ended or self._early:
+            return
+        if self._whole:
+            self.end_when_idle()
+        else:
+            self.force_close()
 
     def data_received(self, data: bytes) -> None:
         """Take a plain request; have aiohttp parse whatever is none."""
@@ -351,6 +386,7 @@ class ClientConnection(RequestHandler):
     def _parse_held(self) -> None:
         if self._early and self._extent is None and self._wants_another():
             self._parse_one(self._let_go())
+            self._end_behind()
 
     def go_on(self, *, keep_alive: bool) -> bool:
         """To what came behind the request that aiohttp had parsed, which is answered; returns whether aiohttp may."""
@@ -363,7 +399,7 @@ class ClientConnection(RequestHandler):
             self._parser.set_upgraded(False)
             self._upgraded = False
         self._parse_held()
-        return True
+        return bool(self._messages) or not self.closing
 
     def linger(self, *, unsure: bool = False) -> bool:
         """Close in steps if the client may still be sending; returns whether it may.
@@ -372,7 +408,9 @@ class ClientConnection(RequestHandler):
         unsure -- its octets do not tell.
         """
         transport = self.transport
-        if transport is None or transport.is_closing() or not (unsure or self._early or self._extent is not None):
+        if transport is None or transport.is_closing() or self.ended:
+            return False
+        if not (unsure or self._early or self._extent is not None):
             return False
         try:
             self._lingering = Lingering(transport, self.force_close)
@@ -389,7 +427,7 @@ class ClientConnection(RequestHandler):
     def _serve_shortly(self, plain: Plain, content: bytes) -> None:
         express = self._server.express
         self._request_in_progress = True
-        if not self._paused and express is not None:
+        if not self._paused and express is not None and not self.ended:
             try:
                 self._passing = express.take(self, self._seat, plain, content)
             except Exception:
@@ -414,7 +452,7 @@ class ClientConnection(RequestHandler):
         finally:
             self._task = None
             self._served()
-        self._go_on(exchange.keep_alive)
+        self._go_on(exchange.keep_alive and not self.closing)
 
     def _served(self) -> None:
         self._request_in_progress = False
@@ -430,6 +468,7 @@ class ClientConnection(RequestHandler):
         self._next_keepalive_close_time = time.monotonic() + KEEPALIVE_SECONDS
         if self._early:
             self.data_received(self._let_go())
+            self._end_behind()
 
     # -- what `express` needs
 
@@ -520,14 +559,14 @@ class ClientConnection(RequestHandler):
         """Close now when no request is on its way, otherwise after its answer."""
         self.closing = True
         self._quiet = False
-        if not self._request_in_progress and not self._messages:
+        if not self._at_work:
             self.force_close()
 
     @property
     def idle(self) -> bool:
         """See `room.Guest`. Nothing of an answer is left either, so that it is gone at once when it is closed."""
         transport = self.transport
-        if transport is None or self._request_in_progress or self._messages:
+        if transport is None or self._at_work:
             return False
         return not transport.get_write_buffer_size()
 
@@ -563,6 +602,7 @@ class ClientConnection(RequestHandler):
 
         async def refuse(request: web.BaseRequest) -> web.StreamResponse:
             self._refuse(fault)
+            self._unanswered = False
             self.linger(unsure=True)
             return _Sent(keep_alive=False)
 
