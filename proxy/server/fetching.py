@@ -75,6 +75,7 @@ class Fetches:
             fetch.on_end(visit.claim.let_go)
         if tenure is not None:
             tenure.follow(fetch)
+            fetch.shared = True
         if key is not None:
             shared.collapse.lead(key, fetch)
         self.watch(fetch)
@@ -171,13 +172,16 @@ class Fetches:
         return self._shared.invalidations.state(question.uri, tags, question.epoch) is not Validity.VALID
 
     async def end(self, seconds: float) -> None:
-        """Let fetches that nobody waits for end within `seconds`, then end them."""
-        tasks = [fetch.task for fetch in self.running if fetch.task is not None]
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=seconds)
+        """With nobody left here who waits: those that other replicas hear of have `seconds`, the others end now."""
+        tasks = {fetch.task: fetch.shared for fetch in self.running if fetch.task is not None}
+        awaited = [task for task, shared in tasks.items() if shared]
+        for task in tasks.keys() - awaited:
+            task.cancel()
+        if awaited:
+            _, late = await asyncio.wait(awaited, timeout=seconds)
             for task in late:
                 task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _seen_behind(fetch: Fetch, route: str) -> OriginObservation:

@@ -7,7 +7,11 @@ import asyncio
 import aiohttp
 import pytest
 
-from tests.support import PATIENCE, Gate, Origin, Turn, running_proxy, until
+from tests.redis_servers import Redis
+from tests.scenarios.replicas import settled, several
+from tests.support import PATIENCE, Gate, Origin, Proxy, Turn, running_proxy, until
+
+STALE = "Cache-Control: max-age=1, stale-while-revalidate=60"
 
 
 async def test_a_drain_lets_requests_finish_and_takes_no_new_ones(origin: Origin) -> None:
@@ -71,23 +75,49 @@ async def test_who_leaves_while_it_drains_has_left(origin: Origin) -> None:
     assert 'siding_requests_total{method="GET",outcome="client-gone",route="other",status="none"} 1.0' in metrics
 
 
-async def test_a_fill_that_nobody_waits_for_is_finished_before_the_end(origin: Origin) -> None:
-    """Stale-while-revalidate: the validation behind is the proxy's own to finish."""
-    validating, go = asyncio.Event(), asyncio.Event()
+class Behind:
+    """An origin whose answer nobody waits for: it validates behind a stale response, and never comes to an end."""
 
-    async def script(turn: Turn) -> None:
-        if len(origin.requests) > 1:
-            validating.set()
-            await go.wait()
-        await turn.answer("one", "Cache-Control: max-age=1, stale-while-revalidate=60")
+    def __init__(self, origin: Origin) -> None:
+        self.validating, self.go, self.left = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._origin = origin
+        origin.script = self.script
 
-    origin.script = script
-    async with running_proxy(origin.url) as proxy, asyncio.timeout(PATIENCE):
+    async def script(self, turn: Turn) -> None:
+        if len(self._origin.requests) > 1:
+            await turn.send(f"HTTP/1.1 200 OK\r\n{STALE}\r\nContent-Length: 3\r\n\r\nt")
+            self.validating.set()
+            leaving = asyncio.create_task(turn.reader.read(1))
+            leaving.add_done_callback(lambda _: self.left.set())
+            await self.go.wait()
+            await turn.send("wo")
+            return
+        await turn.answer("one", STALE, "Age: 5")
+
+    async def begin(self, proxy: Proxy) -> None:
         await proxy.get("/a")
-        proxy.clock.now += 5
+        await until(lambda: not proxy.worker.handler.fetches.running)
         assert "stale-while-revalidate" in ((await proxy.get("/a")).get("cache-status") or "")
-        await validating.wait()
-        draining = asyncio.create_task(proxy.worker.drain())
-        go.set()
+        await self.validating.wait()
+
+
+async def test_a_drain_does_not_wait_for_what_nobody_waits_for(origin: Origin) -> None:
+    """The memory that it would be stored in ends with the process."""
+    behind = Behind(origin)
+    async with running_proxy(origin.url) as proxy, asyncio.timeout(PATIENCE):
+        await behind.begin(proxy)
+        await proxy.worker.drain()
+        await behind.left.wait()
+
+
+async def test_a_drain_lets_what_other_replicas_hear_of_come_to_its_end(origin: Origin, shared: Redis) -> None:
+    behind = Behind(origin)
+    async with several(origin, shared.url) as (one, other), asyncio.timeout(PATIENCE):
+        await behind.begin(one)
+        draining = asyncio.create_task(one.worker.drain())
+        await until(lambda: not one.worker.handler.requests.count)
+        behind.go.set()
         await draining
-        assert proxy.worker.store.responses == 1
+        await settled(one)
+        assert (await other.get("/a")).content == b"two"
+    assert len(origin.requests) == 2
