@@ -239,7 +239,10 @@ class Worker:
         self._listening = True
 
     async def drain(self) -> None:
-        """Stop accepting, let requests on their way finish for DRAIN_SECONDS, then end the rest."""
+        """Stop accepting; requests on their way, and connections at their end, have DRAIN_SECONDS to finish.
+
+        nginx gives both worker_shutdown_timeout.
+        """
         self._draining = True
         if self._listener is None or self._server is None:
             return
@@ -249,6 +252,7 @@ class Worker:
         if not await self.handler.requests.ended(self.settings.drain_seconds):
             log.warning("%d requests did not finish within DRAIN_SECONDS and are cut", self.handler.in_flight)
             self.handler.requests.cut()
+        await self._server.leaving.ended(max(0.0, deadline - time.monotonic()))
         await self._server.shutdown(0.5)
         await self.handler.fetches.end(max(0.0, deadline - time.monotonic()))
 

@@ -29,6 +29,7 @@ from proxy.server.ending import Lingering, Parting
 from proxy.server.exchange import AtHand, ClientGone, ClientTunnel, Exchange, as_number
 from proxy.server.express import Express, Passing
 from proxy.server.fast_path import Hits, Seat, head_of
+from proxy.server.in_flight import InFlight
 from proxy.server.parsed import (
     MAX_FIELD_BYTES,
     MAX_FIELD_LINES,
@@ -206,6 +207,8 @@ class ClientConnection(RequestHandler):
         super().connection_lost(exc)
         # it keeps the connection, and would be kept by it
         self._content = None
+        if self.is_leaving:
+            self._server.leaving.leave()
         if self._lingering is not None:
             self._lingering.end()
             self._lingering = None
@@ -225,6 +228,7 @@ class ClientConnection(RequestHandler):
         """
         self.ended = True
         if self.asking or self._passing is not None or self._payload_parser is not None or not self._whole:
+            self._part_from(self.transport)
             return False
         if not self._early:
             self.end_when_idle()
@@ -412,11 +416,14 @@ class ClientConnection(RequestHandler):
             return False
         if not (unsure or self._early or self._extent is not None):
             return False
+        leaving = self.is_leaving
         try:
             self._lingering = Lingering(transport, self.force_close)
         except OSError:
             # it has left
             return False
+        if not leaving:
+            self._server.leaving.enter()
         # aiohttp serves nothing more, and leaves closing to us
         self._force_close = True
         self._early = b""
@@ -525,7 +532,14 @@ class ClientConnection(RequestHandler):
     def _part_from(self, transport: asyncio.Transport | None) -> None:
         # one with nothing left to send is closed at once
         if transport is not None and self._parting is None and transport.get_write_buffer_size():
+            if not self.is_leaving:
+                self._server.leaving.enter()
             self._parting = Parting(transport)
+
+    @property
+    def is_leaving(self) -> bool:
+        """It is ending, and not over: the client is sent the rest, or still sends."""
+        return self._lingering is not None or self._parting is not None
 
     def _process_keepalive(self) -> None:
         self._next_keepalive_close_time = max(self._next_keepalive_close_time, self._seat.ended + KEEPALIVE_SECONDS)
@@ -613,6 +627,7 @@ class ClientServer(web.Server):
     """Makes a `ClientConnection` for each client and calls `handler` for each request.
 
     on_refused -- told of requests that were refused before they reached the handler.
+    leaving -- connections that are ending, until they are over.
     """
 
     def __init__(
@@ -627,6 +642,7 @@ class ClientServer(web.Server):
         """lexicon -- by which plain requests are read; None leaves all to aiohttp. hits, express -- the short ways."""
         self.on_refused = on_refused
         self.draining = False
+        self.leaving = InFlight()
         self.serve = handler
         self.lexicon = lexicon
         self.take: Take = self.only_read if hits is None else hits.take
@@ -662,10 +678,11 @@ class ClientServer(web.Server):
         return _Sent(protocol.go_on(keep_alive=exchange.keep_alive))
 
     def begin_drain(self) -> None:
-        """Close idle connections; the others end after the answer they are at."""
+        """Close idle connections; the others end after the answer they are at, or when their clients have ended."""
         self.draining = True
-        for connection in self.connections:
-            connection.end_when_idle()  # type: ignore[attr-defined]
+        for connection in cast("list[ClientConnection]", self.connections):
+            if not connection.is_leaving:
+                connection.end_when_idle()
 
 
 class _Refused:

@@ -7,6 +7,8 @@ import asyncio
 import aiohttp
 import pytest
 
+from tests.fast.passing import one_that_does_not_read
+from tests.fast.sides import server_of
 from tests.redis_servers import Redis
 from tests.scenarios.replicas import settled, several
 from tests.support import PATIENCE, Gate, Origin, Proxy, Turn, running_proxy, until
@@ -73,6 +75,30 @@ async def test_who_leaves_while_it_drains_has_left(origin: Origin) -> None:
         await draining
         metrics = (await proxy.worker.metrics(""))[0].decode()
     assert 'siding_requests_total{method="GET",outcome="client-gone",route="other",status="none"} 1.0' in metrics
+
+
+async def test_a_drain_waits_until_the_rest_of_an_answer_is_sent(
+    origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its request has ended: what is left is for the client to take."""
+    unsent: list[int] = []
+    async with running_proxy(origin.url) as proxy, one_that_does_not_read(origin, proxy) as (client, connection):
+        transport, server = connection.transport, server_of(proxy)
+        assert transport is not None
+        shutdown = server.shutdown
+
+        async def end(timeout: float | None = None) -> None:  # noqa: ASYNC109 - aiohttp's own
+            unsent.append(transport.get_write_buffer_size())
+            await shutdown(timeout)
+
+        monkeypatch.setattr(server, "shutdown", end)
+        draining = asyncio.create_task(proxy.worker.drain())
+        await until(transport.is_closing)
+        async with asyncio.timeout(PATIENCE):
+            while await asyncio.get_running_loop().sock_recv(client, 2**16):
+                pass
+            await draining
+        assert unsent == [0]
 
 
 class Behind:
