@@ -445,6 +445,7 @@ class ClientConnection(RequestHandler):
         self._serve_plain(plain, content, None)
 
     def _serve_plain(self, plain: Plain, content: bytes, passing: Passing | None) -> Exchange:
+        self._request_count += 1
         octets = AtHand(content) if plain.length else None
         exchange = Exchange(self, head_of(plain), octets, plain=plain, passing=passing)
         self._task = self._loop.create_task(self._serve(exchange))

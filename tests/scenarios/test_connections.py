@@ -142,6 +142,17 @@ async def test_where_descriptors_run_out_who_never_asked_makes_room_and_then_who
     assert [record.levelname for record in caplog.records if "file descriptors" in record.message] == ["ERROR"]
 
 
+async def test_who_never_asked_makes_room_before_who_did_once(origin: Origin) -> None:
+    async with running_proxy(origin.url) as proxy:
+        server_of(proxy).room.most = 2
+        first = await connected(proxy, 1)
+        assert (await first.request("GET", "/a")).status == 200
+        silent = await connected(proxy, 2)
+        assert (await (await proxy.connect()).request("GET", "/a")).status == 200
+        assert await silent.at_end()
+        assert (await first.request("GET", "/a")).status == 200
+
+
 async def test_who_has_not_read_an_answer_makes_no_room_for_more(
     origin: Origin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
