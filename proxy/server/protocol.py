@@ -39,7 +39,7 @@ from proxy.server.parsed import (
     request_head,
 )
 from proxy.server.refusal import refusal_head
-from proxy.server.room import Guest, Room
+from proxy.server.room import ARRIVAL_SECONDS, Guest, Room
 
 if TYPE_CHECKING:
     from aiohttp.http import RawRequestMessage
@@ -582,6 +582,9 @@ class ClientConnection(RequestHandler):
         """See `room.Guest`. Nothing of an answer is left either, so that it is gone at once when it is closed."""
         transport = self.transport
         if transport is None or self._at_work:
+            return False
+        asked, ends = self.standing
+        if not asked and ends - KEEPALIVE_SECONDS > time.monotonic() - ARRIVAL_SECONDS:
             return False
         return not transport.get_write_buffer_size()
 
