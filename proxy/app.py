@@ -44,6 +44,7 @@ from proxy.server.visit import Limits, Shared
 from proxy.siblings import Siblings
 from proxy.store.invalidations import Invalidations
 from proxy.store.memory import MemoryStore
+from proxy.store.notices import Flipped
 from proxy.store.replicas import Replicas
 from proxy.store.telling import Notice, note
 
@@ -98,7 +99,7 @@ class Worker:
         siblings: Siblings | None,
         wall: Callable[[], float] = time.time,
         group: str | None = None,
-        flipped: Callable[[Mapping[str, bool]], None] = lambda _: None,
+        flipped: Flipped = lambda _, __: None,
         tracing: Tracing | None = None,
     ) -> None:
         self.settings = settings
@@ -182,7 +183,7 @@ class Worker:
         secret: bytes,
         group: str,
         wall: Callable[[], float],
-        flipped: Callable[[Mapping[str, bool]], None],
+        flipped: Flipped,
     ) -> Replicas | None:
         settings, flags = self.settings, self._flags
         if settings.redis_url is None:
