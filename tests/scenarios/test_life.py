@@ -7,7 +7,7 @@ import asyncio
 import aiohttp
 import pytest
 
-from tests.fast.passing import one_that_does_not_read
+from tests.fast.passing import connection_of, one_that_does_not_read
 from tests.fast.sides import server_of
 from tests.redis_servers import Redis
 from tests.scenarios.replicas import settled, several
@@ -99,6 +99,19 @@ async def test_a_drain_waits_until_the_rest_of_an_answer_is_sent(
                 pass
             await draining
         assert unsent == [0]
+
+
+async def test_a_drain_lets_a_request_finish_whose_task_has_yet_to_begin(origin: Origin) -> None:
+    """aiohttp has parsed it, and makes the task in its next turn."""
+    async with running_proxy(origin.url) as proxy, asyncio.timeout(PATIENCE):
+        client = await proxy.connect()
+        await until(lambda: bool(server_of(proxy).connections))
+        connection = connection_of(proxy)
+        await client.send("GET http://a/a HTTP/1.1\r\nHost: a\r\n\r\n")
+        await until(lambda: connection._unanswered and not connection._messages)
+        assert not connection._request_in_progress
+        server_of(proxy).begin_drain()
+        assert (await client.response()).content == b"hello"
 
 
 class Behind:
