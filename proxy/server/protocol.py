@@ -227,6 +227,8 @@ class ClientConnection(RequestHandler):
         As for nginx (proxy_ignore_client_abort off). Who has left altogether is found out by sending to it.
         """
         self.ended = True
+        if self._lingering is not None:
+            return False
         if self.asking or self._passing is not None or self._payload_parser is not None or not self._whole:
             self._part_from(self.transport)
             return False

@@ -109,6 +109,22 @@ async def test_who_sends_for_ever_is_cut(origin: Origin, monkeypatch: pytest.Mon
             await send_for_ever(client)
 
 
+async def test_who_ends_its_side_is_not_waited_for(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is left of what it sent before."""
+    monkeypatch.setattr(ending, "SILENT_SECONDS", 1000.0)
+    async with running_proxy(origin.url) as proxy:
+        client = await proxy.connect()
+        await until(lambda: bool(server_of(proxy).connections))
+        connection = connection_of(proxy)
+        # as much as a head may have, in two segments: both make no sense
+        for _ in range(2):
+            connection.data_received(b"?" * 2**16)
+        assert (await client.response()).status == 501
+        assert connection._lingering is not None
+        client.writer.write_eof()
+        await until(lambda: not server_of(proxy).connections)
+
+
 async def test_what_comes_after_the_answer_is_not_processed(origin: Origin) -> None:
     async with running_proxy(origin.url) as proxy:
         client = await proxy.connect()
