@@ -462,7 +462,8 @@ class ClientConnection(RequestHandler):
         finally:
             self._task = None
             self._served()
-        self._go_on(exchange.keep_alive and not self.closing)
+        # what was held the client may expect to be answered, where this answer was not said to be the last
+        self._go_on(exchange.keep_alive and bool(self._early or not self.closing))
 
     def _served(self) -> None:
         self._request_in_progress = False

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator
 
 import pytest
 
 from proxy.server import exchange
-from tests.fast.passing import connection_of, nothing_left
+from tests.fast.passing import connection_of, nothing_left, one_that_holds_little
 from tests.fast.sides import server_of
 from tests.support import PATIENCE, Client, Origin, Proxy, Turn, running_proxy, until
 
 MUCH = b"0123456789abcdef" * 7 * 2**16
-"""7 MiB: more than the kernel's buffers hold for `connected`, and stored."""
+"""7 MiB: more than the kernel's buffers hold for `one_that_holds_little`, and stored."""
 FIELDS = "Host: app.example\r\n"
 HIT = f"GET /a HTTP/1.1\r\n{FIELDS}\r\n"
 ASKED = {
@@ -37,20 +36,8 @@ async def storing_much(origin: Origin) -> AsyncIterator[Proxy]:
         yield proxy
 
 
-async def connected(proxy: Proxy) -> Client:
-    """One that holds little of what it has not read."""
-    sock = socket.socket()
-    sock.setblocking(False)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", proxy.port))
-    reader, writer = await asyncio.open_connection(sock=sock)
-    client = Client(reader, writer)
-    proxy._clients.append(client)
-    return client
-
-
 async def half_closed(proxy: Proxy, data: str) -> Client:
-    client = await connected(proxy)
+    client = await one_that_holds_little(proxy)
     await client.send(data)
     client.writer.write_eof()
     return client
@@ -139,7 +126,7 @@ async def test_a_refusal_reaches_it(origin: Origin) -> None:
 
 async def test_who_has_left_altogether_is_found_out(origin: Origin) -> None:
     async with storing_much(origin) as proxy:
-        client = await connected(proxy)
+        client = await one_that_holds_little(proxy)
         await client.send(HIT)
         await until(lambda: proxy.worker.handler.in_flight == 1)
         client.writer.transport.abort()

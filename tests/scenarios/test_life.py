@@ -7,7 +7,7 @@ import asyncio
 import aiohttp
 import pytest
 
-from tests.fast.passing import connection_of, one_that_does_not_read
+from tests.fast.passing import connection_of, one_that_does_not_read, one_that_holds_little
 from tests.fast.sides import server_of
 from tests.redis_servers import Redis
 from tests.scenarios.replicas import settled, several
@@ -99,6 +99,25 @@ async def test_a_drain_waits_until_the_rest_of_an_answer_is_sent(
                 pass
             await draining
         assert unsent == [0]
+
+
+async def test_a_drain_answers_what_came_behind_an_answer_that_was_not_said_to_be_the_last(origin: Origin) -> None:
+    content = bytes(7 * 2**20)
+    origin.respond(content, "Cache-Control: max-age=60")
+    async with running_proxy(origin.url) as proxy, asyncio.timeout(PATIENCE):
+        await proxy.get("/a")
+        await until(lambda: not (server_of(proxy).connections or proxy.worker.handler.fetches.running))
+        client = await one_that_holds_little(proxy)
+        await client.send("GET /a HTTP/1.1\r\nHost: a\r\n\r\n" * 2)
+        first = await client.head()
+        connection = connection_of(proxy)
+        assert connection._early
+        server_of(proxy).begin_drain()
+        assert first.get("connection") is None
+        assert await client.reader.readexactly(len(content)) == content
+        second = await client.response()
+        assert (second.content, second.get("connection")) == (content, "close")
+        assert await client.at_end()
 
 
 async def test_a_drain_lets_a_request_finish_whose_task_has_yet_to_begin(origin: Origin) -> None:
