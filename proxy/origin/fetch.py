@@ -126,7 +126,6 @@ class Fetch:
         no use. keep -- puts a response into the store and says whether it could.
     finish -- makes the stored response of complete content (which may cost CPU, hence awaitable).
     trace -- the span of the request that began it, where there is one.
-    shared -- other replicas hear of what it brings.
     origin_seconds, total_seconds -- until the head of the origin's response, and until its content was complete.
     limit -- octets of content beyond which nothing is kept. copies -- bounds all fetches together.
     wall -- the wall clock. began -- by it, where the origin has been asked already.
@@ -149,7 +148,6 @@ class Fetch:
     ) -> None:
         self.question = question
         self.open = True
-        self.shared = False
         self.followers = 0
         self.origin_seconds = 0.0
         self.total_seconds: float | None = None

@@ -7,13 +7,15 @@ import asyncio
 import aiohttp
 import pytest
 
+from proxy.observe.events import PurgeKind
+from proxy.server.admin import PurgeOrder
 from tests.fast.passing import connection_of, one_that_does_not_read, one_that_holds_little
 from tests.fast.sides import server_of
 from tests.redis_servers import Redis
-from tests.scenarios.replicas import settled, several
+from tests.scenarios.replicas import heard, settled, several
 from tests.support import PATIENCE, Gate, Origin, Proxy, Turn, running_proxy, until
 
-STALE = "Cache-Control: max-age=1, stale-while-revalidate=60"
+STALE = "Cache-Control: max-age=60, stale-while-revalidate=60"
 
 
 async def test_a_drain_lets_requests_finish_and_takes_no_new_ones(origin: Origin) -> None:
@@ -150,11 +152,16 @@ class Behind:
             await self.go.wait()
             await turn.send("wo")
             return
-        await turn.answer("one", STALE, "Age: 5")
+        await turn.answer("one", STALE)
 
-    async def begin(self, proxy: Proxy) -> None:
+    async def begin(self, proxy: Proxy, *others: Proxy) -> None:
         await proxy.get("/a")
         await until(lambda: not proxy.worker.handler.fetches.running)
+        if others:
+            await settled(proxy)
+        await proxy.worker.purge(PurgeOrder(PurgeKind.ALL, soft=True))
+        if others:
+            await heard(proxy, *others)
         assert "stale-while-revalidate" in ((await proxy.get("/a")).get("cache-status") or "")
         await self.validating.wait()
 
@@ -168,10 +175,10 @@ async def test_a_drain_does_not_wait_for_what_nobody_waits_for(origin: Origin) -
         await behind.left.wait()
 
 
-async def test_a_drain_lets_what_other_replicas_hear_of_come_to_its_end(origin: Origin, shared: Redis) -> None:
+async def test_a_drain_lets_what_other_replicas_wait_for_come_to_its_end(origin: Origin, shared: Redis) -> None:
     behind = Behind(origin)
     async with several(origin, shared.url) as (one, other), asyncio.timeout(PATIENCE):
-        await behind.begin(one)
+        await behind.begin(one, other)
         draining = asyncio.create_task(one.worker.drain())
         await until(lambda: not one.worker.handler.requests.count)
         behind.go.set()
@@ -179,3 +186,14 @@ async def test_a_drain_lets_what_other_replicas_hear_of_come_to_its_end(origin: 
         await settled(one)
         assert (await other.get("/a")).content == b"two"
     assert len(origin.requests) == 2
+
+
+async def test_a_drain_does_not_wait_for_what_another_replica_asks_for(origin: Origin, shared: Redis) -> None:
+    behind = Behind(origin)
+    async with several(origin, shared.url) as (one, other), asyncio.timeout(PATIENCE):
+        await behind.begin(other, one)
+        assert "stale-while-revalidate" in ((await one.get("/a")).get("cache-status") or "")
+        assert one.worker.handler.fetches.running
+        await one.worker.drain()
+        assert len(origin.requests) == 2
+        behind.go.set()
