@@ -17,6 +17,8 @@ ROOM_SHARE = 16
 """One in so many connections is closed at once to make room (nginx: a sixteenth of worker_connections)."""
 LOOK_SHARE = 20
 """Where nobody was idle, the look for one takes one part in so many of the time."""
+ARRIVAL_SECONDS = 1.0
+"""Who has just come is about to ask: its request may be here, unread."""
 
 
 class Guest(Protocol):
@@ -24,7 +26,7 @@ class Guest(Protocol):
 
     @property
     def idle(self) -> bool:
-        """No request of it is on its way, as far as is known."""
+        """No request of it is on its way, as far as is known, nor expected at any moment."""
         ...
 
     @property

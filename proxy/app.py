@@ -18,7 +18,7 @@ from aiohttp import web
 from config.bulletin import Standing
 from config.descriptors import most_clients
 from config.everywhere import set_flags as everywhere_or_here
-from config.flags import Changes, Flags
+from config.flags import Flags
 from config.listen import BACKLOG
 from config.room import Room
 from config.rules import RouteTable, load_rules
@@ -46,6 +46,7 @@ from proxy.server.visit import Limits, Shared
 from proxy.siblings import Siblings
 from proxy.store.invalidations import Invalidations
 from proxy.store.memory import MemoryStore
+from proxy.store.notices import Flipped
 from proxy.store.replicas import Replicas
 from proxy.store.sweeping import Sweeper
 from proxy.store.telling import Notice, note
@@ -101,7 +102,7 @@ class Worker:
         siblings: Siblings | None,
         wall: Callable[[], float] = time.time,
         group: str | None = None,
-        flipped: Callable[[Changes], None] = lambda _: None,
+        flipped: Flipped = lambda _, __: None,
         tracing: Tracing | None = None,
     ) -> None:
         self.settings = settings
@@ -186,7 +187,7 @@ class Worker:
         secret: bytes,
         group: str,
         wall: Callable[[], float],
-        flipped: Callable[[Changes], None],
+        flipped: Flipped,
     ) -> Replicas | None:
         settings, flags = self.settings, self._flags
         if settings.redis_url is None:
@@ -247,7 +248,10 @@ class Worker:
         self._listening = True
 
     async def drain(self) -> None:
-        """Stop accepting, let requests on their way finish for DRAIN_SECONDS, then end the rest."""
+        """Stop accepting; requests on their way, and connections at their end, have DRAIN_SECONDS to finish.
+
+        nginx gives both worker_shutdown_timeout.
+        """
         self._draining = True
         if self._listener is None or self._server is None:
             return
@@ -257,6 +261,7 @@ class Worker:
         if not await self.handler.requests.ended(self.settings.drain_seconds):
             log.warning("%d requests did not finish within DRAIN_SECONDS and are cut", self.handler.in_flight)
             self.handler.requests.cut()
+        await self._server.leaving.ended(max(0.0, deadline - time.monotonic()))
         await self._server.shutdown(0.5)
         await self.handler.fetches.end(max(0.0, deadline - time.monotonic()))
 

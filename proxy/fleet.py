@@ -86,7 +86,7 @@ async def _work(
         routes,
         siblings=Siblings(channel),
         group=group,
-        flipped=lambda changes: channel.tell("flipped", dict(changes)),
+        flipped=lambda changes, at: channel.tell("flipped", [dict(changes), list(at) if at is not None else None]),
         tracing=set_up_tracing(),
     )
 
@@ -171,6 +171,8 @@ class Fleet:
         self._flags = Flags.from_settings(settings)
         # those that were flipped in all replicas, and how; since then they may have been flipped here alone
         self._everywhere: dict[str, bool | None] = {}
+        # up to where a worker has heard of them
+        self._upto = Standing("", 0)
         self._members = [Member(number) for number in range(settings.workers)]
         self._keepers: list[asyncio.Task[None]] = []
         self._draining = False
@@ -230,14 +232,30 @@ class Fleet:
         if name == "serving":
             member.serving = True
         elif name == "flipped":
-            flipped = cast("Changes", argument)
-            self._everywhere |= flipped
-            take(self._flags, flipped)
+            changes, at = cast("tuple[Changes, tuple[str, int] | None]", argument)
+            self._take_flipped(member, changes, Standing(*at) if at is not None else None)
         elif name == "invalidated":
             await self._spread(member, [member.life, *cast("list[object]", argument)])
         elif name == "logged":
             self._tell_others(member, "logged", [member.life, *cast("list[object]", argument)])
         return None
+
+    def _take_flipped(self, member: Member, changes: Changes, at: Standing | None) -> None:
+        """`member` has flipped what another replica has flipped everywhere. For `at` see `notices.Flipped`.
+
+        Another worker may have heard of it before, and they may have been flipped here alone since: then they stay so.
+        """
+        news: Changes
+        if at is None:
+            news = {name: on for name, on in changes.items() if self._everywhere.get(name) != on}
+        elif at.log == self._upto.log and at.number <= self._upto.number:
+            news = {}
+        else:
+            news, self._upto = changes, at
+        self._everywhere |= news
+        take(self._flags, news)
+        if changes and member.channel is not None:
+            member.channel.tell("set_flags", self._flags.as_dict())
 
     def _others(self, member: Member) -> Iterator[tuple[Member, Channel]]:
         for other in self._members:

@@ -7,7 +7,8 @@
            -> Failed      the origin failed and nothing stored may hide it
 
 The outcome is reached once. The fetch runs in a task of its own, so the client that came first may
-leave without failing the others; it is cancelled when nobody waits and nothing is to be stored.
+leave without failing the others; it is cancelled when nobody waits and nothing is to be stored, or
+hardly anything comes.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ WINDOW_BYTES = 256 * 1024
 """How far the origin may run ahead of the slowest client once an answer turned out too large to be kept."""
 LAG_SECONDS = 30.0
 """How long one slow client may hold up others that wait for the same octets; then it is cut."""
+UNREAD_SECONDS, UNREAD_BYTES = 60.0, 4096
+"""Content that nobody reads is given up where less comes in so long. nginx and Varnish would go on for ever, and Squid
+no further than 16 KB (quick_abort_max): what comes steadily is worth its while, a stream that has no end is not."""
 
 
 class Copies:
@@ -169,6 +173,7 @@ class Fetch:
         self._readers: set[Reader] = set()
         self._progress: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
+        self._unread: asyncio.TimerHandle | None = None
         self.trace = here()
         self._task: asyncio.Task[None] | None = asyncio.create_task(self._run())
         self._task.add_done_callback(self._over)
@@ -285,6 +290,8 @@ class Fetch:
             self._settle(Failed(fault))
         finally:
             self._ended = True
+            if self._unread is not None:
+                self._unread.cancel()
             self._close()
             self._wake()
             asyncio.get_running_loop().call_soon(self._tidy)
@@ -359,6 +366,7 @@ class Fetch:
             return
         length = None if response.length is None else len(judged.before) + response.length
         self._settle(Streaming(judged, length, times[1]))
+        self._watch(None)
         for callback in self._streams:
             callback()
         if judged.before:
@@ -386,6 +394,17 @@ class Fetch:
         self._keeping = False
         self._close()
         self._tidy()
+
+    def _watch(self, before: int | None) -> None:
+        """Give it up once hardly anything has come for so long that nobody read. before -- its size when nobody did."""
+        if self._waiting or self._readers:
+            before = None
+        elif before is not None and self._size - before < UNREAD_BYTES:
+            self.cancel()
+            return
+        else:
+            before = self._size
+        self._unread = asyncio.get_running_loop().call_later(UNREAD_SECONDS, self._watch, before)
 
     async def _keep_all(self, judged: Judgement, times: tuple[float, float]) -> None:
         try:

@@ -37,10 +37,15 @@ class ClientGone(ConnectionError):
 
 
 class Connection(Protocol):
-    """The client's connection. closing -- it ends after this answer."""
+    """The client's connection. closing -- it ends after this answer.
+
+    asking -- its answer is yet to come from the origin. ended -- the client has ended its side, and may read on.
+    """
 
     transport: asyncio.Transport | None
+    asking: bool
     closing: bool
+    ended: bool
     peer_address: str
 
     @property
@@ -159,6 +164,12 @@ class Exchange:
 
     # -- the answer
 
+    def to_the_origin(self) -> None:
+        """From now on the origin is waited for. Raises ClientGone: who has ended its side does not count as waiting."""
+        if self._protocol.ended:
+            raise ClientGone("the client ended its side before its answer")
+        self._protocol.asking = True
+
     def interim(self, head: ResponseHead) -> None:
         """Pass on an interim response (RFC 9110 15.2); HTTP/1.0 clients do not know them.
 
@@ -173,6 +184,7 @@ class Exchange:
 
     async def respond(self, head: ResponseHead, *content: Octets) -> None:
         """Send a whole response, of content in parts. For HEAD, 204 and 304 the content is measured but not sent."""
+        self._protocol.asking = False
         length = sum(map(len, content))
         if length <= PIECE_BYTES:
             self.start(head, length, b"".join(content))
@@ -238,7 +250,8 @@ class Exchange:
             await self.drain()
 
     async def finish(self) -> None:
-        """End content of unknown length."""
+        """End content, of unknown length or not."""
+        self._protocol.asking = False
         transport = self._protocol.transport
         if self._chunked and transport is not None:
             transport.write(b"0\r\n\r\n")
@@ -251,9 +264,12 @@ class Exchange:
         await drained(self._protocol)
 
     def abort(self) -> None:
-        """Cut the connection, so that a truncated answer cannot pass for a complete one."""
+        """End the connection, and cut it where an answer has begun: truncated it is not to pass for a complete one.
+
+        Where none has, the client may still be reading the answer before it.
+        """
         self.keep_alive = False
-        if self._protocol.transport is not None:
+        if self.started and self._protocol.transport is not None:
             self._protocol.transport.abort()
 
     def tunnel(self, head: ResponseHead) -> ClientTunnel:

@@ -22,12 +22,12 @@ from proxy.store.invalidations import Validity
 
 
 class Fetches:
-    """Those of this process. running -- until they end."""
+    """Those of this process. running -- until they end, each with its standing among the other replicas."""
 
     def __init__(self, shared: Shared, sharing: Sharing) -> None:
         self._shared = shared
         self._sharing = sharing
-        self.running: set[Fetch] = set()
+        self.running: dict[Fetch, Tenure | None] = {}
 
     def begin(self, visit: Visit, found: Lookup, key: str | None, *, own: bool = False, behind: bool = False) -> Fetch:
         """Begin a fetch that others may join by `key`.
@@ -77,7 +77,7 @@ class Fetches:
             tenure.follow(fetch)
         if key is not None:
             shared.collapse.lead(key, fetch)
-        self.watch(fetch)
+        self.watch(fetch, tenure)
         return fetch
 
     async def _ask(self, visit: Visit, asked: RequestHead, on_interim: OnInterim | None) -> OriginResponse:
@@ -93,10 +93,13 @@ class Fetches:
             raise
         return response
 
-    def watch(self, fetch: Fetch) -> None:
+    def watch(self, fetch: Fetch, tenure: Tenure | None = None) -> None:
         """Know of it until it ends."""
-        self.running.add(fetch)
-        fetch.on_end(lambda _: self.running.discard(fetch))
+        self.running[fetch] = tenure
+        fetch.on_end(lambda _: self._forget(fetch))
+
+    def _forget(self, fetch: Fetch) -> None:
+        del self.running[fetch]
 
     def keep(self, stored: StoredResponse, tenure: Tenure | None = None) -> Verdict:
         """Put it into the store, and say whether it is there. tenure -- of the fetch, where other replicas wait."""
@@ -171,13 +174,19 @@ class Fetches:
         return self._shared.invalidations.state(question.uri, tags, question.epoch) is not Validity.VALID
 
     async def end(self, seconds: float) -> None:
-        """Let fetches that nobody waits for end within `seconds`, then end them."""
-        tasks = [fetch.task for fetch in self.running if fetch.task is not None]
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=seconds)
+        """With nobody left here who waits: those that other replicas wait for have `seconds`, the others end now."""
+        tasks: list[asyncio.Task[None]] = []
+        awaited: list[asyncio.Task[None]] = []
+        for fetch, tenure in self.running.items():
+            if fetch.task is not None:
+                (awaited if tenure is not None and tenure.leads else tasks).append(fetch.task)
+        for task in tasks:
+            task.cancel()
+        if awaited:
+            _, late = await asyncio.wait(awaited, timeout=seconds)
             for task in late:
                 task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+        await asyncio.gather(*tasks, *awaited, return_exceptions=True)
 
 
 def _seen_behind(fetch: Fetch, route: str) -> OriginObservation:

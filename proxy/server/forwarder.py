@@ -81,6 +81,7 @@ async def ask_for_one(shared: Shared, visit: Visit, *, upgrade: bool = False) ->
             content = visit.pieces(limit)
         elif length == 0:
             content = b""
+    exchange.to_the_origin()
     clock, observation = shared.clock, visit.observation
     visit.asked_at = asked = clock()
     try:

@@ -422,6 +422,7 @@ class Handler:
 
     async def _fetch(self, visit: Visit, found: Lookup) -> None:
         shared, observation = self._shared, visit.observation
+        visit.exchange.to_the_origin()
         key = collapse_key(shared, visit, found)
         by_request = observation.reuse is Reuse.VALIDATE_BY_REQUEST or reuse.wants_origin(visit.exchange.head)
         own = on_its_own(visit, found)

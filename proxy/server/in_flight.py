@@ -1,4 +1,4 @@
-"""How many requests are on their way."""
+"""How many requests are on their way, or connections at their end."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from aiohttp import http_exceptions, web
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 
-from config.room import Guest, Room
+from config.room import ARRIVAL_SECONDS, Guest, Room
 from proxy import errors
 from proxy.observe.events import Observation
 from proxy.origin.connection import OnInterim
@@ -30,6 +30,7 @@ from proxy.server.ending import Lingering, Parting
 from proxy.server.exchange import AtHand, ClientGone, ClientTunnel, Exchange, as_number
 from proxy.server.express import Express, Passing
 from proxy.server.fast_path import Hits, Seat, head_of
+from proxy.server.in_flight import InFlight
 from proxy.server.parsed import (
     MAX_FIELD_BYTES,
     MAX_FIELD_LINES,
@@ -161,7 +162,9 @@ class ClientConnection(RequestHandler):
         "_take",
         "_task",
         "_unanswered",
+        "asking",
         "closing",
+        "ended",
         "peer_address",
     )
 
@@ -169,7 +172,9 @@ class ClientConnection(RequestHandler):
         super().__init__(manager, **options)
         self._server = manager
         self._take = manager.take
+        self.asking = False
         self.closing = False
+        self.ended = False
         self.peer_address = ""
         self._seat: Seat
         # what comes next is the head of a request, as far as is known without asking aiohttp
@@ -202,6 +207,8 @@ class ClientConnection(RequestHandler):
         super().connection_lost(exc)
         # it keeps the connection, and would be kept by it
         self._content = None
+        if self.is_leaving:
+            self._server.leaving.leave()
         if self._lingering is not None:
             self._lingering.end()
             self._lingering = None
@@ -213,6 +220,40 @@ class ClientConnection(RequestHandler):
             self._served()
         if self._task is not None:
             self._task.cancel()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Who ends its side once it has asked gets whole what is answered from here; who waits for the origin has left.
+
+        As for nginx (proxy_ignore_client_abort off). Who has left altogether is found out by sending to it.
+        """
+        self.ended = True
+        if self._lingering is not None:
+            return False
+        if self.asking or self._passing is not None or self._payload_parser is not None or not self._whole:
+            self._part_from(self.transport)
+            return False
+        if not self._early:
+            self.end_when_idle()
+        return self._at_work
+
+    @property
+    def _at_work(self) -> bool:
+        """On a request that has been read, as far as its head goes."""
+        return self._request_in_progress or self._unanswered or bool(self._messages)
+
+    @property
+    def _whole(self) -> bool:
+        """What aiohttp has got of a request is all of it."""
+        return self._extent is None or self._extent.stage is Stage.OVER
+
+    def _end_behind(self) -> None:
+        """What was held is parsed. Nothing follows it where the client has ended its side."""
+        if not self.ended or self._early:
+            return
+        if self._whole:
+            self.end_when_idle()
+        else:
+            self.force_close()
 
     def data_received(self, data: bytes) -> None:
         """Take a plain request; have aiohttp parse whatever is none."""
@@ -354,6 +395,7 @@ class ClientConnection(RequestHandler):
     def _parse_held(self) -> None:
         if self._early and self._extent is None and self._wants_another():
             self._parse_one(self._let_go())
+            self._end_behind()
 
     def go_on(self, *, keep_alive: bool) -> bool:
         """To what came behind the request that aiohttp had parsed, which is answered; returns whether aiohttp may."""
@@ -366,7 +408,7 @@ class ClientConnection(RequestHandler):
             self._parser.set_upgraded(False)
             self._upgraded = False
         self._parse_held()
-        return True
+        return bool(self._messages) or not self.closing
 
     def linger(self, *, unsure: bool = False) -> bool:
         """Close in steps if the client may still be sending; returns whether it may.
@@ -375,13 +417,18 @@ class ClientConnection(RequestHandler):
         unsure -- its octets do not tell.
         """
         transport = self.transport
-        if transport is None or transport.is_closing() or not (unsure or self._early or self._extent is not None):
+        if transport is None or transport.is_closing() or self.ended:
             return False
+        if not (unsure or self._early or self._extent is not None):
+            return False
+        leaving = self.is_leaving
         try:
             self._lingering = Lingering(transport, self.force_close)
         except OSError:
             # it has left
             return False
+        if not leaving:
+            self._server.leaving.enter()
         # aiohttp serves nothing more, and leaves closing to us
         self._force_close = True
         self._early = b""
@@ -392,7 +439,7 @@ class ClientConnection(RequestHandler):
     def _serve_shortly(self, plain: Plain, content: bytes) -> None:
         express = self._server.express
         self._request_in_progress = True
-        if not self._paused and express is not None:
+        if not self._paused and express is not None and not self.ended:
             try:
                 self._passing = express.take(self, self._seat, plain, content)
             except Exception:
@@ -403,6 +450,7 @@ class ClientConnection(RequestHandler):
         self._serve_plain(plain, content, None)
 
     def _serve_plain(self, plain: Plain, content: bytes, passing: Passing | None) -> Exchange:
+        self._request_count += 1
         octets = AtHand(content) if plain.length else None
         exchange = Exchange(self, head_of(plain), octets, plain=plain, passing=passing)
         self._task = self._loop.create_task(self._serve(exchange))
@@ -417,7 +465,8 @@ class ClientConnection(RequestHandler):
         finally:
             self._task = None
             self._served()
-        self._go_on(exchange.keep_alive)
+        # what was held the client may expect to be answered, where this answer was not said to be the last
+        self._go_on(exchange.keep_alive and bool(self._early or not self.closing))
 
     def _served(self) -> None:
         self._request_in_progress = False
@@ -433,6 +482,7 @@ class ClientConnection(RequestHandler):
         self._next_keepalive_close_time = time.monotonic() + KEEPALIVE_SECONDS
         if self._early:
             self.data_received(self._let_go())
+            self._end_behind()
 
     # -- what `express` needs
 
@@ -489,7 +539,14 @@ class ClientConnection(RequestHandler):
     def _part_from(self, transport: asyncio.Transport | None) -> None:
         # one with nothing left to send is closed at once
         if transport is not None and self._parting is None and transport.get_write_buffer_size():
+            if not self.is_leaving:
+                self._server.leaving.enter()
             self._parting = Parting(transport)
+
+    @property
+    def is_leaving(self) -> bool:
+        """It is ending, and not over: the client is sent the rest, or still sends."""
+        return self._lingering is not None or self._parting is not None
 
     def _process_keepalive(self) -> None:
         self._next_keepalive_close_time = max(self._next_keepalive_close_time, self._seat.ended + KEEPALIVE_SECONDS)
@@ -523,14 +580,17 @@ class ClientConnection(RequestHandler):
         """Close now when no request is on its way, otherwise after its answer."""
         self.closing = True
         self._quiet = False
-        if not self._request_in_progress and not self._messages:
+        if not self._at_work:
             self.force_close()
 
     @property
     def idle(self) -> bool:
         """See `room.Guest`. Nothing of an answer is left either, so that it is gone at once when it is closed."""
         transport = self.transport
-        if transport is None or self._request_in_progress or self._messages:
+        if transport is None or self._at_work:
+            return False
+        asked, ends = self.standing
+        if not asked and ends - KEEPALIVE_SECONDS > time.monotonic() - ARRIVAL_SECONDS:
             return False
         return not transport.get_write_buffer_size()
 
@@ -566,6 +626,7 @@ class ClientConnection(RequestHandler):
 
         async def refuse(request: web.BaseRequest) -> web.StreamResponse:
             self._refuse(fault)
+            self._unanswered = False
             self.linger(unsure=True)
             return _Sent(keep_alive=False)
 
@@ -576,6 +637,7 @@ class ClientServer(web.Server):
     """Makes a `ClientConnection` for each client and calls `handler` for each request.
 
     on_refused -- told of requests that were refused before they reached the handler.
+    leaving -- connections that are ending, until they are over.
     """
 
     def __init__(
@@ -590,6 +652,7 @@ class ClientServer(web.Server):
         """lexicon -- by which plain requests are read; None leaves all to aiohttp. hits, express -- the short ways."""
         self.on_refused = on_refused
         self.draining = False
+        self.leaving = InFlight()
         self.serve = handler
         self.lexicon = lexicon
         self.take: Take = self.only_read if hits is None else hits.take
@@ -625,10 +688,11 @@ class ClientServer(web.Server):
         return _Sent(protocol.go_on(keep_alive=exchange.keep_alive))
 
     def begin_drain(self) -> None:
-        """Close idle connections; the others end after the answer they are at."""
+        """Close idle connections; the others end after the answer they are at, or when their clients have ended."""
         self.draining = True
-        for connection in self.connections:
-            connection.end_when_idle()  # type: ignore[attr-defined]
+        for connection in cast("list[ClientConnection]", self.connections):
+            if not connection.is_leaving:
+                connection.end_when_idle()
 
 
 class _Refused:

@@ -58,6 +58,11 @@ class Tenure:
         fetch.on_streaming(self._streams)
         fetch.on_end(self._ended)
 
+    @property
+    def leads(self) -> bool:
+        """Others may wait for what it brings."""
+        return self._lease is not None and not self._lease.ended
+
     def _streams(self) -> None:
         """Here its beginning goes on at once; elsewhere they have nothing before they have all of it."""
         if self._lease is not None:

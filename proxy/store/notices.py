@@ -17,6 +17,9 @@ from config.tier import SharedTier
 from proxy.store.invalidations import Invalidations, Validity
 from proxy.store.telling import ALL, Notice, Telling, note
 
+Flipped = Callable[[Changes, Standing | None], None]
+"""Takes flags that others have flipped, and where the log says so; None where it is only kept that they stand so."""
+
 
 class Notices:
     """See the module. name -- of the log. by -- of this replica, or of all workers that tell each other anyway.
@@ -32,7 +35,7 @@ class Notices:
         by: str,
         here: Invalidations,
         flags: Flags,
-        flipped: Callable[[Changes], None],
+        flipped: Flipped,
         logged: Callable[[int, Standing], None] = lambda _, __: None,
     ) -> None:
         self.bulletin = Bulletin(tier, name, self, by)
@@ -139,7 +142,7 @@ class Notices:
                 self._flags_everywhere |= name
                 if by != self.bulletin.by:
                     take(self._flags, name)
-                    self._flipped(name)
+                    self._flipped(name, Standing(self.bulletin.read.log, number))
             return
         notice = (str(what), str(name), bool(soft))
         note(self._everywhere, notice)
@@ -162,7 +165,7 @@ class Notices:
         news = take_kept(self._flags, kept, self._flags_everywhere)
         self._flags_everywhere |= news
         self._flags_upto = upto
-        self._flipped(news)
+        self._flipped(news, None)
 
     def logged(self, left: int, upto: Standing) -> None:
         """All but the last `left` of what was told here."""

@@ -17,7 +17,7 @@ from config.tasks import end
 from config.tier import SharedTier
 from config.tracing import apart
 from proxy.store.invalidations import Invalidations
-from proxy.store.notices import Notices
+from proxy.store.notices import Flipped, Notices
 from proxy.store.shared import SharedStore
 from proxy.store.telling import Notice
 
@@ -44,7 +44,7 @@ class Replicas:
         limit: int,
         here: Invalidations,
         flags: Flags,
-        flipped: Callable[[Changes], None],
+        flipped: Flipped,
         logged: Callable[[int, Standing], None],
         wall: Callable[[], float],
     ) -> None:

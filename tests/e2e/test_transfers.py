@@ -119,3 +119,18 @@ async def test_clients_that_do_not_read_a_stored_response_hold_no_copy_of_it_eac
                 assert b"siding; hit" in await reader.readuntil(b"\r\n\r\n")
             assert proxy.peak_bytes() - before < ROOM
     assert len(origin.requests) == 1
+
+
+async def test_a_client_that_sends_no_more_gets_what_is_stored_whole(origin: Origin) -> None:
+    origin.respond(bytes(8 * 1024 * 1024), "Cache-Control: max-age=60", 'ETag: "v1"')
+    async with proxy_process(origin.url) as proxy, asyncio.timeout(60):
+        await _download(proxy, "content-length")
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port, limit=2**16)
+        writer.write(b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n")
+        writer.write_eof()
+        assert b"siding; hit" in await reader.readuntil(b"\r\n\r\n")
+        # the proxy has seen to all that came before
+        await _download(proxy, "content-length")
+        assert len(await reader.read()) == 8 * 1024 * 1024
+        writer.close()
+    assert len(origin.requests) == 1

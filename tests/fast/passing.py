@@ -59,6 +59,18 @@ async def one_that_does_not_read(origin: Origin, proxy: Proxy) -> AsyncIterator[
         yield client, connection
 
 
+async def one_that_holds_little(proxy: Proxy) -> Client:
+    """A client for whom the kernel takes little of what it has not read."""
+    sock = socket.socket()
+    sock.setblocking(False)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", proxy.port))
+    reader, writer = await asyncio.open_connection(sock=sock)
+    client = Client(reader, writer)
+    proxy._clients.append(client)
+    return client
+
+
 async def nothing_left(proxy: Proxy) -> None:
     """No request is counted, and no connection to the origin is in use."""
     worker = proxy.worker

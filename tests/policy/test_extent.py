@@ -76,6 +76,22 @@ def test_zeros_in_front_of_a_size_are_not_gone_through_one_by_one() -> None:
     assert (taken, extent.stage) == (len(HEAD) + 2**24 + 6, Stage.SIZE)
 
 
+def seconds_for(chunk: bytes) -> float:
+    """Of processor time, for very many of them, at best."""
+
+    def once() -> float:
+        began = time.process_time()
+        assert follow([HEAD, chunk * 2**15], None)[0] == len(HEAD) + len(chunk) * 2**15
+        return time.process_time() - began
+
+    return min(once() for _ in range(3))
+
+
+def test_short_chunks_are_not_gone_through_step_by_step() -> None:
+    """A client may send its content an octet a chunk. Extensions, which nobody sends, are gone through."""
+    assert seconds_for(b"1\r\nx\r\n") < seconds_for(b"1;\r\nx\r\n") / 2
+
+
 @pytest.mark.parametrize("size", [b"", b" ", b"\r\n", b"x", b"-1", b"1" + b"0" * 16, b"f" * 16])
 def test_what_has_no_size_has_no_end(size: bytes) -> None:
     sent = HEAD + size + b"\r\n0\r\n\r\n" + HEAD
@@ -98,3 +114,21 @@ def test_any_chunks_end_where_they_end(
     assert (taken, extent.stage, extent.trailers) == (len(sent), Stage.OVER, bool(trailers))
     # and not one octet earlier
     assert follow([sent[:-1]], None)[1].stage is not Stage.OVER
+
+
+@given(
+    st.lists(
+        st.sampled_from([b"0", b"1", b"2", b"a", b"F", b"\r\n", b"\r", b"\n", b";", b"x", b"1\r\nx\r\n", b"00000000"])
+    ),
+    st.binary(max_size=5),
+)
+def test_what_comes_at_once_is_what_comes_octet_by_octet(pieces: list[bytes], rest: bytes) -> None:
+    """Whether it makes sense or not."""
+    sent = HEAD + b"".join(pieces) + rest
+    whole, extent = follow([sent], None)
+    assert (whole, extent.stage, extent.trailers) == _as_told(follow(cut(sent, list(range(len(sent)))), None))
+
+
+def _as_told(followed: tuple[int, Extent]) -> tuple[int, Stage, bool]:
+    taken, extent = followed
+    return taken, extent.stage, extent.trailers

@@ -185,7 +185,7 @@ async def test_stale_while_revalidate_answers_at_once_and_validates_behind(origi
         origin.respond("two", "Cache-Control: max-age=10, stale-while-revalidate=60")
         proxy.clock.now += 11
         stale = await proxy.get("/a")
-        await proxy.worker.handler.fetches.end(5)
+        await until(lambda: not proxy.worker.handler.fetches.running)
         after = await proxy.get("/a")
     assert (stale.content, stale.get("age")) == (b"one", "11")
     assert stale.get("cache-status") == "siding; hit; ttl=-1; detail=stale-while-revalidate"

@@ -6,7 +6,9 @@ import asyncio
 
 import pytest
 
-from tests.support import Gate, Message, Origin, Turn, gather, running_proxy, until
+from proxy.origin import fetch as fetches
+from tests.fast.passing import nothing_left
+from tests.support import PATIENCE, Client, Gate, Message, Origin, Proxy, Turn, gather, running_proxy, until
 
 FRESH = "Cache-Control: max-age=60"
 
@@ -237,3 +239,70 @@ async def test_a_slow_reader_of_a_response_too_large_to_keep_bounds_the_memory(o
         async for chunk in read_chunked(client.reader):
             received += len(chunk)
     assert (head.status, received) == (200, total)
+
+
+def a_minute_later(fetch: fetches.Fetch) -> None:
+    """It is looked whether anything has come."""
+    look = fetch._unread
+    assert look is not None
+    look._run()
+    look.cancel()
+
+
+async def begun(proxy: Proxy, client: Client) -> fetches.Fetch:
+    await client.send("GET /a HTTP/1.1\r\nHost: app.example\r\n\r\n")
+    await client.head()
+    (fetch,) = proxy.worker.handler.fetches.running
+    return fetch
+
+
+class Drops:
+    """An origin that sends content as it is told, and no end before that."""
+
+    def __init__(self, origin: Origin) -> None:
+        self.pieces: asyncio.Queue[int] = asyncio.Queue()
+        origin.script = self.script
+
+    async def script(self, turn: Turn) -> None:
+        await turn.send(f"HTTP/1.1 200 OK\r\n{FRESH}\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while size := await self.pieces.get():
+            await turn.send(b"%x\r\n%b\r\n" % (size, bytes(size)))
+        await turn.send("0\r\n\r\n")
+
+    async def come(self, fetch: fetches.Fetch, size: int) -> None:
+        before = fetch._size
+        self.pieces.put_nowait(size)
+        await until(lambda: fetch._size == before + size)
+
+
+async def test_what_hardly_comes_is_given_up_once_its_clients_have_left(origin: Origin) -> None:
+    drops = Drops(origin)
+    async with running_proxy(origin.url) as proxy, asyncio.timeout(PATIENCE):
+        client = await proxy.connect()
+        fetch = await begun(proxy, client)
+        client.close()
+        await until(lambda: proxy.worker.handler.in_flight == 0)
+        a_minute_later(fetch)
+        await drops.come(fetch, fetches.UNREAD_BYTES - 1)
+        a_minute_later(fetch)
+        await until(lambda: not proxy.worker.handler.fetches.running)
+        await nothing_left(proxy)
+        assert proxy.stored() == []
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_what_is_read_and_what_comes_steadily_is_fetched_to_its_end(origin: Origin, leaves: bool) -> None:
+    drops = Drops(origin)
+    size = fetches.UNREAD_BYTES if leaves else 1
+    async with running_proxy(origin.url) as proxy, asyncio.timeout(PATIENCE):
+        client = await proxy.connect()
+        fetch = await begun(proxy, client)
+        if leaves:
+            client.close()
+            await until(lambda: proxy.worker.handler.in_flight == 0)
+        for _ in range(3):
+            a_minute_later(fetch)
+            await drops.come(fetch, size)
+        drops.pieces.put_nowait(0)
+        await until(lambda: not proxy.worker.handler.fetches.running)
+        assert [len(stored.content) for stored in proxy.stored()] == [3 * size]

@@ -8,6 +8,7 @@ import json
 import pytest
 
 from config import room
+from proxy.server import protocol
 from tests.fast.passing import one_that_does_not_read
 from tests.fast.sides import server_of
 from tests.support import Client, Gate, Message, Origin, Proxy, Turn, running_proxy, until
@@ -123,8 +124,9 @@ async def connected(proxy: Proxy, number: int) -> Client:
 
 
 async def test_where_descriptors_run_out_who_never_asked_makes_room_and_then_who_was_idle_longest(
-    origin: Origin, caplog: pytest.LogCaptureFixture
+    origin: Origin, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(protocol, "ARRIVAL_SECONDS", 0)
     async with running_proxy(origin.url) as proxy:
         server = proxy.worker._server
         assert server is not None
@@ -140,6 +142,32 @@ async def test_where_descriptors_run_out_who_never_asked_makes_room_and_then_who
         for client in (second, fourth, fifth):
             assert (await client.request("GET", "/a")).status == 200
     assert [record.levelname for record in caplog.records if "file descriptors" in record.message] == ["ERROR"]
+
+
+async def test_who_never_asked_makes_room_before_who_did_once(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "ARRIVAL_SECONDS", 0)
+    async with running_proxy(origin.url) as proxy:
+        server_of(proxy).room.most = 2
+        first = await connected(proxy, 1)
+        assert (await first.request("GET", "/a")).status == 200
+        silent = await connected(proxy, 2)
+        assert (await (await proxy.connect()).request("GET", "/a")).status == 200
+        assert await silent.at_end()
+        assert (await first.request("GET", "/a")).status == 200
+
+
+async def test_who_has_just_come_makes_no_room_for_who_comes_next(
+    origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of thousands who come at once each would be cut for the next, with its request unread."""
+    monkeypatch.setattr(room, "LOOK_SHARE", 0)
+    async with running_proxy(origin.url) as proxy:
+        server_of(proxy).room.most = 3
+        clients = [await proxy.connect() for _ in range(20)]
+        for client in clients:
+            await client.send("GET /a HTTP/1.1\r\nHost: app.example\r\n\r\n")
+        answers = [await client.response() for client in clients]
+    assert sorted(answer.status for answer in answers) == [200] * 3 + [503] * 17
 
 
 async def test_who_has_not_read_an_answer_makes_no_room_for_more(

@@ -7,7 +7,15 @@ import asyncio
 import aiohttp
 import pytest
 
-from tests.support import PATIENCE, Gate, Origin, Turn, running_proxy, until
+from proxy.observe.events import PurgeKind
+from proxy.server.admin import PurgeOrder
+from tests.fast.passing import connection_of, one_that_does_not_read, one_that_holds_little
+from tests.fast.sides import server_of
+from tests.redis_servers import Redis
+from tests.scenarios.replicas import heard, settled, several
+from tests.support import PATIENCE, Gate, Origin, Proxy, Turn, running_proxy, until
+
+STALE = "Cache-Control: max-age=60, stale-while-revalidate=60"
 
 
 async def test_a_drain_lets_requests_finish_and_takes_no_new_ones(origin: Origin) -> None:
@@ -71,23 +79,121 @@ async def test_who_leaves_while_it_drains_has_left(origin: Origin) -> None:
     assert 'siding_requests_total{method="GET",outcome="client-gone",route="other",status="none"} 1.0' in metrics
 
 
-async def test_a_fill_that_nobody_waits_for_is_finished_before_the_end(origin: Origin) -> None:
-    """Stale-while-revalidate: the validation behind is the proxy's own to finish."""
-    validating, go = asyncio.Event(), asyncio.Event()
+async def test_a_drain_waits_until_the_rest_of_an_answer_is_sent(
+    origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its request has ended: what is left is for the client to take."""
+    unsent: list[int] = []
+    async with running_proxy(origin.url) as proxy, one_that_does_not_read(origin, proxy) as (client, connection):
+        transport, server = connection.transport, server_of(proxy)
+        assert transport is not None
+        shutdown = server.shutdown
 
-    async def script(turn: Turn) -> None:
-        if len(origin.requests) > 1:
-            validating.set()
-            await go.wait()
-        await turn.answer("one", "Cache-Control: max-age=1, stale-while-revalidate=60")
+        async def end(timeout: float | None = None) -> None:  # noqa: ASYNC109 - aiohttp's own
+            unsent.append(transport.get_write_buffer_size())
+            await shutdown(timeout)
 
-    origin.script = script
+        monkeypatch.setattr(server, "shutdown", end)
+        draining = asyncio.create_task(proxy.worker.drain())
+        await until(transport.is_closing)
+        async with asyncio.timeout(PATIENCE):
+            while await asyncio.get_running_loop().sock_recv(client, 2**16):
+                pass
+            await draining
+        assert unsent == [0]
+
+
+async def test_a_drain_answers_what_came_behind_an_answer_that_was_not_said_to_be_the_last(origin: Origin) -> None:
+    content = bytes(7 * 2**20)
+    origin.respond(content, "Cache-Control: max-age=60")
     async with running_proxy(origin.url) as proxy, asyncio.timeout(PATIENCE):
         await proxy.get("/a")
-        proxy.clock.now += 5
+        await until(lambda: not (server_of(proxy).connections or proxy.worker.handler.fetches.running))
+        client = await one_that_holds_little(proxy)
+        await client.send("GET /a HTTP/1.1\r\nHost: a\r\n\r\n" * 2)
+        first = await client.head()
+        connection = connection_of(proxy)
+        assert connection._early
+        server_of(proxy).begin_drain()
+        assert first.get("connection") is None
+        assert await client.reader.readexactly(len(content)) == content
+        second = await client.response()
+        assert (second.content, second.get("connection")) == (content, "close")
+        assert await client.at_end()
+
+
+async def test_a_drain_lets_a_request_finish_whose_task_has_yet_to_begin(origin: Origin) -> None:
+    """aiohttp has parsed it, and makes the task in its next turn."""
+    async with running_proxy(origin.url) as proxy, asyncio.timeout(PATIENCE):
+        client = await proxy.connect()
+        await until(lambda: bool(server_of(proxy).connections))
+        connection = connection_of(proxy)
+        await client.send("GET http://a/a HTTP/1.1\r\nHost: a\r\n\r\n")
+        await until(lambda: connection._unanswered and not connection._messages)
+        assert not connection._request_in_progress
+        server_of(proxy).begin_drain()
+        assert (await client.response()).content == b"hello"
+
+
+class Behind:
+    """An origin whose answer nobody waits for: it validates behind a stale response, and never comes to an end."""
+
+    def __init__(self, origin: Origin) -> None:
+        self.validating, self.go, self.left = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._origin = origin
+        origin.script = self.script
+
+    async def script(self, turn: Turn) -> None:
+        if len(self._origin.requests) > 1:
+            await turn.send(f"HTTP/1.1 200 OK\r\n{STALE}\r\nContent-Length: 3\r\n\r\nt")
+            self.validating.set()
+            leaving = asyncio.create_task(turn.reader.read(1))
+            leaving.add_done_callback(lambda _: self.left.set())
+            await self.go.wait()
+            await turn.send("wo")
+            return
+        await turn.answer("one", STALE)
+
+    async def begin(self, proxy: Proxy, *others: Proxy) -> None:
+        await proxy.get("/a")
+        await until(lambda: not proxy.worker.handler.fetches.running)
+        if others:
+            await settled(proxy)
+        await proxy.worker.purge(PurgeOrder(PurgeKind.ALL, soft=True))
+        if others:
+            await heard(proxy, *others)
         assert "stale-while-revalidate" in ((await proxy.get("/a")).get("cache-status") or "")
-        await validating.wait()
-        draining = asyncio.create_task(proxy.worker.drain())
-        go.set()
+        await self.validating.wait()
+
+
+async def test_a_drain_does_not_wait_for_what_nobody_waits_for(origin: Origin) -> None:
+    """The memory that it would be stored in ends with the process."""
+    behind = Behind(origin)
+    async with running_proxy(origin.url) as proxy, asyncio.timeout(PATIENCE):
+        await behind.begin(proxy)
+        await proxy.worker.drain()
+        await behind.left.wait()
+
+
+async def test_a_drain_lets_what_other_replicas_wait_for_come_to_its_end(origin: Origin, shared: Redis) -> None:
+    behind = Behind(origin)
+    async with several(origin, shared.url) as (one, other), asyncio.timeout(PATIENCE):
+        await behind.begin(one, other)
+        draining = asyncio.create_task(one.worker.drain())
+        await until(lambda: not one.worker.handler.requests.count)
+        behind.go.set()
         await draining
-        assert proxy.worker.store.responses == 1
+        await settled(one)
+        assert (await other.get("/a")).content == b"two"
+    assert len(origin.requests) == 2
+
+
+async def test_a_drain_does_not_wait_for_what_another_replica_asks_for(origin: Origin, shared: Redis) -> None:
+    behind = Behind(origin)
+    async with several(origin, shared.url) as (one, other), asyncio.timeout(PATIENCE):
+        await behind.begin(other, one)
+        assert "stale-while-revalidate" in ((await one.get("/a")).get("cache-status") or "")
+        assert one.worker.handler.fetches.running
+        await one.worker.drain()
+        assert len(origin.requests) == 2
+        behind.go.set()

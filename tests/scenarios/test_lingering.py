@@ -109,6 +109,22 @@ async def test_who_sends_for_ever_is_cut(origin: Origin, monkeypatch: pytest.Mon
             await send_for_ever(client)
 
 
+async def test_who_ends_its_side_is_not_waited_for(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is left of what it sent before."""
+    monkeypatch.setattr(ending, "SILENT_SECONDS", 1000.0)
+    async with running_proxy(origin.url) as proxy:
+        client = await proxy.connect()
+        await until(lambda: bool(server_of(proxy).connections))
+        connection = connection_of(proxy)
+        # as much as a head may have, in two segments: both make no sense
+        for _ in range(2):
+            connection.data_received(b"?" * 2**16)
+        assert (await client.response()).status == 501
+        assert connection._lingering is not None
+        client.writer.write_eof()
+        await until(lambda: not server_of(proxy).connections)
+
+
 async def test_what_comes_after_the_answer_is_not_processed(origin: Origin) -> None:
     async with running_proxy(origin.url) as proxy:
         client = await proxy.connect()
@@ -122,14 +138,32 @@ async def test_what_comes_after_the_answer_is_not_processed(origin: Origin) -> N
     assert origin.requests == []
 
 
-async def test_the_end_of_the_proxy_does_not_wait_for_them(origin: Origin) -> None:
-    async with asyncio.timeout(PATIENCE):
-        async with running_proxy(origin.url) as proxy:
-            client = await proxy.connect()
-            await client.send(LAST["malformed"][0])
-            assert (await client.response()).status == 400
-            assert await end_of(client) == b""
-        assert not server_of(proxy).connections
+async def test_the_end_of_the_proxy_waits_for_them_as_long_as_they_are_waited_for(
+    origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ending, "SILENT_SECONDS", 0.05)
+    async with running_proxy(origin.url) as proxy, asyncio.timeout(PATIENCE):
+        client = await proxy.connect()
+        await client.send(LAST["malformed"][0])
+        assert (await client.response()).status == 400
+        sending = asyncio.create_task(send_for_ever(client))
+        assert await end_of(client) == b""
+        draining = asyncio.create_task(proxy.worker.drain())
+        await until(lambda: (held := connection_of(proxy)._lingering) is not None and held.heard)
+        assert not draining.done()
+        sending.cancel()
+        await draining
+
+
+async def test_the_end_of_the_proxy_waits_for_them_no_longer_than_it_may(origin: Origin) -> None:
+    async with running_proxy(origin.url, drain_seconds=0.05) as proxy, asyncio.timeout(PATIENCE):
+        client = await proxy.connect()
+        await client.send(LAST["malformed"][0])
+        assert (await client.response()).status == 400
+        sending = asyncio.create_task(send_for_ever(client))
+        await proxy.worker.drain()
+        with pytest.raises(ConnectionError):
+            await sending
 
 
 async def test_a_client_that_has_left_is_none_to_wait_for(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from config.bulletin import Standing
 from config.everywhere import FLAGS
-from config.flags import Flags
+from config.flags import Changes, Flags
 from config.tier import SharedTier
 from proxy.store.invalidations import Invalidations, Validity
 from proxy.store.notices import Notices
@@ -27,7 +27,7 @@ LOG = "a-log"
 
 def notices() -> Notices:
     """Of a replica that reads no log: it is told what is in it."""
-    one = Notices(SharedTier("redis://127.0.0.1:1/0"), "name", "me", Invalidations(), Flags(), lambda _: None)
+    one = Notices(SharedTier("redis://127.0.0.1:1/0"), "name", "me", Invalidations(), Flags(), lambda _, __: None)
     one.bulletin._generation = LOG
     return one
 
@@ -270,21 +270,21 @@ async def test_flags_set_everywhere_are_kept_again_by_who_comes_to_another_log(u
 
 
 async def test_flags_of_entries_that_are_in_what_is_kept_are_past() -> None:
-    flags, flipped = Flags(), list[dict[str, bool | None]]()
+    flags, flipped = Flags(), list[tuple[Changes, int | None]]()
     one = Notices(
         SharedTier("redis://127.0.0.1:1/0"),
         "name",
         "me",
         Invalidations(),
         flags,
-        lambda news: flipped.append(dict(news)),
+        lambda news, at: flipped.append((dict(news), at.number if at is not None else None)),
     )
     one.kept({"BYPASS": True}, 2)
     one.took(1, "other", [FLAGS, {"BYPASS": True}, False])
     one.took(2, "other", [FLAGS, {"BYPASS": False}, False])
-    assert (flags.bypass, flipped) == (True, [{"BYPASS": True}])
+    assert (flags.bypass, flipped) == (True, [({"BYPASS": True}, None)])
     one.took(3, "other", [FLAGS, {"BYPASS": False}, False])
-    assert (flags.bypass, flipped[1:]) == (False, [{"BYPASS": False}])
+    assert (flags.bypass, flipped[1:]) == (False, [({"BYPASS": False}, 3)])
     # flipped here alone, and nothing new since
     flags.update({"BYPASS": True})
     one.kept({"BYPASS": False}, 4)

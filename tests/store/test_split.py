@@ -204,7 +204,7 @@ class Worker:
         self.here = Invalidations()
         self.life = next(proxy.lives)
         self.notices = Notices(
-            cast("SharedTier", self.tier), "name", proxy.name, self.here, Flags(), lambda _: None, self._logged
+            cast("SharedTier", self.tier), "name", proxy.name, self.here, Flags(), lambda _, __: None, self._logged
         )
         self.notices.bulletin.start(logs)
 
