@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from pool_monitor.grading import wire
+from proxy.policy.forwarding import HOP_BY_HOP
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("config", "deploy", "pool_monitor", "proxy")
 
@@ -120,6 +123,11 @@ def test_no_test_module_imports_another() -> None:
     assert len(names) > 100
     found = [(path.name, name) for path, its in names.items() for name in its if within(name, "tests")]
     assert [(path, name) for path, name in found if ".test_" in name] == []
+
+
+def test_both_services_take_the_same_fields_for_those_of_one_hop() -> None:
+    """Neither may import the other, nor the policy what both have in common."""
+    assert wire.OF_ONE_HOP == HOP_BY_HOP
 
 
 @pytest.mark.parametrize("package", [module for module, path in FILES.items() if path.name == "__init__.py"])

@@ -21,7 +21,7 @@ else:
 PIECE_BYTES = 64 * 1024
 """What is written at once without asking whether the upstream still reads."""
 
-_OF_ONE_HOP = frozenset(
+OF_ONE_HOP = frozenset(
     {
         "connection",
         "keep-alive",
@@ -53,7 +53,7 @@ def end_to_end(fields: Iterable[tuple[str, str]], without: Set[str] = frozenset(
         for member in value.split(",")
         if member.strip().lower() not in _NOT_TO_BE_NAMED
     }
-    gone = _OF_ONE_HOP | without | named
+    gone = OF_ONE_HOP | without | named
     return tuple((name, value) for name, value in given if name.lower() not in gone)
 
 
