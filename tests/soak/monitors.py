@@ -46,8 +46,8 @@ FLAGS = (
     "ENABLE_COMPLETION_CACHE",
     "BYPASS",
 )
-WAYS_OF_ROWS = (Way.FENCED, Way.CHATTY, Way.WRONG, Way.ARITY, Way.GRADE, Way.GARBAGE, Way.EMPTY, Way.MISSING_ROWS)
-"""How an answer in rows may be spoilt: the caller is to notice none of it."""
+WAYS_OF_ROWS = (Way.FENCED, Way.CHATTY, Way.WRONG, Way.ARITY, Way.GRADE, Way.GARBAGE, Way.EMPTY)
+"""How an answer in rows may be spoilt: the caller is to notice none of it. (A row that is left out is missing.)"""
 FAILURES = (Way.TOO_MANY, Way.ERROR, Way.UNAVAILABLE, Way.RESET, Way.CUT, Way.SLOW)
 TABLES = """
 CREATE TABLE items (id integer PRIMARY KEY, version integer NOT NULL);
