@@ -258,10 +258,11 @@ class Worker:
         self._listener.close()
         self._server.begin_drain()
         deadline = time.monotonic() + self.settings.drain_seconds
-        if not await self.handler.requests.ended(self.settings.drain_seconds):
+        # a request whose task has yet to begin, and what a client sent behind one, only its connection knows of
+        await self._server.leaving.ended(self.settings.drain_seconds)
+        if not await self.handler.requests.ended(max(0.0, deadline - time.monotonic())):
             log.warning("%d requests did not finish within DRAIN_SECONDS and are cut", self.handler.in_flight)
             self.handler.requests.cut()
-        await self._server.leaving.ended(max(0.0, deadline - time.monotonic()))
         await self._server.shutdown(0.5)
         await self.handler.fetches.end(max(0.0, deadline - time.monotonic()))
 

@@ -35,9 +35,10 @@ class InFlight:
 
     async def ended(self, seconds: float) -> bool:
         """Wait until none is on its way; False when some still were after `seconds`."""
-        if self.count:
-            self._none = asyncio.Event()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                # another may begin before this is woken
+                while self.count:
+                    self._none = asyncio.Event()
                     await self._none.wait()
         return not self.count

@@ -152,6 +152,7 @@ class ClientConnection(RequestHandler):
         "_content",
         "_early",
         "_extent",
+        "_leaving",
         "_lingering",
         "_new",
         "_parting",
@@ -188,6 +189,7 @@ class ClientConnection(RequestHandler):
         self._extent: Extent | None = None
         self._unanswered = False
         self._content: StreamReader | None = None
+        self._leaving = False
         self._lingering: Lingering | None = None
         self._parting: Parting | None = None
 
@@ -207,7 +209,7 @@ class ClientConnection(RequestHandler):
         super().connection_lost(exc)
         # it keeps the connection, and would be kept by it
         self._content = None
-        if self.is_leaving:
+        if self._leaving:
             self._server.leaving.leave()
         if self._lingering is not None:
             self._lingering.end()
@@ -421,14 +423,12 @@ class ClientConnection(RequestHandler):
             return False
         if not (unsure or self._early or self._extent is not None):
             return False
-        leaving = self.is_leaving
         try:
             self._lingering = Lingering(transport, self.force_close)
         except OSError:
             # it has left
             return False
-        if not leaving:
-            self._server.leaving.enter()
+        self.leave()
         # aiohttp serves nothing more, and leaves closing to us
         self._force_close = True
         self._early = b""
@@ -539,13 +539,18 @@ class ClientConnection(RequestHandler):
     def _part_from(self, transport: asyncio.Transport | None) -> None:
         # one with nothing left to send is closed at once
         if transport is not None and self._parting is None and transport.get_write_buffer_size():
-            if not self.is_leaving:
-                self._server.leaving.enter()
+            self.leave()
             self._parting = Parting(transport)
 
+    def leave(self) -> None:
+        """From now on a drain waits until it is over. Idempotent."""
+        if not self._leaving:
+            self._leaving = True
+            self._server.leaving.enter()
+
     @property
-    def is_leaving(self) -> bool:
-        """It is ending, and not over: the client is sent the rest, or still sends."""
+    def is_ending(self) -> bool:
+        """It is closed but for what the client is still sent, or still sends."""
         return self._lingering is not None or self._parting is not None
 
     def _process_keepalive(self) -> None:
@@ -637,7 +642,7 @@ class ClientServer(web.Server):
     """Makes a `ClientConnection` for each client and calls `handler` for each request.
 
     on_refused -- told of requests that were refused before they reached the handler.
-    leaving -- connections that are ending, until they are over.
+    leaving -- connections that are ending, and all that there are when a drain begins, until they are over.
     """
 
     def __init__(
@@ -691,7 +696,10 @@ class ClientServer(web.Server):
         """Close idle connections; the others end after the answer they are at, or when their clients have ended."""
         self.draining = True
         for connection in cast("list[ClientConnection]", self.connections):
-            if not connection.is_leaving:
+            # aiohttp counts one that is over until its task is
+            if connection.transport is not None:
+                connection.leave()
+            if not connection.is_ending:
                 connection.end_when_idle()
 
 

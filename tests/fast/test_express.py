@@ -187,6 +187,7 @@ async def test_a_client_that_leaves_in_the_moment_its_request_is_handed_over(ori
         passing._serve_ordinarily(passing._connection)
         assert connection._task is not None
         connection._task.cancel()
+        connection.force_close()
         await nothing_left(proxy)
 
 

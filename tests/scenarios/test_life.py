@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
@@ -101,6 +104,105 @@ async def test_a_drain_waits_until_the_rest_of_an_answer_is_sent(
                 pass
             await draining
         assert unsent == [0]
+
+
+@contextlib.asynccontextmanager
+async def drained_of_all(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """It drains meanwhile, and has no connection left when it cuts those that it has."""
+    left: list[int] = []
+    server = server_of(proxy)
+    shutdown = server.shutdown
+
+    async def end(timeout: float | None = None) -> None:  # noqa: ASYNC109 - aiohttp's own
+        left.append(len(server.connections))
+        await shutdown(timeout)
+
+    monkeypatch.setattr(server, "shutdown", end)
+    draining = asyncio.create_task(proxy.worker.drain())
+    await until(lambda: server.draining)
+    yield
+    await draining
+    assert left == [0]
+
+
+@pytest.mark.parametrize("target", ["/a", "http://app.example/a"])
+async def test_a_drain_waits_for_a_request_whose_task_has_yet_to_begin(
+    origin: Origin, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    """Nothing counts it yet but its connection."""
+    gate = Gate(origin)
+    async with running_proxy(origin.url) as proxy, asyncio.timeout(PATIENCE):
+        client = await proxy.connect()
+        await until(lambda: bool(server_of(proxy).connections))
+        connection = connection_of(proxy)
+        await client.send(f"GET {target} HTTP/1.1\r\nHost: app.example\r\n\r\n")
+        await until(lambda: connection._request_in_progress or connection._unanswered)
+        assert not proxy.worker.handler.in_flight
+        async with drained_of_all(proxy, monkeypatch):
+            await gate.asked()
+            gate.open.set()
+            assert (await client.response()).content == b"one"
+
+
+async def test_a_drain_waits_for_what_came_behind_an_answer(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = bytes(7 * 2**20)
+    origin.respond(content, "Cache-Control: max-age=60")
+    async with running_proxy(origin.url) as proxy, asyncio.timeout(PATIENCE):
+        await proxy.get("/a")
+        await until(lambda: not (server_of(proxy).connections or proxy.worker.handler.fetches.running))
+        gate = Gate(origin)
+        client = await one_that_holds_little(proxy)
+        await client.send("".join(f"GET /{name} HTTP/1.1\r\nHost: app.example\r\n\r\n" for name in "ab"))
+        assert (await client.head()).get("connection") is None
+        assert connection_of(proxy)._early
+        async with drained_of_all(proxy, monkeypatch):
+            assert await client.reader.readexactly(len(content)) == content
+            await gate.asked(2)
+            gate.open.set()
+            second = await client.response()
+            assert (second.content, second.get("connection")) == (b"one", "close")
+
+
+@pytest.mark.parametrize("target", ["/a", "http://app.example/a"])
+async def test_a_drain_waits_for_who_has_yet_to_take_the_end_of_its_last_answer(
+    origin: Origin, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    gate = Gate(origin, content=b"x" * 60_000)
+    loop = asyncio.get_running_loop()
+    async with running_proxy(origin.url) as proxy, asyncio.timeout(PATIENCE):
+        with socket.socket() as client:
+            client.setblocking(False)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            await loop.sock_connect(client, ("127.0.0.1", proxy.port))
+            await until(lambda: bool(server_of(proxy).connections))
+            transport = connection_of(proxy).transport
+            assert transport is not None
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            await loop.sock_sendall(client, f"GET {target} HTTP/1.1\r\nHost: app.example\r\n\r\n".encode())
+            await gate.asked()
+            async with drained_of_all(proxy, monkeypatch):
+                gate.open.set()
+                await until(transport.is_closing)
+                assert transport.get_write_buffer_size()
+                received = bytearray()
+                while piece := await loop.sock_recv(client, 2**16):
+                    received += piece
+                assert received.endswith(gate.content)
+
+
+async def test_a_drain_does_not_wait_for_a_connection_that_is_over(origin: Origin) -> None:
+    """aiohttp counts it until the task that it has for it has ended."""
+    async with running_proxy(origin.url) as proxy, asyncio.timeout(PATIENCE):
+        await proxy.connect()
+        server = server_of(proxy)
+        await until(lambda: bool(server.connections))
+        connection = connection_of(proxy)
+        assert connection.transport is not None
+        connection.transport.abort()
+        await until(lambda: connection.transport is None)
+        assert server.connections
+        server.begin_drain()
+        assert not server.leaving.count
 
 
 async def test_a_drain_answers_what_came_behind_an_answer_that_was_not_said_to_be_the_last(origin: Origin) -> None:
