@@ -166,6 +166,8 @@ class Bulletin:
         self._deaf = False
         self._pending: list[bytes] = []
         self._keeping: dict[str, bytes] = {}
+        # where it was told here, last
+        self._kept_at: dict[str, Standing] = {}
         # another log than the one that is read, and how many of those have been told to it
         self._elsewhere = NOWHERE
         self._sending: asyncio.Task[None] | None = None
@@ -201,6 +203,11 @@ class Bulletin:
     def untold(self) -> int:
         """How much is still to be told."""
         return len(self._pending) + len(self._keeping)
+
+    def is_newer(self, name: str, number: int) -> bool:
+        """Whether what was told here of `name`, which is kept, comes after that entry of the log that is read."""
+        at = self._kept_at.get(name)
+        return name in self._keeping or (at is not None and at.log == self._generation and at.number > number)
 
     def tell(
         self, entries: Sequence[Entry], keep: Mapping[str, Any] | None = None, instead: Entry | None = None
@@ -247,6 +254,7 @@ class Bulletin:
             self._pending = self._pending[len(batch) :] if self._pending[: len(batch)] == batch else self._pending
             self._elsewhere = NOWHERE
             for name, value in keeping.items():
+                self._kept_at[name] = upto
                 if self._keeping.get(name) == value:
                     del self._keeping[name]
             self._published_in, self.published, self._own_mark = *upto, mark if batch else ""

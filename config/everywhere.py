@@ -54,6 +54,11 @@ def take(flags: Flags, changes: Mapping[str, Any]) -> None:
             log.warning("a flag that was set everywhere cannot be set here: %s", fault)
 
 
+def not_outdone(bulletin: Bulletin, number: int, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of another's flips, which are that entry, that nothing told here comes after: all others end as it says."""
+    return {name: on for name, on in changes.items() if not bulletin.is_newer(name, number)}
+
+
 def take_kept(flags: Flags, kept: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
     """Flip what was flipped everywhere while this replica did not hear of it, and return that.
 
@@ -95,8 +100,9 @@ class FlagsEverywhere:
         """Flags."""
         others = by != self.bulletin.by and number > self._upto
         if others and len(entry) > 1 and entry[0] == FLAGS and isinstance(entry[1], dict):
-            self._everywhere |= entry[1]
-            take(self._flags, entry[1])
+            changes = not_outdone(self.bulletin, number, entry[1])
+            self._everywhere |= changes
+            take(self._flags, changes)
 
     def missed(self, *, surely: bool) -> None:
         """What is kept is told anew."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from config.bulletin import Bulletin, Entry, Standing
-from config.everywhere import FLAGS, take, take_kept
+from config.everywhere import FLAGS, not_outdone, take, take_kept
 from config.flags import Changes, Flags
 from config.tier import SharedTier
 from proxy.store.invalidations import Invalidations, Validity
@@ -139,10 +139,12 @@ class Notices:
             # numbers have no gaps
             self._everywhere.epoch = number
             if isinstance(name, dict) and number > self._flags_upto:
-                self._flags_everywhere |= name
-                if by != self.bulletin.by:
-                    take(self._flags, name)
-                    self._flipped(name, Standing(self.bulletin.read.log, number))
+                theirs = by != self.bulletin.by
+                changes = not_outdone(self.bulletin, number, name) if theirs else name
+                self._flags_everywhere |= changes
+                if theirs:
+                    take(self._flags, changes)
+                    self._flipped(changes, Standing(self.bulletin.read.log, number))
             return
         notice = (str(what), str(name), bool(soft))
         note(self._everywhere, notice)

@@ -80,6 +80,40 @@ async def test_what_is_still_to_be_told_is_newer_than_what_is_kept() -> None:
         assert (flags.bypass, flags.etag) == (True, False)
 
 
+async def test_who_flips_last_has_the_last_word_there_too(server: Redis) -> None:
+    """It hears of what was flipped before when it has flipped as well; the others end as it said, and so does it."""
+    async with (
+        relayed(server.port) as relay,
+        replica(server.port) as (_, one),
+        replica(relay.port) as (away, other),
+    ):
+        await holds(lambda: other.bulletin.hears)
+        relay.stop()
+        assert await one.tell({"BYPASS": True, "ENABLE_ETAG": False}, PATIENCE)
+        await set_flags(away, {"BYPASS": None}, everywhere=True, tell=lambda flags, _: other.tell(flags, 0.01))
+        relay.cut()
+        relay.go()
+        await holds(lambda: other.bulletin.settled and one.bulletin.position == other.bulletin.position)
+        assert (away.bypass, away.etag) == (False, False)
+        # and what comes later goes for it as for all
+        assert await one.tell({"BYPASS": True}, PATIENCE)
+        await holds(lambda: away.bypass)
+
+
+async def test_what_was_flipped_before_is_not_taken_from_who_has_told_and_not_yet_heard(server: Redis) -> None:
+    async with replica(server.port) as (flags, one):
+        await holds(lambda: one.bulletin.hears)
+        for on in (False, True):
+            assert await one.tell({"BYPASS": on}, PATIENCE)
+        await holds(lambda: one.bulletin.settled)
+        last = one.bulletin.position
+        flags.update({"BYPASS": True})
+        one.took(last - 1, "another", [FLAGS, {"BYPASS": False, "ENABLE_DEDUP": False}])
+        assert (flags.bypass, flags.dedup) == (True, False)
+        one.took(last + 1, "another", [FLAGS, {"BYPASS": False}])
+        assert not flags.bypass
+
+
 async def test_a_flag_that_is_handed_back_is_in_each_replica_what_its_settings_say(
     server: Redis, caplog: pytest.LogCaptureFixture
 ) -> None:

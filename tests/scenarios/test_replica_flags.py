@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.redis_servers import Redis
-from tests.scenarios.replicas import admin, parted
+from tests.scenarios.replicas import admin, parted, settled
 from tests.support import Origin, Proxy, holds, running_proxy
 
 
@@ -69,3 +69,19 @@ async def test_a_flip_while_the_tier_is_away_is_told_later(
         relay.cut()
         relay.go()
         await holds(lambda: other.flags.bypass)
+
+
+async def test_who_flips_last_while_the_tier_is_away_has_the_last_word_there_too(
+    origin: Origin, shared: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("config.everywhere.TELL_SECONDS", 0.05)
+    async with parted(origin, shared) as (away, other, relay):
+        relay.stop()
+        await admin(other, "PATCH", "/api/flags", b'{"BYPASS": true, "ENABLE_ETAG": false, "everywhere": true}')
+        await settled(other)
+        await admin(away, "PATCH", "/api/flags", b'{"BYPASS": false, "everywhere": true}')
+        relay.cut()
+        relay.go()
+        await holds(lambda: not (other.flags.bypass or away.flags.etag))
+        await settled(away)
+        assert not away.flags.bypass
