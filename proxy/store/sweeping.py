@@ -1,5 +1,8 @@
 """Drops stored responses that nobody will be given any more, though their room is not needed yet.
 
+Nobody but who would take what is hours out of date (`max-stale`, `stale-if-error` in a request): who does so is given
+what the origin says.
+
 What is invalid is found out when it is asked for, and what is not asked for goes when room is needed. Without this a
 purge of everything would free nothing, and what had one reader once would stay as long as the process. Varnish has its
 ban lurker and expiry thread for it, nginx `inactive`.
