@@ -18,7 +18,6 @@ from config.descriptors import most_clients
 from config.everywhere import FlagsEverywhere
 from config.flags import Flags
 from config.listen import BACKLOG
-from config.room import Room
 from config.settings import MonitorSettings
 from config.spare_memory import SpareMemory
 from config.tasks import end
@@ -27,7 +26,7 @@ from config.tier_metrics import TierMetrics, tier_levels
 from config.tracing import set_up
 from pool_monitor import changes
 from pool_monitor.advisor.advise import from_server
-from pool_monitor.callers import Caller, callers_levels, room_for_operators
+from pool_monitor.callers import Caller, CallersRoom, callers_levels, room_for_operators
 from pool_monitor.endpoints import Parts, monitor_app
 from pool_monitor.finder import Finder
 from pool_monitor.grading.models import Models, load_models
@@ -113,7 +112,7 @@ class Monitor:
         priced = load_models() if models is None else models
         self.grading = GradingPart(settings, self._flags, self._tier, self._metrics.registry, known, priced)
         # each may need another to the upstream
-        self.room = Room(max(1, most_clients(DESCRIPTORS + settings.db_pool_max) // 2))
+        self.room = CallersRoom(max(1, most_clients(DESCRIPTORS + settings.db_pool_max) // 2))
         self._runner: web.AppRunner | None = None
         self._listening: asyncio.Server | None = None
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Any, cast
 
+import orjson
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from config.answers import answer_json
-from config.room import Guest, Room
+from config.room import ARRIVAL_SECONDS, Guest, Room
 from config.untaken import untaken
 
 SEND_SECONDS = 60.0
@@ -21,6 +23,30 @@ SEND_SECONDS = 60.0
 
 OPERATORS = ("/healthz", "/readyz", "/metrics", "/api/metrics/", "/api/flags")
 """What is answered while there is a descriptor for who asks; some are left for that."""
+TOO_MANY = {
+    "error": {"code": "out-of-descriptors", "message": "the monitor is out of file descriptors; try again later"}
+}
+AGAIN = {"Retry-After": "1"}
+
+
+class CallersRoom(Room):
+    """Who is too many is listened to, for it may look after this process: as many as there is room for, of whom none
+    needs another descriptor to the upstream. Of more the last, so that none is without a chance."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(most)
+        self._unheard: OrderedDict[Caller, None] = OrderedDict()
+
+    def listen_to(self, caller: Caller) -> None:
+        """Who is too many has come."""
+        self._unheard[caller] = None
+        if len(self._unheard) > self.most:
+            first, _ = self._unheard.popitem(last=False)
+            first.turn_away()
+
+    def heard(self, caller: Caller) -> None:
+        """It has asked, or left."""
+        self._unheard.pop(caller, None)
 
 
 class Caller(RequestHandler):
@@ -30,13 +56,14 @@ class Caller(RequestHandler):
     too_many -- there was no room for it.
     """
 
-    __slots__ = ("_connected", "_left", "_room", "_watch", "too_many")
+    __slots__ = ("_came", "_connected", "_left", "_watch", "room", "too_many")
 
-    def __init__(self, manager: web.Server, room: Room, **options: Any) -> None:
+    def __init__(self, manager: web.Server, room: CallersRoom, **options: Any) -> None:
         super().__init__(manager, **options)
-        self._room = room
+        self.room = room
         self.too_many = False
         self._connected: asyncio.Transport
+        self._came = 0.0
         self._left = 0
         self._watch: asyncio.TimerHandle | None = None
 
@@ -44,15 +71,20 @@ class Caller(RequestHandler):
         """See asyncio."""
         super().connection_made(transport)
         self._connected = cast("asyncio.Transport", transport)
+        self._came = self._loop.time()
         # of anything that the kernel does not take at once it is told
         self._connected.set_write_buffer_limits(0)
         assert self._manager is not None
-        self.too_many = not self._room.admit(self, cast("Collection[Guest]", self._manager._connections))
+        self.too_many = not self.room.admit(self, cast("Collection[Guest]", self._manager._connections))
+        if self.too_many:
+            self.room.listen_to(self)
 
     @property
     def idle(self) -> bool:
         """See `room.Guest`. Nothing of an answer is left either, so that it is gone at once when it is closed."""
         if self.transport is None or self._request_in_progress or self._messages:
+            return False
+        if not self._request_count and self._loop.time() < self._came + ARRIVAL_SECONDS:
             return False
         return not self._connected.get_write_buffer_size()
 
@@ -63,6 +95,16 @@ class Caller(RequestHandler):
 
     def end_when_idle(self) -> None:
         """See `room.Guest`; only who is idle is asked to."""
+        self.force_close()
+
+    def turn_away(self) -> None:
+        """Without having heard what it asks."""
+        if self.transport is not None:
+            content = orjson.dumps(TOO_MANY)
+            fields = {"Content-Type": "application/json", "Content-Length": str(len(content)), "Connection": "close"}
+            lines = [f"{name}: {value}" for name, value in {**fields, **AGAIN}.items()]
+            head = "\r\n".join(["HTTP/1.1 503 Service Unavailable", *lines, "", ""])
+            self.transport.write(head.encode() + content)
         self.force_close()
 
     def pause_writing(self) -> None:
@@ -78,6 +120,7 @@ class Caller(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """See asyncio."""
         super().connection_lost(exc)
+        self.room.heard(self)
         self._end_watch()
 
     def _wait(self) -> None:
@@ -104,11 +147,12 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 async def room_for_operators(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Of callers that are too many only those are answered who look after this process."""
     caller = request.protocol
-    if isinstance(caller, Caller) and caller.too_many and not request.path.startswith(OPERATORS):
-        error = {"code": "out-of-descriptors", "message": "the monitor is out of file descriptors; try again later"}
-        answer = answer_json(503, {"error": error}, {"Retry-After": "1"})
-        answer.force_close()
-        return answer
+    if isinstance(caller, Caller) and caller.too_many:
+        caller.room.heard(caller)
+        if not request.path.startswith(OPERATORS):
+            answer = answer_json(503, TOO_MANY, AGAIN)
+            answer.force_close()
+            return answer
     return await handler(request)
 
 

@@ -174,8 +174,9 @@ async def asked(caller: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> in
 
 
 async def test_who_never_asked_makes_room_and_then_who_was_idle_longest(
-    wrapped: Wrapped, caplog: pytest.LogCaptureFixture
+    wrapped: Wrapped, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(callers, "ARRIVAL_SECONDS", 0)
     monitor = wrapped.monitor
     monitor.monitor.room.most = 3
 
@@ -197,6 +198,35 @@ async def test_who_never_asked_makes_room_and_then_who_was_idle_longest(
         writer.close()
         await writer.wait_closed()
     assert [record.levelname for record in caplog.records if "file descriptors" in record.message] == ["ERROR"]
+
+
+async def test_who_has_just_come_makes_no_room_for_who_comes_next(
+    wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of thousands who come at once each would be cut for the next, with its request unread."""
+    monkeypatch.setattr(room, "LOOK_SHARE", 0)
+    monitor = wrapped.monitor
+    monitor.monitor.room.most = 3
+    come: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+    while len(come) < 6:
+        come.append(await asyncio.open_connection("127.0.0.1", monitor.port))
+        await until(lambda: connected(monitor) == len(come))
+    # as many are listened to as there is room for: of more the first are answered unheard
+    come += [await asyncio.open_connection("127.0.0.1", monitor.port) for _ in range(2)]
+    for reader, _ in come[3:5]:
+        head = await read_head(reader)
+        assert head is not None
+        assert (head.status, head.get("Retry-After")) == (503, "1")
+        content = orjson.loads(await read_content(reader, head, to_end=False))
+        assert content["error"]["code"] == "out-of-descriptors"
+        assert await reader.read() == b""
+    assert connected(monitor) == 6
+    for caller in (*come[:3], *come[5:]):
+        # an operator's
+        assert await asked(caller) == 200
+    for _, writer in come:
+        writer.close()
+        await writer.wait_closed()
 
 
 async def test_where_all_are_busy_the_metrics_are_answered_alone(
