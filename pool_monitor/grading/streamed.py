@@ -240,13 +240,16 @@ class Streaming:
             await self._complete()
             return
         first = self._outcome.usage
-        async with self._upstream.stream(self._call) as streamed:
-            self._outcome.status = streamed.status
-            if 200 <= streamed.status < 300:
-                self._outcome.answered_again()
-            await self._relay(streamed)
-        if first is not self._outcome.usage:
-            self._outcome.usage = added(first, self._outcome.usage)
+        try:
+            async with self._upstream.stream(self._call) as streamed:
+                self._outcome.status = streamed.status
+                if 200 <= streamed.status < 300:
+                    self._outcome.answered_again()
+                await self._relay(streamed)
+        finally:
+            # also where it breaks off or its caller leaves
+            if first is not self._outcome.usage:
+                self._outcome.usage = added(first, self._outcome.usage)
 
     async def _complete(self) -> None:
         """The rest of an answer that is half told, from a whole one to the original prompt."""

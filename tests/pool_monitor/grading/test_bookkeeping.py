@@ -250,6 +250,33 @@ async def test_a_stream_that_its_caller_leaves_is_in_the_books(more: dict[str, A
         assert books["estimated"]["output"]["after"] > 0
 
 
+async def test_a_second_stream_that_its_caller_leaves_does_not_take_the_first_out_of_the_books() -> None:
+    async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        # compatible APIs state it with the end
+        *events, end, _, last = chunks(["no JSON"], usage=True)
+        stated = orjson.loads(end.removeprefix(b"data: ")) | {"usage": USAGE}
+        for event in (*events, b"data: " + orjson.dumps(stated) + b"\n\n"):
+            await response.write(event)
+        if not asked.compact:
+            await asyncio.Event().wait()
+        await response.write(last)
+        return response
+
+    async with wrapping() as wrapped:
+        wrapped.upstream.answering = answering
+        async with wrapped.sdk() as sdk:
+            stream = await sdk.chat.completions.create(**asked_for(stream=True))
+            async for chunk in stream:
+                if chunk.usage is not None:
+                    break
+            await stream.close()
+        await until(lambda: bool(wrapped.monitor.monitor.grading.books.accounts.tallies))
+        books = await told(wrapped)
+    assert (books["requests"], books["askedAgain"], books["reported"]["output"]) == (1, 1, 100)
+
+
 async def handed_in_at_once(wrapped: Wrapped, many: int) -> None:
     go = asyncio.Event()
 
