@@ -19,7 +19,18 @@ ANSWERS = 8
 
 
 class Failed(Exception):
-    """What was ordered did not come about. Its text says where, why, and what did."""
+    """What was ordered did not come about. Its text says where, why, and what did.
+
+    before -- all flags of a listener that may have changed some all the same; None where none was changed.
+    """
+
+    def __init__(self, text: str, before: Mapping[str, bool] | None = None) -> None:
+        super().__init__(text)
+        self.before = before
+
+
+class _NoAnswer(Failed):
+    """What was asked may have been done."""
 
 
 class Told(StrEnum):
@@ -52,20 +63,31 @@ async def flip(client: aiohttp.ClientSession, admin: str, wanted: Changes, token
     if not changes:
         raise Failed(f"{admin} has none of these flags: {', '.join(wanted)}")
     fields = {"Authorization": f"Bearer {token}"} if token else {}
-    told = Told.HERE
-    if here:
-        await _json(client, "PATCH", admin, changes, fields)
-    else:
-        try:
-            answer = await _json(client, "PATCH", admin, {**changes, "everywhere": True}, fields)
-            told = Told.EVERYWHERE if answer.get("everywhere") is True else Told.NOT_YET
-        except _NobodyToTell:
-            await _json(client, "PATCH", admin, changes, fields)
-    after = await flags_of(client, admin)
+    try:
+        told = await _order(client, admin, changes, fields, here=here)
+    except _NoAnswer as fault:
+        raise Failed(str(fault), before) from fault
+    try:
+        after = await flags_of(client, admin)
+    except Failed as fault:
+        raise Failed(f"it is ordered, and not seen: {fault}", before) from fault
     wrong = [name for name, on in changes.items() if on is not None and after[name] != on]
     if wrong:
-        raise Failed(f"{admin} has not changed {', '.join(wrong)}")
+        raise Failed(f"{admin} has not changed {', '.join(wrong)}", before)
     return Flipped(before, after, told)
+
+
+async def _order(
+    client: aiohttp.ClientSession, admin: str, changes: Changes, fields: Mapping[str, str], *, here: bool
+) -> Told:
+    if not here:
+        try:
+            answer = await _json(client, "PATCH", admin, {**changes, "everywhere": True}, fields)
+            return Told.EVERYWHERE if answer.get("everywhere") is True else Told.NOT_YET
+        except _NobodyToTell:
+            pass
+    await _json(client, "PATCH", admin, changes, fields)
+    return Told.HERE
 
 
 class _NobodyToTell(Exception):
@@ -86,7 +108,7 @@ async def _json(
         ) as answer:
             text, status = await answer.read(), answer.status
     except (aiohttp.ClientError, OSError, TimeoutError) as fault:
-        raise Failed(f"{admin} does not answer: {why(fault)}") from fault
+        raise _NoAnswer(f"{admin} does not answer: {why(fault)}") from fault
     try:
         given = orjson.loads(text)
     except ValueError as fault:

@@ -144,10 +144,13 @@ async def _flip(client: aiohttp.ClientSession, admin: str, wanted: Changes, secr
     try:
         done = await flip(client, admin, wanted, secret, here=here)
     except Failed as fault:
-        print(f"siding rollback: {fault}", file=sys.stderr)
+        told = [str(fault)]
+        if fault.before is not None and (undo := switches.undoing(fault.before, wanted)):
+            told.append(f"it may be done all the same; undo: {_undo_words(undo, admin, here=here)}")
+        print("\n".join(f"siding rollback: {line}" for line in told), file=sys.stderr)
         return FELL_SHORT
     undo = switches.undoing(done.before, wanted)
-    command = shlex.join(switches.undo_words(this_tool(), undo, [admin], here=here))
+    command = _undo_words(undo, admin, here=here)
     told = [
         f"{admin}: {done.told}, in {1000 * (time.monotonic() - began):.0f} ms",
         *(
@@ -161,6 +164,10 @@ async def _flip(client: aiohttp.ClientSession, admin: str, wanted: Changes, secr
     ]
     say("\n".join(told), otherwise=f"siding rollback: undo: {command}" if undo else "")
     return FELL_SHORT if done.told is Told.NOT_YET else DONE
+
+
+def _undo_words(undo: Mapping[str, bool], admin: str, *, here: bool) -> str:
+    return shlex.join(switches.undo_words(this_tool(), undo, [admin], here=here))
 
 
 async def _shown(client: aiohttp.ClientSession, url: str, target: str, wanted: Changes) -> int:

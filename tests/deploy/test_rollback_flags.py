@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from aiohttp import ClientSession
+from aiohttp import ClientSession, web
 
 from deploy.options import this_tool
 from deploy.rollback import command
@@ -135,6 +135,45 @@ async def test_what_is_no_admin_listener_is_said(stack: Up) -> None:
     child = await rollback("--flag", "ENABLE_ETAG", "--admin", stack.origin)
     assert child.process.returncode == 1
     assert stack.origin in child.output
+
+
+@contextlib.asynccontextmanager
+async def listener_that_breaks(breaks_at: str) -> AsyncIterator[str]:
+    """An admin listener whose connection is lost at its first answer to a `PATCH`, or at the `GET` after that."""
+    standing = {"ENABLE_ETAG": True, "BYPASS": False}
+    seen: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        seen.append(request.method)
+        if request.method == "PATCH":
+            changes = await request.json()
+            standing.update({name: on for name, on in changes.items() if name in standing})
+        if request.method == breaks_at and "PATCH" in seen:
+            assert request.transport is not None
+            request.transport.abort()
+        return web.json_response({**standing, "everywhere": True})
+
+    app = web.Application()
+    app.router.add_route("*", "/api/flags", answer)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        try:
+            await web.SockSite(runner, server).start()
+            yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        finally:
+            await runner.cleanup()
+
+
+@pytest.mark.parametrize("breaks_at", ["PATCH", "GET"])
+async def test_what_may_be_done_though_nobody_says_so_can_be_undone(breaks_at: str) -> None:
+    async with listener_that_breaks(breaks_at) as admin:
+        child = await rollback("--flag", "ENABLE_ETAG", "--admin", admin)
+    assert child.process.returncode == 1
+    [fault, undo] = child.lines
+    assert f"{admin} does not answer" in fault
+    words = undo.partition("may be done all the same; undo: ")[2]
+    assert words == shlex.join([*this_tool(), "rollback", "--admin", admin, "--set", "ENABLE_ETAG=on"])
 
 
 @pytest.mark.asyncio(loop_scope="session")
