@@ -169,6 +169,9 @@ class Draft:
         """To disk. Raises NoRoom."""
         async with self._lock:
             content = bytes(self._buffer)
+            if not content:
+                # it would take a descriptor for nothing, or be told that there is none
+                return
             aside = min(self._aside, len(content)) if self.ending else 0
             self._reserve(len(content) - aside, 0)
             self._aside -= aside

@@ -70,7 +70,7 @@ _UNASKED = {
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """times -- when each status began, in seconds since 1970. stop -- set to cancel it."""
+    """times -- when each status began, in seconds since 1970. news -- set when it is cancelled, or nothing is left."""
 
     id: str
     owner: str
@@ -304,6 +304,7 @@ class _Running:
             self._set_aside()
         except NoRoom as fault:
             self._full(fault)
+            batch.failed = len(entered.refused)
             return Status.FAILED
         for item in entered.refused:
             if item.refused is not None:

@@ -9,12 +9,12 @@ import resource
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from aiohttp import web
 
-from pool_monitor.grading import serve
+from pool_monitor.grading import batch_files, serve
 from pool_monitor.grading.batch_files import PIECE_BYTES, Files
 from pool_monitor.grading.batch_form import Form, FormError
 from tests.pool_monitor.grading.batching import answering, begun, ended, line, lines_of, multipart, theirs
@@ -167,15 +167,34 @@ async def test_answers_without_room_fail_the_batch_and_say_why(
 ) -> None:
     files = wrapped.monitor.monitor.grading._files
     async with wrapped.sdk() as sdk:
-        file = await sent(wrapped, line(0))
+        file = await sent(wrapped, line(0) + b"\n" + line(1, body=asked_for(stream=True)))
         files._budget = files.bytes
         wanted: Any = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
         batch = await ended(sdk, await sdk.batches.create(input_file_id=file, **wanted))
     assert (batch.status, [one.code for one in batch.errors.data]) == ("failed", ["storage_full"])
+    assert (batch.request_counts.completed, batch.request_counts.failed, batch.request_counts.total) == (0, 2, 2)
     assert "bytes are in use" in batch.errors.data[0].message
     assert [record.exc_info for record in caplog.records] == [None]
     # an answer that cannot be kept is not paid for
     assert wrapped.upstream.asked == []
+
+
+async def test_for_errors_that_there_are_not_no_room_is_needed(
+    wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, left = batch_files._nameless, 2
+
+    def few() -> BinaryIO:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return make()
+
+    monkeypatch.setattr(batch_files, "_nameless", few)
+    async with wrapped.sdk() as sdk:
+        batch = await ended(sdk, await begun(sdk, line(0)))
+    assert (batch.status, batch.errors, left) == ("completed", None, 0)
 
 
 def says_much(octets: int) -> Any:
