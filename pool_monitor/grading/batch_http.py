@@ -27,8 +27,6 @@ MOST_REQUESTS = 1000
 MOST_BYTES = 64 * 1024 * 1024
 MOST_READING = 16
 """Contents that are received at the same time."""
-STALLED_SECONDS = 300.0
-"""After so long a caller that reads nothing is given up."""
 LARGE_BYTES = 256 * 1024
 """Larger content is parsed beside the event loop."""
 MOST_KEY_CHARACTERS = 255
@@ -196,25 +194,19 @@ async def _tell(response: web.StreamResponse, run: Run) -> None:
 async def _tell_lines(response: web.StreamResponse, run: Run) -> None:
     async with aclosing(run.listen()) as results:
         async for result in results:
-            await _write(response, result.line + b"\n")
-    await _write(response, orjson.dumps({"summary": run.summary}) + b"\n")
+            await response.write(result.line + b"\n")
+    await response.write(orjson.dumps({"summary": run.summary}) + b"\n")
 
 
 async def _tell_document(response: web.StreamResponse, run: Run) -> None:
     before = b'{"results":['
     async with aclosing(run.listen()) as results, aclosing(in_order(results)) as ordered:
         async for result in ordered:
-            await _write(response, before + result.line)
+            await response.write(before + result.line)
             before = b","
-    await _write(
-        response, (b'{"results":[' if before != b"," else b"") + b'],"summary":' + orjson.dumps(run.summary) + b"}"
+    await response.write(
+        (b'{"results":[' if before != b"," else b"") + b'],"summary":' + orjson.dumps(run.summary) + b"}"
     )
-
-
-async def _write(response: web.StreamResponse, piece: bytes) -> None:
-    """Raises TimeoutError where the caller does not read, ConnectionError where it is gone."""
-    async with asyncio.timeout(STALLED_SECONDS):
-        await response.write(piece)
 
 
 async def _told(request: web.Request, response: web.StreamResponse, run: Run) -> web.StreamResponse:
@@ -223,7 +215,7 @@ async def _told(request: web.Request, response: web.StreamResponse, run: Run) ->
         await response.prepare(request)
         await _tell(response, run)
         await response.write_eof()
-    except (ConnectionError, TimeoutError, UpstreamFault):
+    except (ConnectionError, UpstreamFault):
         if request.transport is not None:
             request.transport.abort()
     return response

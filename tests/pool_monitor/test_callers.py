@@ -78,14 +78,15 @@ async def test_a_stream_whose_caller_stops_reading_lets_the_upstream_go(monkeypa
             await until(lambda: not connected(wrapped.monitor))
 
 
-@pytest.mark.parametrize("what", ["known", "shared", "close"])
+@pytest.mark.parametrize("what", ["known", "shared", "close", "batch"])
 async def test_an_answer_that_nobody_reads_is_not_held(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     monkeypatch.setattr(callers, "SEND_SECONDS", 0.05)
     prompt: dict[str, Any] = {"prompt": "Tell a joke.", "temperature": 0} if what == "shared" else {}
     fields = ["Connection: close"] if what == "close" else []
     async with wrapping() as wrapped:
         wrapped.upstream.answering = says(LARGE, LARGE)
-        async with one_that_asks(wrapped.monitor, "/v1/chat/completions", asked_for(**prompt), *fields):
+        path, body = ("batch/", [asked_for()]) if what == "batch" else ("", asked_for(**prompt))
+        async with one_that_asks(wrapped.monitor, f"/v1/{path}chat/completions", body, *fields):
             await until(lambda: connected(wrapped.monitor) == 1)
             await until(lambda: not connected(wrapped.monitor))
 
