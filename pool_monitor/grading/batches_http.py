@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
@@ -21,7 +22,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from config.answers import answer_json
-from config.told import Told
+from config.told import Episode
 from pool_monitor.grading.batch_files import FILE_PREFIX, PIECE_BYTES, Draft, File, Files, NoRoom, read
 from pool_monitor.grading.batch_form import Form, FormError
 from pool_monitor.grading.batch_http import CallOf, answer_fault, asker_of, owner_of
@@ -75,7 +76,7 @@ class BatchesApi:
         self._secret = secret
         self._has_key = has_key
         self._refuses = refuses
-        self._told = Told()
+        self._full: dict[str, Episode] = {}
 
     @staticmethod
     def concerns(request: web.Request, *, taking: bool) -> bool:
@@ -146,13 +147,11 @@ class BatchesApi:
                 return None
             seconds = _seconds(form.values.get("expires_after[seconds]"), "expires_after[seconds]")
             name = form.file_name or "upload"
-            file = await self._files.keep(draft, draft.sender, PURPOSE, name, part=form.file, seconds=seconds)
+            return await self._files.keep(draft, draft.sender, PURPOSE, name, part=form.file, seconds=seconds)
         except NoRoom as fault:
-            if self._told.news(fault.message):
+            if self._full.setdefault(fault.message, Episode()).begins(time.monotonic()):
                 log.warning("batches are left to the upstream, which may take a day: %s", fault.message)
             return None
-        self._told.works()
-        return file
 
     async def _is_ours(self, form: Form, draft: Draft, pieces: AsyncIterator[bytes], asker: Call) -> bool:
         """Read until it is known whose file it is; all of it when it is ours. What was read is in the draft.

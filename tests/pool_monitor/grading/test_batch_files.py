@@ -110,15 +110,17 @@ async def sent(wrapped: Wrapped, content: bytes, key: str = "sk-one") -> str:
 
 async def test_one_caller_does_not_take_all_the_room(wrapped: Wrapped, caplog: pytest.LogCaptureFixture) -> None:
     files = wrapped.monitor.monitor.grading._files
-    files._budget, large = 20_000, line(0) + b" " * 6_000
+    files._budget, large = 30_000, line(0) + b" " * 6_000
     wrapped.upstream.answering = theirs
     first = await sent(wrapped, large)
     assert first.startswith("file-siding-")
     assert await sent(wrapped, large) == await sent(wrapped, large) == "file-theirs"
     assert (await sent(wrapped, large, "sk-two")).startswith("file-siding-")
+    # there was room for another meanwhile: it is no news all the same
+    assert await sent(wrapped, large) == "file-theirs"
     assert [record.message for record in caplog.records] == [
         "batches are left to the upstream, which may take a day: "
-        "there is no room for files of batches: 10000 bytes are one caller's"
+        "there is no room for files of batches: 15000 bytes are one caller's"
     ]
     # what was removed makes room again
     async with wrapped.sdk() as sdk:
