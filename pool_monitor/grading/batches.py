@@ -24,7 +24,7 @@ from pool_monitor.grading.batch import CONCURRENCY, Crew, Work, tell_failed
 from pool_monitor.grading.batch_asking import NO_TOKENS, Asking, Outcome, Refusals, Tokens, refusal
 from pool_monitor.grading.batch_files import PIECE_BYTES, Draft, File, Files, NoRoom, Octets, lines_of, new_id
 from pool_monitor.grading.batch_items import CHAT, Item, Parsed, Refused, Shares, parse_line, together
-from pool_monitor.grading.calls import Call, Lane, UpstreamFault
+from pool_monitor.grading.calls import Call, CallersFault, Lane, UpstreamFault
 from pool_monitor.grading.turns import Turns
 
 log = logging.getLogger("siding.grading")
@@ -529,7 +529,7 @@ class Batches:
         batch = self._batches.get(batch_id)
         if batch is None or batch.owner != owner:
             message = f"No batch found with id '{batch_id}'."
-            raise UpstreamFault(404, "batch_not_found", message, "invalid_request_error")
+            raise CallersFault(404, "batch_not_found", message)
         return batch
 
     def of(self, owner: str, after: str | None, limit: int) -> tuple[list[Batch], bool]:
@@ -548,7 +548,7 @@ class Batches:
         """Ask no more for it. Raises UpstreamFault (409) when it has ended."""
         if batch.status.ended or batch.status is Status.FINALIZING:
             message = f"Cannot cancel a batch with status '{batch.status}'."
-            raise UpstreamFault(409, "batch_ended", message, "invalid_request_error")
+            raise CallersFault(409, "batch_ended", message)
         began = batch.status is Status.IN_PROGRESS
         batch.enter(Status.CANCELLING, self._wall())
         batch.news.set()
