@@ -82,7 +82,8 @@ class Caller(RequestHandler):
     @property
     def idle(self) -> bool:
         """See `room.Guest`. Nothing of an answer is left either, so that it is gone at once when it is closed."""
-        if self.transport is None or self._request_in_progress or self._messages:
+        # between a request's arrival and its handler aiohttp says of it nowhere that it is on its way
+        if self.transport is None or self._waiter is None or self._waiter.done():
             return False
         if not self._request_count and self._loop.time() < self._came + ARRIVAL_SECONDS:
             return False

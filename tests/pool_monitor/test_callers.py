@@ -230,6 +230,31 @@ async def test_who_has_just_come_makes_no_room_for_who_comes_next(
         await writer.wait_closed()
 
 
+async def test_whose_request_is_about_to_be_handled_makes_no_room(wrapped: Wrapped) -> None:
+    go = asyncio.Event()
+
+    async def slowly(asked: Asked, request: web.Request) -> web.StreamResponse:
+        await go.wait()
+        return await whole({"object": "list", "data": []})
+
+    wrapped.upstream.answering = slowly
+    reader, writer = await asyncio.open_connection("127.0.0.1", wrapped.monitor.port)
+    assert await asked((reader, writer)) == 200
+    [caller] = held(wrapped.monitor)
+    await until(lambda: caller.idle)
+    caller.data_received(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n")
+    async with asyncio.timeout(10):
+        while not wrapped.upstream.asked:
+            assert not caller.idle
+            await asyncio.sleep(0)
+    go.set()
+    head = await read_head(reader)
+    assert head is not None
+    assert head.status == 200
+    writer.close()
+    await writer.wait_closed()
+
+
 async def test_where_all_are_busy_the_metrics_are_answered_alone(
     wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch
 ) -> None:
