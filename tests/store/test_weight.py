@@ -47,10 +47,8 @@ def as_received(number: int, size: int, fields: int) -> StoredResponse:
     )
 
 
-@pytest.mark.parametrize("fields", [3, len(RAW)])
-@pytest.mark.parametrize("size", [0, 2_048, 20_000])
-def test_the_store_counts_what_is_really_taken(size: int, fields: int) -> None:
-    weigh(as_received(0, size, fields))
+def filled(size: int, fields: int) -> tuple[int, int]:
+    """What a store is filled with takes, as the store says, and as the interpreter does."""
     gc.collect()
     tracemalloc.start()
     try:
@@ -59,10 +57,20 @@ def test_the_store_counts_what_is_really_taken(size: int, fields: int) -> None:
         for number in range(NUMBER):
             store.put(as_received(number, size, fields))
         gc.collect()
-        taken = tracemalloc.get_traced_memory()[0] - before
+        return store.bytes, tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    assert taken <= store.bytes <= taken * 1.25
+
+
+@pytest.mark.parametrize("fields", [3, len(RAW)])
+@pytest.mark.parametrize("size", [0, 2_048, 20_000])
+def test_the_store_counts_what_is_really_taken(size: int, fields: int) -> None:
+    weigh(as_received(0, size, fields))
+    # the interpreter's table of interned strings may grow meanwhile, by megabytes, though not twice in a row
+    [(says, taken), (again, taken_again)] = [filled(size, fields) for _ in range(2)]
+    assert says == again
+    taken = min(taken, taken_again)
+    assert taken <= says <= taken * 1.25
 
 
 @pytest.mark.parametrize(
