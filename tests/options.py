@@ -18,3 +18,14 @@ def tree(text: str) -> Path:
     if not (Path(text) / "proxy" / "__main__.py").is_file():
         raise argparse.ArgumentTypeError(f"no Siding lies in {text!r}")
     return Path(text).resolve()
+
+
+def minutes(text: str) -> float:
+    """For how long. Raises argparse.ArgumentTypeError."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= 10_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0, and up to 10000")
+    return number

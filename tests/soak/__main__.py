@@ -22,7 +22,7 @@ import aiohttp
 
 from config.process import INTERRUPTED
 from tests.deploy.processes import ROOT
-from tests.options import tree, whole
+from tests.options import minutes, tree, whole
 from tests.soak.chaos import SETTLED_SECONDS, Chaos
 from tests.soak.clients import HOST, USERS, Clients
 from tests.soak.process import Sizes
@@ -109,20 +109,10 @@ class Soak:
                     self._truth.fault(f"at rest, {proxy} tells {user} version {version} of marks: {answer.headers}")
 
 
-def _minutes(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number <= 10_000:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0, and up to 10000")
-    return number
-
-
 def main() -> int:
     """Returns the exit status: 0 all is well, 1 something was seen that must not be."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
-    parser.add_argument("--minutes", type=_minutes, default=10.0)
+    parser.add_argument("--minutes", type=minutes, default=10.0)
     parser.add_argument("--clients", type=whole, default=24)
     parser.add_argument(
         "--sentinel", action="store_true", help="Redis is a master and a replica, watched by a Sentinel"

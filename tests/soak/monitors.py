@@ -27,6 +27,7 @@ from deploy.grading_model import Form, Way
 from deploy.postgres import USER, Postgres, running
 from pool_monitor import changes
 from tests.deploy.processes import ROOT
+from tests.options import minutes, tree, whole
 from tests.pool_monitor.grading.samples import asked
 from tests.redis_servers import Redis, running_redis
 from tests.soak.monitor_callers import ITEMS, LINES, SHEETS, USERS, Callers
@@ -289,13 +290,13 @@ class World:
 def main() -> int:
     """Returns the exit status: 0 all is well, 1 something was seen that must not be."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak.monitors", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--clients", type=int, default=24)
+    parser.add_argument("--minutes", type=minutes, default=10.0)
+    parser.add_argument("--clients", type=whole, default=24)
     parser.add_argument("--seed", type=int, default=1, help="of what happens and of what is asked")
-    parser.add_argument("--code", type=Path, default=ROOT, help="where the monitor's code is")
+    parser.add_argument("--code", type=tree, default=ROOT, help="where the monitor's code is")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="siding-soak-") as folder:
-        world = World(Path(folder), sys.executable, given.code.resolve(), given.clients, given.seed)
+        world = World(Path(folder), sys.executable, given.code, given.clients, given.seed)
         events = asyncio.run(world.run(60 * given.minutes))
         faults = world.truth.faults
         for name, monitor in world.monitors.items():

@@ -36,6 +36,16 @@ async def test_a_little_of_it_finds_nothing(tmp_path: Path, monkeypatch: pytest.
     assert [monitor.errors() for monitor in world.monitors.values()] == [[], []]
 
 
+@pytest.mark.parametrize("options", [["--clients", "0"], ["--minutes", "-1"], ["--code", "/nothing"]])
+def test_what_it_cannot_do_is_said(
+    options: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["monitors", *options])
+    with pytest.raises(SystemExit, match="2"):
+        monitors.main()
+    assert f"argument {options[0]}: " in capsys.readouterr().err
+
+
 def test_who_is_told_what() -> None:
     assert is_told(f"whose: 1 {USERS[0]}", "whose: 1", USERS[0])
     assert is_told("an echo", "whose: 1", USERS[0])
