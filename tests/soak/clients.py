@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import aiohttp
 
+from tests.soak.crowd import Crowd
 from tests.soak.truth import ITEMS, Truth, is_sound
 
 USERS = [f"Bearer user-{number}" for number in range(6)]
@@ -22,32 +23,23 @@ LONGEST = 30.0
 """Seconds after which an answer does not come any more."""
 
 
-class Clients:
+class Clients(Crowd):
     """proxies -- their URLs by name. calm -- nothing is broken, so only success is an answer.
 
     writes -- set while changes are made. writing -- how many are on their way.
     """
 
     def __init__(self, truth: Truth, proxies: dict[str, str], number: int, seed: int) -> None:
+        super().__init__(number)
         self._truth = truth
         self.proxies = proxies
-        self._number = number
         self._seed = seed
         self.calm = True
         self.writes = asyncio.Event()
         self.writes.set()
         self.writing = 0
         self.statuses: Counter[int] = Counter()
-        self._stopping = False
-        self._tasks: list[asyncio.Task[None]] = []
         self._serial = 0
-
-    def start(self) -> None:
-        self._tasks = [asyncio.create_task(self._ask_on(number)) for number in range(self._number)]
-
-    async def stop(self) -> None:
-        self._stopping = True
-        await asyncio.gather(*self._tasks)
 
     async def _ask_on(self, number: int) -> None:
         dice = random.Random(self._seed * 1000 + number)  # noqa: S311 - repeatable on purpose

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
 from collections import Counter, defaultdict
@@ -12,6 +11,7 @@ import aiohttp
 import orjson
 
 from tests.pool_monitor.grading.samples import asked
+from tests.soak.crowd import Crowd
 from tests.soak.process import Process
 from tests.soak.truth import Truth
 
@@ -47,30 +47,21 @@ async def whole(answer: aiohttp.ClientResponse) -> bytes:
     return content
 
 
-class Callers:
+class Callers(Crowd):
     """monitors -- by name. graded -- what the upstream says of each sheet. calm -- nothing is broken.
 
     committed -- when each version of an item was told to have been written.
     """
 
     def __init__(self, truth: Truth, monitors: dict[str, Process], number: int, seed: int) -> None:
+        super().__init__(number)
         self._truth = truth
         self._monitors = monitors
-        self._number = number
         self._seed = seed
         self.graded: dict[str, str] = {}
         self.calm = True
         self.statuses: Counter[str] = Counter()
         self.committed: defaultdict[int, list[tuple[float, int]]] = defaultdict(lambda: [(0.0, 0)])
-        self._stopping = False
-        self._tasks: list[asyncio.Task[None]] = []
-
-    def start(self) -> None:
-        self._tasks = [asyncio.create_task(self._ask_on(number)) for number in range(self._number)]
-
-    async def stop(self) -> None:
-        self._stopping = True
-        await asyncio.gather(*self._tasks)
 
     async def _ask_on(self, number: int) -> None:
         dice = random.Random(self._seed * 1000 + number)  # noqa: S311 - repeatable on purpose
