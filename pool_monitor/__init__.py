@@ -1,5 +1,6 @@
 """The pool monitor: a tuned asyncpg pool that tells the truth about itself.
 
+serving      what happens once the settings are read
 app          composition root: builds, starts, stops
 endpoints    what is asked over HTTP
 callers      connections of those who ask
@@ -16,7 +17,7 @@ runner       runs them
 results      rows as JSON
 query_cache  answers kept for a while, until their tables change; kept holds them within a budget
 replicas     answers shared with other monitors of the same database
-changes      hearing of that from the database; the triggers
+changes      hearing of that from the database; triggers has tables tell
 tables       which tables a query reads, and whether they tell; finder finds that out for each, again and again
 following    what is followed over a connection of its own
 proxy_tags   telling the proxy

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import asyncpg
 import psycopg
 
+from config.load import load
+from config.output import say
 from config.settings import MonitorSettings
 from pool_monitor import pgbouncer
 from pool_monitor.faults import FAULTS, describe
@@ -189,3 +192,11 @@ def as_text(checks: Sequence[Check]) -> str:
         if check.advice:
             lines.append(f"        -> {check.advice}")
     return "\n".join(lines)
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Returns the exit status: 1 when something is at fault."""
+    settings = load(MonitorSettings, argv, environ, prog="siding-monitor doctor")
+    checks = asyncio.run(examine(settings))
+    told = say(as_text(checks))
+    return 0 if told and all(check.grade is not Grade.FAULT for check in checks) else 1

@@ -49,6 +49,15 @@ SELECT current_setting('max_connections')::int AS allowed,
 """The server's connections, and those of others than applications like the given one. Version 16 reserves more."""
 
 
+async def connected_once(url: str) -> Any:
+    """A connection for a command, which closes it.
+
+    Without prepared statements: a PgBouncer would find them again for whoever has the connection next.
+    """
+    settings = {"application_name": APPLICATION}
+    return await asyncpg.connect(url, timeout=10, statement_cache_size=0, server_settings=settings)
+
+
 @dataclass(frozen=True, slots=True)
 class Tuning:
     """What the plan sets. Durations in seconds. octets -- of a query's answer. pgbouncer -- None: find out."""

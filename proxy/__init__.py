@@ -1,6 +1,7 @@
 """The proxy: a shared HTTP cache in front of one origin, that can always be switched to plain pass-through.
 
-    python -m proxy      __main__   settings -> listeners -> app (one process) or fleet (WORKERS > 1, over channel)
+    python -m proxy      __main__   settings -> serving
+                         serving    listeners -> app (one process) or fleet (WORKERS > 1, over channel)
                          app        builds, starts, drains and stops a worker; nothing else constructs
                          loop       the event loop that each process runs on
                          siblings   the other workers, as each of them tells them

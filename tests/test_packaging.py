@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -121,3 +122,15 @@ def test_the_packages_and_the_command_are_those_of_the_tree() -> None:
         "siding-monitor": "pool_monitor.__main__:main",
     }
     assert PROJECT["requires-python"] == ">=3.11"
+
+
+@pytest.mark.parametrize("package", ["proxy", "pool_monitor", "deploy"])
+def test_help_and_bad_settings_do_not_wait_for_what_serving_needs(package: str) -> None:
+    heavy = {"aiohttp", "asyncpg", "openai", "prometheus_client", "redis", "sqlglot"}
+    code = (
+        f"import sys\nfrom {package}.__main__ import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+    )
+    code += f"print(sorted({heavy!r} & sys.modules.keys()), file=sys.stderr)"
+    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "usage: " in told.stdout
+    assert told.stderr.strip() == "[]"

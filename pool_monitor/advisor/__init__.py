@@ -4,4 +4,5 @@ detect   pure: SQL -> is it such a check, is the rewrite safe, how does it read
 sources  finds SQL in JavaScript, TypeScript and Python, and whether the count is merely tested
 prove    EXPLAIN before and after on the real data; the missing index first
 advise   all of it together, as JSON and as text
+command  `siding-monitor advise`
 """

@@ -10,8 +10,7 @@ import asyncpg
 import pytest
 
 from deploy.postgres import running
-from pool_monitor import changes, tables
-from pool_monitor.__main__ import _triggers
+from pool_monitor import changes, tables, triggers
 from pool_monitor.tables import Found
 from tests.support import PATIENCE
 
@@ -185,7 +184,7 @@ async def test_two_phase_commit_is_warned_of(database: str) -> None:
     async with running({"max_prepared_transactions": "2"}) as other:
         connection = await asyncpg.connect(other.url())
         await connection.execute("CREATE TABLE plain (id int)")
-        told = await _triggers(other.url(), "install", ["plain"])
+        told = await triggers.act(other.url(), "install", ["plain"])
         assert told.startswith("these tables notify of their changes now: public.plain\nmax_prepared_transactions is 2")
         await connection.execute("BEGIN; INSERT INTO plain VALUES (1)")
         # as it is said
