@@ -18,6 +18,7 @@ receiving    what a caller sends, to_caller what it is sent; sse (pure) events o
 
 batch        many at once: batch_items (pure), batch_asking, batch_runs; batch_http answers them in one request
 batches      the API of batches: batches_http answers it, batch_files, batch_form (pure) what is sent
+batch_input  what one of these is to ask; batch_running asks it
 
 models, images, tokens  what is known of models, and how tokens are counted
 accounting   pure: the books; bookkeeping keeps them beside the event loop; costs reckons

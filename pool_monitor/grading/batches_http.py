@@ -26,8 +26,10 @@ from config.told import Episode
 from pool_monitor.grading.batch_files import FILE_PREFIX, PIECE_BYTES, Draft, File, Files, NoRoom, read
 from pool_monitor.grading.batch_form import Form, FormError
 from pool_monitor.grading.batch_http import CallOf, answer_fault, asker_of, owner_of
+from pool_monitor.grading.batch_input import endpoint_of
 from pool_monitor.grading.batch_items import CHAT
-from pool_monitor.grading.batches import BATCH_PREFIX, MOST_METADATA, WINDOW, Batches, endpoint_of
+from pool_monitor.grading.batch_running import WINDOW
+from pool_monitor.grading.batches import BATCH_PREFIX, Batches
 from pool_monitor.grading.calls import Answer, Call, CallersFault, UpstreamFault
 from pool_monitor.grading.receiving import pieces_of
 
@@ -40,6 +42,7 @@ MOST_FILE_BYTES = 200 * 1024 * 1024
 """As much as OpenAI takes: https://platform.openai.com/docs/guides/batch"""
 MOST_REQUEST_BYTES = 64 * 1024
 MOST_LISTED = 100
+MOST_METADATA = 16
 FEWEST_SECONDS, MOST_SECONDS = 3600, 2_592_000
 """For which a file may be asked to be kept: https://platform.openai.com/docs/api-reference/files/create"""
 
