@@ -10,10 +10,9 @@ from typing import Any
 import orjson
 
 from config.words import counted, quoted
-from pool_monitor.grading.calls import CallersFault, UpstreamFault
+from pool_monitor.grading.calls import CHAT, CallersFault, UpstreamFault
 from pool_monitor.grading.jsons import canonical
 
-CHAT = "/v1/chat/completions"
 MOST_ID_CHARACTERS = 512
 
 Shares = Callable[[Mapping[str, Any]], bool]

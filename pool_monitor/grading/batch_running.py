@@ -13,11 +13,11 @@ import orjson
 
 from config.words import counted, quoted
 from pool_monitor.grading.batch import Crew, Work, tell_failed
-from pool_monitor.grading.batch_asking import NO_TOKENS, Asking, Outcome, Refusals, Tokens, refusal
+from pool_monitor.grading.batch_asking import NO_TOKENS, Asking, Refusals, Reply, Tokens, refusal
 from pool_monitor.grading.batch_files import PIECE_BYTES, Draft, File, Files, NoRoom, new_id
 from pool_monitor.grading.batch_input import Entered, body_at, error_of
-from pool_monitor.grading.batch_items import CHAT, Item
-from pool_monitor.grading.calls import Call, UpstreamFault
+from pool_monitor.grading.batch_items import Item
+from pool_monitor.grading.calls import CHAT, Call, UpstreamFault
 
 log = logging.getLogger("siding.grading")
 
@@ -116,19 +116,19 @@ _UNASKED = {
 }
 
 
-def output_line(item: Item, outcome: Outcome) -> bytes:
+def output_line(item: Item, reply: Reply) -> bytes:
     """A line of the output file, or of that of errors.
 
     https://platform.openai.com/docs/api-reference/batch/request-output
     """
     response, error = None, None
-    if outcome.answered:
-        body = orjson.Fragment(outcome.body)
-        request_id = outcome.request_id or new_id("req_siding-")
-        response = {"status_code": outcome.status, "request_id": request_id, "body": body}
+    if reply.answered:
+        body = orjson.Fragment(reply.body)
+        request_id = reply.request_id or new_id("req_siding-")
+        response = {"status_code": reply.status, "request_id": request_id, "body": body}
     else:
-        fault = outcome.error
-        code = "request_timeout" if outcome.status == 504 else fault["code"]
+        fault = reply.error
+        code = "request_timeout" if reply.status == 504 else fault["code"]
         error = {"code": code, "message": fault["message"]}
     return _line(item, response, error)
 
@@ -229,19 +229,19 @@ class Running:
         model = str(body.get("model"))
         if self._refusals.last(model) is not None:
             return
-        outcome = await self._asking.outcome(self._asker, body, self._until)
-        if not outcome.answered and self._asking.clock() >= self._until:
+        reply = await self._asking.reply(self._asker, body, self._until)
+        if not reply.answered and self._asking.clock() >= self._until:
             return
-        self._batch.tokens += outcome.tokens
-        self._heed(outcome, model)
+        self._batch.tokens += reply.tokens
+        self._heed(reply, model)
         for item in work.items:
             # before it is written: it has its line, even if it is given up meanwhile
             del self._left[item.index]
-            await self._write(item, outcome)
+            await self._write(item, reply)
 
-    def _heed(self, outcome: Outcome, model: str) -> None:
+    def _heed(self, reply: Reply, model: str) -> None:
         """With a key that is refused fifty thousand others would be, too."""
-        self._refusals.heed(outcome, model)
+        self._refusals.heed(reply, model)
         if self._refusals.last(None) is not None:
             self._ends(_refused())
             self._crew.stop()
@@ -249,12 +249,12 @@ class Running:
             message = f"The upstream forbids what this batch asks of the model {quoted(model)}."
             self._ends(UpstreamFault(403, "permission_denied", message))
 
-    async def _write(self, item: Item, outcome: Outcome) -> None:
-        if outcome.ok:
+    async def _write(self, item: Item, reply: Reply) -> None:
+        if reply.ok:
             self._batch.completed += 1
         else:
             self._batch.failed += 1
-        await self._add(self._output if outcome.ok else self._errors, output_line(item, outcome))
+        await self._add(self._output if reply.ok else self._errors, output_line(item, reply))
 
     async def _add(self, draft: Draft, line: bytes) -> None:
         try:

@@ -19,6 +19,8 @@ from aiohttp import hdrs, web
 from config.flags import Flags
 from pool_monitor.grading.bookkeeping import Bookkeeping
 from pool_monitor.grading.calls import (
+    CHAT,
+    JSON,
     Answer,
     Call,
     CallersFault,
@@ -42,8 +44,6 @@ from pool_monitor.grading.wire import OF_OCTETS, end_to_end
 from pool_monitor.request_traces import SERVED
 
 PREFIX = "/v1"
-CHAT = "/v1/chat/completions"
-JSON = "application/json"
 MOST_SEEN_BYTES = 1024 * 1024
 """Of an answer that is passed on, what is looked at afterwards for the usage that it states."""
 TRIED_SECONDS = 10.0

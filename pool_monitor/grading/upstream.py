@@ -6,7 +6,6 @@ Chat completions whose content is known here go by the vendor's SDK; everything 
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import random
 import secrets
@@ -222,7 +221,7 @@ class Upstream:
 
     async def _answered(self, call: Call, stream: bool) -> httpx2.Response:
         """An answer, and the turn that goes with it: the first attempt's, or that of a later one."""
-        model, caller = self._keyed(f"{call.credential}\n{call.model}"), self._keyed(call.credential)
+        model, caller = call.keyed(self._secret, call.model), call.keyed(self._secret)
         began = self._clock()
         for attempt in count():
             await self._admitted(call, caller, model)
@@ -393,10 +392,6 @@ class Upstream:
             )
         elif status < 400:
             self._told_refusals.works()
-
-    def _keyed(self, text: str) -> str:
-        """The same for the same credential, which it does not give away."""
-        return hmac.new(self._secret, text.encode("utf-8", "surrogateescape"), "sha256").hexdigest()
 
     def _heard(self, fault: BaseException | None) -> None:
         """Tell the breaker of an answer, or of one that did not come, and the log why."""

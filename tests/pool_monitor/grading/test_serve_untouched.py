@@ -15,7 +15,7 @@ from aiohttp import web
 from yarl import URL
 
 from pool_monitor.grading import receiving
-from pool_monitor.grading.serve import CHAT
+from pool_monitor.grading.calls import CHAT
 from tests.pool_monitor.grading.samples import pretty
 from tests.pool_monitor.grading.upstreams import Asked, completion, whole
 from tests.pool_monitor.grading.wrapped import (
