@@ -196,7 +196,7 @@ class Grading:
         try:
             async with (
                 asyncio.timeout(TRIED_SECONDS),
-                self._upstream.forward("POST", CHAT.removeprefix(PREFIX), fields, b"{}") as answer,
+                self._upstream.forward("POST", CHAT.removeprefix(PREFIX), fields, b"{}", trying=True) as answer,
             ):
                 return answer.status in REFUSED
         except (UpstreamFault, TimeoutError):

@@ -23,7 +23,7 @@ from yarl import URL
 
 from config.told import Told
 from pool_monitor.grading import care
-from pool_monitor.grading.asking import Ended, Observe, Retried, ended_by
+from pool_monitor.grading.asking import Ended, Observe, Retried, ended_by, ended_with
 from pool_monitor.grading.calls import Answer, Call, Fields, Lane, UpstreamFault, value_of
 from pool_monitor.grading.care import Breaker, BreakerState, RateLimits
 from pool_monitor.grading.forwarding import Content, Forwarded, Forwarding
@@ -313,30 +313,37 @@ class Upstream:
     # -- octet for octet
 
     def forward(
-        self, method: str, path: str, fields: Iterable[tuple[str, str]], content: Content
+        self, method: str, path: str, fields: Iterable[tuple[str, str]], content: Content, *, trying: bool = False
     ) -> AbstractAsyncContextManager[Forwarded]:
         """The upstream's answer as it is; the connection is given up with the context where it is not read whole.
 
         path -- below the base, with its query, as the caller wrote it. fields -- as the caller sent them;
-        Content-Length tells the length of content that comes in pieces. Waits neither for a turn nor for the breaker:
-        with Siding taken away it would not either. Raises UpstreamFault, and what `content` raises.
+        Content-Length tells the length of content that comes in pieces. trying -- whether a key is taken, which is no
+        request of a caller's. Waits neither for a turn nor for the breaker: with Siding taken away it would not either.
+        Raises UpstreamFault, and what `content` raises.
         """
         asking = forwarding_of(self.url, method, path, content)
         if asking is not None:
-            return self._traced(asking, method, path, fields, content)
-        return self._forwarded(method, path, tuple(fields), content)
+            return self._traced(asking, method, path, fields, content, trying)
+        return self._forwarded(method, path, tuple(fields), content, trying)
 
     @asynccontextmanager
     async def _traced(
-        self, asking: AskingSpan, method: str, path: str, fields: Iterable[tuple[str, str]], content: Content
+        self,
+        asking: AskingSpan,
+        method: str,
+        path: str,
+        fields: Iterable[tuple[str, str]],
+        content: Content,
+        trying: bool,
     ) -> AsyncIterator[Forwarded]:
         outcome = Ended.LEFT
         try:
-            async with self._forwarded(method, path, asking.carried(tuple(fields)), content) as answer:
+            async with self._forwarded(method, path, asking.carried(tuple(fields)), content, trying) as answer:
                 asking.begins(answer.status, answer.fields)
                 answer.heard = asking.hears
                 yield answer
-            outcome = Ended.ANSWERED if answer.status < 400 else Ended.ERROR
+            outcome = ended_with(answer.status, trying=trying)
         except UpstreamFault as fault:
             outcome = ended_by(fault)
             raise
@@ -344,9 +351,9 @@ class Upstream:
             asking.end(_failed(outcome))
 
     def _forwarded(
-        self, method: str, path: str, fields: Fields, content: Content
+        self, method: str, path: str, fields: Fields, content: Content, trying: bool
     ) -> AbstractAsyncContextManager[Forwarded]:
-        forwarding = self._forwarding.forward(method, path, self._with_own(fields), content)
+        forwarding = self._forwarding.forward(method, path, self._with_own(fields), content, trying=trying)
         return self._by_our_key(forwarding) if self._lacks_key(fields) else forwarding
 
     @asynccontextmanager
@@ -431,8 +438,8 @@ class Upstream:
 
 
 def _failed(outcome: Ended) -> str | None:
-    """For spans: how an asking failed, if it did; a caller that left is no failure."""
-    return None if outcome in {Ended.ANSWERED, Ended.LEFT} else outcome.value
+    """For spans: how an asking failed, if it did; a caller that left, or a key that is not taken, is no failure."""
+    return None if outcome in {Ended.ANSWERED, Ended.TRIED, Ended.LEFT} else outcome.value
 
 
 def _fields_of(response: httpx2.Response) -> Fields:
