@@ -12,6 +12,7 @@ import orjson
 from config.words import counted, quoted
 from pool_monitor.grading.batch_files import File, Octets, lines_of
 from pool_monitor.grading.batch_items import Item, Parsed, Refused, Shares, parse_line, together
+from pool_monitor.grading.jsons import is_crowded
 
 MOST_LINES = 50_000
 """As many as OpenAI takes."""
@@ -57,6 +58,8 @@ def endpoint_of(octets: Octets, begin: int, size: int) -> str | None:
     """Where the first request of a file is to go; None where it does not tell. Raises OSError."""
     with octets.opened() as stream, lines_of(stream, begin, size) as lines:
         first = next((line for line in lines if line.strip()), b"")
+    if is_crowded(first):
+        return None
     try:
         document = orjson.loads(first)
     except orjson.JSONDecodeError:

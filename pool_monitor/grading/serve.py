@@ -33,6 +33,7 @@ from pool_monitor.grading.calls import (
 )
 from pool_monitor.grading.collapse import Collapse, Telling
 from pool_monitor.grading.completions import Completions
+from pool_monitor.grading.jsons import is_crowded
 from pool_monitor.grading.observed import Found, Served
 from pool_monitor.grading.outcomes import Outcome
 from pool_monitor.grading.receiving import TOGETHER, Room, Share, all_of, content_of
@@ -50,7 +51,7 @@ TRIED_SECONDS = 10.0
 """How long is waited for whether the upstream takes a key."""
 REFUSED = frozenset({401, 403})
 LARGE_BYTES = 256 * 1024
-"""The digest of larger content is made beside the event loop."""
+"""Larger content is read, and its digest made, beside the event loop."""
 _TEMPERATURE = b'"temperature"'
 _NOT_SENT_ON = OF_OCTETS | {"host", "content-length", "content-type", "content-encoding", "accept-encoding", "expect"}
 _OF_ITS_LENGTH = frozenset({"content-length"})
@@ -255,7 +256,8 @@ class Grading:
             share.give()
 
     async def _looked_into(self, request: web.Request, served: Served, content: bytes) -> web.StreamResponse:
-        decision = self.decide(content, lambda body: self.call_of(request, body))
+        body = await self._body_in(content)
+        decision = Decision(body) if isinstance(body, Left) else self._decided(self.call_of(request, body))
         served.left, served.template = decision.left, decision.template
         call = decision.call
         if call is None or not shareable(call, known=decision.known):
@@ -282,18 +284,11 @@ class Grading:
         fields = end_to_end(request.headers.items(), _NOT_SENT_ON)
         return Call(body, fields, self._clock() + self._seconds, lane)
 
-    def decide(self, content: bytes, call_of: Callable[[Mapping[str, Any]], Call]) -> Decision:
-        """What is done with a chat completion of this content."""
-        known = may_hold(content, self._templates)
-        if not known and _TEMPERATURE not in content:
-            return Decision(Left.UNRECOGNISED)
-        try:
-            body = orjson.loads(content)
-        except orjson.JSONDecodeError:
-            return Decision(Left.NOT_JSON)
-        if not isinstance(body, dict):
-            return Decision(Left.NOT_JSON)
-        return self._decided(call_of(body))
+    async def _body_in(self, content: bytes) -> dict[str, Any] | Left:
+        """What a chat completion of this content asks, or why that is not looked into."""
+        if len(content) > LARGE_BYTES:
+            return await asyncio.to_thread(_body_in, content, self._templates)
+        return _body_in(content, self._templates)
 
     def _decided(self, call: Call) -> Decision:
         found = recognise(call.body, self._templates)
@@ -438,6 +433,18 @@ class Grading:
                     if collapsed:
                         self._spare(decision, answer)
                     return answer
+
+
+def _body_in(content: bytes, templates: Sequence[Template]) -> dict[str, Any] | Left:
+    if not may_hold(content, templates) and _TEMPERATURE not in content:
+        return Left.UNRECOGNISED
+    if is_crowded(content):
+        return Left.TOO_LARGE
+    try:
+        body = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return Left.NOT_JSON
+    return body if isinstance(body, dict) else Left.NOT_JSON
 
 
 def _in_lane(key: bytes, call: Call) -> bytes:

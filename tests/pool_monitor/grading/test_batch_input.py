@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pool_monitor.grading.jsons import MOST_VALUES
 from tests.pool_monitor.grading.batching import answering, begun, ended, line
 from tests.pool_monitor.grading.wrapped import Wrapped
 
@@ -23,6 +24,7 @@ def wrapped(wrapped: Wrapped) -> Wrapped:
         (line(0), "duplicate_custom_id"),
         (line(2, url="/v1/embeddings"), "invalid_url"),
         (line(2, body=None), "invalid_body"),
+        (line(2, body={"model": "m", "messages": [[]] * MOST_VALUES}), "too_many_values"),
     ],
 )
 async def test_one_line_that_is_wrong_fails_the_batch_before_anything_is_asked(
