@@ -14,7 +14,7 @@ health       pure: a template that fails too often rests
 collapse     equal requests share one answer on its way
 stored       answers at temperature 0, kept
 upstream     every connection to the upstream: vendor (its SDK), forwarding (octets), turns, care (pure), asking, wire
-receiving    what a caller sends, to_caller what it is sent; sse (pure) events of a stream
+receiving    what a caller sends, to_caller what it is sent; sse (pure) events of a stream; decoding of content codings
 
 batch        many at once: batch_items (pure), batch_asking, batch_runs; batch_http answers them in one request
 batches      the API of batches: batches_http answers it, batch_files, batch_form (pure) what is sent

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
@@ -29,10 +28,10 @@ from pool_monitor.grading.calls import (
     Left,
     UpstreamFault,
     coding_of,
-    is_events,
 )
 from pool_monitor.grading.collapse import Collapse, Telling
 from pool_monitor.grading.completions import Completions
+from pool_monitor.grading.decoding import Seen
 from pool_monitor.grading.jsons import is_crowded
 from pool_monitor.grading.observed import Found, Served
 from pool_monitor.grading.outcomes import Outcome
@@ -212,8 +211,8 @@ class Grading:
             async with self._upstream.forward(request.method, _target_of(request), fields, content) as answer:
                 served.status = answer.status
                 response = as_it_came(answer.status, answer.reason, answer.fields)
-                booked, coding = served.chat and answer.status == 200, coding_of(answer.fields)
-                seen = _Seen(MOST_SEEN_BYTES if booked else 0, events=is_events(answer.fields) and not coding)
+                booked = served.chat and answer.status == 200
+                seen = Seen(MOST_SEEN_BYTES if booked else 0, answer.fields)
                 try:
                     await response.prepare(request)
                     async with aclosing(answer.pieces()) as pieces:
@@ -223,7 +222,7 @@ class Grading:
                 finally:
                     # also where it breaks off or its caller leaves: it is billed all the same
                     if booked:
-                        self._books.passed(seen.content, coding)
+                        self._books.passed(seen.content, seen.coding)
         except UpstreamFault as fault:
             if response is None:
                 raise
@@ -464,26 +463,3 @@ def _target_of(request: web.Request) -> str:
 def _form_of(request: web.Request) -> str:
     """What is answered as it came is so in the content coding that was asked for."""
     return f"as-it-came {request.raw_path} {','.join(request.headers.getall(hdrs.ACCEPT_ENCODING, ()))}"
-
-
-class _Seen:
-    """What was passed on, up to so many octets. Where there was more: nothing of it, or of events the end, which states
-    what they cost."""
-
-    def __init__(self, most: int, *, events: bool) -> None:
-        self._most = most
-        self._events = events
-        self._size = 0
-        self._pieces: deque[bytes] = deque()
-
-    def add(self, piece: bytes) -> None:
-        self._pieces.append(piece)
-        self._size += len(piece)
-        while self._pieces and self._size > self._most:
-            gone = self._pieces.popleft()
-            # of a whole answer nothing can be read any more
-            self._size -= len(gone) if self._events else 0
-
-    @property
-    def content(self) -> bytes:
-        return b"".join(self._pieces)

@@ -202,7 +202,7 @@ class Upstream:
         try:
             response = await self._answered(call, stream)
             if asking is not None:
-                asking.begins(response.status_code)
+                asking.begins(response.status_code, _fields_of(response))
             try:
                 yield response, asking
             finally:
