@@ -66,6 +66,9 @@ async def test_a_graded_homework_is_in_the_books() -> None:
             "input": 100,
             "cached": 10,
             "output": 50,
+            "audioInput": 0,
+            "audioOutput": 0,
+            "audioAtTextPrices": 0,
             "dollars": 0,
             "requestsWithout": 0,
         }
