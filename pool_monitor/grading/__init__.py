@@ -25,5 +25,6 @@ accounting   pure: the books; bookkeeping keeps them beside the event loop; cost
 quality, paired  pure: are the grades the same, quality_report in words; shadow asks in the background
 evaluate     the same on labelled homework (dataset): evaluate_runs asks, evaluate_report says what came of it
 jsons, reading  pure: JSON as models and the vendor write it, and the full answer in it
+limits       what an operator bounds
 observed, metrics, traces  what it tells of itself
 """

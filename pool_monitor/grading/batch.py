@@ -14,7 +14,7 @@ import orjson
 from config.tasks import end
 from pool_monitor.grading.batch_asking import NO_TOKENS, Asking, Refusals, Reply, Tokens, refusal
 from pool_monitor.grading.batch_items import Item
-from pool_monitor.grading.calls import Call, UpstreamFault
+from pool_monitor.grading.calls import Call, OwnFault, UpstreamFault
 from pool_monitor.grading.jsons import encoded
 
 log = logging.getLogger("siding.grading")
@@ -286,7 +286,7 @@ class Run:
                 if result is not None:
                     yield result
             if self._crew.fault is not None:
-                raise UpstreamFault(500, "internal_error", "a fault of Siding's own; its log has the details")
+                raise OwnFault()
             if self.over:
                 return
             await self._hunger()

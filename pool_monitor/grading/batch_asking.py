@@ -12,7 +12,7 @@ import orjson
 
 from pool_monitor.grading.accounting import tokens_in
 from pool_monitor.grading.batch_items import Refused
-from pool_monitor.grading.calls import Answer, Ask, Call, UpstreamFault, value_of
+from pool_monitor.grading.calls import Answer, Ask, Call, OwnFault, UpstreamFault, value_of
 from pool_monitor.grading.care import LONGEST_BELIEVED, RateLimits, error_code, is_hopeless, told_to_wait
 from pool_monitor.grading.jsons import encoded, loaded
 
@@ -231,7 +231,7 @@ class Asking:
             raise _no_time("the upstream did not answer in time") from None
         except Exception:
             log.exception("asking for an item of a batch failed")
-            raise UpstreamFault(500, "internal_error", "a fault of Siding's own; its log has the details") from None
+            raise OwnFault() from None
 
 
 def _no_time(message: str) -> UpstreamFault:

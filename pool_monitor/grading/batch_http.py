@@ -6,7 +6,6 @@ what had failed is asked again. Runs are not kept over a restart.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -20,14 +19,12 @@ from pool_monitor.grading.batch_asking import Asking
 from pool_monitor.grading.batch_items import Parsed, Shares, content_digest, parse_array, parse_lines, together
 from pool_monitor.grading.batch_runs import BUSY_SECONDS, Runs
 from pool_monitor.grading.calls import JSON, Call, CallersFault, Lane, UpstreamFault
-from pool_monitor.grading.receiving import content_of
+from pool_monitor.grading.receiving import content_of, done_to
 
 MOST_REQUESTS = 1000
 MOST_BYTES = 64 * 1024 * 1024
 MOST_READING = 16
 """Contents that are received at the same time."""
-LARGE_BYTES = 256 * 1024
-"""Larger content is parsed beside the event loop."""
 MOST_KEY_CHARACTERS = 255
 
 NDJSON = "application/x-ndjson"
@@ -129,9 +126,7 @@ class BatchCompletions:
                 message = f"a batch may have {MOST_BYTES} bytes"
                 raise CallersFault(413, "batch_too_large", message)
             parse = parse_lines if request.content_type in LINES else parse_array
-            if len(content) > LARGE_BYTES:
-                return await asyncio.to_thread(parse, content, MOST_REQUESTS)
-            return parse(content, MOST_REQUESTS)
+            return await done_to(len(content), parse, content, MOST_REQUESTS)
         finally:
             self._reading -= 1
 

@@ -17,7 +17,7 @@ from pool_monitor.grading.batch_asking import NO_TOKENS, Asking, Refusals, Reply
 from pool_monitor.grading.batch_files import PIECE_BYTES, Draft, File, Files, NoRoom, new_id
 from pool_monitor.grading.batch_input import Entered, body_at, error_of
 from pool_monitor.grading.batch_items import Item
-from pool_monitor.grading.calls import CHAT, Call, UpstreamFault
+from pool_monitor.grading.calls import CHAT, Call, OwnFault, UpstreamFault
 
 log = logging.getLogger("siding.grading")
 
@@ -335,6 +335,5 @@ def _refused() -> UpstreamFault:
 
 def what_failed(fault: Exception) -> dict[str, Any]:
     """As a batch tells it."""
-    if isinstance(fault, UpstreamFault):
-        return error_of(fault.code, fault.message)
-    return error_of("internal_error", "A fault of Siding's own; its log has the details.")
+    told = fault if isinstance(fault, UpstreamFault) else OwnFault()
+    return error_of(told.code, told.message)

@@ -160,6 +160,13 @@ class CallersFault(UpstreamFault):
         super().__init__(status, code, message, "invalid_request_error")
 
 
+class OwnFault(UpstreamFault):
+    """What went wrong is of Siding's own."""
+
+    def __init__(self) -> None:
+        super().__init__(500, "internal_error", "a fault of Siding's own; its log has the details")
+
+
 class Left(StrEnum):
     """Why a chat completion is forwarded as it came."""
 

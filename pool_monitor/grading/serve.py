@@ -33,9 +33,10 @@ from pool_monitor.grading.collapse import Collapse, Telling
 from pool_monitor.grading.completions import Completions
 from pool_monitor.grading.decoding import Seen
 from pool_monitor.grading.jsons import is_crowded
+from pool_monitor.grading.limits import Limits
 from pool_monitor.grading.observed import Found, Served
 from pool_monitor.grading.outcomes import Outcome
-from pool_monitor.grading.receiving import TOGETHER, Room, Share, all_of, content_of
+from pool_monitor.grading.receiving import LARGE_BYTES, TOGETHER, Room, Share, all_of, content_of, done_to
 from pool_monitor.grading.stored import Stored, is_whole, key_of, repeatable, shareable
 from pool_monitor.grading.templates import Recognised, Template, may_hold, recognise, with_detail
 from pool_monitor.grading.to_caller import as_it_came, broken_off, tell, tell_answer
@@ -49,8 +50,6 @@ MOST_SEEN_BYTES = 1024 * 1024
 TRIED_SECONDS = 10.0
 """How long is waited for whether the upstream takes a key."""
 REFUSED = frozenset({401, 403})
-LARGE_BYTES = 256 * 1024
-"""Larger content is read, and its digest made, beside the event loop."""
 _TEMPERATURE = b'"temperature"'
 _NOT_SENT_ON = OF_OCTETS | {"host", "content-length", "content-type", "content-encoding", "accept-encoding", "expect"}
 _OF_ITS_LENGTH = frozenset({"content-length"})
@@ -91,8 +90,7 @@ Offer = Callable[[Call, Recognised, Answer], None]
 class Grading:
     """The handler of `/v1/*`.
 
-    offer -- None: nothing is compared. clock -- monotonic seconds. secret -- of keys. seconds -- the longest for one
-    answer.
+    offer -- None: nothing is compared. clock -- monotonic seconds. secret -- of keys.
     """
 
     def __init__(
@@ -108,8 +106,7 @@ class Grading:
         offer: Offer | None,
         clock: Callable[[], float],
         secret: bytes,
-        seconds: float,
-        max_content_bytes: int,
+        limits: Limits,
         detail: str,
     ) -> None:
         self._flags = flags
@@ -122,9 +119,8 @@ class Grading:
         self._offer = offer
         self._clock = clock
         self._secret = secret
-        self._seconds = seconds
-        self._max_content_bytes = max_content_bytes
-        self._room = Room(max_content_bytes * TOGETHER)
+        self._limits = limits
+        self._room = Room(limits.content_bytes * TOGETHER)
         self._detail = detail
         self.collapse = Collapse()
 
@@ -243,7 +239,7 @@ class Grading:
             return await self._forward(request, served, all_of(request))
         share = Share(self._room)
         try:
-            content, more = await content_of(request, self._max_content_bytes, share)
+            content, more = await content_of(request, self._limits.content_bytes, share)
             if not more:
                 return await self._looked_into(request, served, content)
             served.left = Left.TOO_LARGE
@@ -255,7 +251,7 @@ class Grading:
             share.give()
 
     async def _looked_into(self, request: web.Request, served: Served, content: bytes) -> web.StreamResponse:
-        body = await self._body_in(content)
+        body = await done_to(len(content), _body_in, content, self._templates)
         decision = Decision(body) if isinstance(body, Left) else self._decided(self.call_of(request, body))
         served.left, served.template = decision.left, decision.template
         call = decision.call
@@ -281,13 +277,7 @@ class Grading:
     def call_of(self, request: web.Request, body: Mapping[str, Any], lane: Lane = Lane.CALLER) -> Call:
         """A call with what a request's fields say."""
         fields = end_to_end(request.headers.items(), _NOT_SENT_ON)
-        return Call(body, fields, self._clock() + self._seconds, lane)
-
-    async def _body_in(self, content: bytes) -> dict[str, Any] | Left:
-        """What a chat completion of this content asks, or why that is not looked into."""
-        if len(content) > LARGE_BYTES:
-            return await asyncio.to_thread(_body_in, content, self._templates)
-        return _body_in(content, self._templates)
+        return Call(body, fields, self._clock() + self._limits.seconds, lane)
 
     def _decided(self, call: Call) -> Decision:
         found = recognise(call.body, self._templates)
@@ -304,9 +294,7 @@ class Grading:
     async def _key(self, call: Call, form: str, size: int) -> bytes:
         """See key_of. Answers of another upstream, or to another detail, are others."""
         form = f"{self._upstream.url} {self._detail} {form}"
-        if size > LARGE_BYTES:
-            return await asyncio.to_thread(key_of, call, self._secret, form)
-        return key_of(call, self._secret, form)
+        return await done_to(size, key_of, call, self._secret, form)
 
     def _keeps(self, call: Call) -> bool:
         return self._flags.completion_cache and repeatable(call)
@@ -435,6 +423,7 @@ class Grading:
 
 
 def _body_in(content: bytes, templates: Sequence[Template]) -> dict[str, Any] | Left:
+    """What a chat completion of this content asks, or why that is not looked into."""
     if not may_hold(content, templates) and _TEMPERATURE not in content:
         return Left.UNRECOGNISED
     if is_crowded(content):

@@ -27,8 +27,9 @@ from pool_monitor.grading.asking import Ended, Observe, Retried, ended_by, ended
 from pool_monitor.grading.calls import Answer, Call, Fields, Lane, UpstreamFault, value_of
 from pool_monitor.grading.care import Breaker, BreakerState, RateLimits
 from pool_monitor.grading.forwarding import Content, Forwarded, Forwarding
+from pool_monitor.grading.limits import Limits
 from pool_monitor.grading.traces import AskingSpan, asking_of, forwarding_of
-from pool_monitor.grading.turns import MOST_WAITING, Turns
+from pool_monitor.grading.turns import Turns
 from pool_monitor.grading.vendor import FAULTS, Vendor
 from pool_monitor.grading.wire import Failure, as_text, end_to_end, failure_of, reason_of
 
@@ -89,8 +90,6 @@ class Upstream:
     """See the module. All times in seconds.
 
     url -- the API's base, as `https://api.openai.com/v1`. api_key -- for callers without an Authorization field.
-    capacity -- calls at once; more wait for their turn, most_waiting of them. connect_seconds -- for a connection.
-    silence_seconds -- the longest while something is forwarded; a call has its deadline.
     clock -- monotonic; wall -- since 1970. own_port -- where callers come to.
     """
 
@@ -98,13 +97,10 @@ class Upstream:
         self,
         url: str,
         api_key: str | None,
+        limits: Limits,
         *,
-        capacity: int,
-        connect_seconds: float,
         clock: Callable[[], float],
         observe: Observe,
-        silence_seconds: float,
-        most_waiting: int = MOST_WAITING,
         wall: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
@@ -113,8 +109,7 @@ class Upstream:
     ) -> None:
         self.url = url.rstrip("/")
         self._api_key = api_key
-        self._connect_seconds = connect_seconds
-        self._silence = silence_seconds
+        self._bounds = limits
         self._clock = clock
         self._wall = wall
         self._sleep = sleep
@@ -122,7 +117,7 @@ class Upstream:
         self._observe = observe
         self._ssl = ssl_context
         self._secret = secrets.token_bytes(32)
-        self._turns = Turns(capacity, clock, observe, most_waiting)
+        self._turns = Turns(limits.capacity, clock, observe, limits.waiting)
         self._breaker = Breaker()
         self._told_state = BreakerState.CLOSED
         self._host = URL(self.url).host_port_subcomponent
@@ -143,12 +138,12 @@ class Upstream:
             auto_decompress=False,
             skip_auto_headers=_AUTOMATIC,
         )
-        self._vendor = Vendor(session, self.url, context, connect_seconds=self._connect_seconds)
+        self._vendor = Vendor(session, self.url, context, connect_seconds=self._bounds.connect_seconds)
         self._forwarding = Forwarding(
             session,
             self.url,
-            connect_seconds=self._connect_seconds,
-            silence=self._silence,
+            connect_seconds=self._bounds.connect_seconds,
+            silence=self._bounds.seconds,
             clock=self._clock,
             observe=self._observe,
             heard=self._heard,
@@ -281,7 +276,7 @@ class Upstream:
         except FAULTS as fault:
             failure = failure_of(fault)
             # most of what is asked at the end of a batch's time, or of long waiting, has no answer by then
-            if failure is not Failure.SILENT or left >= FAIR_SHARE * self._silence:
+            if failure is not Failure.SILENT or left >= FAIR_SHARE * self._bounds.seconds:
                 self._heard(fault)
             return failure
         self._heard(None)
@@ -420,7 +415,7 @@ class Upstream:
             log.warning("an answer of the grading upstream %s broke off midway: %s", self._host, reason)
 
     def _reason_of(self, fault: BaseException) -> str:
-        return reason_of(fault, self._connect_seconds, self._silence)
+        return reason_of(fault, self._bounds.connect_seconds, self._bounds.seconds)
 
     def _tell_breaker(self) -> None:
         state, before = self.breaker_state, self._told_state
