@@ -29,6 +29,7 @@ PURE = frozenset(
         "functools",
         "hashlib",
         "heapq",
+        "hmac",
         "http_sf",
         "ipaddress",
         "itertools",

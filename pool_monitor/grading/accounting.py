@@ -16,7 +16,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from config.words import counted
-from pool_monitor.grading.models import Models
+from pool_monitor.grading.models import Model, Models
 
 VERSION = 1
 DAYS = 90
@@ -46,22 +46,33 @@ class Tally:
     reported_input: int = 0
     reported_cached: int = 0
     reported_output: int = 0
+    reported_audio_input: int = 0
+    reported_audio_output: int = 0
     unreported: int = 0
     spared_input: int = 0
     spared_output: int = 0
+    spared_audio_input: int = 0
+    spared_audio_output: int = 0
 
     def add(self, other: Tally) -> None:
         for one in fields(self):
             setattr(self, one.name, getattr(self, one.name) + getattr(other, one.name))
 
 
+_SUMS = frozenset(one.name for one in fields(Tally))
+_LATER = frozenset(name for name in _SUMS if "_audio_" in name)
+"""Not in all of the books that were saved."""
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the upstream reports."""
+    """What the upstream reports. audio_input, audio_output -- of input and output, the tokens of audio."""
 
     input: int
     cached: int
     output: int
+    audio_input: int = 0
+    audio_output: int = 0
 
     @classmethod
     def of(cls, usage: Mapping[str, Any] | None) -> Usage | None:
@@ -70,9 +81,18 @@ class Usage:
         prompt, completion = tokens_in(given, "prompt_tokens"), tokens_in(given, "completion_tokens")
         if prompt is None or completion is None:
             return None
-        details = given.get("prompt_tokens_details")
-        cached = tokens_in(details, "cached_tokens") if isinstance(details, Mapping) else None
-        return cls(prompt, min(cached or 0, prompt), completion)
+
+        def of_them(whole: int, details: str, name: str) -> int:
+            found = given.get(details)
+            return min(tokens_in(found, name) or 0, whole) if isinstance(found, Mapping) else 0
+
+        return cls(
+            prompt,
+            of_them(prompt, "prompt_tokens_details", "cached_tokens"),
+            completion,
+            of_them(prompt, "prompt_tokens_details", "audio_tokens"),
+            of_them(completion, "completion_tokens_details", "audio_tokens"),
+        )
 
 
 def asked(
@@ -104,27 +124,25 @@ def asked(
         image_after=image_after + (image if asked_again else 0),
         output_before=output_before,
         output_after=output_after + (output_before if asked_again else 0),
-        reported_input=usage.input if usage is not None else 0,
-        reported_cached=usage.cached if usage is not None else 0,
-        reported_output=usage.output if usage is not None else 0,
-        unreported=int(usage is None),
+        **_stated("reported", usage),
     )
 
 
 def passed(usage: Usage | None) -> Tally:
     """One that was left as it is: only what was reported is known."""
-    tally = Tally(requests=1, unreported=int(usage is None))
-    if usage is not None:
-        tally.reported_input, tally.reported_cached, tally.reported_output = usage.input, usage.cached, usage.output
-    return tally
+    return Tally(requests=1, **_stated("reported", usage))
 
 
 def spared(usage: Usage | None) -> Tally:
     """One that was answered without asking."""
-    tally = Tally(requests=1, never_asked=1)
-    if usage is not None:
-        tally.spared_input, tally.spared_output = usage.input, usage.output
-    return tally
+    return Tally(requests=1, never_asked=1, **_stated("spared", usage))
+
+
+def _stated(book: str, usage: Usage | None) -> dict[str, int]:
+    if usage is None:
+        return {"unreported": 1} if book == "reported" else {}
+    stated = {f"{book}_{name}": count for name, count in asdict(usage).items()}
+    return {name: count for name, count in stated.items() if name in _SUMS}
 
 
 Key = tuple[str, str, str]
@@ -192,13 +210,16 @@ class Accounts:
                 "input": tally.reported_input,
                 "cached": tally.reported_cached,
                 "output": tally.reported_output,
-                "dollars": self._money(keys, "reported_input", "reported_output", "reported_cached"),
+                "audioInput": tally.reported_audio_input,
+                "audioOutput": tally.reported_audio_output,
+                "audioAtTextPrices": self._as_text(keys),
+                "dollars": self._money(keys, "reported"),
                 "requestsWithout": tally.unreported,
             },
             "spared": {
                 "input": tally.spared_input,
                 "output": tally.spared_output,
-                "dollars": self._money(keys, "spared_input", "spared_output"),
+                "dollars": self._money(keys, "spared"),
             },
         }
 
@@ -207,35 +228,37 @@ class Accounts:
         where there is none of them."""
         before = {"text": 0.0, "image": 0.0, "output": 0.0}
         after = dict(before)
-        known = False
-        for key in keys:
-            model, tally = self.models.known.get(key[2]), self.tallies[key]
-            if model is None:
-                continue
-            known = True
+        priced = self._priced(keys)
+        for model, tally in priced:
             before["text"] += model.cost(tally.prompt_before + tally.text, 0)
             after["text"] += model.cost(tally.prompt_after + tally.text_after, 0)
             before["image"] += model.cost(tally.image, 0)
             after["image"] += model.cost(tally.image_after, 0)
             before["output"] += model.cost(0, tally.output_before)
             after["output"] += model.cost(0, tally.output_after)
-        if not known:
+        if not priced:
             return None
         parts = {name: _change(before[name], after[name]) for name in before}
         return {**_change(sum(before.values()), sum(after.values())), **parts}
 
-    def _money(self, keys: list[Key], input_name: str, output_name: str, cached_name: str = "") -> float | None:
-        priced = [(self.models.known.get(key[2]), self.tallies[key]) for key in keys]
-        costs = [
-            model.cost(
-                getattr(tally, input_name),
-                getattr(tally, output_name),
-                getattr(tally, cached_name) if cached_name else 0,
-            )
-            for model, tally in priced
-            if model is not None
-        ]
+    def _priced(self, keys: list[Key]) -> list[tuple[Model, Tally]]:
+        priced = ((self.models.known.get(key[2]), self.tallies[key]) for key in keys)
+        return [(model, tally) for model, tally in priced if model is not None]
+
+    def _money(self, keys: list[Key], book: str) -> float | None:
+        costs = []
+        for model, tally in self._priced(keys):
+            names = ("input", "output", "cached", "audio_input", "audio_output")
+            costs.append(model.cost(*(getattr(tally, f"{book}_{name}", 0) for name in names)))
         return round(sum(costs), 6) if costs else None
+
+    def _as_text(self, keys: list[Key]) -> int:
+        """Reported tokens of audio whose models have no prices of audio: they are reckoned as text."""
+        return sum(
+            tally.reported_audio_input + tally.reported_audio_output
+            for model, tally in self._priced(keys)
+            if model.audio is None
+        )
 
     # -- outlasting a restart
 
@@ -276,8 +299,7 @@ def tokens_in(usage: Mapping[str, Any], name: str) -> int | None:
 
 
 def _is_tally(sums: object) -> bool:
-    names = {one.name for one in fields(Tally)}
-    return isinstance(sums, dict) and set(sums) == names and None not in map(_count, sums.values())
+    return isinstance(sums, dict) and set(sums) | _LATER == _SUMS and None not in map(_count, sums.values())
 
 
 def _change(before: float, after: float) -> dict[str, Any]:
@@ -299,6 +321,8 @@ def in_words(total: Tally, shown: Mapping[str, Any]) -> str:
         said.append(f"{counted(total.never_asked, 'answer')} given without asking{worth}")
     if total.unknown_images:
         said.append(f"{counted(total.unknown_images, 'image')} of unknown size not counted")
+    if as_text := shown["reported"]["audioAtTextPrices"]:
+        said.append(f"{counted(as_text, 'token')} of audio reckoned at the price of text")
     return "; ".join(said)
 
 

@@ -21,6 +21,8 @@ class Ended(StrEnum):
     TIMED_OUT = "timed-out"
     CIRCUIT_OPEN = "circuit-open"
     TOO_MANY_WAITING = "too-many-waiting"
+    TRIED = "tried"
+    """whether a key is taken was asked, and told, be it by an error"""
     LEFT = "left"
     """the caller did, or what it sent broke off"""
 
@@ -37,6 +39,13 @@ _BY_CODE = {
 def ended_by(fault: UpstreamFault) -> Ended:
     """How one has ended that had no answer but this fault."""
     return _BY_CODE.get(fault.code, Ended.LEFT)
+
+
+def ended_with(status: int, *, trying: bool) -> Ended:
+    """How one has ended that was answered so. trying -- a key: an error of the caller's is what is asked for."""
+    if trying and status < 500:
+        return Ended.TRIED
+    return Ended.ANSWERED if status < 400 else Ended.ERROR
 
 
 class Retried(StrEnum):

@@ -12,9 +12,9 @@ from typing import Any
 import orjson
 
 from config.tasks import end
-from pool_monitor.grading.batch_asking import NO_TOKENS, Asking, Outcome, Refusals, Tokens, refusal
+from pool_monitor.grading.batch_asking import NO_TOKENS, Asking, Refusals, Reply, Tokens, refusal
 from pool_monitor.grading.batch_items import Item
-from pool_monitor.grading.calls import Call, UpstreamFault
+from pool_monitor.grading.calls import Call, OwnFault, UpstreamFault
 from pool_monitor.grading.jsons import encoded
 
 log = logging.getLogger("siding.grading")
@@ -117,7 +117,7 @@ class Result:
     """What became of one item. first -- False for one that had another's answer."""
 
     item: Item
-    outcome: Outcome
+    reply: Reply
     first: bool = True
 
     @property
@@ -126,11 +126,11 @@ class Result:
         document: dict[str, Any] = {"index": self.item.index}
         if self.item.custom_id is not None:
             document["custom_id"] = self.item.custom_id
-        document["status"] = self.outcome.status
-        if self.outcome.ok:
-            document["response"] = orjson.Fragment(self.outcome.body)
+        document["status"] = self.reply.status
+        if self.reply.ok:
+            document["response"] = orjson.Fragment(self.reply.body)
         else:
-            document["error"] = orjson.Fragment(encoded(self.outcome.error))
+            document["error"] = orjson.Fragment(encoded(self.reply.error))
         return orjson.dumps(document)
 
 
@@ -148,19 +148,19 @@ class Tally:
     def add(self, result: Result) -> None:
         self._count(result, 1)
         if result.first:
-            self.calls += result.outcome.calls
-            self.tokens += result.outcome.tokens
+            self.calls += result.reply.calls
+            self.tokens += result.reply.tokens
 
     def take_back(self, result: Result) -> None:
         """It is asked again. What it has cost stays."""
         self._count(result, -1)
 
     def _count(self, result: Result, one: int) -> None:
-        status = result.outcome.status
+        status = result.reply.status
         self.by_status[status] = self.by_status.get(status, 0) + one
         if not self.by_status[status]:
             del self.by_status[status]
-        if result.outcome.ok:
+        if result.reply.ok:
             self.succeeded += one
         else:
             self.failed += one
@@ -237,34 +237,34 @@ class Run:
         for result in self._results:
             if result is not None and result.item.index in again:
                 self.tally.take_back(result)
-                self.bytes -= len(result.outcome.body)
+                self.bytes -= len(result.reply.body)
         self._results = [one for one in self._results if one is not None and one.item.index not in again]
         self._begin(works)
 
     async def _do(self, work: Work) -> None:
         body = await work.load()
-        outcome = self._refused(body) or await self._asked(body)
-        if self.kept and outcome.may_change:
+        reply = self._refused(body) or await self._asked(body)
+        if self.kept and reply.may_change:
             self._failed.append(work)
         for place, item in enumerate(work.items):
-            self._add(Result(item, outcome, first=place == 0))
+            self._add(Result(item, reply, first=place == 0))
         self._tell()
 
-    def _refused(self, body: Mapping[str, Any]) -> Outcome | None:
+    def _refused(self, body: Mapping[str, Any]) -> Reply | None:
         """What is told of an item that is not asked, where all before it were refused."""
         last = self._refusals.last(None) or self._refusals.last(str(body.get("model")))
         return replace(last, request_id="", tokens=NO_TOKENS, calls=0) if last is not None else None
 
-    async def _asked(self, body: Mapping[str, Any]) -> Outcome:
-        outcome = await self._asking.outcome(self._asker, body, self._until)
-        self._refusals.heed(outcome, str(body.get("model")))
-        return outcome
+    async def _asked(self, body: Mapping[str, Any]) -> Reply:
+        reply = await self._asking.reply(self._asker, body, self._until)
+        self._refusals.heed(reply, str(body.get("model")))
+        return reply
 
     def _add(self, result: Result) -> None:
         self._results.append(result)
         self.tally.add(result)
-        self.bytes += len(result.outcome.body)
-        self._unread += len(result.outcome.body)
+        self.bytes += len(result.reply.body)
+        self._unread += len(result.reply.body)
 
     def _may_start(self) -> bool:
         return self._starving > 0 or self._unread < UNREAD_BYTES
@@ -286,7 +286,7 @@ class Run:
                 if result is not None:
                     yield result
             if self._crew.fault is not None:
-                raise UpstreamFault(500, "internal_error", "a fault of Siding's own; its log has the details")
+                raise OwnFault()
             if self.over:
                 return
             await self._hunger()

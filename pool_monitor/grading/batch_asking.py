@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ import orjson
 
 from pool_monitor.grading.accounting import tokens_in
 from pool_monitor.grading.batch_items import Refused
-from pool_monitor.grading.calls import Answer, Ask, Call, UpstreamFault, value_of
+from pool_monitor.grading.calls import Answer, Ask, Call, OwnFault, UpstreamFault, value_of
 from pool_monitor.grading.care import LONGEST_BELIEVED, RateLimits, error_code, is_hopeless, told_to_wait
 from pool_monitor.grading.jsons import encoded, loaded
 
@@ -50,7 +49,7 @@ NO_TOKENS = Tokens()
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Reply:
     """The answer to an item. body -- JSON on one line; that of an error has `error`.
 
     answered -- False: the upstream gave no answer, and the body is ours. calls -- how often it was asked.
@@ -89,41 +88,41 @@ class Refusals:
 
     def __init__(self) -> None:
         self._in_a_row: dict[str | None, int] = {}
-        self._last: dict[str | None, Outcome] = {}
+        self._last: dict[str | None, Reply] = {}
 
-    def heed(self, outcome: Outcome, model: str) -> None:
+    def heed(self, reply: Reply, model: str) -> None:
         """Learn from an answer to what was asked of this model."""
-        if not outcome.answered or outcome.status >= 500:
+        if not reply.answered or reply.status >= 500:
             return
-        if outcome.status not in {401, 403}:
+        if reply.status not in {401, 403}:
             self._in_a_row.pop(None, None)
             self._in_a_row.pop(model, None)
             return
-        what = None if outcome.status == 401 else model
+        what = None if reply.status == 401 else model
         self._in_a_row[what] = self._in_a_row.get(what, 0) + 1
-        self._last[what] = outcome
+        self._last[what] = reply
 
     @property
     def key(self) -> bool:
         """Whether the key was refused last, be it by accident."""
         return None in self._in_a_row
 
-    def last(self, what: str | None) -> Outcome | None:
+    def last(self, what: str | None) -> Reply | None:
         """The last of so many refusals of the key, or of a model, that there is nothing more to be asked."""
         return self._last[what] if self._in_a_row.get(what, 0) >= MOST_REFUSED else None
 
 
-def refusal(refused: Refused) -> Outcome:
+def refusal(refused: Refused) -> Reply:
     """Of an item that cannot be asked."""
-    return Outcome(400, orjson.dumps(refused.document))
+    return Reply(400, orjson.dumps(refused.document))
 
 
-def fault_outcome(fault: UpstreamFault, calls: int = 0) -> Outcome:
+def unanswered(fault: UpstreamFault, calls: int = 0) -> Reply:
     """Of an item without an answer."""
-    return Outcome(fault.status, orjson.dumps(fault.document), answered=False, calls=calls)
+    return Reply(fault.status, orjson.dumps(fault.document), answered=False, calls=calls)
 
 
-def outcome_of(answer: Answer, calls: int) -> Outcome:
+def reply_of(answer: Answer, calls: int) -> Reply:
     """Of an item that was answered."""
     request_id = value_of(answer.fields, "x-request-id") or ""
     try:
@@ -133,9 +132,9 @@ def outcome_of(answer: Answer, calls: int) -> Outcome:
     except (ValueError, RecursionError):
         status = 502 if answer.ok else answer.status
         fault = UpstreamFault(status, "upstream_no_json", f"the upstream answered {answer.status} without JSON")
-        return Outcome(status, orjson.dumps(fault.document), request_id=request_id, calls=calls)
+        return Reply(status, orjson.dumps(fault.document), request_id=request_id, calls=calls)
     tokens = _tokens_of(document) if answer.ok else NO_TOKENS
-    return Outcome(answer.status, body, request_id=request_id, tokens=tokens, calls=calls)
+    return Reply(answer.status, body, request_id=request_id, tokens=tokens, calls=calls)
 
 
 def _tokens_of(document: object) -> Tokens:
@@ -182,26 +181,26 @@ class Asking:
         self._sleep = sleep
         self.clock = clock
 
-    async def outcome(self, asker: Call, body: Mapping[str, Any], until: float) -> Outcome:
+    async def reply(self, asker: Call, body: Mapping[str, Any], until: float) -> Reply:
         """What becomes of a completion that is asked by `asker`, at the latest at `until`. Raises nothing."""
         call = asker.asking(body)
-        key = self._key_of(call)
-        last: Outcome | None = None
+        key = call.keyed(self._secret, call.model)
+        last: Reply | None = None
         calls, attempts = 0, 0
         while True:
             if not await self._may_ask(key, until):
-                return last or fault_outcome(_no_time("the rate limit of the upstream leaves no time for this"))
+                return last or unanswered(_no_time("the rate limit of the upstream leaves no time for this"))
             calls, attempts = calls + 1, attempts + 1
             try:
                 answer = await self._asked(call, until)
             except UpstreamFault as fault:
-                last = fault_outcome(fault, calls)
+                last = unanswered(fault, calls)
                 # with a time to come again it was not asked
                 if fault.retry_after is None or self.clock() + fault.retry_after >= until or attempts == MOST_ATTEMPTS:
                     return last
                 await self._sleep(fault.retry_after)
                 continue
-            last = outcome_of(answer, calls)
+            last = reply_of(answer, calls)
             if answer.status != 429 or is_hopeless(answer.fields, error_code(answer.content)):
                 return last
             now, wall = self.clock(), self._wall()
@@ -232,11 +231,7 @@ class Asking:
             raise _no_time("the upstream did not answer in time") from None
         except Exception:
             log.exception("asking for an item of a batch failed")
-            raise UpstreamFault(500, "internal_error", "a fault of Siding's own; its log has the details") from None
-
-    def _key_of(self, call: Call) -> str:
-        text = f"{call.credential}\n{call.model}"
-        return hmac.new(self._secret, text.encode("utf-8", "surrogateescape"), "sha256").hexdigest()
+            raise OwnFault() from None
 
 
 def _no_time(message: str) -> UpstreamFault:

@@ -6,8 +6,6 @@ what had failed is asked again. Runs are not kept over a restart.
 
 from __future__ import annotations
 
-import asyncio
-import hmac
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -20,18 +18,15 @@ from pool_monitor.grading.batch import Result, Run, Work
 from pool_monitor.grading.batch_asking import Asking
 from pool_monitor.grading.batch_items import Parsed, Shares, content_digest, parse_array, parse_lines, together
 from pool_monitor.grading.batch_runs import BUSY_SECONDS, Runs
-from pool_monitor.grading.calls import Call, CallersFault, Lane, UpstreamFault
-from pool_monitor.grading.receiving import content_of
+from pool_monitor.grading.calls import JSON, Call, CallersFault, Lane, UpstreamFault
+from pool_monitor.grading.receiving import content_of, done_to
 
 MOST_REQUESTS = 1000
 MOST_BYTES = 64 * 1024 * 1024
 MOST_READING = 16
 """Contents that are received at the same time."""
-LARGE_BYTES = 256 * 1024
-"""Larger content is parsed beside the event loop."""
 MOST_KEY_CHARACTERS = 255
 
-JSON = "application/json"
 NDJSON = "application/x-ndjson"
 LINES = frozenset(
     {NDJSON, "application/jsonl", "application/ndjson", "application/x-jsonlines", "application/jsonlines"}
@@ -46,11 +41,6 @@ def asker_of(request: web.Request, call_of: CallOf) -> Call:
     """A call without a body, to be made one for each item."""
     call = call_of(request, {}, Lane.BATCH)
     return replace(call, fields=tuple(pair for pair in call.fields if pair[0].lower() not in _OF_THE_WHOLE))
-
-
-def owner_of(call: Call, secret: bytes) -> str:
-    """Who asks, without giving the credential away."""
-    return hmac.new(secret, call.credential.encode("utf-8", "surrogateescape"), "sha256").hexdigest()
 
 
 def answer_fault(fault: UpstreamFault) -> web.Response:
@@ -136,9 +126,7 @@ class BatchCompletions:
                 message = f"a batch may have {MOST_BYTES} bytes"
                 raise CallersFault(413, "batch_too_large", message)
             parse = parse_lines if request.content_type in LINES else parse_array
-            if len(content) > LARGE_BYTES:
-                return await asyncio.to_thread(parse, content, MOST_REQUESTS)
-            return parse(content, MOST_REQUESTS)
+            return await done_to(len(content), parse, content, MOST_REQUESTS)
         finally:
             self._reading -= 1
 
@@ -149,8 +137,7 @@ class BatchCompletions:
         if not 0 < len(given) <= MOST_KEY_CHARACTERS:
             message = f"Idempotency-Key must have 1 to {MOST_KEY_CHARACTERS} characters"
             raise CallersFault(400, "invalid_idempotency_key", message)
-        text = f"{asker.credential}\n\n{given}"
-        return hmac.new(self._secret, text.encode("utf-8", "surrogateescape"), "sha256").hexdigest()
+        return asker.keyed(self._secret, "", given)
 
     def _run(self, asker: Call, parsed: Sequence[Parsed], kept: bool) -> Run:
         groups = together(parsed, lambda one: one.body is not None and self._shares(one.body))

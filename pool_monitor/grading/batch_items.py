@@ -10,11 +10,12 @@ from typing import Any
 import orjson
 
 from config.words import counted, quoted
-from pool_monitor.grading.calls import CallersFault, UpstreamFault
-from pool_monitor.grading.jsons import canonical
+from pool_monitor.grading.calls import CHAT, CallersFault, UpstreamFault
+from pool_monitor.grading.jsons import MOST_VALUES, canonical, is_crowded
 
-CHAT = "/v1/chat/completions"
 MOST_ID_CHARACTERS = 512
+MOST_IN_ARRAY = 1_000_000
+"""Values of all items that come as one document."""
 
 Shares = Callable[[Mapping[str, Any]], bool]
 """Whether equal bodies of this content may have one answer."""
@@ -86,6 +87,9 @@ def parse_item(index: int, document: object, *, strict: bool = False) -> Parsed:
 
 def parse_line(index: int, line: bytes, number: int, *, strict: bool = False) -> Parsed:
     """An item that is a line of NDJSON. number -- of the line, from 1."""
+    if is_crowded(line):
+        refused = Refused("too_many_values", f"line {number} has more than {counted(MOST_VALUES, 'value')}")
+        return Parsed(Item(index, None, refused), hashlib.sha256(line).digest(), None)
     try:
         document = orjson.loads(line)
     except orjson.JSONDecodeError as fault:
@@ -147,6 +151,8 @@ def _digest_of(document: object) -> bytes:
 
 def parse_array(content: bytes, most: int) -> list[Parsed]:
     """A JSON array of items. Raises UpstreamFault."""
+    if is_crowded(content, MOST_IN_ARRAY):
+        raise malformed(f"the array has more than {counted(MOST_IN_ARRAY, 'value')}; NDJSON may have more")
     try:
         documents = orjson.loads(content)
     except orjson.JSONDecodeError as fault:

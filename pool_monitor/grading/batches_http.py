@@ -25,10 +25,11 @@ from config.answers import answer_json
 from config.told import Episode
 from pool_monitor.grading.batch_files import FILE_PREFIX, PIECE_BYTES, Draft, File, Files, NoRoom, read
 from pool_monitor.grading.batch_form import Form, FormError
-from pool_monitor.grading.batch_http import CallOf, answer_fault, asker_of, owner_of
-from pool_monitor.grading.batch_items import CHAT
-from pool_monitor.grading.batches import BATCH_PREFIX, MOST_METADATA, WINDOW, Batches, endpoint_of
-from pool_monitor.grading.calls import Answer, Call, CallersFault, UpstreamFault
+from pool_monitor.grading.batch_http import CallOf, answer_fault, asker_of
+from pool_monitor.grading.batch_input import endpoint_of
+from pool_monitor.grading.batch_running import WINDOW
+from pool_monitor.grading.batches import BATCH_PREFIX, Batches
+from pool_monitor.grading.calls import CHAT, Answer, Call, CallersFault, UpstreamFault
 from pool_monitor.grading.receiving import pieces_of
 
 log = logging.getLogger("siding.grading")
@@ -40,6 +41,7 @@ MOST_FILE_BYTES = 200 * 1024 * 1024
 """As much as OpenAI takes: https://platform.openai.com/docs/guides/batch"""
 MOST_REQUEST_BYTES = 64 * 1024
 MOST_LISTED = 100
+MOST_METADATA = 16
 FEWEST_SECONDS, MOST_SECONDS = 3600, 2_592_000
 """For which a file may be asked to be kept: https://platform.openai.com/docs/api-reference/files/create"""
 
@@ -117,7 +119,7 @@ class BatchesApi:
         return asker_of(request, self._call_of)
 
     def _owner(self, request: web.Request) -> str:
-        return owner_of(self._asker(request), self._secret)
+        return self._asker(request).keyed(self._secret)
 
     def _file(self, request: web.Request, file_id: str) -> File:
         return self._files.find(self._owner(request), file_id)
@@ -128,7 +130,7 @@ class BatchesApi:
         boundary, asker = _boundary_of(request.headers.get("Content-Type", "")), self._asker(request)
         if boundary is None or not self._has_key(asker):
             return await self._forward(request, pieces_of(request))
-        form, draft = Form(boundary), self._files.draft(owner_of(asker, self._secret))
+        form, draft = Form(boundary), self._files.draft(asker.keyed(self._secret))
         # not closed here: the upstream may answer before it has them all, and then they are still being sent
         pieces = pieces_of(request)
         try:
@@ -192,7 +194,7 @@ class BatchesApi:
         if not (isinstance(input_id, str) and input_id.startswith(FILE_PREFIX)):
             return await self._forward(request, content)
         asker = self._asker(request)
-        source = self._files.find(owner_of(asker, self._secret), input_id)
+        source = self._files.find(asker.keyed(self._secret), input_id)
         metadata = _checked(given)
         expires = given.get("output_expires_after")
         kept = expires.get("seconds") if isinstance(expires, dict) else None

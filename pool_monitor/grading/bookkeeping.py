@@ -24,11 +24,11 @@ from config.told import Told
 from pool_monitor.grading import sse, tokens
 from pool_monitor.grading.accounting import NO_TEMPLATE, Accounts, Tally, Usage, asked, passed, spared
 from pool_monitor.grading.calls import Expansion, UpstreamFault
+from pool_monitor.grading.decoding import without_coding
 from pool_monitor.grading.jsons import decoded, encoded
 from pool_monitor.grading.models import Models
 from pool_monitor.grading.outcomes import Outcome, model_of, tier_of, usage_of
 from pool_monitor.grading.templates import Template
-from pool_monitor.grading.wire import without_coding
 
 log = logging.getLogger("siding.grading")
 

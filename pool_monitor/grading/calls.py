@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
 import orjson
+
+CHAT = "/v1/chat/completions"
+JSON = "application/json"
 
 Fields = tuple[tuple[str, str], ...]
 """Field lines in their order."""
@@ -66,6 +70,11 @@ class Call:
         """Who asks: the values of the fields that say so. Never to be logged or kept."""
         named = {name.lower(): value for name, value in self.fields}
         return "\n".join(named.get(name, "") for name in _WHO)
+
+    def keyed(self, secret: bytes, *more: str) -> str:
+        """The same for the same credential, and what else is given, which it does not give away."""
+        text = "\n".join((self.credential, *more))
+        return hmac.new(secret, text.encode("utf-8", "surrogateescape"), "sha256").hexdigest()
 
     @property
     def has_key(self) -> bool:
@@ -149,6 +158,13 @@ class CallersFault(UpstreamFault):
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(status, code, message, "invalid_request_error")
+
+
+class OwnFault(UpstreamFault):
+    """What went wrong is of Siding's own."""
+
+    def __init__(self) -> None:
+        super().__init__(500, "internal_error", "a fault of Siding's own; its log has the details")
 
 
 class Left(StrEnum):

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from config.tasks import end
-from pool_monitor.grading.calls import Answer, Fields, UpstreamFault
+from pool_monitor.grading.calls import Answer, Fields, OwnFault, UpstreamFault
 
 log = logging.getLogger("siding.grading")
 
@@ -181,4 +181,4 @@ async def _run(produce: Produce, telling: Telling) -> None:
         raise
     except Exception:
         log.exception("asking the grading upstream failed")
-        telling.fail(UpstreamFault(500, "internal_error", "a fault of Siding's own; its log has the details"))
+        telling.fail(OwnFault())

@@ -27,7 +27,9 @@ def input_tokens(body: Mapping[str, Any], model: Model) -> int:
 def spent(usage: Mapping[str, Any], model: Model) -> float | None:
     """Dollars for a reported `usage`; None where it is none."""
     reported = Usage.of(usage)
-    return model.cost(reported.input, reported.output, reported.cached) if reported is not None else None
+    if reported is None:
+        return None
+    return model.cost(reported.input, reported.output, reported.cached, reported.audio_input, reported.audio_output)
 
 
 def price(models: Models, body: Mapping[str, Any], usage: Mapping[str, Any] | None) -> float | None:

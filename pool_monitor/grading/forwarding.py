@@ -13,7 +13,7 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
-from pool_monitor.grading.asking import Ended, Observe, Retried, ended_by
+from pool_monitor.grading.asking import Ended, Observe, Retried, ended_by, ended_with
 from pool_monitor.grading.calls import CallersFault, UpstreamFault
 from pool_monitor.grading.wire import (
     PIECE_BYTES,
@@ -116,7 +116,7 @@ class Forwarding:
 
     @asynccontextmanager
     async def forward(
-        self, method: str, path: str, fields: Iterable[tuple[str, str]], content: Content
+        self, method: str, path: str, fields: Iterable[tuple[str, str]], content: Content, *, trying: bool = False
     ) -> AsyncIterator[Forwarded]:
         """See Upstream.forward."""
         began = self._clock()
@@ -130,7 +130,7 @@ class Forwarding:
                 sent["Content-Length"] = length_of(sent["Content-Length"])
             response = await self._answered(method, self._url_of(path), sent, content)
             yield Forwarded(response, self._ended)
-            outcome = Ended.ANSWERED if response.status < 400 else Ended.ERROR
+            outcome = ended_with(response.status, trying=trying)
         except UpstreamFault as fault:
             outcome = ended_by(fault)
             raise

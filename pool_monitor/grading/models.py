@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Len
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -31,12 +31,22 @@ class ModelsError(ValueError):
         super().__init__("\n  ".join([f"GRADING_MODELS_FILE {path}: {counted(len(faults), 'fault')}:", *faults]))
 
 
-class _PricesFile(BaseModel):
+class _AudioFile(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     input: Annotated[float, Ge(0)]
-    cached: Annotated[float, Ge(0)]
     output: Annotated[float, Ge(0)]
+
+
+class _PricesFile(_AudioFile):
+    cached: Annotated[float, Ge(0)]
+    audio: _AudioFile | None = None
+
+    @property
+    def prices(self) -> dict[str, Any]:
+        """As a Model has them."""
+        audio = (self.audio.input, self.audio.output) if self.audio is not None else None
+        return {"input": self.input, "cached": self.cached, "output": self.output, "audio": audio}
 
 
 class _ModelFile(_PricesFile):
@@ -55,8 +65,8 @@ class _ModelsFile(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model. Prices in US dollars for a million tokens. tiles -- tokens for an image and a tile; patches -- for a
-    patch; neither where it takes no images."""
+    """A model. Prices in US dollars for a million tokens. audio -- of audio in input and output, where it has prices of
+    its own. tiles -- tokens for an image and a tile; patches -- for a patch; neither where it takes no images."""
 
     name: str
     encoding: Encoding
@@ -65,11 +75,26 @@ class Model:
     output: float
     tiles: tuple[int, int] | None = None
     patches: float | None = None
+    audio: tuple[float, float] | None = None
 
-    def cost(self, input_tokens: float, output_tokens: float, cached_tokens: float = 0) -> float:
-        """US dollars. cached_tokens -- of the input tokens, those that the vendor had kept."""
+    def cost(
+        self,
+        input_tokens: float,
+        output_tokens: float,
+        cached_tokens: float = 0,
+        audio_input: float = 0,
+        audio_output: float = 0,
+    ) -> float:
+        """US dollars. cached_tokens -- of the input tokens, those that the vendor had kept. audio_input, audio_output
+        -- of input and output tokens, those of audio, which are never cheaper for having been kept."""
+        millionths = 0.0
+        if self.audio is not None:
+            millionths = audio_input * self.audio[0] + audio_output * self.audio[1]
+            input_tokens, output_tokens = max(0, input_tokens - audio_input), max(0, output_tokens - audio_output)
+            cached_tokens = min(cached_tokens, input_tokens)
         fresh = max(0.0, input_tokens - cached_tokens)
-        return (fresh * self.input + cached_tokens * self.cached + output_tokens * self.output) / MILLION
+        millionths += fresh * self.input + cached_tokens * self.cached + output_tokens * self.output
+        return millionths / MILLION
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +155,10 @@ def load_models(path: Path | None = None) -> Models:
     for name, one in given.models.items():
         for tier, prices in one.tiers.items():
             tiers.add(tier)
-            known[f"{name} {tier}"] = replace(known[name], name=f"{name} {tier}", **prices.model_dump())
+            known[f"{name} {tier}"] = replace(known[name], name=f"{name} {tier}", **prices.prices)
     return Models(known, given.as_of, tiers)
 
 
 def _model(name: str, given: _ModelFile) -> Model:
     tiles = (given.tiles[0], given.tiles[1]) if given.tiles is not None else None
-    return Model(name, given.encoding, given.input, given.cached, given.output, tiles, given.patches)
+    return Model(name, given.encoding, tiles=tiles, patches=given.patches, **given.prices)

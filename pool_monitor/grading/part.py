@@ -27,6 +27,7 @@ from pool_monitor.grading.calls import Answer, Call, Expansion, coding_of
 from pool_monitor.grading.care import RateLimits
 from pool_monitor.grading.completions import Completions
 from pool_monitor.grading.costs import price
+from pool_monitor.grading.limits import Limits
 from pool_monitor.grading.metrics import GradingMetrics, levels
 from pool_monitor.grading.models import Models
 from pool_monitor.grading.outcomes import Outcome, said_by
@@ -55,13 +56,17 @@ class GradingPart:
         self._metrics = GradingMetrics(registry)
         key, secret = settings.grading_api_key, settings.cache_secret
         seconds = settings.grading_timeout_ms / 1000
+        limits = Limits(
+            capacity=settings.grading_concurrency,
+            connect_seconds=min(settings.grading_connect_timeout_ms / 1000, seconds),
+            seconds=seconds,
+            content_bytes=settings.grading_max_request_bytes,
+        )
         key_secret = secret.get_secret_value().encode() if secret is not None else secrets.token_bytes(32)
         self.upstream = Upstream(
             settings.grading_upstream_url,
             key.get_secret_value() if key is not None else None,
-            capacity=settings.grading_concurrency,
-            connect_seconds=min(settings.grading_connect_timeout_ms / 1000, seconds),
-            silence_seconds=seconds,
+            limits,
             clock=time.monotonic,
             observe=self._metrics,
             own_port=settings.port,
@@ -99,8 +104,7 @@ class GradingPart:
             offer=self._original_answered if settings.shadow_sample_rate > 0 else None,
             clock=time.monotonic,
             secret=key_secret,
-            seconds=seconds,
-            max_content_bytes=settings.grading_max_request_bytes,
+            limits=limits,
             detail=settings.grading_image_detail,
         )
         asking = Asking(

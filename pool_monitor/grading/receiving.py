@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
+from typing import ParamSpec, TypeVar
 
 from aiohttp import hdrs, web
 
@@ -20,6 +21,18 @@ READ_SECONDS = 60.0
 """The longest pause of a caller who sends."""
 TOGETHER = 4
 """Contents that are looked into may together have so many times the octets that one of them may."""
+
+
+LARGE_BYTES = 256 * 1024
+"""What is done to more is done beside the event loop."""
+
+Given = ParamSpec("Given")
+Found = TypeVar("Found")
+
+
+async def done_to(size: int, do: Callable[Given, Found], *given: Given.args, **more: Given.kwargs) -> Found:
+    """What is done to content of that size, in a thread where it is large."""
+    return await asyncio.to_thread(do, *given, **more) if size > LARGE_BYTES else do(*given, **more)
 
 
 class Room:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
@@ -19,6 +18,8 @@ from aiohttp import hdrs, web
 from config.flags import Flags
 from pool_monitor.grading.bookkeeping import Bookkeeping
 from pool_monitor.grading.calls import (
+    CHAT,
+    JSON,
     Answer,
     Call,
     CallersFault,
@@ -27,13 +28,15 @@ from pool_monitor.grading.calls import (
     Left,
     UpstreamFault,
     coding_of,
-    is_events,
 )
 from pool_monitor.grading.collapse import Collapse, Telling
 from pool_monitor.grading.completions import Completions
+from pool_monitor.grading.decoding import Seen
+from pool_monitor.grading.jsons import is_crowded
+from pool_monitor.grading.limits import Limits
 from pool_monitor.grading.observed import Found, Served
 from pool_monitor.grading.outcomes import Outcome
-from pool_monitor.grading.receiving import TOGETHER, Room, Share, all_of, content_of
+from pool_monitor.grading.receiving import LARGE_BYTES, TOGETHER, Room, Share, all_of, content_of, done_to
 from pool_monitor.grading.stored import Stored, is_whole, key_of, repeatable, shareable
 from pool_monitor.grading.templates import Recognised, Template, may_hold, recognise, with_detail
 from pool_monitor.grading.to_caller import as_it_came, broken_off, tell, tell_answer
@@ -42,15 +45,11 @@ from pool_monitor.grading.wire import OF_OCTETS, end_to_end
 from pool_monitor.request_traces import SERVED
 
 PREFIX = "/v1"
-CHAT = "/v1/chat/completions"
-JSON = "application/json"
 MOST_SEEN_BYTES = 1024 * 1024
 """Of an answer that is passed on, what is looked at afterwards for the usage that it states."""
 TRIED_SECONDS = 10.0
 """How long is waited for whether the upstream takes a key."""
 REFUSED = frozenset({401, 403})
-LARGE_BYTES = 256 * 1024
-"""The digest of larger content is made beside the event loop."""
 _TEMPERATURE = b'"temperature"'
 _NOT_SENT_ON = OF_OCTETS | {"host", "content-length", "content-type", "content-encoding", "accept-encoding", "expect"}
 _OF_ITS_LENGTH = frozenset({"content-length"})
@@ -91,8 +90,7 @@ Offer = Callable[[Call, Recognised, Answer], None]
 class Grading:
     """The handler of `/v1/*`.
 
-    offer -- None: nothing is compared. clock -- monotonic seconds. secret -- of keys. seconds -- the longest for one
-    answer.
+    offer -- None: nothing is compared. clock -- monotonic seconds. secret -- of keys.
     """
 
     def __init__(
@@ -108,8 +106,7 @@ class Grading:
         offer: Offer | None,
         clock: Callable[[], float],
         secret: bytes,
-        seconds: float,
-        max_content_bytes: int,
+        limits: Limits,
         detail: str,
     ) -> None:
         self._flags = flags
@@ -122,9 +119,8 @@ class Grading:
         self._offer = offer
         self._clock = clock
         self._secret = secret
-        self._seconds = seconds
-        self._max_content_bytes = max_content_bytes
-        self._room = Room(max_content_bytes * TOGETHER)
+        self._limits = limits
+        self._room = Room(limits.content_bytes * TOGETHER)
         self._detail = detail
         self.collapse = Collapse()
 
@@ -196,7 +192,7 @@ class Grading:
         try:
             async with (
                 asyncio.timeout(TRIED_SECONDS),
-                self._upstream.forward("POST", CHAT.removeprefix(PREFIX), fields, b"{}") as answer,
+                self._upstream.forward("POST", CHAT.removeprefix(PREFIX), fields, b"{}", trying=True) as answer,
             ):
                 return answer.status in REFUSED
         except (UpstreamFault, TimeoutError):
@@ -211,8 +207,8 @@ class Grading:
             async with self._upstream.forward(request.method, _target_of(request), fields, content) as answer:
                 served.status = answer.status
                 response = as_it_came(answer.status, answer.reason, answer.fields)
-                booked, coding = served.chat and answer.status == 200, coding_of(answer.fields)
-                seen = _Seen(MOST_SEEN_BYTES if booked else 0, events=is_events(answer.fields) and not coding)
+                booked = served.chat and answer.status == 200
+                seen = Seen(MOST_SEEN_BYTES if booked else 0, answer.fields)
                 try:
                     await response.prepare(request)
                     async with aclosing(answer.pieces()) as pieces:
@@ -222,7 +218,7 @@ class Grading:
                 finally:
                     # also where it breaks off or its caller leaves: it is billed all the same
                     if booked:
-                        self._books.passed(seen.content, coding)
+                        self._books.passed(seen.content, seen.coding)
         except UpstreamFault as fault:
             if response is None:
                 raise
@@ -243,7 +239,7 @@ class Grading:
             return await self._forward(request, served, all_of(request))
         share = Share(self._room)
         try:
-            content, more = await content_of(request, self._max_content_bytes, share)
+            content, more = await content_of(request, self._limits.content_bytes, share)
             if not more:
                 return await self._looked_into(request, served, content)
             served.left = Left.TOO_LARGE
@@ -255,7 +251,8 @@ class Grading:
             share.give()
 
     async def _looked_into(self, request: web.Request, served: Served, content: bytes) -> web.StreamResponse:
-        decision = self.decide(content, lambda body: self.call_of(request, body))
+        body = await done_to(len(content), _body_in, content, self._templates)
+        decision = Decision(body) if isinstance(body, Left) else self._decided(self.call_of(request, body))
         served.left, served.template = decision.left, decision.template
         call = decision.call
         if call is None or not shareable(call, known=decision.known):
@@ -280,20 +277,7 @@ class Grading:
     def call_of(self, request: web.Request, body: Mapping[str, Any], lane: Lane = Lane.CALLER) -> Call:
         """A call with what a request's fields say."""
         fields = end_to_end(request.headers.items(), _NOT_SENT_ON)
-        return Call(body, fields, self._clock() + self._seconds, lane)
-
-    def decide(self, content: bytes, call_of: Callable[[Mapping[str, Any]], Call]) -> Decision:
-        """What is done with a chat completion of this content."""
-        known = may_hold(content, self._templates)
-        if not known and _TEMPERATURE not in content:
-            return Decision(Left.UNRECOGNISED)
-        try:
-            body = orjson.loads(content)
-        except orjson.JSONDecodeError:
-            return Decision(Left.NOT_JSON)
-        if not isinstance(body, dict):
-            return Decision(Left.NOT_JSON)
-        return self._decided(call_of(body))
+        return Call(body, fields, self._clock() + self._limits.seconds, lane)
 
     def _decided(self, call: Call) -> Decision:
         found = recognise(call.body, self._templates)
@@ -310,9 +294,7 @@ class Grading:
     async def _key(self, call: Call, form: str, size: int) -> bytes:
         """See key_of. Answers of another upstream, or to another detail, are others."""
         form = f"{self._upstream.url} {self._detail} {form}"
-        if size > LARGE_BYTES:
-            return await asyncio.to_thread(key_of, call, self._secret, form)
-        return key_of(call, self._secret, form)
+        return await done_to(size, key_of, call, self._secret, form)
 
     def _keeps(self, call: Call) -> bool:
         return self._flags.completion_cache and repeatable(call)
@@ -440,6 +422,19 @@ class Grading:
                     return answer
 
 
+def _body_in(content: bytes, templates: Sequence[Template]) -> dict[str, Any] | Left:
+    """What a chat completion of this content asks, or why that is not looked into."""
+    if not may_hold(content, templates) and _TEMPERATURE not in content:
+        return Left.UNRECOGNISED
+    if is_crowded(content):
+        return Left.TOO_LARGE
+    try:
+        body = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return Left.NOT_JSON
+    return body if isinstance(body, dict) else Left.NOT_JSON
+
+
 def _in_lane(key: bytes, call: Call) -> bytes:
     """Who waits in person does not join what waits behind others."""
     return key + call.lane.value.encode()
@@ -457,26 +452,3 @@ def _target_of(request: web.Request) -> str:
 def _form_of(request: web.Request) -> str:
     """What is answered as it came is so in the content coding that was asked for."""
     return f"as-it-came {request.raw_path} {','.join(request.headers.getall(hdrs.ACCEPT_ENCODING, ()))}"
-
-
-class _Seen:
-    """What was passed on, up to so many octets. Where there was more: nothing of it, or of events the end, which states
-    what they cost."""
-
-    def __init__(self, most: int, *, events: bool) -> None:
-        self._most = most
-        self._events = events
-        self._size = 0
-        self._pieces: deque[bytes] = deque()
-
-    def add(self, piece: bytes) -> None:
-        self._pieces.append(piece)
-        self._size += len(piece)
-        while self._pieces and self._size > self._most:
-            gone = self._pieces.popleft()
-            # of a whole answer nothing can be read any more
-            self._size -= len(gone) if self._events else 0
-
-    @property
-    def content(self) -> bytes:
-        return b"".join(self._pieces)

@@ -19,10 +19,10 @@ from config.tier import SharedTier
 from config.tracing import apart
 from pool_monitor.grading import sse
 from pool_monitor.grading.calls import Answer, Call, Fields, UpstreamFault, coding_of
+from pool_monitor.grading.decoding import without_coding
 from pool_monitor.grading.jsons import canonical, decoded
 from pool_monitor.grading.observed import Found
 from pool_monitor.grading.outcomes import said_by
-from pool_monitor.grading.wire import without_coding
 from pool_monitor.kept import Kept
 
 VERSION = 1

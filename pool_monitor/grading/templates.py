@@ -13,7 +13,8 @@ from pool_monitor.grading.shapes import Shape
 
 _ROLES = ("system", "developer", "user")
 MOST_PARTS = 10_000
-"""Of messages: more are not looked through, which would hold everybody up."""
+MOST_TEXT = 1_000_000
+"""Messages with their parts, and characters: more are not looked through, which would hold everybody up."""
 _ESCAPED = b"\\u00"
 """JSON may write any letter so."""
 
@@ -66,7 +67,10 @@ def recognise(body: Mapping[str, Any], templates: Sequence[Template]) -> Recogni
     messages = body.get("messages")
     if not isinstance(messages, list) or _parts_in(messages) > MOST_PARTS:
         return Left.UNRECOGNISED
-    found = list(_occurrences(messages, templates))
+    texts = list(_texts_of(messages))
+    if sum(len(text) for *_, text in texts) > MOST_TEXT:
+        return Left.UNRECOGNISED
+    found = list(_occurrences(texts, templates))
     if not found:
         return Left.UNRECOGNISED
     if len(found) > 1:
@@ -86,18 +90,24 @@ def _parts_in(messages: list[Any]) -> int:
     return len(messages) + sum(len(content) for content in contents if isinstance(content, list))
 
 
+_Text = tuple[int, int | None, str]
+"""Of which message, and which part of it."""
 _Place = tuple[Template, int, int | None, tuple[int, int]]
 
 
-def _occurrences(messages: list[Any], templates: Sequence[Template]) -> Iterator[_Place]:
+def _texts_of(messages: list[Any]) -> Iterator[_Text]:
     for at, message in enumerate(messages):
-        if not isinstance(message, dict) or message.get("role") not in _ROLES:
-            continue
-        for part, text in _texts(message.get("content")):
-            for template in templates:
-                if template.anchor in text:
-                    for match in template.pattern.finditer(text):
-                        yield template, at, part, match.span()
+        if isinstance(message, dict) and message.get("role") in _ROLES:
+            for part, text in _texts(message.get("content")):
+                yield at, part, text
+
+
+def _occurrences(texts: list[_Text], templates: Sequence[Template]) -> Iterator[_Place]:
+    for at, part, text in texts:
+        for template in templates:
+            if template.anchor in text:
+                for match in template.pattern.finditer(text):
+                    yield template, at, part, match.span()
 
 
 def _texts(content: object) -> Iterator[tuple[int | None, str]]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import zlib
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import brotli
 import orjson
 
 from config.tracing import METHODS, here
 from pool_monitor.grading.accounting import Usage
 from pool_monitor.grading.bookkeeping import stated_in
-from pool_monitor.grading.calls import Fields, coding_of
+from pool_monitor.grading.calls import Fields
+from pool_monitor.grading.decoding import MOST_AT_ONCE_BYTES, Decoding, Seen
 from pool_monitor.grading.observed import Found
 
 if TYPE_CHECKING:
@@ -20,11 +19,8 @@ if TYPE_CHECKING:
 
 CHAT = "/chat/completions"
 MAX_MODEL = 100
-TAIL_BYTES = 64 * 1024
-"""Of an answer without a content coding the end is enough: there it states its usage."""
-MAX_CODED_BYTES = 256 * 1024
-"""Of an answer with a content coding, which can only be read whole."""
-MAX_DECODED_BYTES = 2 * 1024 * 1024
+MOST_HEARD_BYTES = 256 * 1024
+"""Of an answer, what is looked at for the usage that it states."""
 MAX_ASKED_BYTES = 256 * 1024
 """Of a request that is forwarded, to see which model it asks for."""
 
@@ -38,8 +34,7 @@ class AskingSpan:
     def __init__(self, trace: Trace, *, chat: bool) -> None:
         self._trace = trace
         self._listens = chat and trace.sampled
-        self._heard = bytearray()
-        self._coding = ""
+        self._heard: Seen | None = None
         self._status = 0
 
     def carried(self, fields: Fields) -> Fields:
@@ -48,28 +43,23 @@ class AskingSpan:
         kept = tuple(pair for pair in fields if pair[0].lower() not in gone)
         return (*kept, ("traceparent", self._trace.traceparent))
 
-    def begins(self, status: int, fields: Fields = ()) -> None:
+    def begins(self, status: int, fields: Fields) -> None:
         """The head of the answer is there."""
         self._status = status
         self._trace.note({"http.response.status_code": status})
-        self._coding = coding_of(fields)
+        if self._listens:
+            self._heard = Seen(MOST_HEARD_BYTES, fields)
 
     def hears(self, piece: bytes) -> None:
         """A piece of its content."""
-        if not self._listens:
-            return
-        if not self._coding:
-            self._heard += piece
-            if len(self._heard) > 2 * TAIL_BYTES:
-                del self._heard[:-TAIL_BYTES]
-        elif len(self._heard) <= MAX_CODED_BYTES:
-            self._heard += piece
+        if self._heard is not None:
+            self._heard.add(piece)
 
     def end(self, error: str | None) -> None:
         """It is over. error -- how it failed, where it did."""
         if error is not None and self._status >= 400:
             error = str(self._status)
-        model, usage, _ = stated_in(_decoded(bytes(self._heard), self._coding), "") if self._heard else ("", None, "")
+        model, usage, _ = stated_in(_said(self._heard), "") if self._heard is not None else ("", None, "")
         counted = Usage.of(usage)
         about: dict[str, str | int | None] = {"gen_ai.response.model": model[:MAX_MODEL] or None}
         if counted is not None:
@@ -108,19 +98,12 @@ def forwarding_of(base: str, method: str, path: str, content: object) -> AskingS
     return AskingSpan(trace.child(method if known else "HTTP", {**about, **_place(base)}), chat=False)
 
 
-def _decoded(content: bytes, coding: str) -> bytes:
-    """The content, or as much of it as there is time for on the event loop; nothing where it cannot be read."""
+def _said(heard: Seen) -> bytes:
+    """What was heard, decoded; nothing where it cannot be read, or would take long."""
     try:
-        match coding.strip().lower():
-            case "" | "identity":
-                return content
-            case "gzip" | "deflate":
-                return zlib.decompressobj(wbits=47).decompress(content, MAX_DECODED_BYTES)
-            case "br":
-                return bytes(brotli.Decompressor().process(content, output_buffer_limit=MAX_DECODED_BYTES))
-    except (zlib.error, brotli.error):
-        pass
-    return b""
+        return Decoding(heard.coding, MOST_AT_ONCE_BYTES).feed(heard.content)
+    except ValueError:
+        return b""
 
 
 def _model_in(content: bytes) -> str:

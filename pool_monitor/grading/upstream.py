@@ -6,7 +6,6 @@ Chat completions whose content is known here go by the vendor's SDK; everything 
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import random
 import secrets
@@ -24,12 +23,13 @@ from yarl import URL
 
 from config.told import Told
 from pool_monitor.grading import care
-from pool_monitor.grading.asking import Ended, Observe, Retried, ended_by
+from pool_monitor.grading.asking import Ended, Observe, Retried, ended_by, ended_with
 from pool_monitor.grading.calls import Answer, Call, Fields, Lane, UpstreamFault, value_of
 from pool_monitor.grading.care import Breaker, BreakerState, RateLimits
 from pool_monitor.grading.forwarding import Content, Forwarded, Forwarding
+from pool_monitor.grading.limits import Limits
 from pool_monitor.grading.traces import AskingSpan, asking_of, forwarding_of
-from pool_monitor.grading.turns import MOST_WAITING, Turns
+from pool_monitor.grading.turns import Turns
 from pool_monitor.grading.vendor import FAULTS, Vendor
 from pool_monitor.grading.wire import Failure, as_text, end_to_end, failure_of, reason_of
 
@@ -90,8 +90,6 @@ class Upstream:
     """See the module. All times in seconds.
 
     url -- the API's base, as `https://api.openai.com/v1`. api_key -- for callers without an Authorization field.
-    capacity -- calls at once; more wait for their turn, most_waiting of them. connect_seconds -- for a connection.
-    silence_seconds -- the longest while something is forwarded; a call has its deadline.
     clock -- monotonic; wall -- since 1970. own_port -- where callers come to.
     """
 
@@ -99,13 +97,10 @@ class Upstream:
         self,
         url: str,
         api_key: str | None,
+        limits: Limits,
         *,
-        capacity: int,
-        connect_seconds: float,
         clock: Callable[[], float],
         observe: Observe,
-        silence_seconds: float,
-        most_waiting: int = MOST_WAITING,
         wall: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
@@ -114,8 +109,7 @@ class Upstream:
     ) -> None:
         self.url = url.rstrip("/")
         self._api_key = api_key
-        self._connect_seconds = connect_seconds
-        self._silence = silence_seconds
+        self._bounds = limits
         self._clock = clock
         self._wall = wall
         self._sleep = sleep
@@ -123,7 +117,7 @@ class Upstream:
         self._observe = observe
         self._ssl = ssl_context
         self._secret = secrets.token_bytes(32)
-        self._turns = Turns(capacity, clock, observe, most_waiting)
+        self._turns = Turns(limits.capacity, clock, observe, limits.waiting)
         self._breaker = Breaker()
         self._told_state = BreakerState.CLOSED
         self._host = URL(self.url).host_port_subcomponent
@@ -144,12 +138,12 @@ class Upstream:
             auto_decompress=False,
             skip_auto_headers=_AUTOMATIC,
         )
-        self._vendor = Vendor(session, self.url, context, connect_seconds=self._connect_seconds)
+        self._vendor = Vendor(session, self.url, context, connect_seconds=self._bounds.connect_seconds)
         self._forwarding = Forwarding(
             session,
             self.url,
-            connect_seconds=self._connect_seconds,
-            silence=self._silence,
+            connect_seconds=self._bounds.connect_seconds,
+            silence=self._bounds.seconds,
             clock=self._clock,
             observe=self._observe,
             heard=self._heard,
@@ -203,7 +197,7 @@ class Upstream:
         try:
             response = await self._answered(call, stream)
             if asking is not None:
-                asking.begins(response.status_code)
+                asking.begins(response.status_code, _fields_of(response))
             try:
                 yield response, asking
             finally:
@@ -222,7 +216,7 @@ class Upstream:
 
     async def _answered(self, call: Call, stream: bool) -> httpx2.Response:
         """An answer, and the turn that goes with it: the first attempt's, or that of a later one."""
-        model, caller = self._keyed(f"{call.credential}\n{call.model}"), self._keyed(call.credential)
+        model, caller = call.keyed(self._secret, call.model), call.keyed(self._secret)
         began = self._clock()
         for attempt in count():
             await self._admitted(call, caller, model)
@@ -282,7 +276,7 @@ class Upstream:
         except FAULTS as fault:
             failure = failure_of(fault)
             # most of what is asked at the end of a batch's time, or of long waiting, has no answer by then
-            if failure is not Failure.SILENT or left >= FAIR_SHARE * self._silence:
+            if failure is not Failure.SILENT or left >= FAIR_SHARE * self._bounds.seconds:
                 self._heard(fault)
             return failure
         self._heard(None)
@@ -314,30 +308,37 @@ class Upstream:
     # -- octet for octet
 
     def forward(
-        self, method: str, path: str, fields: Iterable[tuple[str, str]], content: Content
+        self, method: str, path: str, fields: Iterable[tuple[str, str]], content: Content, *, trying: bool = False
     ) -> AbstractAsyncContextManager[Forwarded]:
         """The upstream's answer as it is; the connection is given up with the context where it is not read whole.
 
         path -- below the base, with its query, as the caller wrote it. fields -- as the caller sent them;
-        Content-Length tells the length of content that comes in pieces. Waits neither for a turn nor for the breaker:
-        with Siding taken away it would not either. Raises UpstreamFault, and what `content` raises.
+        Content-Length tells the length of content that comes in pieces. trying -- whether a key is taken, which is no
+        request of a caller's. Waits neither for a turn nor for the breaker: with Siding taken away it would not either.
+        Raises UpstreamFault, and what `content` raises.
         """
         asking = forwarding_of(self.url, method, path, content)
         if asking is not None:
-            return self._traced(asking, method, path, fields, content)
-        return self._forwarded(method, path, tuple(fields), content)
+            return self._traced(asking, method, path, fields, content, trying)
+        return self._forwarded(method, path, tuple(fields), content, trying)
 
     @asynccontextmanager
     async def _traced(
-        self, asking: AskingSpan, method: str, path: str, fields: Iterable[tuple[str, str]], content: Content
+        self,
+        asking: AskingSpan,
+        method: str,
+        path: str,
+        fields: Iterable[tuple[str, str]],
+        content: Content,
+        trying: bool,
     ) -> AsyncIterator[Forwarded]:
         outcome = Ended.LEFT
         try:
-            async with self._forwarded(method, path, asking.carried(tuple(fields)), content) as answer:
+            async with self._forwarded(method, path, asking.carried(tuple(fields)), content, trying) as answer:
                 asking.begins(answer.status, answer.fields)
                 answer.heard = asking.hears
                 yield answer
-            outcome = Ended.ANSWERED if answer.status < 400 else Ended.ERROR
+            outcome = ended_with(answer.status, trying=trying)
         except UpstreamFault as fault:
             outcome = ended_by(fault)
             raise
@@ -345,9 +346,9 @@ class Upstream:
             asking.end(_failed(outcome))
 
     def _forwarded(
-        self, method: str, path: str, fields: Fields, content: Content
+        self, method: str, path: str, fields: Fields, content: Content, trying: bool
     ) -> AbstractAsyncContextManager[Forwarded]:
-        forwarding = self._forwarding.forward(method, path, self._with_own(fields), content)
+        forwarding = self._forwarding.forward(method, path, self._with_own(fields), content, trying=trying)
         return self._by_our_key(forwarding) if self._lacks_key(fields) else forwarding
 
     @asynccontextmanager
@@ -394,10 +395,6 @@ class Upstream:
         elif status < 400:
             self._told_refusals.works()
 
-    def _keyed(self, text: str) -> str:
-        """The same for the same credential, which it does not give away."""
-        return hmac.new(self._secret, text.encode("utf-8", "surrogateescape"), "sha256").hexdigest()
-
     def _heard(self, fault: BaseException | None) -> None:
         """Tell the breaker of an answer, or of one that did not come, and the log why."""
         if fault is None:
@@ -418,7 +415,7 @@ class Upstream:
             log.warning("an answer of the grading upstream %s broke off midway: %s", self._host, reason)
 
     def _reason_of(self, fault: BaseException) -> str:
-        return reason_of(fault, self._connect_seconds, self._silence)
+        return reason_of(fault, self._bounds.connect_seconds, self._bounds.seconds)
 
     def _tell_breaker(self) -> None:
         state, before = self.breaker_state, self._told_state
@@ -436,8 +433,8 @@ class Upstream:
 
 
 def _failed(outcome: Ended) -> str | None:
-    """For spans: how an asking failed, if it did; a caller that left is no failure."""
-    return None if outcome in {Ended.ANSWERED, Ended.LEFT} else outcome.value
+    """For spans: how an asking failed, if it did; a caller that left, or a key that is not taken, is no failure."""
+    return None if outcome in {Ended.ANSWERED, Ended.TRIED, Ended.LEFT} else outcome.value
 
 
 def _fields_of(response: httpx2.Response) -> Fields:

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-import zlib
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Set
 from enum import StrEnum
 
 import aiohttp
-import brotli
 
 from pool_monitor.grading.calls import Fields, UpstreamFault
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 PIECE_BYTES = 64 * 1024
 """What is written at once without asking whether the upstream still reads."""
@@ -164,23 +156,6 @@ def _cause_of(fault: BaseException) -> BaseException:
 
 
 # -- content
-
-
-def without_coding(content: bytes, coding: str) -> bytes:
-    """Decoded of its Content-Encoding. Raises ValueError."""
-    try:
-        match coding.strip().lower():
-            case "" | "identity":
-                return content
-            case "gzip" | "deflate":
-                return zlib.decompress(content, wbits=47)
-            case "br":
-                return bytes(brotli.decompress(content))
-            case "zstd":
-                return zstd.decompress(content)
-    except (zlib.error, brotli.error, zstd.ZstdError) as fault:
-        raise ValueError(str(fault)) from fault
-    raise ValueError(coding)
 
 
 async def in_pieces(content: bytes) -> AsyncIterator[bytes]:

@@ -54,6 +54,9 @@ def test_the_plans_request() -> None:
         "input": 26_000,
         "cached": 1000,
         "output": 409,
+        "audioInput": 0,
+        "audioOutput": 0,
+        "audioAtTextPrices": 0,
         "dollars": pytest.approx((25_000 * 0.15 + 1000 * 0.075 + 409 * 0.6) / 1e6, abs=1e-6),
         "requestsWithout": 0,
     }
@@ -139,6 +142,44 @@ def test_each_tier_of_service_has_its_price_or_none() -> None:
     assert again.document() == told
 
 
+def test_audio_has_prices_of_its_own() -> None:
+    accounts = Accounts(MODELS)
+    usage = Usage(input=700, cached=0, output=1_300, audio_input=600, audio_output=1_200)
+    accounts.add(0.0, "none", "gpt-audio-2025-08-28", passed(usage))
+    told = accounts.document()
+    reported = told["reported"]
+    assert reported["dollars"] == pytest.approx((100 * 2.5 + 600 * 32 + 100 * 10 + 1_200 * 64) / 1e6, abs=1e-6)
+    assert (reported["input"], reported["output"]) == (700, 1_300)
+    assert (reported["audioInput"], reported["audioOutput"], reported["audioAtTextPrices"]) == (600, 1_200, 0)
+    accounts.add(0.0, "none", "gpt-audio", spared(usage))
+    assert accounts.document()["spared"]["dollars"] == reported["dollars"]
+
+
+def test_audio_without_a_price_is_reckoned_as_text_and_that_is_told() -> None:
+    accounts = Accounts(MODELS)
+    for model in ("gpt-4o", "gpt-audio", "llama-of-somebody's"):
+        accounts.add(0.0, "none", model, passed(Usage(100, 0, 50, audio_input=60, audio_output=40)))
+    told = accounts.document()
+    assert {day["model"]: day["reported"]["audioAtTextPrices"] for day in told["days"]} == {
+        "gpt-4o": 100,
+        "gpt-audio": 0,
+        "other": 0,
+    }
+    assert told["days"][-1]["reported"]["dollars"] == pytest.approx((100 * 2.5 + 50 * 10) / 1e6, abs=1e-6)
+    assert told["inWords"] == "no prompt was recognised yet; 100 tokens of audio reckoned at the price of text"
+
+
+def test_books_that_were_saved_before_audio_was_known_are_taken_over() -> None:
+    accounts, again = Accounts(MODELS), Accounts(MODELS)
+    accounts.add(0.0, "t", "gpt-4o", passed(USAGE))
+    saved = accounts.as_saved()
+    for *_, sums in saved["tallies"]:
+        for name in [name for name in sums if "_audio_" in name]:
+            del sums[name]
+    assert again.restore(saved)
+    assert again.document() == accounts.document()
+
+
 def test_days_are_kept_for_a_while() -> None:
     accounts = Accounts(MODELS)
     for day in range(DAYS + 10):
@@ -220,6 +261,19 @@ def test_books_outlast_a_table_that_knows_fewer_models() -> None:
         ({"prompt_tokens": 1, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 9}}, Usage(1, 1, 2)),
         ({"prompt_tokens": 1, "completion_tokens": 2, "prompt_tokens_details": None}, Usage(1, 0, 2)),
         ({"prompt_tokens": 9, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}}, Usage(9, 4, 2)),
+        (
+            {"prompt_tokens": 9, "completion_tokens": 2, "completion_tokens_details": {"audio_tokens": -1}},
+            Usage(9, 0, 2),
+        ),
+        (
+            {
+                "prompt_tokens": 9,
+                "completion_tokens": 5,
+                "prompt_tokens_details": {"audio_tokens": 7, "cached_tokens": None},
+                "completion_tokens_details": {"audio_tokens": 8},
+            },
+            Usage(9, 0, 5, 7, 5),
+        ),
     ],
 )
 def test_usage(usage: Any, read: Usage | None) -> None:

@@ -15,6 +15,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from pool_monitor.grading.batch_http import form_asked
+from pool_monitor.grading.batch_items import MOST_IN_ARRAY
 from pool_monitor.grading.calls import Answer, Call
 from pool_monitor.grading.observed import Found
 from tests.pool_monitor.grading.samples import pretty
@@ -268,10 +269,10 @@ async def test_a_thousand_and_no_more(wrapped: Wrapped) -> None:
     assert "1000" in told["error"]["message"].replace(",", "")
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"{}", b"[]", b'"x"'])
+@pytest.mark.parametrize("content", [b"", b"{", b"{}", b"[]", b'"x"', b"[[" + b"1," * MOST_IN_ARRAY + b"1]]"])
 async def test_what_is_no_batch(wrapped: Wrapped, content: bytes) -> None:
     headers = {"Content-Type": "application/json", "Authorization": "Bearer k"}
-    async with wrapped.monitor.session.post(BATCH, data=content, headers=headers) as answer:
+    async with wrapped.monitor.session.post(BATCH, data=io.BytesIO(content), headers=headers) as answer:
         assert answer.status == 400
         assert (await answer.json())["error"]["message"]
     assert wrapped.upstream.asked == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pool_monitor.grading.batch_asking import MOST_ATTEMPTS, Asking, Outcome
+from pool_monitor.grading.batch_asking import MOST_ATTEMPTS, Asking, Reply
 from pool_monitor.grading.calls import Answer, Call
 from pool_monitor.grading.care import LONGEST_BELIEVED, RateLimits
 
@@ -31,16 +31,16 @@ class Upstream:
         self.asked.append(self.now)
         return Answer(200, (), b"{}") if self.now >= self._free else Answer(429, self._fields, LIMITED)
 
-    async def outcome(self) -> Outcome:
-        return await self.asking.outcome(Call({"model": "m"}, (), 0.0), {"model": "m"}, 24 * HOUR)
+    async def reply(self) -> Reply:
+        return await self.asking.reply(Call({"model": "m"}, (), 0.0), {"model": "m"}, 24 * HOUR)
 
 
 async def test_a_wait_that_is_too_long_to_be_believed_is_seen_to_the_end_all_the_same() -> None:
     """A limit by the day; the time of the batch is what bounds it."""
     upstream = Upstream(str(HOUR), free=HOUR)
-    outcome = await upstream.outcome()
-    assert (outcome.status, outcome.calls) == (200, 1 + HOUR / LONGEST_BELIEVED)
-    assert upstream.asked == [LONGEST_BELIEVED * number for number in range(outcome.calls)]
+    reply = await upstream.reply()
+    assert (reply.status, reply.calls) == (200, 1 + HOUR / LONGEST_BELIEVED)
+    assert upstream.asked == [LONGEST_BELIEVED * number for number in range(reply.calls)]
 
 
 @pytest.mark.parametrize(
@@ -49,11 +49,11 @@ async def test_a_wait_that_is_too_long_to_be_believed_is_seen_to_the_end_all_the
 )
 async def test_who_is_refused_again_and_again_or_for_too_long_is_told(told: str | None, calls: int) -> None:
     upstream = Upstream(told, free=30 * HOUR)
-    outcome = await upstream.outcome()
-    assert (outcome.status, outcome.body, outcome.calls) == (429, LIMITED.replace(b": ", b":"), calls)
+    reply = await upstream.reply()
+    assert (reply.status, reply.body, reply.calls) == (429, LIMITED.replace(b": ", b":"), calls)
 
 
 async def test_another_is_asked_for_before_the_time_that_one_was_told() -> None:
     upstream = Upstream("90000", free=60)
-    assert [(await upstream.outcome()).status for _ in range(2)] == [429, 200]
+    assert [(await upstream.reply()).status for _ in range(2)] == [429, 200]
     assert upstream.asked == [0, LONGEST_BELIEVED]

@@ -385,6 +385,14 @@ async def test_who_is_not_refused_is_served(wrapped: Wrapped, status: int) -> No
     assert (await sent(wrapped, line(0))).startswith("file-siding-")
 
 
+@pytest.mark.parametrize(("status", "told"), [(200, "tried"), (400, "tried"), (401, "tried"), (500, "error")])
+async def test_a_key_that_is_tried_is_no_request_that_failed(wrapped: Wrapped, status: int, told: str) -> None:
+    wrapped.upstream.tells, wrapped.upstream.answering = status, theirs
+    await sent(wrapped, line(0))
+    counted = {how: wrapped.metric("siding_grading_forwarded_seconds_count", outcome=how) for how in ("tried", "error")}
+    assert counted == {"tried": 0, "error": 0, told: 1}
+
+
 async def test_an_upstream_that_is_silent_refuses_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()

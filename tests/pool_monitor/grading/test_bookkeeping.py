@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import io
 import json
+import secrets
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import brotli
 import orjson
 import pytest
@@ -34,6 +38,7 @@ from tests.pool_monitor.grading.wrapped import (
 from tests.support import until
 
 USAGE = completion("")["usage"]
+EVENTS = "text/event-stream"
 
 
 async def told(wrapped: Wrapped) -> Any:
@@ -61,6 +66,9 @@ async def test_a_graded_homework_is_in_the_books() -> None:
             "input": 100,
             "cached": 10,
             "output": 50,
+            "audioInput": 0,
+            "audioOutput": 0,
+            "audioAtTextPrices": 0,
             "dollars": 0,
             "requestsWithout": 0,
         }
@@ -220,6 +228,29 @@ async def test_a_long_stream_is_in_the_books_with_what_its_end_states() -> None:
         books = await told(wrapped)
     assert text == "".join(pieces)
     assert (books["reported"]["output"], books["reported"]["requestsWithout"]) == (50, 0)
+
+
+CODERS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "br": brotli.compress, "zstd": zstd.compress}
+
+
+@pytest.mark.parametrize("coding", CODERS)
+async def test_so_is_one_that_comes_in_a_content_coding(coding: str) -> None:
+    content = CODERS[coding](b"".join(chunks([secrets.token_hex(2 * MOST_SEEN_BYTES)], usage=True)))
+    assert len(content) > MOST_SEEN_BYTES
+
+    async def coded(asked: Asked, request: web.Request) -> web.StreamResponse:
+        return web.Response(body=io.BytesIO(content), headers={"Content-Encoding": coding}, content_type=EVENTS)
+
+    async with wrapping() as wrapped:
+        wrapped.upstream.answering = coded
+        body = asked_for("Something else.", stream=True)
+        async with (
+            aiohttp.ClientSession(wrapped.monitor.session._base_url, auto_decompress=False) as session,
+            session.post("/v1/chat/completions", json=body) as answer,
+        ):
+            assert (await answer.read(), answer.headers["Content-Encoding"]) == (content, coding)
+        books = await told(wrapped)
+    assert (books["reported"]["output"], books["reported"]["requestsWithout"], books["unpriced"]) == (50, 0, 0)
 
 
 @pytest.mark.parametrize("more", [{"prompt": "Something else."}, {"prompt": "Something else.", "temperature": 0}, {}])

@@ -31,6 +31,10 @@ def test_what_was_spent() -> None:
     cached = {**usage, "prompt_tokens_details": {"cached_tokens": 1_000_000}}
     assert spent(cached, MINI) == pytest.approx(0.15 + 0.075 + 0.60)
     assert spent({}, MINI) is None
+    speaks = MODELS.find("gpt-4o-mini-audio-preview-2024-12-17")
+    assert speaks is not None
+    spoken = {**usage, "completion_tokens_details": {"audio_tokens": 500_000}}
+    assert spent(spoken, speaks) == pytest.approx(2 * 0.15 + 0.5 * 0.60 + 0.5 * 20.00)
 
 
 def test_a_price() -> None:

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 from multidict import CIMultiDict
 
-from pool_monitor.grading.serve import CHAT
+from pool_monitor.grading.calls import CHAT
 from tests.pool_monitor.grading.samples import minified, pretty
 from tests.pool_monitor.grading.upstreams import COMPACT, Asked, chunks, completion, whole
 from tests.pool_monitor.grading.wrapped import (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -241,7 +242,7 @@ async def test_who_comes_late_has_time_of_his_own() -> None:
         first = asyncio.create_task(sent(wrapped.url, request(asked_for())))
         await first_asked.wait()
         grading = wrapped.monitor.monitor.grading.grading
-        grading._seconds = 60.0
+        grading._limits = replace(grading._limits, seconds=60.0)
         late = asyncio.create_task(sent(wrapped.url, request(asked_for())))
         await until(lambda: [one.listeners for one in grading.collapse._askings.values()] == [2])
         assert (await first).startswith(b"HTTP/1.1 504")

@@ -9,7 +9,7 @@ import orjson
 import pytest
 from aiohttp import web
 
-from pool_monitor.grading.serve import CHAT
+from pool_monitor.grading.calls import CHAT
 from pool_monitor.grading.sse import MAX_EVENT_BYTES, Decoder
 from tests.pool_monitor.grading.samples import pretty
 from tests.pool_monitor.grading.upstreams import Asked, chunks, completion, streamed, whole

@@ -15,7 +15,8 @@ from aiohttp import web
 from yarl import URL
 
 from pool_monitor.grading import receiving
-from pool_monitor.grading.serve import CHAT
+from pool_monitor.grading.calls import CHAT
+from pool_monitor.grading.jsons import MOST_VALUES
 from tests.pool_monitor.grading.samples import pretty
 from tests.pool_monitor.grading.upstreams import Asked, completion, whole
 from tests.pool_monitor.grading.wrapped import (
@@ -152,6 +153,22 @@ async def test_what_is_too_large_to_look_into_is_forwarded() -> None:
             assert answer.status == 200
         assert [asked.body for asked in wrapped.upstream.asked] == [asked_for(), asked_for()]
         assert wrapped.metric("siding_grading_requests_total", what="too-large", found="asked", status="2xx") == 2
+
+
+@pytest.mark.parametrize("tiny", [b"[],", b"[[[[[[[[]]]]]]]],"])
+async def test_what_has_too_many_values_to_look_into_is_forwarded(tiny: bytes) -> None:
+    """They would hold everybody up, however few octets they are."""
+    content = b'{"temperature":0,"messages":[' + tiny * (MOST_VALUES // tiny.count(b"[")) + b"1]}"
+
+    async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
+        return await whole({"error": {"message": "no", "code": "c"}}, 400)
+
+    async with wrapping() as wrapped:
+        wrapped.upstream.answering = answering
+        async with wrapped.monitor.session.post(CHAT, data=content, headers=JSON) as answer:
+            assert answer.status == 400
+        assert [asked.content for asked in wrapped.upstream.asked] == [content]
+        assert wrapped.metric("siding_grading_requests_total", what="too-large", found="asked", status="4xx") == 1
 
 
 async def test_what_there_is_no_room_to_look_into_is_forwarded(caplog: pytest.LogCaptureFixture) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pool_monitor.grading.calls import Left
 from pool_monitor.grading.template_files import PACKAGED, TemplatesError, load_templates
-from pool_monitor.grading.templates import MOST_PARTS, Recognised, Template, may_hold, recognise
+from pool_monitor.grading.templates import MOST_PARTS, MOST_TEXT, Recognised, Template, may_hold, recognise
 from tests.pool_monitor.grading.upstreams import COMPACT, ORIGINAL, TEMPLATE
 
 KNOWN = (TEMPLATE,)
@@ -58,6 +58,13 @@ def test_so_many_parts_are_looked_through_and_no_more() -> None:
     assert recognise(asked([prompt] + [{}] * (MOST_PARTS - 1)), KNOWN) is Left.UNRECOGNISED
     recognised({"messages": [asked(ORIGINAL)["messages"][0]] + [other] * (MOST_PARTS - 1)})
     assert recognise({"messages": asked(ORIGINAL)["messages"] + [other] * MOST_PARTS}, KNOWN) is Left.UNRECOGNISED
+
+
+def test_so_much_text_is_looked_through_and_no_more() -> None:
+    most = "x" * (MOST_TEXT - len(ORIGINAL) - 1)
+    recognised(asked(f"{ORIGINAL}\n{most}"))
+    recognised(asked([{"type": "text", "text": ORIGINAL}, {**IMAGE, "image_url": {"url": most * 2}}]))
+    assert recognise(asked(f"{ORIGINAL}\n{most}x"), KNOWN) is Left.UNRECOGNISED
 
 
 @given(st.lists(st.sampled_from([" ", "\n", "\t", "\r\n", "\u00a0", "  \n    "]), min_size=1, max_size=6))

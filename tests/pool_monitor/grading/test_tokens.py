@@ -213,6 +213,32 @@ def test_a_models_file_may_have_tiers_and_need_not(tmp_path: Path) -> None:
     assert load_models(file).label("m", "slow") == "m slow"
 
 
+def test_a_models_file_may_have_prices_of_audio_at_each_tier(tmp_path: Path) -> None:
+    file = tmp_path / "models.toml"
+    file.write_text(
+        'as_of = 2025-11-01\n[models.m]\nencoding = "o200k_base"\ninput = 2\ncached = 1\noutput = 4\n'
+        "audio = { input = 30, output = 60 }\n"
+        "tiers.flex = { input = 1, cached = 0.5, output = 2, audio = { input = 15, output = 30 } }\n"
+        "tiers.slow = { input = 1, cached = 0.5, output = 2 }\n"
+    )
+    models = load_models(file)
+    found = [models.priced("m", tier) for tier in ("", "flex", "slow")]
+    assert [one.audio for one in found if one is not None] == [(30, 60), (15, 30), None]
+
+
+@pytest.mark.parametrize(
+    ("audio", "dollars"),
+    [
+        (None, 60 * 2 + 40 * 1 + 50 * 4),
+        # what is kept of it may be text, never audio
+        ((30, 60), 20 * 1 + 80 * 30 + 10 * 4 + 40 * 60),
+    ],
+)
+def test_what_audio_costs(audio: tuple[float, float] | None, dollars: float) -> None:
+    one = Model("m", "o200k_base", 2, 1, 4, audio=audio)
+    assert one.cost(100, 50, 40, 80, 40) == pytest.approx(dollars / 1e6)
+
+
 def test_money() -> None:
     mini = model("gpt-4o-mini")
     assert mini.cost(1_000_000, 0) == pytest.approx(0.15)
@@ -231,6 +257,7 @@ def test_money() -> None:
         (("tiles = [2833, 5667]", "tiles = [1, 2]\npatches = 1.0"), "allowed: one of them"),
         (("tiles = [2833", "tails = [2833"), "tails"),
         (("priority = { input = 0.25,", "priority = {"), "models.gpt-4o-mini.tiers.priority.input"),
+        (("audio = { input = 32.00,", "audio = {"), "models.gpt-audio.audio.input"),
         (("as_of = 2025-11-01", ""), "as_of"),
         (('"o200k_base"', '"p50k"'), "encoding"),
         (

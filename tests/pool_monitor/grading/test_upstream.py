@@ -6,7 +6,6 @@ import asyncio
 import gzip
 import json
 from contextlib import aclosing
-from typing import Any
 
 import pytest
 
@@ -16,6 +15,7 @@ from pool_monitor.grading.calls import Answer, UpstreamFault
 from pool_monitor.grading.upstream import Upstream
 from tests.pool_monitor.grading.upstream_bench import (
     BODY,
+    LIMITS,
     MEGABYTE,
     SECRET,
     SSE_HEAD,
@@ -175,8 +175,7 @@ async def test_connections_are_used_again_by_all(bench: Bench) -> None:
 
 
 async def test_one_that_was_never_started_can_be_closed() -> None:
-    bounds: dict[str, Any] = {"capacity": 1, "connect_seconds": 1.0, "silence_seconds": 1.0}
-    await Upstream("http://127.0.0.1/v1", None, clock=Clock(), observe=Seen(), **bounds).close()
+    await Upstream("http://127.0.0.1/v1", None, LIMITS, clock=Clock(), observe=Seen()).close()
 
 
 # -- streams

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from pool_monitor.grading.asking import Ended, Retried
 from pool_monitor.grading.calls import Lane, UpstreamFault
 from pool_monitor.grading.care import BreakerState
-from tests.pool_monitor.grading.upstream_bench import SECRET, Bench, Held, completion, cut, one_after_another, running
+from tests.pool_monitor.grading.upstream_bench import (
+    LIMITS,
+    SECRET,
+    Bench,
+    Held,
+    completion,
+    cut,
+    one_after_another,
+    running,
+)
 from tests.support import Origin, until
 
 
@@ -111,7 +121,7 @@ async def test_who_has_little_time_left_does_not_open_the_breaker(
     origin: Origin, silence: float, state: BreakerState
 ) -> None:
     origin.script = Held()
-    async with running(origin, silence_seconds=silence) as bench:
+    async with running(origin, limits=replace(LIMITS, seconds=silence)) as bench:
         for _ in range(5):
             with pytest.raises(UpstreamFault) as fault:
                 await bench.upstream.complete(bench.call(seconds=0.1))
@@ -121,7 +131,7 @@ async def test_who_has_little_time_left_does_not_open_the_breaker(
 
 async def test_who_waits_for_a_turn_is_counted_and_leaves_by_the_deadline(origin: Origin) -> None:
     origin.script = held = Held()
-    async with running(origin, capacity=1, most_waiting=1) as bench:
+    async with running(origin, limits=replace(LIMITS, capacity=1, waiting=1)) as bench:
         first = asyncio.create_task(bench.upstream.complete(bench.call()))
         await asyncio.wait_for(held.asked.wait(), 5)
         second = asyncio.create_task(bench.upstream.complete(bench.call(("Authorization", SECRET), seconds=0.2)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 
 import openai
 import pytest
@@ -14,6 +15,7 @@ from pool_monitor.grading.asking import Ended, Retried
 from pool_monitor.grading.calls import UpstreamFault
 from pool_monitor.grading.care import BreakerState
 from tests.pool_monitor.grading.upstream_bench import (
+    LIMITS,
     MEGABYTE,
     SSE_HEAD,
     Bench,
@@ -122,7 +124,9 @@ async def test_no_connection_in_time(origin: Origin) -> None:
             for filler in fillers:
                 filler.setblocking(False)
                 filler.connect_ex(("127.0.0.1", port))
-            async with running(origin, f"http://127.0.0.1:{port}/v1", connect_seconds=0.05) as bench:
+            async with running(
+                origin, f"http://127.0.0.1:{port}/v1", limits=replace(LIMITS, connect_seconds=0.05)
+            ) as bench:
                 with pytest.raises(UpstreamFault) as fault:
                     await bench.upstream.complete(bench.call())
                 assert (fault.value.status, fault.value.code) == (504, "upstream_timeout")
@@ -137,7 +141,7 @@ async def test_no_connection_in_time(origin: Origin) -> None:
 
 async def test_a_silent_upstream_is_not_waited_for_for_ever(origin: Origin) -> None:
     origin.script = held = Held()
-    async with running(origin, silence_seconds=0.1, connect_seconds=0.1) as bench:
+    async with running(origin, limits=replace(LIMITS, seconds=0.1, connect_seconds=0.1)) as bench:
         for content in (None, b"{}", b"x" * MEGABYTE):
             with pytest.raises(UpstreamFault) as fault:
                 await bench.forward("POST", "/embeddings", content=content)

@@ -8,6 +8,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -17,6 +18,7 @@ from config.told import MOST_REASONS
 from pool_monitor.grading import upstream
 from pool_monitor.grading.calls import UpstreamFault
 from tests.pool_monitor.grading.upstream_bench import (
+    LIMITS,
     SECRET,
     Bench,
     Held,
@@ -51,7 +53,7 @@ async def test_why_there_is_no_answer_is_told_once_and_again_after_one(caplog: p
         f"the grading upstream 127.0.0.1:{origin.port} gives no answer: "
         f"[Errno {errno.ECONNREFUSED}] Connect call failed ('127.0.0.1', {origin.port})"
     )
-    async with running(origin, silence_seconds=0.1) as bench:
+    async with running(origin, limits=replace(LIMITS, seconds=0.1)) as bench:
         await fails(bench.upstream.complete(bench.call()), bench.forward("GET", "/files/of-a-student"))
         first, opened = said(caplog)
         assert first == refused

@@ -12,6 +12,7 @@ from typing import Any
 from pool_monitor.grading.asking import Ended, Retried
 from pool_monitor.grading.calls import Call, Fields, Lane
 from pool_monitor.grading.care import BreakerState
+from pool_monitor.grading.limits import Limits
 from pool_monitor.grading.upstream import Upstream
 from tests.support import Origin, Script, Turn
 
@@ -48,6 +49,9 @@ class Seen:
 
     def breaker(self, state: BreakerState) -> None:
         self.states.append(state)
+
+
+LIMITS = Limits(capacity=8, connect_seconds=5.0, seconds=600.0, content_bytes=0)
 
 
 class Clock:
@@ -91,12 +95,11 @@ class Bench:
 
 @asynccontextmanager
 async def running(
-    origin: Origin, url: str | None = None, api_key: str | None = None, **more: Any
+    origin: Origin, url: str | None = None, api_key: str | None = None, limits: Limits = LIMITS, **more: Any
 ) -> AsyncIterator[Bench]:
     seen, clock = Seen(), Clock()
-    settings: dict[str, Any] = {"capacity": 8, "connect_seconds": 5.0, "silence_seconds": 600.0}
-    settings |= {"jitter": lambda: 0.0, "sleep": clock.sleep}
-    upstream = Upstream(url or f"{origin.url}/v1", api_key, clock=clock, observe=seen, **(settings | more))
+    settings: dict[str, Any] = {"jitter": lambda: 0.0, "sleep": clock.sleep, **more}
+    upstream = Upstream(url or f"{origin.url}/v1", api_key, limits, clock=clock, observe=seen, **settings)
     await upstream.start()
     try:
         yield Bench(upstream, origin, seen, clock)
