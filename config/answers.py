@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 from aiohttp import hdrs, web
-from aiohttp.http import HttpProcessingError
+from aiohttp.http import HttpProcessingError, HttpVersion11
 from aiohttp.log import server_logger
 
 from config.access import Refusal, refusal_of
@@ -61,7 +61,7 @@ def _refused(refusal: Refusal) -> web.Response:
 def application(outermost: Sequence[Any] = ()) -> web.Application:
     """An application without routes, whose errors are JSON. outermost -- middlewares that see the answer as it goes."""
     app = web.Application(client_max_size=MAX_CONTENT_BYTES, middlewares=[*outermost, errors_as_json])
-    app.on_response_prepare.append(_nothing_behind_trailers)
+    app.on_response_prepare.extend((_nothing_behind_trailers, _ended_by_the_connection))
     server_logger.addFilter(_is_no_callers_fault)
     return app
 
@@ -77,6 +77,12 @@ async def _nothing_behind_trailers(request: web.Request, response: web.StreamRes
         response.force_close()
         # the fields have been made already; who is not told would lose a request
         response.headers[hdrs.CONNECTION] = "close"
+
+
+async def _ended_by_the_connection(request: web.Request, response: web.StreamResponse) -> None:
+    """Content without a length, where there are no chunks (RFC 9112 6.3). aiohttp (3.14) says so, and keeps it open."""
+    if request.version < HttpVersion11 and response.content_length is None:
+        response.force_close()
 
 
 @web.middleware

@@ -33,6 +33,7 @@ from pool_monitor.grading.models import Models, load_models
 from pool_monitor.grading.part import GradingPart
 from pool_monitor.grading.template_files import load_templates
 from pool_monitor.grading.templates import Template
+from pool_monitor.grading.wire import HEAD_LIMITS
 from pool_monitor.observe import Metrics, pool_levels
 from pool_monitor.pgbouncer import Bouncer
 from pool_monitor.pool import Pool, Tuning
@@ -177,7 +178,7 @@ class Monitor:
         loop, server = asyncio.get_running_loop(), self._runner.server
         assert server is not None
         # what is forwarded goes on as it is coded
-        options = {"loop": loop, "access_log": None, "auto_decompress": False}
+        options = {"loop": loop, "access_log": None, "auto_decompress": False, **HEAD_LIMITS}
         self._listening = await loop.create_server(lambda: Caller(server, self.room, **options), sock=sock)
         sock.listen(BACKLOG)
 

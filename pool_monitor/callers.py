@@ -20,7 +20,6 @@ from config.untaken import untaken
 SEND_SECONDS = 60.0
 """The longest a caller may take nothing of an answer (nginx: send_timeout)."""
 
-
 OPERATORS = ("/healthz", "/readyz", "/metrics", "/api/metrics/", "/api/flags")
 """What is answered while there is a descriptor for who asks; some are left for that."""
 TOO_MANY = {

@@ -209,6 +209,8 @@ async def _stream(request: web.Request, runner: Runner, query: Query, values: li
             if response is None:
                 response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: NDJSON, hdrs.CACHE_CONTROL: "no-store"})
                 await response.prepare(request)
+            if request.method == hdrs.METH_HEAD:
+                break
             await response.write(piece)
     except QueryError:
         if response is None:

@@ -39,7 +39,7 @@ async def tell_answer(request: web.Request, answer: Answer, cache_status: str | 
     fields = (*answer.fields, *status, ("Content-Length", str(len(answer.content))))
     response = as_it_came(answer.status, None, fields)
     await response.prepare(request)
-    await response.write_eof(answer.content)
+    await response.write_eof(b"" if request.method == hdrs.METH_HEAD else answer.content)
     return response
 
 

@@ -31,7 +31,7 @@ from pool_monitor.grading.limits import Limits
 from pool_monitor.grading.traces import AskingSpan, asking_of, forwarding_of
 from pool_monitor.grading.turns import Turns
 from pool_monitor.grading.vendor import FAULTS, Vendor
-from pool_monitor.grading.wire import Failure, as_text, end_to_end, failure_of, reason_of
+from pool_monitor.grading.wire import MAX_ANSWER_FIELD_BYTES, Failure, as_text, end_to_end, failure_of, reason_of
 
 log = logging.getLogger("siding.grading")
 
@@ -137,6 +137,7 @@ class Upstream:
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             skip_auto_headers=_AUTOMATIC,
+            max_field_size=MAX_ANSWER_FIELD_BYTES,
         )
         self._vendor = Vendor(session, self.url, context, connect_seconds=self._bounds.connect_seconds)
         self._forwarding = Forwarding(

@@ -13,6 +13,9 @@ from pool_monitor.grading.calls import Fields, UpstreamFault
 PIECE_BYTES = 64 * 1024
 """What is written at once without asking whether the upstream still reads."""
 
+HEAD_LIMITS = {"max_line_size": 16 * 1024, "max_field_size": 32 * 1024, "max_headers": 200}
+MAX_ANSWER_FIELD_BYTES = 64 * 1024
+"""Of requests, and of the upstream's answers, as the proxy takes them."""
 OF_ONE_HOP = frozenset(
     {
         "connection",

@@ -68,7 +68,7 @@ class OriginConnection:
         self.on_idle_lost: Callable[[OriginConnection], None] | None = None
         self.shortcut: Shortcut | None = None
         self._poll: select.poll | None = None
-        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        self._parser: httptools.HttpResponseParser | None = _parser_for(self)
         self._begin("", None)
 
     def _begin(self, method: str, on_interim: OnInterim | None) -> None:
@@ -449,8 +449,9 @@ class OriginConnection:
 
     def _head_complete(self, head: ResponseHead, version: str) -> None:
         fields, status = head.fields, head.status
-        codings = [coding.lower() for coding in split_list(fields.get("transfer-encoding") or "")]
-        if not _COMPRESSING.isdisjoint(codings):
+        transfer = (fields.get("transfer-encoding") or "").lower()
+        codings = split_list(transfer)
+        if not _COMPRESSING.isdisjoint(codings) or ("chunked" in transfer and not transfer.endswith("chunked")):
             raise errors.OriginMalformed(f"{self._name}'s answer is in a transfer coding that would be lost here")
         declared = fields.all("content-length")
         without = self.method == "HEAD" or status in _WITHOUT_CONTENT
@@ -465,7 +466,7 @@ class OriginConnection:
         if self.method == "HEAD":
             # llhttp would wait for the content that Content-Length speaks of
             self.complete = True
-            self._parser = httptools.HttpResponseParser(self)
+            self._parser = _parser_for(self)
         self._wake()
 
     def on_body(self, body: bytes) -> None:
@@ -481,6 +482,16 @@ class OriginConnection:
         if self.head is not None and not self._tunnel and self.head.status != 101:
             self.complete = True
             self._wake()
+
+
+def _parser_for(connection: OriginConnection) -> httptools.HttpResponseParser:
+    """llhttp, taking what browsers and nginx take as well: lines ended by LF alone, a later minor version (RFC 9112
+    2.2, 2.3), and the spaces that old servers write behind the size of a chunk."""
+    parser = httptools.HttpResponseParser(connection)
+    parser.set_dangerous_leniencies(
+        lenient_optional_cr_before_lf=True, lenient_version=True, lenient_spaces_after_chunk_size=True
+    )
+    return parser
 
 
 def _keeps_alive(version: str, fields: Fields) -> bool:

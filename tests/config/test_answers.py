@@ -122,3 +122,20 @@ async def test_that_nothing_is_processed_behind_chunks_is_said(whole: bool) -> N
         for content, said in ((chunks(), "close"), (b"x", None)):
             async with session.post(server.make_url("/"), data=content) as answer:
                 assert (await answer.text(), answer.headers.get("Connection")) == ("x", said)
+
+
+async def test_content_without_a_length_ends_the_connection_of_who_knows_no_chunks() -> None:
+    """It could not be told that it is over: a caller that keeps its connection would wait."""
+
+    async def streaming(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"hello")
+        return response
+
+    async with serving(streaming) as server, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+        head, _, content = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+    assert (content, b"onnection" in head) == (b"hello", False)

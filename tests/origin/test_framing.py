@@ -25,6 +25,12 @@ ANSWERS: dict[str, tuple[bytes, bytes]] = {
     "interim": (b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na", b"a"),
     "no-content": (b"HTTP/1.1 204 No Content\r\n\r\n", b""),
     "empty-reason": (b"HTTP/1.1 200 \r\nContent-Length: 1\r\n\r\na", b"a"),
+    "bare-line-feeds": (b"HTTP/1.1 200 OK\nContent-Length: 5\nX: y\n\nhello", b"hello"),
+    "later-version": (b"HTTP/1.2 200 OK\r\nContent-Length: 5\r\n\r\nhello", b"hello"),
+    "padded-sizes": (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3  \r\nhel\r\n2 ;x=y\r\nlo\r\n0 \r\n\r\n",
+        b"hello",
+    ),
 }
 
 
@@ -61,6 +67,8 @@ async def test_an_answer_cut_at_every_octet_reads_the_same(origin: Origin, name:
             b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
             errors.OriginMalformed,
         ),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked,\r\n\r\n0\r\n\r\n", errors.OriginMalformed),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked;q=1\r\n\r\n0\r\n\r\n", errors.OriginMalformed),
         (b"HTTP/1.1 200 OK\r\nA : b\r\n\r\n", errors.OriginMalformed),
         (b"HTTP/1.1 200 OK\r\nA: " + b"b" * 70_000 + b"\r\n\r\n", errors.OriginMalformed),
         (b"HTTP/1.1 200 OK\r\nA: " + b"b" * 70_000, errors.OriginMalformed),

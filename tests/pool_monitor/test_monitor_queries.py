@@ -24,6 +24,13 @@ async def test_named_queries(reports: str, tmp_path: Path) -> None:
         assert (await client.query("has-report", userId="bob")).document == {"exists": False}
         lines = await client.ask("POST", "/api/queries/reports", {"userId": "ann"}, Accept="application/x-ndjson")
         assert [json.loads(line) for line in lines.content.splitlines()] == rows
+        reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+        target = b"/api/queries/reports?userId=ann HTTP/1.1"
+        writer.write(
+            b"HEAD %b\r\nHost: localhost\r\nAccept: application/x-ndjson\r\nConnection: close\r\n\r\n" % target
+        )
+        assert (await reader.read()).partition(b"\r\n\r\n")[2] == b""
+        writer.close()
         assert len((await client.get("/api/queries")).document) == 8
 
 

@@ -101,6 +101,21 @@ async def test_two_requests_on_one_connection_are_not_mixed_up_by_a_break(wrappe
     assert got.count(b"HTTP/1.1") <= 1
 
 
+@pytest.mark.parametrize("path", [b"/v1/files", b"/v1/../x"])
+async def test_nothing_stands_between_the_answer_to_a_head_and_the_next(wrapped: Wrapped, path: bytes) -> None:
+    async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
+        if request.method == "HEAD":
+            return await broken_off(request, length=False)
+        return web.Response(body=b"the next")
+
+    wrapped.upstream.answering = answering
+    first = b"HEAD " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n"
+    got = await sent(wrapped.url, first + request(b"", path=b"/v1/files", method=b"GET"))
+    heads = [part for part in got.split(b"\r\n\r\n") if part.startswith(b"HTTP/1.1 ")]
+    assert [head[9:12] for head in heads] == [b"404" if b".." in path else b"502", b"200"]
+    assert got.endswith(b"\r\n\r\nthe next")
+
+
 async def test_a_second_head_is_not_written_into_a_batch_files_content(wrapped: Wrapped) -> None:
     wrapped.upstream.answering = lambda _, request: broken_off(request, length=False)
     got = await sent(wrapped.url, request(b"", path=b"/v1/files/f/content", method=b"GET"))
@@ -119,6 +134,18 @@ async def test_field_values_beyond_ascii_arrive(wrapped: Wrapped, body: Any, fie
     assert got.startswith(b"HTTP/1.1 200")
     [asked] = wrapped.upstream.asked
     assert dict(asked.fields)["X-Student"] == "Zoë"
+
+
+async def test_heads_may_be_as_large_as_before_the_proxy(wrapped: Wrapped) -> None:
+    token = "t" * 30_000
+
+    async def telling(asked: Asked, request: web.Request) -> web.StreamResponse:
+        return web.Response(headers={"X-Token": dict(asked.fields)["X-Token"]})
+
+    wrapped.upstream.answering = telling
+    got = await sent(wrapped.url, request(b"", f"X-Token: {token}".encode(), path=b"/v1/files?" + b"q" * 15_000))
+    assert got.startswith(b"HTTP/1.1 200")
+    assert f"X-Token: {token}\r\n".encode() in got
 
 
 @pytest.mark.parametrize(("kind", "compact"), [(b"text/plain", False), (b"application/JSON; charset=utf-8", True)])

@@ -72,7 +72,9 @@ async def running_upstream() -> AsyncIterator[Upstream]:
     upstream = Upstream()
     app = web.Application(client_max_size=2**28)
     app.router.add_route("*", "/{path:.*}", upstream.handle)
-    runner = web.AppRunner(app, auto_decompress=False, handler_cancellation=True)
+    runner = web.AppRunner(
+        app, auto_decompress=False, handler_cancellation=True, max_line_size=2**16, max_field_size=2**16
+    )
     await runner.setup()
     sock = open_socket("127.0.0.1", 0)
     await web.SockSite(runner, sock).start()
