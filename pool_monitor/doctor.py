@@ -14,7 +14,7 @@ from config.settings import MonitorSettings
 from pool_monitor import pgbouncer
 from pool_monitor.faults import FAULTS, describe
 from pool_monitor.pgbouncer import BouncerSample
-from pool_monitor.pool import APPLICATION, BUDGET
+from pool_monitor.pool import APPLICATION, BUDGET, OURS
 from pool_monitor.server_stats import STATEMENTS_THERE
 
 SECONDS = 5.0
@@ -120,7 +120,7 @@ def unreachable(fault: BaseException, url: str) -> Check:
 
 
 async def _server_checks(settings: MonitorSettings, connection: Any) -> list[Check]:
-    row = await connection.fetchrow(BUDGET, f"{APPLICATION}%")
+    row = await connection.fetchrow(BUDGET, OURS)
     hint = "a second replica of the monitor, or a deploy with both versions running, does not fit; lower DB_POOL_MAX"
     found = [
         version_check(connection.get_server_version().major),

@@ -27,7 +27,9 @@ log = logging.getLogger("siding.pool")
 logging.getLogger("asyncpg.pool").setLevel(logging.CRITICAL)  # failures to connect are told here, once, in a line
 
 APPLICATION = "siding-monitor"
-"""What pg_stat_activity shows as application_name."""
+"""What pg_stat_activity shows as application_name, of the pool's connections."""
+OURS = f"{APPLICATION}%"
+"""Those of a monitor's other connections begin so, too."""
 WAITS_KEPT = 1000
 """The latest waits, of which percentiles are told."""
 PING_AFTER_SECONDS = 15.0
@@ -276,7 +278,7 @@ class Pool:
         try:
             connection = await asyncpg.connect(self.tuning.url, timeout=self.tuning.acquire, statement_cache_size=0)
             try:
-                row = await connection.fetchrow(BUDGET, APPLICATION, timeout=self.tuning.acquire)
+                row = await connection.fetchrow(BUDGET, OURS, timeout=self.tuning.acquire)
             finally:
                 connection.terminate()
         except FAULTS as fault:
