@@ -107,7 +107,7 @@ class Monitor:
             self._everywhere = FlagsEverywhere(self._tier, "monitor", self._flags, self.cache.forget)
         self.parts = Parts(self._flags, self._metrics, self.cache, queries=queries)
         if self._everywhere is not None:
-            self.parts.tell_flags = self._everywhere.tell
+            self.parts.tell_flags = self._everywhere.pins.tell
         known = load_templates() if templates is None else templates
         priced = load_models() if models is None else models
         self.grading = GradingPart(settings, self._flags, self._tier, self._metrics.registry, known, priced)
