@@ -296,6 +296,11 @@ class Worker:
         """Every flag."""
         return self._flags.as_dict()
 
+    async def pinned(self) -> dict[str, bool]:
+        """Those that were set in all replicas."""
+        pins = self.replicas.notices.pins if self.replicas is not None else None
+        return pins.pinned if pins is not None else {}
+
     async def set_flags(self, changes: Mapping[str, object], *, everywhere: bool = False) -> dict[str, bool]:
         """Flip flags, all or none; `everywhere` says whether all replicas know of it. Raises FlagError."""
         tell = self.replicas.notices.tell_flags if self.replicas is not None else None

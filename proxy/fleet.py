@@ -13,7 +13,7 @@ import multiprocessing
 import secrets
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from multiprocessing.process import BaseProcess
@@ -33,6 +33,7 @@ from config.rules import RouteTable
 from config.settings import ProxySettings
 from config.tasks import end as end_tasks
 from config.tier import SharedTier
+from config.tier_metrics import tier_levels
 from proxy.app import AdminListener, Worker, set_up_tracing
 from proxy.channel import Channel, ChannelError
 from proxy.loop import run
@@ -330,8 +331,12 @@ class Fleet:
         """Every worker's exposition, told apart by a `worker` label; OpenMetrics where `accept` asks for it."""
         registry = CollectorRegistry()
         texts = {number: str(text) for number, text in (await self._ask_all("metrics")).items()}
-        registry.register(_Merged(texts))
+        registry.register(_Merged(texts, list(self._levels())))
         return await asyncio.to_thread(write_out, registry, accept)
+
+    def _levels(self) -> Iterator[Metric]:
+        if self._everywhere is not None and self._tier is not None:
+            yield from tier_levels(self._tier, self._everywhere.bulletin, self._everywhere.pins)
 
     async def report_cache(self) -> dict[str, object]:
         """The workers' numbers added up."""
@@ -354,6 +359,10 @@ class Fleet:
     async def flags(self) -> dict[str, bool]:
         """Every flag."""
         return self._flags.as_dict()
+
+    async def pinned(self) -> dict[str, bool]:
+        """Those that were set in all replicas."""
+        return self._everywhere.pins.pinned if self._everywhere is not None else {}
 
     async def set_flags(self, changes: Mapping[str, object], *, everywhere: bool = False) -> dict[str, bool]:
         """Flip flags here, for workers to come, and in every worker. Raises FlagError."""
@@ -390,19 +399,21 @@ async def _answers(member: Member) -> bool:
 
 
 class _Merged(Collector):
-    """Expositions of several workers as one, each sample labelled with its worker's number."""
+    """Expositions of several workers as one, each sample labelled with its worker's number; `parent`: the parent's."""
 
-    def __init__(self, texts: Mapping[int, str]) -> None:
+    def __init__(self, texts: Mapping[int, str], parents: Sequence[Metric]) -> None:
         self._texts = texts
+        self._parents = parents
 
     def collect(self) -> list[Metric]:
         """The merged families."""
         families: dict[str, Metric] = {}
-        for number, text in self._texts.items():
-            for family in text_string_to_metric_families(text):
+        of_workers = ((str(number), text_string_to_metric_families(text)) for number, text in self._texts.items())
+        for worker, found in (*of_workers, ("parent", self._parents)):
+            for family in found:
                 merged = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
                 for sample in family.samples:
-                    merged.samples.append(sample._replace(labels={**sample.labels, "worker": str(number)}))
+                    merged.samples.append(sample._replace(labels={**sample.labels, "worker": worker}))
         return list(families.values())
 
 

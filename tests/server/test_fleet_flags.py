@@ -28,6 +28,7 @@ async def fleet_of_two(shared: Redis) -> AsyncIterator[tuple[Fleet, list[Parent]
         workers = []
         for member in fleet._members:
             worker, to_it = await stack.enter_async_context(family())
+            worker.says = ""
             member.channel, member.listening = to_it._channel, True
             workers.append(worker)
         everywhere, tier = fleet._everywhere, fleet._tier
@@ -79,6 +80,10 @@ async def test_what_others_flip_all_workers_are_told_and_what_is_flipped_here_al
     async with fleet_of_two(shared) as (one, _), fleet_of_two(shared) as (other, workers):
         await one.set_flags({"BYPASS": True, "ENABLE_ETAG": False}, everywhere=True)
         await holds(lambda: told(workers) == [True, True])
+        assert await other.pinned() == {"BYPASS": True, "ENABLE_ETAG": False}
+        metrics = (await other.metrics(""))[0].decode()
+        assert 'siding_flag_pinned{flag="BYPASS",worker="parent"} 1.0\n' in metrics
+        assert 'siding_replica_hears{worker="parent"} 1.0\n' in metrics
         await other.set_flags({"BYPASS": False})
         assert other._everywhere is not None
         # as where something was missed
