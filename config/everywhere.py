@@ -65,27 +65,31 @@ class Pins:
         self._flags = flags
         self._bulletin = bulletin
         # None: handed back to the settings of each
-        self.stand: dict[str, Any] = {}
+        self._stand: dict[str, Any] = {}
+        self._telling: dict[str, Any] = {}
         self._upto = 0
         self._undecided: dict[str, tuple[int, Any]] = {}
 
     @property
     def pinned(self) -> dict[str, bool]:
-        """Those that do not stand as the settings of each replica say."""
-        return {name: on for name, on in self.stand.items() if name in FlagName.__members__ and isinstance(on, bool)}
+        """Those that do not stand as the settings of each replica say, as far as the log has been heard of."""
+        return {name: on for name, on in self._stand.items() if name in FlagName.__members__ and isinstance(on, bool)}
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """All that were set in all replicas, those included that the log may not have yet."""
+        return self._stand | self._telling
 
     async def tell(self, flags: Changes, seconds: float) -> bool:
         """See Tell."""
-        self.stand |= flags
+        self._telling |= flags
         self._bulletin.tell([[FLAGS, dict(flags), False]], keep=flags)
         return await self._bulletin.sent(seconds)
 
     def took(self, number: int, by: str, changes: object) -> None:
         """An entry; one's own says nothing new."""
         if by != self._bulletin.by and number > self._upto and isinstance(changes, dict):
-            changes = self._not_outdone(number, changes)
-            self.stand |= changes
-            take(self._flags, changes)
+            self._take(self._not_outdone(number, changes))
 
     def kept(self, kept: Mapping[str, Any], upto: int) -> None:
         """What stands by the entries up to that number, not all of which may have been heard.
@@ -93,20 +97,26 @@ class Pins:
         What was flipped here alone, after all of them were, stays so. That a flag was handed back to its setting is
         news to who knew of a flip alone.
         """
-        news = {name: on for name, on in self._not_outdone(upto, kept).items() if self.stand.get(name) != on}
+        news = self._news(self._not_outdone(upto, kept))
         if set_so := {name: on for name, on in news.items() if on is not None}:
             log.warning("flags that were set everywhere, whatever this replica's settings say: %s", set_so)
-        self.stand |= news
         self._upto = upto
-        take(self._flags, news)
+        self._take(news)
 
     def logged(self) -> None:
         """Where some of what was told here stands is known now."""
+        there = [name for name in self._telling if not self._bulletin.is_telling(name)]
+        self._stand |= {name: self._telling.pop(name) for name in there}
         undecided, self._undecided = self._undecided, {}
         for name, (number, on) in undecided.items():
-            news = self._not_outdone(number, {name: on})
-            self.stand |= news
-            take(self._flags, news)
+            self._take(self._news(self._not_outdone(number, {name: on})))
+
+    def _take(self, changes: dict[str, Any]) -> None:
+        self._stand |= changes
+        take(self._flags, changes)
+
+    def _news(self, changes: dict[str, Any]) -> dict[str, Any]:
+        return {name: on for name, on in changes.items() if self._stand.get(name) != on}
 
     def _not_outdone(self, number: int, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Those that nothing told here comes after, as far as it is known."""
@@ -141,7 +151,7 @@ class FlagsEverywhere:
 
     def moved(self) -> tuple[Entry, Mapping[str, Any]]:
         """None of the flags is another."""
-        return [FLAGS, {}, False], self.pins.stand
+        return [FLAGS, {}, False], self.pins.told
 
     def kept(self, kept: Mapping[str, Any], upto: int) -> None:
         """Flags that stand."""

@@ -143,7 +143,7 @@ class Notices:
         # records that are asked for later are of what there is with all that was told until now
         self._before = {who: telling.count for who, telling in self._siblings.items()}
         self._own_before = self._own.count
-        return [ALL, "", True], self.pins.stand if self.pins is not None else {}
+        return [ALL, "", True], self.pins.told if self.pins is not None else {}
 
     def kept(self, kept: Mapping[str, Any], upto: int) -> None:
         """Flags that stand."""

@@ -264,11 +264,13 @@ async def test_flags_set_everywhere_are_kept_again_by_who_comes_to_another_log(u
     untold.kept({"BYPASS": True}, 0)
     untold.took(1, "other", [FLAGS, {"ENABLE_ETAG": False}, False])
     await untold.tell_flags({"BYPASS": False}, 0.0)
-    assert untold.moved()[1] == untold.pins.pinned == {"BYPASS": False, "ENABLE_ETAG": False}
+    assert untold.moved()[1] == {"BYPASS": False, "ENABLE_ETAG": False}
+    # the log has it not yet, and so nobody else
+    assert untold.pins.pinned == {"BYPASS": True, "ENABLE_ETAG": False}
     # handed back to their settings
     untold.took(2, "other", [FLAGS, {"ENABLE_ETAG": None}, False])
     assert untold.moved()[1] == {"BYPASS": False, "ENABLE_ETAG": None}
-    assert untold.pins.pinned == {"BYPASS": False}
+    assert untold.pins.pinned == {"BYPASS": True}
 
 
 def test_flags_of_entries_that_are_in_what_is_kept_are_past() -> None:
