@@ -137,7 +137,10 @@ class Reader(Protocol):
         ...
 
     def kept(self, kept: Mapping[str, Any], upto: int) -> None:
-        """What is kept with the log, where not all of it may have been heard; entries up to that number say no more."""
+        """What is kept with the log, where not all of it may have been heard; entries up to that number say no more.
+
+        What is still to be told here (`Bulletin.is_newer`) is newer.
+        """
 
     def logged(self, left: int, upto: Standing) -> None:
         """What was told here is in a log up to there, all but the last `left` entries. It need not be the one read."""
@@ -204,10 +207,14 @@ class Bulletin:
         """How much is still to be told."""
         return len(self._pending) + len(self._keeping)
 
+    def is_telling(self, name: str) -> bool:
+        """Whether what is told here of `name`, which is kept, has no place in a log yet, as far as is known here."""
+        return name in self._keeping
+
     def is_newer(self, name: str, number: int) -> bool:
-        """Whether what was told here of `name`, which is kept, comes after that entry of the log that is read."""
+        """Whether what was told here of `name` comes after that entry of the log that is read."""
         at = self._kept_at.get(name)
-        return name in self._keeping or (at is not None and at.log == self._generation and at.number > number)
+        return self.is_telling(name) or (at is not None and at.log == self._generation and at.number > number)
 
     def tell(
         self, entries: Sequence[Entry], keep: Mapping[str, Any] | None = None, instead: Entry | None = None
@@ -375,9 +382,7 @@ class Bulletin:
         self._told_kept(stands, place.number)
 
     def _told_kept(self, stands: Mapping[str, bytes], upto: int) -> None:
-        """But for what is still to be told here, which is newer."""
-        kept = {name: orjson.loads(value) for name, value in stands.items() if name not in self._keeping}
-        self._reader.kept(kept, upto)
+        self._reader.kept({name: orjson.loads(value) for name, value in stands.items()}, upto)
 
     async def _take_place(self, client: Any, place: Standing, stands: Mapping[str, bytes]) -> int | None:
         """A number after all that was asked before this log was known here; None if it is this log no more.

@@ -8,7 +8,7 @@ from typing import Any
 
 from config.access import Refusal
 from config.bulletin import Bulletin, Entry, Standing
-from config.flags import Changes, FlagError, Flags
+from config.flags import Changes, FlagError, FlagName, Flags
 from config.tier import SharedTier
 
 log = logging.getLogger("siding.flags")
@@ -54,42 +54,86 @@ def take(flags: Flags, changes: Mapping[str, Any]) -> None:
             log.warning("a flag that was set everywhere cannot be set here: %s", fault)
 
 
-def not_outdone(bulletin: Bulletin, number: int, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of another's flips, which are that entry, that nothing told here comes after: all others end as it says."""
-    return {name: on for name, on in changes.items() if not bulletin.is_newer(name, number)}
+class Pins:
+    """Flags that were set in all replicas, as the log says: what is told last there, stands.
 
-
-def take_kept(flags: Flags, kept: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Flip what was flipped everywhere while this replica did not hear of it, and return that.
-
-    known -- what it knew of: what was flipped here alone since stays so. A flag that was handed back to its setting is
-    kept as None, which is news to who knew of a flip alone.
+    Who has told a flag himself takes nothing that the log has before that; and while he does not know yet where it
+    stands there, he waits with what others have told.
     """
-    news = {name: on for name, on in kept.items() if known.get(name) != on}
-    if set_so := {name: on for name, on in news.items() if on is not None}:
-        log.warning("flags that were set everywhere, whatever this replica's settings say: %s", set_so)
-    take(flags, news)
-    return news
+
+    def __init__(self, flags: Flags, bulletin: Bulletin) -> None:
+        self._flags = flags
+        self._bulletin = bulletin
+        # None: handed back to the settings of each
+        self._stand: dict[str, Any] = {}
+        self._telling: dict[str, Any] = {}
+        self._upto = 0
+        self._undecided: dict[str, tuple[int, Any]] = {}
+
+    @property
+    def pinned(self) -> dict[str, bool]:
+        """Those that do not stand as the settings of each replica say, as far as the log has been heard of."""
+        return {name: on for name, on in self._stand.items() if name in FlagName.__members__ and isinstance(on, bool)}
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """All that were set in all replicas, those included that the log may not have yet."""
+        return self._stand | self._telling
+
+    async def tell(self, flags: Changes, seconds: float) -> bool:
+        """See Tell."""
+        self._telling |= flags
+        self._bulletin.tell([[FLAGS, dict(flags), False]], keep=flags)
+        return await self._bulletin.sent(seconds)
+
+    def took(self, number: int, by: str, changes: object) -> None:
+        """An entry; one's own says nothing new."""
+        if by != self._bulletin.by and number > self._upto and isinstance(changes, dict):
+            self._take(self._not_outdone(number, changes))
+
+    def kept(self, kept: Mapping[str, Any], upto: int) -> None:
+        """What stands by the entries up to that number, not all of which may have been heard.
+
+        What was flipped here alone, after all of them were, stays so. That a flag was handed back to its setting is
+        news to who knew of a flip alone.
+        """
+        news = self._news(self._not_outdone(upto, kept))
+        if set_so := {name: on for name, on in news.items() if on is not None}:
+            log.warning("flags that were set everywhere, whatever this replica's settings say: %s", set_so)
+        self._upto = upto
+        self._take(news)
+
+    def logged(self) -> None:
+        """Where some of what was told here stands is known now."""
+        there = [name for name in self._telling if not self._bulletin.is_telling(name)]
+        self._stand |= {name: self._telling.pop(name) for name in there}
+        undecided, self._undecided = self._undecided, {}
+        for name, (number, on) in undecided.items():
+            self._take(self._news(self._not_outdone(number, {name: on})))
+
+    def _take(self, changes: dict[str, Any]) -> None:
+        self._stand |= changes
+        take(self._flags, changes)
+
+    def _news(self, changes: dict[str, Any]) -> dict[str, Any]:
+        return {name: on for name, on in changes.items() if self._stand.get(name) != on}
+
+    def _not_outdone(self, number: int, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Those that nothing told here comes after, as far as it is known."""
+        self._undecided |= {name: (number, on) for name, on in changes.items() if self._bulletin.is_telling(name)}
+        return {name: on for name, on in changes.items() if not self._bulletin.is_newer(name, number)}
 
 
 class FlagsEverywhere:
-    """For a service that tells its replicas nothing else. name -- of the service.
+    """For who tells the replicas, or hears of them, nothing else. name -- of the log.
 
     missed -- called when the tier may have lost something.
     """
 
     def __init__(self, tier: SharedTier, name: str, flags: Flags, missed: Callable[[], None] = lambda: None) -> None:
-        self._flags = flags
         self._missed = missed
-        self._everywhere: dict[str, Any] = {}
-        self._upto = 0
         self.bulletin = Bulletin(tier, name, self)
-
-    async def tell(self, flags: Changes, seconds: float) -> bool:
-        """See Tell."""
-        self._everywhere |= flags
-        self.bulletin.tell([[FLAGS, dict(flags)]], keep=flags)
-        return await self.bulletin.sent(seconds)
+        self.pins = Pins(flags, self.bulletin)
 
     # -- config.bulletin.Reader
 
@@ -98,11 +142,8 @@ class FlagsEverywhere:
 
     def took(self, number: int, by: str, entry: Entry) -> None:
         """Flags."""
-        others = by != self.bulletin.by and number > self._upto
-        if others and len(entry) > 1 and entry[0] == FLAGS and isinstance(entry[1], dict):
-            changes = not_outdone(self.bulletin, number, entry[1])
-            self._everywhere |= changes
-            take(self._flags, changes)
+        if len(entry) > 1 and entry[0] == FLAGS:
+            self.pins.took(number, by, entry[1])
 
     def missed(self, *, surely: bool) -> None:
         """What is kept is told anew."""
@@ -110,12 +151,12 @@ class FlagsEverywhere:
 
     def moved(self) -> tuple[Entry, Mapping[str, Any]]:
         """None of the flags is another."""
-        return [FLAGS, {}], self._everywhere
+        return [FLAGS, {}, False], self.pins.told
 
     def kept(self, kept: Mapping[str, Any], upto: int) -> None:
         """Flags that stand."""
-        self._everywhere |= take_kept(self._flags, kept, self._everywhere)
-        self._upto = upto
+        self.pins.kept(kept, upto)
 
     def logged(self, left: int, upto: Standing) -> None:
-        """Nothing depends on it."""
+        """What was told here is in the log."""
+        self.pins.logged()

@@ -6,9 +6,10 @@ whole of it at once.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from config.patterns import Pattern, PatternError, has_dot_segment
@@ -45,6 +46,7 @@ ORIGIN = "origin"
 MOST_SECONDS = 2.0**31
 """The largest number of seconds a cache has to tell from infinity (RFC 9111 1.2.2)."""
 MOST_TAGS, LONGEST_TAG = 64, 256
+MARK_BYTES = 4
 
 _KEYS = (
     "match",
@@ -69,7 +71,7 @@ class Rule:
     """A route rule; `proxy.policy.messages.RouteRule` says what the parts mean.
 
     ttl, stale_while_revalidate, stale_if_error -- seconds; None leaves them to the origin.
-    invalidated_by -- (method, path pattern) pairs.
+    invalidated_by -- (method, path pattern) pairs. mark -- a digest of all of it.
     """
 
     name: str
@@ -83,6 +85,11 @@ class Rule:
     private: bool = False
     public: bool = False
     set_cookie: bool = False
+    mark: str = field(init=False, default="")
+
+    def __post_init__(self) -> None:
+        text = repr(self.describe()).encode()
+        object.__setattr__(self, "mark", hashlib.blake2b(text, digest_size=MARK_BYTES).hexdigest())
 
     def describe(self) -> dict[str, object]:
         """The rule as JSON, its parts written as in the rules file."""

@@ -8,6 +8,8 @@ from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from config.bulletin import Bulletin
+from config.everywhere import Pins
+from config.flags import FlagName
 from config.tier import Result, SharedTier, State
 
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -32,8 +34,8 @@ class TierMetrics:
         self._calls[result].observe(seconds)
 
 
-def tier_levels(tier: SharedTier, bulletin: Bulletin) -> Iterable[Metric]:
-    """How it stands now."""
+def tier_levels(tier: SharedTier, bulletin: Bulletin, pins: Pins | None) -> Iterable[Metric]:
+    """How it stands now. pins -- None where another process minds the flags."""
     gauge = GaugeMetricFamily("siding_shared_tier", "The shared tier; 1 is the present state.", labels=["state"])
     for one in State:
         gauge.add_metric([one.value], one is tier.state)
@@ -49,3 +51,11 @@ def tier_levels(tier: SharedTier, bulletin: Bulletin) -> Iterable[Metric]:
     messages.add_metric(["told"], bulletin.told)
     messages.add_metric(["heard"], bulletin.heard)
     yield messages
+    if pins is None:
+        return
+    pinned = GaugeMetricFamily(
+        "siding_flag_pinned", "Feature flags: 1 is set in all replicas, whatever their settings say.", labels=["flag"]
+    )
+    for name in FlagName:
+        pinned.add_metric([name.value], name.value in pins.pinned)
+    yield pinned

@@ -37,6 +37,23 @@ class Ask:
         return any(name.lower() in {"authorization", "cookie"} for name in self.fields)
 
 
+FLAGS = "/api/flags"
+
+
+def flags_in(document: Any) -> dict[str, bool]:
+    """The flags of `GET /api/flags`, which tells of more."""
+    return {name: on for name, on in document.items() if isinstance(on, bool)} if isinstance(document, dict) else {}
+
+
+def pinned_in(document: Any) -> str:
+    """Of `GET /api/flags`, in words: how those stand that were set in all replicas. Empty where there are none."""
+    stand = flags_in(document)
+    pinned = flags_in(document.get("pinned")) if stand else {}
+    return ", ".join(
+        f"{name} {'on' if on else 'off'}{'' if stand.get(name) == on else ' (not here)'}" for name, on in pinned.items()
+    )
+
+
 def why(fault: Exception) -> str:
     """In words, of a request that got no answer: not every fault has any, and aiohttp's speak of TLS."""
     if isinstance(fault, aiohttp.ClientConnectorError):

@@ -108,7 +108,7 @@ class Monitor:
             self._everywhere = FlagsEverywhere(self._tier, "monitor", self._flags, self.cache.forget)
         self.parts = Parts(self._flags, self._metrics, self.cache, queries=queries)
         if self._everywhere is not None:
-            self.parts.tell_flags = self._everywhere.tell
+            self.parts.pins = self._everywhere.pins
         known = load_templates() if templates is None else templates
         priced = load_models() if models is None else models
         self.grading = GradingPart(settings, self._flags, self._tier, self._metrics.registry, known, priced)
@@ -128,7 +128,7 @@ class Monitor:
         yield from callers_levels(self._runner, self.room)
         yield from self.grading.levels()
         if self._tier is not None and self._everywhere is not None:
-            yield from tier_levels(self._tier, self._everywhere.bulletin)
+            yield from tier_levels(self._tier, self._everywhere.bulletin, self._everywhere.pins)
         if self._pool is not None:
             yield from pool_levels(self._pool.numbers())
         for part in (self.sampler, self.bouncer):

@@ -17,7 +17,7 @@ from config.settings import MonitorSettings
 from pool_monitor import pgbouncer
 from pool_monitor.faults import FAULTS, describe
 from pool_monitor.pgbouncer import BouncerSample
-from pool_monitor.pool import APPLICATION, BUDGET
+from pool_monitor.pool import APPLICATION, BESIDE, BUDGET, OURS
 from pool_monitor.server_stats import STATEMENTS_THERE
 
 SECONDS = 5.0
@@ -52,8 +52,8 @@ class Budget:
 
     @property
     def left(self) -> int:
-        """How many more there may be."""
-        return max(0, self.allowed - self.reserved - self.others)
+        """How many a pool may have."""
+        return max(0, self.allowed - self.reserved - self.others - BESIDE)
 
 
 # -- decisions, pure
@@ -63,7 +63,7 @@ def budget_check(most: int, replicas_hint: str, budget: Budget) -> Check:
     """Whether the pool fits into what the server allows."""
     told = (
         f"DB_POOL_MAX is {most}; the server allows {budget.allowed} connections, {budget.reserved} are reserved, "
-        f"others use {budget.others}"
+        f"others use {budget.others} and the monitor {BESIDE} beside its pool"
     )
     if most > budget.left:
         lower = f"lower DB_POOL_MAX to {budget.left} or less, or " if budget.left else ""
@@ -123,7 +123,7 @@ def unreachable(fault: BaseException, url: str) -> Check:
 
 
 async def _server_checks(settings: MonitorSettings, connection: Any) -> list[Check]:
-    row = await connection.fetchrow(BUDGET, f"{APPLICATION}%")
+    row = await connection.fetchrow(BUDGET, OURS)
     hint = "a second replica of the monitor, or a deploy with both versions running, does not fit; lower DB_POOL_MAX"
     found = [
         version_check(connection.get_server_version().major),

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from config.access import Refusal, refusal_of
 from config.answers import READ_SECONDS, answer_json, application, change_asked, peer_of
-from config.everywhere import Tell, change_of, set_flags
+from config.everywhere import Pins, change_of, set_flags
 from config.flags import FlagError, Flags
 from config.words import quoted
 from pool_monitor.faults import FAULTS, describe
@@ -31,7 +31,7 @@ _UNADVISED: tuple[type[Exception], ...] = (PoolError, *FAULTS)
 @dataclass(slots=True)
 class Parts:
     """What the endpoints speak for. numbers, advise, runner -- None without DATABASE_URL;
-    bouncer -- None without PGBOUNCER_ADMIN_URL; tell_flags -- None without REDIS_URL."""
+    bouncer -- None without PGBOUNCER_ADMIN_URL; pins -- None without REDIS_URL."""
 
     flags: Flags
     metrics: Metrics
@@ -41,7 +41,7 @@ class Parts:
     runner: Runner | None = None
     bouncer: Callable[[], list[dict[str, object]] | None] | None = None
     queries: Mapping[str, Query] = field(default_factory=dict)
-    tell_flags: Tell | None = None
+    pins: Pins | None = None
     draining: bool = False
 
 
@@ -110,13 +110,15 @@ class _Endpoints:
         return answer_json(200, self._parts.cache.report(flags.query_cache and not flags.bypass))
 
     async def flags(self, _: web.Request) -> web.StreamResponse:
-        return answer_json(200, self._parts.flags.as_dict())
+        pins = self._parts.pins
+        return answer_json(200, {**self._parts.flags.as_dict(), "pinned": pins.pinned if pins is not None else {}})
 
     async def set_flags(self, request: web.Request) -> web.StreamResponse:
         changes, everywhere = change_of(await change_asked(request, self._admin_token))
         parts = self._parts
         try:
-            state = await set_flags(parts.flags, changes, everywhere=everywhere, tell=parts.tell_flags)
+            tell = parts.pins.tell if parts.pins is not None else None
+            state = await set_flags(parts.flags, changes, everywhere=everywhere, tell=tell)
             return answer_json(200, state)
         except FlagError as fault:
             raise Refusal(400, "bad-flags", str(fault), more={"faults": fault.faults}) from fault

@@ -27,7 +27,11 @@ log = logging.getLogger("siding.pool")
 logging.getLogger("asyncpg.pool").setLevel(logging.CRITICAL)  # failures to connect are told here, once, in a line
 
 APPLICATION = "siding-monitor"
-"""What pg_stat_activity shows as application_name."""
+"""What pg_stat_activity shows as application_name, of the pool's connections."""
+OURS = f"{APPLICATION}%"
+"""Those of a monitor's other connections begin so, too."""
+BESIDE = 2
+"""What it has of them for as long as it runs: for the server's statistics, and for news of changed tables."""
 WAITS_KEPT = 1000
 """The latest waits, of which percentiles are told."""
 PING_AFTER_SECONDS = 15.0
@@ -285,23 +289,24 @@ class Pool:
         try:
             connection = await asyncpg.connect(self.tuning.url, timeout=self.tuning.acquire, statement_cache_size=0)
             try:
-                row = await connection.fetchrow(BUDGET, APPLICATION, timeout=self.tuning.acquire)
+                row = await connection.fetchrow(BUDGET, OURS, timeout=self.tuning.acquire)
             finally:
                 connection.terminate()
         except FAULTS as fault:
             log.warning("the server's connection budget could not be read: %s", describe(fault))
             return
         assert row is not None
-        left = row["allowed"] - row["reserved"] - row["others"]
+        left = row["allowed"] - row["reserved"] - row["others"] - BESIDE
         if self.tuning.most > left:
             log.warning(
                 "DB_POOL_MAX is %d, but only %d connections are left: max_connections is %d, %d are reserved, "
-                "others use %d; lower DB_POOL_MAX or raise max_connections",
+                "others use %d and the monitor %d beside its pool; lower DB_POOL_MAX or raise max_connections",
                 self.tuning.most,
                 max(0, left),
                 row["allowed"],
                 row["reserved"],
                 row["others"],
+                BESIDE,
             )
 
     # -- lending

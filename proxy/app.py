@@ -46,7 +46,6 @@ from proxy.server.visit import Limits, Shared
 from proxy.siblings import Siblings
 from proxy.store.invalidations import Invalidations
 from proxy.store.memory import MemoryStore
-from proxy.store.notices import Flipped
 from proxy.store.replicas import Replicas
 from proxy.store.sweeping import Sweeper
 from proxy.store.telling import Notice, note
@@ -90,8 +89,7 @@ class Worker:
 
     siblings -- the other workers, who are told what was invalidated here; None where there are none.
     wall -- the wall clock, seconds.
-    group -- names this worker and its siblings, among all replicas. flipped -- called with flags that
-    another replica has flipped everywhere. tracing -- where spans go; None: nowhere.
+    group -- names this worker and its siblings, among all replicas. tracing -- where spans go; None: nowhere.
     """
 
     def __init__(
@@ -102,7 +100,6 @@ class Worker:
         siblings: Siblings | None,
         wall: Callable[[], float] = time.time,
         group: str | None = None,
-        flipped: Flipped = lambda _, __: None,
         tracing: Tracing | None = None,
     ) -> None:
         self.settings = settings
@@ -125,7 +122,7 @@ class Worker:
         secret = settings.cache_secret.get_secret_value().encode() if settings.cache_secret is not None else b""
         group = group or secrets.token_hex(8)
         mark = f"siding-{group}"
-        self.replicas = self._share(secret, group, wall, flipped)
+        self.replicas = self._share(secret, group, wall)
         self._metrics = Metrics(
             flags,
             store=self.store,
@@ -182,13 +179,7 @@ class Worker:
         self._listener: asyncio.Server | None = None
         self._chores: list[asyncio.Task[None]] = []
 
-    def _share(
-        self,
-        secret: bytes,
-        group: str,
-        wall: Callable[[], float],
-        flipped: Flipped,
-    ) -> Replicas | None:
+    def _share(self, secret: bytes, group: str, wall: Callable[[], float]) -> Replicas | None:
         settings, flags = self.settings, self._flags
         if settings.redis_url is None:
             return None
@@ -205,7 +196,8 @@ class Worker:
             limit=settings.redis_max_object_bytes,
             here=self._invalidations,
             flags=flags,
-            flipped=flipped,
+            # those of all workers are their parent's
+            minds_flags=self._siblings is None,
             logged=self._siblings.logged if self._siblings is not None else lambda _, __: None,
             wall=wall,
         )
@@ -228,18 +220,13 @@ class Worker:
 
     # -- life
 
-    async def start(
-        self, sock: socket.socket, logs: Collection[str] = (), known: Mapping[str, bool | None] = {}
-    ) -> None:
-        """Serve clients on `sock`, which must be listening.
-
-        logs -- of the replicas, that the other workers read. known -- flags that were set everywhere, and here since.
-        """
+    async def start(self, sock: socket.socket, logs: Collection[str] = ()) -> None:
+        """Serve clients on `sock`, which must be listening. logs -- of the replicas, that the other workers read."""
         self._metrics.lag.start()
         sweeper = Sweeper(self.store, self._invalidations, self._wall, time.monotonic)
         self._chores = [asyncio.create_task(chore) for chore in (sweeper.run(), SpareMemory().run())]
         if self.replicas is not None:
-            self.replicas.start(logs, known)
+            self.replicas.start(logs)
         hits = Hits(self._fast, self._briefs, self._wall, self._traces.needs_span if self._traces is not None else None)
         room = Room(most_clients(DESCRIPTORS))
         self._server = ClientServer(self.handler, self._refused, self._fast.lexicon, hits, self._express, room)
@@ -308,6 +295,11 @@ class Worker:
     async def flags(self) -> dict[str, bool]:
         """Every flag."""
         return self._flags.as_dict()
+
+    async def pinned(self) -> dict[str, bool]:
+        """Those that were set in all replicas."""
+        pins = self.replicas.notices.pins if self.replicas is not None else None
+        return pins.pinned if pins is not None else {}
 
     async def set_flags(self, changes: Mapping[str, object], *, everywhere: bool = False) -> dict[str, bool]:
         """Flip flags, all or none; `everywhere` says whether all replicas know of it. Raises FlagError."""

@@ -1,7 +1,8 @@
 """WORKERS > 1: processes that share the public port, and a parent that speaks for them on the admin listener.
 
 Each worker has a cache of its own (CACHE_MAX_BYTES is divided among them) and collapses its own requests.
-What one invalidates, the parent tells the others; flags and purges go to all; numbers are added up.
+What one invalidates, the parent tells the others; purges go to all; numbers are added up. Flags are the parent's: it
+alone tells other replicas, and hears, of those that are set in all of them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import multiprocessing
 import secrets
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from multiprocessing.process import BaseProcess
@@ -23,14 +24,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from config.bulletin import Standing
+from config.everywhere import FlagsEverywhere
 from config.everywhere import set_flags as everywhere_or_here
-from config.everywhere import take
-from config.flags import Changes, Flags
+from config.flags import Flags
 from config.listen import open_socket
 from config.logs import configure_logging
 from config.rules import RouteTable
 from config.settings import ProxySettings
 from config.tasks import end as end_tasks
+from config.tier import SharedTier
+from config.tier_metrics import tier_levels
 from proxy.app import AdminListener, Worker, set_up_tracing
 from proxy.channel import Channel, ChannelError
 from proxy.loop import run
@@ -39,6 +42,7 @@ from proxy.observe.metrics import hit_rate, write_out
 from proxy.server.admin import PurgeOrder, admin_app
 from proxy.server.live import LiveSettings
 from proxy.siblings import KNOWN_SECONDS, Siblings
+from proxy.store.replicas import log_name
 
 log = logging.getLogger("siding.fleet")
 
@@ -86,7 +90,6 @@ async def _work(
         routes,
         siblings=Siblings(channel),
         group=group,
-        flipped=lambda changes, at: channel.tell("flipped", [dict(changes), list(at) if at is not None else None]),
         tracing=set_up_tracing(),
     )
 
@@ -94,12 +97,11 @@ async def _work(
     asked = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked.set)
     logs: Collection[str] = ()
-    known: Changes = {}
     try:
         # before the first client, so that no purge and no flip of a flag passes it by
         with suppress(ChannelError):
-            logs, known = cast("tuple[list[str], dict[str, bool | None]]", await channel.call("listening"))
-        await worker.start(open_socket(settings.host, port, share=True), logs, known)
+            logs = cast("list[str]", await channel.call("listening"))
+        await worker.start(open_socket(settings.host, port, share=True), logs)
         channel.tell("serving", None)
         waits = {asyncio.create_task(asked.wait()), asyncio.create_task(channel.closed.wait())}
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -123,8 +125,6 @@ async def _answer_parent(worker: Worker, name: str, argument: object) -> object:
             return await worker.live()
         case "set_flags":
             return await worker.set_flags(cast("Mapping[str, object]", argument))
-        case "set_flags_everywhere":
-            return await worker.set_flags(cast("Mapping[str, object]", argument), everywhere=True)
         case "purge":
             return await worker.purge(PurgeOrder(**cast("dict[str, str | bool]", argument)))  # type: ignore[arg-type]
         case "invalidate":
@@ -169,10 +169,12 @@ class Fleet:
         self._routes = routes
         self._port = port
         self._flags = Flags.from_settings(settings)
-        # those that were flipped in all replicas, and how; since then they may have been flipped here alone
-        self._everywhere: dict[str, bool | None] = {}
-        # up to where a worker has heard of them
-        self._upto = Standing("", 0)
+        self._flags.subscribe(self._flipped)
+        self._tier: SharedTier | None = None
+        self._everywhere: FlagsEverywhere | None = None
+        if settings.redis_url is not None:
+            self._tier = SharedTier(settings.redis_url, seconds=settings.redis_timeout_ms / 1000)
+            self._everywhere = FlagsEverywhere(self._tier, log_name(settings.upstream_url), self._flags)
         self._members = [Member(number) for number in range(settings.workers)]
         self._keepers: list[asyncio.Task[None]] = []
         self._draining = False
@@ -182,6 +184,8 @@ class Fleet:
 
     def start(self) -> None:
         """Start the workers, and keep starting them."""
+        if self._everywhere is not None:
+            self._everywhere.bulletin.start()
         self._keepers = [asyncio.create_task(self._keep(member)) for member in self._members]
 
     async def _keep(self, member: Member) -> None:
@@ -231,31 +235,11 @@ class Fleet:
             return await self._bring_up_to_date(member)
         if name == "serving":
             member.serving = True
-        elif name == "flipped":
-            changes, at = cast("tuple[Changes, tuple[str, int] | None]", argument)
-            self._take_flipped(member, changes, Standing(*at) if at is not None else None)
         elif name == "invalidated":
             await self._spread(member, [member.life, *cast("list[object]", argument)])
         elif name == "logged":
             self._tell_others(member, "logged", [member.life, *cast("list[object]", argument)])
         return None
-
-    def _take_flipped(self, member: Member, changes: Changes, at: Standing | None) -> None:
-        """`member` has flipped what another replica has flipped everywhere. For `at` see `notices.Flipped`.
-
-        Another worker may have heard of it before, and they may have been flipped here alone since: then they stay so.
-        """
-        news: Changes
-        if at is None:
-            news = {name: on for name, on in changes.items() if self._everywhere.get(name) != on}
-        elif at.log == self._upto.log and at.number <= self._upto.number:
-            news = {}
-        else:
-            news, self._upto = changes, at
-        self._everywhere |= news
-        take(self._flags, news)
-        if changes and member.channel is not None:
-            member.channel.tell("set_flags", self._flags.as_dict())
 
     def _others(self, member: Member) -> Iterator[tuple[Member, Channel]]:
         for other in self._members:
@@ -277,28 +261,25 @@ class Fleet:
                 channel.tell("invalidate", told)
         await asyncio.gather(*calls, return_exceptions=True)
 
-    async def _bring_up_to_date(self, member: Member) -> tuple[list[str], dict[str, bool | None]]:
+    async def _bring_up_to_date(self, member: Member) -> list[str]:
         """Flags that were flipped while it started, and what others have told; it hears of all that follows.
 
-        Returns the logs that they read (`config.bulletin`), of who does not say it in time, `UNKNOWN_LOG`; and which
-        of the flags that were set everywhere are in what it has been given.
+        Returns the logs that they read (`config.bulletin`); of who does not say it in time, `UNKNOWN_LOG`.
         """
         assert member.channel is not None
         member.listening = True
         others = [
             asyncio.create_task(channel.call("joined")) for other, channel in self._others(member) if other.serving
         ]
-        known = dict(self._everywhere)
         try:
             await member.channel.call("set_flags", self._flags.as_dict())
         except ChannelError as fault:
-            known = {}
             log.warning("worker %d did not take its flags: %s", member.number, fault)
         if others:
             await asyncio.wait(others, timeout=KNOWN_SECONDS)
         told = [one.result() if one.done() and one.exception() is None else UNKNOWN_LOG for one in others]
         await end_tasks(others)
-        return [name for name in cast("list[str]", told) if name], known
+        return [name for name in cast("list[str]", told) if name]
 
     async def stop(self) -> None:
         """SIGTERM to all; those that outlive their drain are killed."""
@@ -312,6 +293,9 @@ class Fleet:
                 if member.process is not None:
                     member.process.kill()
             await asyncio.wait(late)
+        if self._everywhere is not None and self._tier is not None:
+            await self._everywhere.bulletin.close()
+            await self._tier.close()
 
     async def _ask_all(self, name: str, argument: object = None) -> dict[int, object]:
         """The answers, by the workers' numbers."""
@@ -328,6 +312,12 @@ class Fleet:
                 good[number] = answer
         return good
 
+    def _flipped(self, _: str, __: bool) -> None:
+        """Of all flags, so that it ends as this one does who has missed something, or starts."""
+        for member in self._members:
+            if member.channel is not None:
+                member.channel.tell("set_flags", self._flags.as_dict())
+
     # -- server.admin.Control
 
     async def ready(self) -> tuple[bool, str]:
@@ -341,8 +331,12 @@ class Fleet:
         """Every worker's exposition, told apart by a `worker` label; OpenMetrics where `accept` asks for it."""
         registry = CollectorRegistry()
         texts = {number: str(text) for number, text in (await self._ask_all("metrics")).items()}
-        registry.register(_Merged(texts))
+        registry.register(_Merged(texts, list(self._levels())))
         return await asyncio.to_thread(write_out, registry, accept)
+
+    def _levels(self) -> Iterator[Metric]:
+        if self._everywhere is not None and self._tier is not None:
+            yield from tier_levels(self._tier, self._everywhere.bulletin, self._everywhere.pins)
 
     async def report_cache(self) -> dict[str, object]:
         """The workers' numbers added up."""
@@ -366,16 +360,14 @@ class Fleet:
         """Every flag."""
         return self._flags.as_dict()
 
+    async def pinned(self) -> dict[str, bool]:
+        """Those that were set in all replicas."""
+        return self._everywhere.pins.pinned if self._everywhere is not None else {}
+
     async def set_flags(self, changes: Mapping[str, object], *, everywhere: bool = False) -> dict[str, bool]:
         """Flip flags here, for workers to come, and in every worker. Raises FlagError."""
-
-        async def tell(flags: Changes, _: float) -> bool:
-            self._everywhere |= flags
-            answers = await self._ask_all("set_flags_everywhere", flags)
-            return any(cast("dict[str, bool]", answer)["everywhere"] for answer in answers.values())
-
-        replicas = self._settings.redis_url is not None
-        state = await everywhere_or_here(self._flags, changes, everywhere=everywhere, tell=tell if replicas else None)
+        tell = self._everywhere.pins.tell if self._everywhere is not None else None
+        state = await everywhere_or_here(self._flags, changes, everywhere=everywhere, tell=tell)
         # the whole state, so that what one has missed is made good with the next change
         await self._ask_all("set_flags", self._flags.as_dict())
         return state
@@ -407,19 +399,21 @@ async def _answers(member: Member) -> bool:
 
 
 class _Merged(Collector):
-    """Expositions of several workers as one, each sample labelled with its worker's number."""
+    """Expositions of several workers as one, each sample labelled with its worker's number; `parent`: the parent's."""
 
-    def __init__(self, texts: Mapping[int, str]) -> None:
+    def __init__(self, texts: Mapping[int, str], parents: Sequence[Metric]) -> None:
         self._texts = texts
+        self._parents = parents
 
     def collect(self) -> list[Metric]:
         """The merged families."""
         families: dict[str, Metric] = {}
-        for number, text in self._texts.items():
-            for family in text_string_to_metric_families(text):
+        of_workers = ((str(number), text_string_to_metric_families(text)) for number, text in self._texts.items())
+        for worker, found in (*of_workers, ("parent", self._parents)):
+            for family in found:
                 merged = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
                 for sample in family.samples:
-                    merged.samples.append(sample._replace(labels={**sample.labels, "worker": str(number)}))
+                    merged.samples.append(sample._replace(labels={**sample.labels, "worker": worker}))
         return list(families.values())
 
 

@@ -9,9 +9,11 @@ import sys
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from config.flags import Flags
 from config.output import say
-from deploy.asking import Unreachable, Way, ways
+from deploy.asking import FLAGS, Unreachable, Way, flags_in, pinned_in, ways
 from deploy.check import criteria, measure, report, requests
 from deploy.check.criteria import Result, Verdict
 from deploy.check.monitor import GRADINGS, POOL, Graded, grade, pool_watched
@@ -93,6 +95,9 @@ async def check(options: argparse.Namespace, asked: requests.Requests) -> list[R
         for way, path in [(monitor, POOL), *((one, measure.LOOKUPS) for one in admins)]:
             if way is not None:
                 await way.answers(path)
+        for listener in (*admins, monitor):
+            if listener is not None and (words := flags_in_words(await listener.document(FLAGS))):
+                print(f"note: {listener.url}: {words}", file=sys.stderr, flush=True)
         for url, admin in itertools.zip_longest(options.urls, admins):
             async with ways([url], options.timeout) as (through,):
                 assert through is not None
@@ -105,6 +110,14 @@ async def check(options: argparse.Namespace, asked: requests.Requests) -> list[R
         results += await _pool(plan, monitor)
         results.append(await _tokens(monitor, own=options.grade))
     return results
+
+
+def flags_in_words(document: Any) -> str:
+    """Of `GET /api/flags`: what a figure may be owed to that nobody would think of."""
+    stand, usual = flags_in(document), Flags().as_dict()
+    switched = [f"{name} is {'on' if on else 'off'}" for name, on in stand.items() if on is not usual.get(name, on)]
+    pinned = pinned_in(document)
+    return "; ".join([*switched, *([f"set in all replicas, whatever their settings say: {pinned}"] if pinned else [])])
 
 
 async def _pool(plan: measure.Plan, monitor: Way | None) -> list[Result]:

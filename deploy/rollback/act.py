@@ -12,7 +12,7 @@ import aiohttp
 import orjson
 
 from config.flags import Changes, FlagName
-from deploy.asking import Ask, Way, why
+from deploy.asking import FLAGS, Ask, Way, flags_in, pinned_in, why
 from deploy.rollback.switches import PROBES, Seen, expected, judged
 
 ANSWERS = 8
@@ -44,21 +44,17 @@ class Told(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Flipped:
-    """before, after -- all flags of one listener."""
+    """before, after -- all flags of one listener. pinned -- what was set in all replicas by then, in words."""
 
     before: Mapping[str, bool]
     after: Mapping[str, bool]
     told: Told
-
-
-async def flags_of(client: aiohttp.ClientSession, admin: str) -> dict[str, bool]:
-    """`GET /api/flags`. Raises Failed."""
-    return {name: bool(on) for name, on in (await _json(client, "GET", admin)).items()}
+    pinned: str
 
 
 async def flip(client: aiohttp.ClientSession, admin: str, wanted: Changes, token: str | None, *, here: bool) -> Flipped:
     """Set flags at one listener: in all its replicas where it has a shared tier, unless `here`. Raises Failed."""
-    before = await flags_of(client, admin)
+    before = flags_in(await _json(client, "GET", admin))
     changes = {name: on for name, on in wanted.items() if name in before}
     if not changes:
         raise Failed(f"{admin} has none of these flags: {', '.join(wanted)}")
@@ -68,13 +64,14 @@ async def flip(client: aiohttp.ClientSession, admin: str, wanted: Changes, token
     except _NoAnswer as fault:
         raise Failed(str(fault), before) from fault
     try:
-        after = await flags_of(client, admin)
+        stand = await _json(client, "GET", admin)
     except Failed as fault:
         raise Failed(f"it is ordered, and not seen: {fault}", before) from fault
+    after = flags_in(stand)
     wrong = [name for name, on in changes.items() if on is not None and after[name] != on]
     if wrong:
         raise Failed(f"{admin} has not changed {', '.join(wrong)}", before)
-    return Flipped(before, after, told)
+    return Flipped(before, after, told, pinned_in(stand))
 
 
 async def _order(
@@ -101,7 +98,7 @@ async def _json(
     document: Changes | None = None,
     fields: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    url = f"{admin.rstrip('/')}/api/flags"
+    url = admin.rstrip("/") + FLAGS
     try:
         async with client.request(
             method, url, json=document, headers=fields, skip_auto_headers=() if document else ("Content-Type",)
@@ -112,7 +109,7 @@ async def _json(
     try:
         given = orjson.loads(text)
     except ValueError as fault:
-        raise Failed(f"{admin} is no admin listener: it answers {method} /api/flags without JSON") from fault
+        raise Failed(f"{admin} is no admin listener: it answers {method} {FLAGS} without JSON") from fault
     content: dict[str, Any] = given if isinstance(given, dict) else {}
     if status == 200 and FlagName.BYPASS in content:
         return content

@@ -161,6 +161,7 @@ async def _flip(client: aiohttp.ClientSession, admin: str, wanted: Changes, secr
         f"  undo: {command}" if undo else "  nothing changed here: they stood so before",
         *([ALIKE] if undo and done.told is not Told.HERE else []),
         *([NOT_YET] if done.told is Told.NOT_YET else []),
+        *([f"  set in all replicas, whatever their settings say: {done.pinned}"] if done.pinned else []),
     ]
     say("\n".join(told), otherwise=f"siding rollback: undo: {command}" if undo else "")
     return FELL_SHORT if done.told is Told.NOT_YET else DONE

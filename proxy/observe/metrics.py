@@ -467,7 +467,7 @@ class _Shared(Collector):
     def collect(self) -> Iterable[Metric]:
         """The families, with their values now."""
         replicas = self._replicas
-        yield from tier_levels(replicas.tier, replicas.notices.bulletin)
+        yield from tier_levels(replicas.tier, replicas.notices.bulletin, replicas.notices.pins)
         leases = CounterMetricFamily(
             "siding_leases", "Asking which replica asks the origin, by outcome.", labels=["outcome"]
         )

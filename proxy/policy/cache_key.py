@@ -238,7 +238,7 @@ def _joined(kind: str, name: str, values: tuple[str, ...]) -> bytes:
 
 
 def _add_rule(parts: list[str], rule: RouteRule, fields: Fields, content: bytes, digest: Digest) -> None:
-    parts.append(f"rule {rule.name}")
+    parts.append(f"rule {rule.name} {rule.mark}")
     document: Document | None = None
     for kind, name in rule.key:
         if kind == "authorization":

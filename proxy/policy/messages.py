@@ -198,6 +198,7 @@ class RouteRule(Protocol):
     private -- the key holds the whole credential, so each one has stored responses of its own.
     public -- the operator declares that the answer is the same for everyone.
     set_cookie -- the operator declares that everyone may be given the cookies that one was given.
+    mark -- another for each other rule, for the same paths as well: what is stored was judged by that rule alone.
     """
 
     @property
@@ -220,6 +221,8 @@ class RouteRule(Protocol):
     def public(self) -> bool: ...
     @property
     def set_cookie(self) -> bool: ...
+    @property
+    def mark(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)

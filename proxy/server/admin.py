@@ -66,6 +66,10 @@ class Control(Protocol):
         """Every flag."""
         ...
 
+    async def pinned(self) -> dict[str, bool]:
+        """How those flags stand in all replicas that were set so, whatever their settings say."""
+        ...
+
     async def set_flags(self, changes: Mapping[str, object], *, everywhere: bool = False) -> dict[str, bool]:
         """Flip flags, all or none, and return every flag; None is what the setting says. Raises FlagError.
 
@@ -186,7 +190,7 @@ class _Endpoints:
         return answer_json(200, await self._control.report_cache())
 
     async def _flags(self, _: web.Request) -> web.StreamResponse:
-        return answer_json(200, await self._control.flags())
+        return answer_json(200, {**await self._control.flags(), "pinned": await self._control.pinned()})
 
     async def _set_flags(self, request: web.Request) -> web.StreamResponse:
         changes, everywhere = change_of(await change_asked(request, self._token))

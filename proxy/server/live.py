@@ -67,13 +67,19 @@ class Source(Protocol):
     async def ready(self) -> tuple[bool, str]: ...
     async def live(self) -> Numbers: ...
     async def flags(self) -> dict[str, bool]: ...
+    async def pinned(self) -> dict[str, bool]: ...
 
 
 # -- what is told; pure
 
 
 def snapshot(
-    numbers: Numbers, ready: tuple[bool, str], flags: dict[str, bool], monitor: dict[str, Any], settings: LiveSettings
+    numbers: Numbers,
+    ready: tuple[bool, str],
+    flags: dict[str, bool],
+    pinned: dict[str, bool],
+    monitor: dict[str, Any],
+    settings: LiveSettings,
 ) -> dict[str, object]:
     """The document of one event, but for the time."""
     return {
@@ -83,6 +89,7 @@ def snapshot(
         "ready": ready[0],
         "readyReason": ready[1],
         "flags": flags,
+        "pinned": pinned,
         "shared": settings.shared,
         "workers": settings.workers,
         "version": VERSION,
@@ -226,8 +233,9 @@ class Live:
 
     async def _sample(self) -> dict[str, object]:
         source = self._source
-        numbers, ready, flags = await source.live(), await source.ready(), await source.flags()
-        return {"at": self._wall(), **snapshot(numbers, ready, flags, self._monitor.seen, self._settings)}
+        numbers, ready = await source.live(), await source.ready()
+        flags, pinned = await source.flags(), await source.pinned()
+        return {"at": self._wall(), **snapshot(numbers, ready, flags, pinned, self._monitor.seen, self._settings)}
 
     async def _keep_sampling(self) -> None:
         while True:

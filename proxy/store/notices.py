@@ -11,21 +11,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from config.bulletin import Bulletin, Entry, Standing
-from config.everywhere import FLAGS, not_outdone, take, take_kept
+from config.everywhere import FLAGS, Pins
 from config.flags import Changes, Flags
 from config.tier import SharedTier
 from proxy.store.invalidations import Invalidations, Validity
 from proxy.store.telling import ALL, Notice, Telling, note
 
-Flipped = Callable[[Changes, Standing | None], None]
-"""Takes flags that others have flipped, and where the log says so; None where it is only kept that they stand so."""
-
 
 class Notices:
     """See the module. name -- of the log. by -- of this replica, or of all workers that tell each other anyway.
 
-    here, flags -- of this process. flipped -- called with flags that others have flipped. logged -- called with how
-    many of the notices told here are in a log, and up to where.
+    here, flags -- of this process; None where somebody else minds the flags. logged -- called with how many of the
+    notices told here are in a log, and up to where.
     """
 
     def __init__(
@@ -34,14 +31,12 @@ class Notices:
         name: str,
         by: str,
         here: Invalidations,
-        flags: Flags,
-        flipped: Flipped,
+        flags: Flags | None,
         logged: Callable[[int, Standing], None] = lambda _, __: None,
     ) -> None:
         self.bulletin = Bulletin(tier, name, self, by)
+        self.pins = Pins(flags, self.bulletin) if flags is not None else None
         self._here = here
-        self._flags = flags
-        self._flipped = flipped
         self._logged = logged
         self._everywhere = Invalidations()
         self._since = 0
@@ -49,8 +44,6 @@ class Notices:
         self._siblings: dict[int, Telling] = {}
         self._before: dict[int, int] = {}
         self._own_before = 0
-        self._flags_everywhere: dict[str, Any] = {}
-        self._flags_upto = 0
 
     # -- telling
 
@@ -63,14 +56,9 @@ class Notices:
 
     async def tell_flags(self, flags: Changes, seconds: float) -> bool:
         """Set flags in every replica, now and later; False where that may take longer than so many seconds."""
+        assert self.pins is not None
         self._own.skip(self._own.count + 1)
-        self._flags_everywhere |= flags
-        self.bulletin.tell([[FLAGS, dict(flags), False]], keep=flags)
-        return await self.bulletin.sent(seconds)
-
-    def know(self, flags: Changes) -> None:
-        """These were set everywhere before this worker began, and may have been flipped in this replica alone since."""
-        self._flags_everywhere |= flags
+        return await self.pins.tell(flags, seconds)
 
     # -- what the other workers of this proxy tell, heard from themselves
 
@@ -138,13 +126,8 @@ class Notices:
         if what == FLAGS:
             # numbers have no gaps
             self._everywhere.epoch = number
-            if isinstance(name, dict) and number > self._flags_upto:
-                theirs = by != self.bulletin.by
-                changes = not_outdone(self.bulletin, number, name) if theirs else name
-                self._flags_everywhere |= changes
-                if theirs:
-                    take(self._flags, changes)
-                    self._flipped(changes, Standing(self.bulletin.read.log, number))
+            if self.pins is not None:
+                self.pins.took(number, by, name)
             return
         notice = (str(what), str(name), bool(soft))
         note(self._everywhere, notice)
@@ -160,16 +143,16 @@ class Notices:
         # records that are asked for later are of what there is with all that was told until now
         self._before = {who: telling.count for who, telling in self._siblings.items()}
         self._own_before = self._own.count
-        return [ALL, "", True], self._flags_everywhere
+        return [ALL, "", True], self.pins.told if self.pins is not None else {}
 
     def kept(self, kept: Mapping[str, Any], upto: int) -> None:
         """Flags that stand."""
-        news = take_kept(self._flags, kept, self._flags_everywhere)
-        self._flags_everywhere |= news
-        self._flags_upto = upto
-        self._flipped(news, None)
+        if self.pins is not None:
+            self.pins.kept(kept, upto)
 
     def logged(self, left: int, upto: Standing) -> None:
         """All but the last `left` of what was told here."""
         self._own.logged(self._own.count - left, upto)
         self._logged(self._own.count - left, upto)
+        if self.pins is not None:
+            self.pins.logged()

@@ -12,12 +12,12 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from config.bulletin import Standing
-from config.flags import Changes, Flags
+from config.flags import Flags
 from config.tasks import end
 from config.tier import SharedTier
 from config.tracing import apart
 from proxy.store.invalidations import Invalidations
-from proxy.store.notices import Flipped, Notices
+from proxy.store.notices import Notices
 from proxy.store.shared import SharedStore
 from proxy.store.telling import Notice
 
@@ -27,10 +27,16 @@ COMPARE_SECONDS = 1.0
 """From one try to compare secrets to the next, while the tier is away."""
 
 
+def log_name(origin: str) -> str:
+    """What the replicas of one origin, given by its URL, have in common."""
+    return hashlib.blake2b(origin.encode(), digest_size=8).hexdigest()
+
+
 class Replicas:
     """See `shared` and `notices`. url -- of the Redis. seconds -- the longest for a call.
 
     origin -- its URL: replicas of one origin share. group -- names this worker and those that it tells anyway.
+    minds_flags -- whether they are set in all replicas, and heard of, from here.
     """
 
     def __init__(
@@ -44,13 +50,13 @@ class Replicas:
         limit: int,
         here: Invalidations,
         flags: Flags,
-        flipped: Flipped,
+        minds_flags: bool,
         logged: Callable[[int, Standing], None],
         wall: Callable[[], float],
     ) -> None:
         self.tier = SharedTier(url, seconds=seconds)
-        name = hashlib.blake2b(origin.encode(), digest_size=8).hexdigest()
-        self.notices = Notices(self.tier, name, group, here, flags, flipped, logged)
+        name = log_name(origin)
+        self.notices = Notices(self.tier, name, group, here, flags if minds_flags else None, logged)
         self.store = SharedStore(
             self.tier,
             self.notices,
@@ -69,9 +75,8 @@ class Replicas:
         """Let the others know what was invalidated here. How many notices that makes."""
         return self.notices.tell(notices)
 
-    def start(self, others: Collection[str], known: Changes) -> None:
-        """Begin to listen. others -- see `config.bulletin.Bulletin.start`. known -- see `Notices.know`."""
-        self.notices.know(known)
+    def start(self, others: Collection[str]) -> None:
+        """Begin to listen. others -- see `config.bulletin.Bulletin.start`."""
         self.notices.bulletin.start(others)
         self._comparing = apart(self._compare())
 

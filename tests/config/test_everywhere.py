@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import redis.asyncio
@@ -41,11 +43,11 @@ async def test_who_missed_the_entries_takes_what_is_kept(server: Redis) -> None:
         replica(relay.port) as (flags, other),
         redis.asyncio.Redis(port=server.port) as client,
     ):
-        assert await one.tell({"ENABLE_ETAG": False, "ENABLE_DEDUP": False}, PATIENCE)
+        assert await one.pins.tell({"ENABLE_ETAG": False, "ENABLE_DEDUP": False}, PATIENCE)
         await holds(lambda: not flags.dedup)
         flags.update({"ENABLE_DEDUP": True})
         relay.stop()
-        assert await one.tell({"BYPASS": True}, PATIENCE)
+        assert await one.pins.tell({"BYPASS": True}, PATIENCE)
         one.bulletin.tell([[FLAGS, {}]] * 9)
         assert await one.bulletin.sent(PATIENCE)
         await client.xtrim(one.bulletin._entries, maxlen=3, approximate=False)
@@ -59,7 +61,7 @@ async def test_who_missed_the_entries_takes_what_is_kept(server: Redis) -> None:
 async def test_who_comes_late_does_not_go_through_what_is_past(server: Redis, caplog: pytest.LogCaptureFixture) -> None:
     async with replica(server.port) as (_, one):
         for on in (True, False, True, False, True):
-            assert await one.tell({"BYPASS": on}, PATIENCE)
+            assert await one.pins.tell({"BYPASS": on}, PATIENCE)
         caplog.clear()
         async with replica(server.port) as (flags, late):
             await holds(lambda: late.bulletin.hears)
@@ -67,7 +69,7 @@ async def test_who_comes_late_does_not_go_through_what_is_past(server: Redis, ca
             assert [one.getMessage() for one in caplog.records if "switched" in one.getMessage()] == [
                 "BYPASS was switched on"
             ]
-            assert await one.tell({"BYPASS": False}, PATIENCE)
+            assert await one.pins.tell({"BYPASS": False}, PATIENCE)
             await holds(lambda: not flags.bypass)
 
 
@@ -75,7 +77,7 @@ async def test_what_is_still_to_be_told_is_newer_than_what_is_kept() -> None:
     """As where all is switched off while Redis is away, which comes back with what was on before."""
     async with replica(spare_port()) as (flags, one):
         flags.update({"BYPASS": True})
-        assert not await one.tell({"BYPASS": True}, 0.01)
+        assert not await one.pins.tell({"BYPASS": True}, 0.01)
         one.bulletin._told_kept({"BYPASS": b"false", "ENABLE_ETAG": b"false"}, 7)
         assert (flags.bypass, flags.etag) == (True, False)
 
@@ -89,14 +91,14 @@ async def test_who_flips_last_has_the_last_word_there_too(server: Redis) -> None
     ):
         await holds(lambda: other.bulletin.hears)
         relay.stop()
-        assert await one.tell({"BYPASS": True, "ENABLE_ETAG": False}, PATIENCE)
-        await set_flags(away, {"BYPASS": None}, everywhere=True, tell=lambda flags, _: other.tell(flags, 0.01))
+        assert await one.pins.tell({"BYPASS": True, "ENABLE_ETAG": False}, PATIENCE)
+        await set_flags(away, {"BYPASS": None}, everywhere=True, tell=lambda flags, _: other.pins.tell(flags, 0.01))
         relay.cut()
         relay.go()
         await holds(lambda: other.bulletin.settled and one.bulletin.position == other.bulletin.position)
         assert (away.bypass, away.etag) == (False, False)
         # and what comes later goes for it as for all
-        assert await one.tell({"BYPASS": True}, PATIENCE)
+        assert await one.pins.tell({"BYPASS": True}, PATIENCE)
         await holds(lambda: away.bypass)
 
 
@@ -104,7 +106,7 @@ async def test_what_was_flipped_before_is_not_taken_from_who_has_told_and_not_ye
     async with replica(server.port) as (flags, one):
         await holds(lambda: one.bulletin.hears)
         for on in (False, True):
-            assert await one.tell({"BYPASS": on}, PATIENCE)
+            assert await one.pins.tell({"BYPASS": on}, PATIENCE)
         await holds(lambda: one.bulletin.settled)
         last = one.bulletin.position
         flags.update({"BYPASS": True})
@@ -112,6 +114,53 @@ async def test_what_was_flipped_before_is_not_taken_from_who_has_told_and_not_ye
         assert (flags.bypass, flags.dedup) == (True, False)
         one.took(last + 1, "another", [FLAGS, {"BYPASS": False}])
         assert not flags.bypass
+
+
+async def test_what_another_tells_before_it_is_known_where_ones_own_stands_is_not_lost(
+    server: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log is read by another connection than the one by which it is told, and may be read further meanwhile."""
+    async with replica(server.port) as (here, one), replica(server.port) as (there, other):
+        await holds(lambda: one.bulletin.hears and other.bulletin.hears)
+        answer = answers_held(one, monkeypatch)
+        changes = {"BYPASS": True, "ENABLE_ETAG": False}
+        one_tells = asyncio.create_task(set_flags(here, changes, everywhere=True, tell=one.pins.tell))
+        await holds(lambda: there.bypass and not there.etag)
+        await set_flags(there, {"BYPASS": False}, everywhere=True, tell=other.pins.tell)
+        await holds(lambda: one.bulletin.position == other.bulletin.position == other.bulletin.published)
+        answer.set()
+        assert (await one_tells)["everywhere"]
+        assert (here.bypass, here.etag, there.bypass, there.etag) == (False, False, False, False)
+        assert one.pins.pinned == other.pins.pinned == {"BYPASS": False, "ENABLE_ETAG": False}
+
+
+@pytest.mark.parametrize("later", [True, False])
+async def test_what_is_kept_may_be_of_before_or_after_what_was_told(
+    server: Redis, later: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with replica(server.port) as (flags, one):
+        await holds(lambda: one.bulletin.hears)
+        answer, before = answers_held(one, monkeypatch), one.bulletin.position
+        tells = asyncio.create_task(set_flags(flags, {"BYPASS": True}, everywhere=True, tell=one.pins.tell))
+        await holds(lambda: one.bulletin.position == before + 1)
+        one.pins.kept({"BYPASS": False}, before + 2 * later)
+        answer.set()
+        await tells
+        assert flags.bypass is not later
+        assert one.pins.pinned == {"BYPASS": not later}
+
+
+def answers_held(one: FlagsEverywhere, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """What it tells is in the log; that it is so it learns once the event is set."""
+    answer, script = asyncio.Event(), one.bulletin._tier.script
+
+    async def held(*arguments: Any) -> Any:
+        answered = await script(*arguments)
+        await answer.wait()
+        return answered
+
+    monkeypatch.setattr(one.bulletin._tier, "script", held)
+    return answer
 
 
 async def test_a_flag_that_is_handed_back_is_in_each_replica_what_its_settings_say(
@@ -126,11 +175,11 @@ async def test_a_flag_that_is_handed_back_is_in_each_replica_what_its_settings_s
         redis.asyncio.Redis(port=server.port) as client,
     ):
         await holds(lambda: other.bulletin.hears)
-        assert await one.tell({"ENABLE_ETAG": True, "BYPASS": False}, PATIENCE)
+        assert await one.pins.tell({"ENABLE_ETAG": True, "BYPASS": False}, PATIENCE)
         await holds(lambda: there.etag and not away.bypass)
         here.update({"ENABLE_ETAG": False})
         relay.stop()
-        answer = await set_flags(here, {"ENABLE_ETAG": None, "BYPASS": None}, everywhere=True, tell=one.tell)
+        answer = await set_flags(here, {"ENABLE_ETAG": None, "BYPASS": None}, everywhere=True, tell=one.pins.tell)
         assert (answer["everywhere"], answer["ENABLE_ETAG"], answer["BYPASS"]) == (True, True, False)
         await holds(lambda: not there.etag)
         # it finds no more of it than what is kept

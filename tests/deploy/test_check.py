@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -17,7 +18,7 @@ from aiohttp import ClientConnectorError, ClientSession
 
 from deploy.asking import Answer, why
 from deploy.check import command, criteria, report, requests
-from deploy.check.command import status_of
+from deploy.check.command import flags_in_words, status_of
 from deploy.check.criteria import Counts, Crowd, Isolation, Load, Pair, Pool, Renewal, Result, Sizes, Verdict
 from deploy.parts import EXAMPLE_RULES
 from tests.deploy.processes import PATIENCE, ROOT, Child, environment, python, refused
@@ -466,3 +467,21 @@ def test_a_bad_address_is_said_without_its_secret(capsys: pytest.CaptureFixture[
         told = capsys.readouterr().err
         assert reason in told
         assert "geheim" not in told
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        (None, ""),
+        (["nonsense"], ""),
+        ({"BYPASS": False, "ENABLE_ETAG": True, "NEWER": True}, ""),
+        ({"BYPASS": True, "ENABLE_ETAG": False, "pinned": {}}, "BYPASS is on; ENABLE_ETAG is off"),
+        (
+            {"BYPASS": False, "ENABLE_ETAG": False, "pinned": {"BYPASS": True, "ENABLE_ETAG": False}},
+            "ENABLE_ETAG is off; set in all replicas, whatever their settings say: BYPASS on (not here), "
+            "ENABLE_ETAG off",
+        ),
+    ],
+)
+def test_flags_that_figures_may_be_owed_to_are_told(document: Any, words: str) -> None:
+    assert flags_in_words(document) == words

@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import ClientSession, web
 
+from config.flags import FlagName
 from deploy.options import this_tool
 from deploy.rollback import command
 from tests.deploy.processes import PATIENCE, ROOT, Child, environment, python, refused
@@ -34,8 +35,8 @@ async def stack() -> AsyncIterator[Up]:
 
 async def flags(admin: str) -> dict[str, bool]:
     async with ClientSession() as client, client.get(f"{admin}/api/flags") as answer:
-        found: dict[str, bool] = await answer.json()
-        return found
+        found = await answer.json()
+        return {name: found[name] for name in FlagName}
 
 
 def arguments_in(line: str) -> list[str]:
@@ -296,6 +297,7 @@ async def test_where_replicas_differ_each_gets_back_its_own_by_here_alone(tmp_pa
         assert {admin: await flags(admin) for admin in before} == before
         # what is done everywhere is undone everywhere, and said to be
         child = await rollback("--all", *admins(one.admin), token=None)
+        assert "  set in all replicas, whatever their settings say: ENABLE_QUERY_CACHE off, " in child.lines[-2]
         assert (
             "(in all replicas, to what this one had; to what the settings of each say: --set NAME=setting"
             in child.output
@@ -310,6 +312,11 @@ async def test_where_replicas_differ_each_gets_back_its_own_by_here_alone(tmp_pa
         assert child.process.returncode == 0, child.output
         assert "  ENABLE_ETAG off -> on (its setting)" in child.lines
         assert undo_of(child)[-1] == "ENABLE_ETAG=off"
+        assert "ENABLE_ETAG" not in child.lines[-2].partition(" say: ")[2]
+        # what is flipped here alone does not last, and that is said
+        child = await rollback("--set", "BYPASS=on", "--here", *admins(other.admin), token=None)
+        assert "BYPASS off (not here)" in child.lines[-2]
+        await rollback(*undo_of(child), token=None)
         assert await flags(other.admin) == before[other.admin]
         assert await flags(one.admin) == before[one.admin]
 

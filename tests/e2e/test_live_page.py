@@ -316,6 +316,10 @@ async def test_with_redis_a_flip_is_for_all_replicas_unless_told_otherwise(
         await expect(page.get_by_text("ENABLE_DEDUP is off.")).to_be_visible()
         assert not (await flags_of(one.admin))["ENABLE_DEDUP"]
         assert (await flags_of(two.admin))["ENABLE_DEDUP"]
+        pinned = page.locator("#pinned")
+        await expect(pinned).to_contain_text("whatever their settings say: ENABLE_ETAG off. To hand")
+        await page.get_by_role("switch", name="ENABLE_ETAG").click()
+        await expect(pinned).to_contain_text("ENABLE_ETAG off (not here).")
         assert opened.faults == []
 
 

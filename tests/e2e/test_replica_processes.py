@@ -53,7 +53,9 @@ async def hears(session: aiohttp.ClientSession, *proxies: Running, workers: int 
     """All of their workers hear of the others."""
 
     async def all_do() -> bool:
-        return all([await metric(session, proxy, "siding_replica_hears") >= workers for proxy in proxies])
+        # their parent hears, too
+        processes = workers + 1 if workers > 1 else 1
+        return all([await metric(session, proxy, "siding_replica_hears") == processes for proxy in proxies])
 
     await holds(all_do)
 

@@ -18,6 +18,8 @@ async def test_flags_are_flipped_in_every_monitor_now_and_later(shared: Redis) -
         metrics = (await other.get("/metrics")).content.decode()
         assert 'siding_shared_tier{state="closed"} 1.0' in metrics
         assert "siding_replica_hears 1.0" in metrics
+        assert 'siding_flag_pinned{flag="USE_OPTIMIZED_PROMPTS"} 1.0' in metrics
+        assert (await other.get("/api/flags")).document["pinned"] == {"USE_OPTIMIZED_PROMPTS": False}
 
 
 async def test_flags_are_handed_back_to_the_settings_of_each(shared: Redis) -> None:
@@ -38,3 +40,4 @@ async def test_without_a_tier_there_is_nobody_to_tell() -> None:
         assert answer.status == 400
         assert "REDIS_URL" in answer.document["error"]["message"]
         assert not one.monitor._flags.bypass
+        assert (await one.get("/api/flags")).document["pinned"] == {}

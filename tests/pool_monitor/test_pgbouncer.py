@@ -154,7 +154,8 @@ def test_the_version(major: int, grade: Grade) -> None:
     [
         (20, Budget(100, 3, 10), Grade.OK, ""),
         (50, Budget(100, 3, 10), Grade.WARNING, "hint"),
-        (20, Budget(22, 3, 0), Grade.FAULT, "lower DB_POOL_MAX to 19 or less, or raise max_connections"),
+        (20, Budget(24, 3, 0), Grade.FAULT, "lower DB_POOL_MAX to 19 or less, or raise max_connections"),
+        (20, Budget(25, 3, 0), Grade.WARNING, "hint"),
         (20, Budget(10, 3, 50), Grade.FAULT, "raise max_connections"),
     ],
 )

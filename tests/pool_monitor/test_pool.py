@@ -202,6 +202,21 @@ async def test_a_pool_larger_than_the_server_allows_is_told(
     assert "max_connections is 60" in caplog.text
 
 
+async def test_a_monitors_other_connections_are_not_others(caplog: pytest.LogCaptureFixture) -> None:
+    names = [f"{APPLICATION} changes", f"{APPLICATION} statistics", "backend"]
+    async with running({"max_connections": "9", "superuser_reserved_connections": "0"}) as server:
+        open_ones = [await asyncpg.connect(server.url(), server_settings={"application_name": name}) for name in names]
+        with caplog.at_level(logging.WARNING, "siding.pool"):
+            async with pool_of(server.url(), most=9):
+                await until(lambda: bool(caplog.records))
+        for connection in open_ones:
+            await connection.close()
+    assert (
+        "only 6 connections are left: max_connections is 9, 0 are reserved, "
+        "others use 1 and the monitor 2 beside its pool;"
+    ) in caplog.text
+
+
 async def test_a_server_without_room_says_so() -> None:
     async with running({"max_connections": "5", "superuser_reserved_connections": "0"}) as server:
         others = [await asyncpg.connect(server.url()) for _ in range(5)]

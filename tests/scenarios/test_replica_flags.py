@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import orjson
 import pytest
 
+from config.flags import FlagName
 from tests.redis_servers import Redis
 from tests.scenarios.replicas import admin, parted, settled
 from tests.support import Origin, Proxy, holds, running_proxy
@@ -18,9 +20,20 @@ async def test_flags_are_flipped_everywhere(origin: Origin, shared: Redis, pair:
     assert one.flags.bypass
     async with running_proxy(origin.url, redis_url=shared.url) as late:
         await holds(lambda: late.flags.bypass and not late.flags.etag)
+        assert await pinned(late) == {"BYPASS": True, "ENABLE_ETAG": False}
     await admin(other, "PATCH", "/api/flags", b'{"BYPASS": false, "everywhere": true}')
     await holds(lambda: not one.flags.bypass)
     assert not one.flags.etag
+    assert await pinned(one) == {"BYPASS": False, "ENABLE_ETAG": False}
+
+
+async def pinned(proxy: Proxy) -> dict[str, bool]:
+    """As it tells, and its metric as well."""
+    told: dict[str, bool] = orjson.loads((await admin(proxy, "GET", "/api/flags", b"")).content)["pinned"]
+    metrics = (await admin(proxy, "GET", "/metrics", b"")).content.decode()
+    for name in FlagName:
+        assert f'siding_flag_pinned{{flag="{name}"}} {(name in told):.1f}\n' in metrics
+    return told
 
 
 async def test_flags_are_handed_back_to_the_settings_of_each(origin: Origin, shared: Redis, pair: list[Proxy]) -> None:
@@ -32,6 +45,7 @@ async def test_flags_are_handed_back_to_the_settings_of_each(origin: Origin, sha
         assert (answer.status, b'"BYPASS":false' in answer.content) == (200, True)
         await holds(lambda: differs.flags.bypass and one.flags.etag)
         assert not one.flags.bypass
+        assert await pinned(one) == {}
 
 
 async def test_flags_are_flipped_here_alone_where_nothing_else_is_said(pair: list[Proxy]) -> None:
@@ -40,6 +54,8 @@ async def test_flags_are_flipped_here_alone_where_nothing_else_is_said(pair: lis
     await admin(one, "PATCH", "/api/flags", b'{"ENABLE_DEDUP": false, "everywhere": true}')
     await holds(lambda: not other.flags.dedup)
     assert other.flags.etag
+    await admin(one, "PATCH", "/api/flags", b'{"ENABLE_DEDUP": true}')
+    assert await pinned(one) == {"ENABLE_DEDUP": False}
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ class Scripted:
 
     state: tuple[bool, str] = (True, "serving")
     switches: Flags = field(default_factory=Flags)
+    pins: dict[str, bool] = field(default_factory=lambda: {"BYPASS": False})
     orders: list[PurgeOrder] = field(default_factory=list)
     accepts: list[str] = field(default_factory=list)
     fault: Exception | None = None
@@ -45,6 +46,9 @@ class Scripted:
 
     async def flags(self) -> dict[str, bool]:
         return self.switches.as_dict()
+
+    async def pinned(self) -> dict[str, bool]:
+        return self.pins
 
     async def set_flags(self, changes: Mapping[str, object], *, everywhere: bool = False) -> dict[str, bool]:
         return await set_flags(self.switches, changes, everywhere=everywhere, tell=None)

@@ -166,7 +166,7 @@ async def test_an_event_comes_at_once_and_then_one_after_another() -> None:
             (first, one), (second, two) = await anext(stream), await anext(stream)
         assert second > first
         assert two["outcomes"]["hit"] > one["outcomes"]["hit"]
-        assert one["flags"] == Flags().as_dict()
+        assert (one["flags"], one["pinned"]) == (Flags().as_dict(), {"BYPASS": False})
         assert (one["ready"], one["workers"], one["shared"]) == (True, 1, False)
         assert one["monitor"] == {"url": None, "state": "off"}
 

@@ -11,7 +11,6 @@ import pytest
 import uvloop
 
 from config.bulletin import Standing
-from config.flags import Flags
 from config.listen import spare_port
 from proxy import fleet as fleet_module
 from proxy import siblings as module
@@ -209,40 +208,7 @@ async def test_who_joins_serves_once_the_others_have_told_him(
         assert not joined.done()
         if said is not None:
             heard.knows.set()
-        assert await joined == (logs, {})
-
-
-@pytest.mark.parametrize("late", [["a log", 5], ["a log", 4], None])
-async def test_what_was_flipped_here_alone_stays_so_when_another_worker_hears_late_what_was_before(
-    late: list[str | int] | None,
-) -> None:
-    """None: it had missed it, and knows by what is kept."""
-    settings = settings_for("http://127.0.0.1:1", workers=2)
-    fleet = Fleet(settings, build_routes(settings), 0)
-    [first, second] = fleet._members
-
-    def bypass() -> bool:
-        return fleet._flags.bypass
-
-    async with family() as (_, to_first), family() as (heard, to_second), asyncio.timeout(PATIENCE):
-        first.channel, second.channel = to_first._channel, to_second._channel
-        await fleet._answer_worker(first, "flipped", [{"BYPASS": True}, ["a log", 5]])
-        assert bypass()
-        await fleet.set_flags({"BYPASS": False})
-        await fleet._answer_worker(second, "flipped", [{"BYPASS": True}, late])
-        assert not bypass()
-        await until(lambda: heard.told == [("set_flags", fleet._flags.as_dict())])
-        heard.told.clear()
-        for at in (["a log", 6], ["another log", 1]):
-            await fleet.set_flags({"BYPASS": False})
-            await fleet._answer_worker(second, "flipped", [{"BYPASS": True}, at])
-            assert bypass()
-        await fleet._answer_worker(first, "flipped", [{"BYPASS": False, "ENABLE_ETAG": False}, None])
-        assert (bypass(), fleet._flags.etag) == (False, False)
-        # and whatever was said to it meanwhile, it ends as the others
-        await until(
-            lambda: len(heard.told) == 2 and heard.told[1] == ("set_flags", Flags().as_dict() | {"BYPASS": True})
-        )
+        assert await joined == logs
 
 
 async def test_who_is_being_started_is_told_when_he_listens_and_nobody_fails_for_that(

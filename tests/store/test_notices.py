@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from config.bulletin import Standing
 from config.everywhere import FLAGS
-from config.flags import Changes, Flags
+from config.flags import Flags
 from config.tier import SharedTier
 from proxy.store.invalidations import Invalidations, Validity
 from proxy.store.notices import Notices
@@ -25,9 +25,9 @@ TAGS = ("t",)
 LOG = "a-log"
 
 
-def notices() -> Notices:
-    """Of a replica that reads no log: it is told what is in it."""
-    one = Notices(SharedTier("redis://127.0.0.1:1/0"), "name", "me", Invalidations(), Flags(), lambda _, __: None)
+def notices(flags: Flags | None = None) -> Notices:
+    """Of a replica that reads no log: it is told what is in it. flags -- None: a worker's, which its parent minds."""
+    one = Notices(SharedTier("redis://127.0.0.1:1/0"), "name", "me", Invalidations(), flags)
     one.bulletin._generation = LOG
     return one
 
@@ -86,13 +86,14 @@ def test_what_a_newer_replica_says_and_nobody_here_understands_is_everything(ent
 
 
 def test_flags_have_numbers_too() -> None:
-    one = notices()
+    flags = Flags()
+    one = notices(flags)
     one.began(4, 4)
     one.took(5, "other", ["flags", {"BYPASS": True, "NEWER": True, "ENABLE_ETAG": "off"}, False])
-    assert one._flags.bypass
-    assert not one._flags.etag
+    assert flags.bypass
+    assert not flags.etag
     one.took(6, "me", ["flags", {"BYPASS": False}, False])
-    assert one._flags.bypass
+    assert flags.bypass
     one.took(7, "other", ["tag", "t", False])
     assert one.state(URI, TAGS, at(6)) is Validity.GONE
     assert one.state(URI, TAGS, at(7)) is Validity.VALID
@@ -109,7 +110,7 @@ def test_what_was_missed(surely: bool, validity: Validity) -> None:
 @pytest.fixture
 async def untold() -> AsyncIterator[Notices]:
     """Its tier cannot be reached."""
-    one = notices()
+    one = notices(Flags())
     yield one
     await one.bulletin.close()
     await one.bulletin._tier.close()
@@ -259,33 +260,38 @@ async def test_who_joins_is_told_what_cannot_be_read_yet(untold: Notices) -> Non
 
 
 async def test_flags_set_everywhere_are_kept_again_by_who_comes_to_another_log(untold: Notices) -> None:
+    assert untold.pins is not None
     untold.kept({"BYPASS": True}, 0)
     untold.took(1, "other", [FLAGS, {"ENABLE_ETAG": False}, False])
     await untold.tell_flags({"BYPASS": False}, 0.0)
     assert untold.moved()[1] == {"BYPASS": False, "ENABLE_ETAG": False}
+    # the log has it not yet, and so nobody else
+    assert untold.pins.pinned == {"BYPASS": True, "ENABLE_ETAG": False}
     # handed back to their settings
     untold.took(2, "other", [FLAGS, {"ENABLE_ETAG": None}, False])
     assert untold.moved()[1] == {"BYPASS": False, "ENABLE_ETAG": None}
-    assert untold._flags.etag
+    assert untold.pins.pinned == {"BYPASS": True}
 
 
-async def test_flags_of_entries_that_are_in_what_is_kept_are_past() -> None:
-    flags, flipped = Flags(), list[tuple[Changes, int | None]]()
-    one = Notices(
-        SharedTier("redis://127.0.0.1:1/0"),
-        "name",
-        "me",
-        Invalidations(),
-        flags,
-        lambda news, at: flipped.append((dict(news), at.number if at is not None else None)),
-    )
+def test_flags_of_entries_that_are_in_what_is_kept_are_past() -> None:
+    flags = Flags()
+    one = notices(flags)
     one.kept({"BYPASS": True}, 2)
-    one.took(1, "other", [FLAGS, {"BYPASS": True}, False])
-    one.took(2, "other", [FLAGS, {"BYPASS": False}, False])
-    assert (flags.bypass, flipped) == (True, [({"BYPASS": True}, None)])
-    one.took(3, "other", [FLAGS, {"BYPASS": False}, False])
-    assert (flags.bypass, flipped[1:]) == (False, [({"BYPASS": False}, 3)])
+    for number, on, stands in ((1, True, True), (2, False, True), (3, False, False)):
+        one.took(number, "other", [FLAGS, {"BYPASS": on}, False])
+        assert flags.bypass is stands
     # flipped here alone, and nothing new since
     flags.update({"BYPASS": True})
     one.kept({"BYPASS": False}, 4)
     assert flags.bypass
+
+
+def test_flags_are_nothing_to_a_worker_whose_parent_minds_them() -> None:
+    one = notices()
+    one.began(4, 4)
+    one.kept({"BYPASS": True}, 4)
+    one.took(5, "other", [FLAGS, {"BYPASS": True}, False])
+    one.took(6, "other", ["tag", "t", False])
+    assert one.state(URI, TAGS, at(5)) is Validity.GONE
+    assert one.state(URI, TAGS, at(6)) is Validity.VALID
+    assert one.moved()[1] == {}

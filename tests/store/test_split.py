@@ -23,7 +23,6 @@ from redis.exceptions import ReadOnlyError
 
 from config import bulletin as module
 from config.bulletin import Standing
-from config.flags import Flags
 from config.tier import Script, SharedTier
 from proxy.store.invalidations import Invalidations, Validity
 from proxy.store.notices import Notices
@@ -203,9 +202,7 @@ class Worker:
         self.tier = Tier(world)
         self.here = Invalidations()
         self.life = next(proxy.lives)
-        self.notices = Notices(
-            cast("SharedTier", self.tier), "name", proxy.name, self.here, Flags(), lambda _, __: None, self._logged
-        )
+        self.notices = Notices(cast("SharedTier", self.tier), "name", proxy.name, self.here, None, self._logged)
         self.notices.bulletin.start(logs)
 
     def _logged(self, count: int, upto: Standing) -> None:

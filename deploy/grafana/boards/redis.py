@@ -93,6 +93,14 @@ TIER = Board(
                 "0 but for moments. More that stays: purges made here do not reach the others; look at the breaker, and the log.",
             ),
             Panel(
+                "Flags set in all replicas",
+                "list",
+                "short",
+                {"{{job}} {{flag}}": "max by (job, flag) (siding_flag_pinned)"},
+                "1 is set, on or off, whatever settings say, so that no deployment changes it: siding rollback --set "
+                "NAME=setting hands it back. How each stands is on the overview.",
+            ),
+            Panel(
                 "Messages",
                 "lines",
                 "cps",

@@ -167,13 +167,14 @@ function showMonitor(monitor) {
   put("monitor-flags-more", here
     ? `It has its own, which the proxy's switches do not change. To flip one: siding rollback --admin ${monitor.url} --set NAME=off, or PATCH ${monitor.url}/api/flags.`
     : why);
-  const flags = here ? Object.entries(monitor.flags) : [];
+  const { pinned = {}, ...flags } = here ? monitor.flags : {};
   const chips = byId("monitor-flags");
-  if (chips.dataset.shown !== String(flags)) {
-    chips.dataset.shown = String(flags);
-    chips.replaceChildren(...flags.map(([name, on]) => {
+  const told = JSON.stringify([flags, pinned]);
+  if (chips.dataset.shown !== told) {
+    chips.dataset.shown = told;
+    chips.replaceChildren(...Object.entries(flags).map(([name, on]) => {
       const chip = made("li", `${name}: `);
-      chip.append(made("b", on ? "on" : "off"));
+      chip.append(made("b", on ? "on" : "off"), name in pinned ? ", pinned" : "");
       return chip;
     }));
   }
@@ -227,6 +228,10 @@ function showFlags(one) {
   put("d-ENABLE_REDIS_CACHE", one.shared
     ? "Off: the tier that replicas share is not used." : "No effect: REDIS_URL is not set, so there is no shared tier.");
   show("scope", one.shared);
+  const pins = Object.entries(one.pinned)
+    .map(([name, on]) => `${name} ${on ? "on" : "off"}${one.flags[name] === on ? "" : " (not here)"}`);
+  show("pinned", pins.length > 0);
+  put("pinned", `Pinned in all replicas, whatever their settings say: ${pins.join(", ")}. To hand one back: siding rollback --set NAME=setting.`);
 }
 
 function showSwitch(button, on) {
