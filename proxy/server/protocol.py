@@ -18,7 +18,9 @@ from aiohttp import http_exceptions, web
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 
+from config.ending import Lingering, Taking
 from config.room import ARRIVAL_SECONDS, Guest, Room
+from config.untaken import unread
 from proxy import errors
 from proxy.observe.events import Observation
 from proxy.origin.connection import OnInterim
@@ -26,7 +28,6 @@ from proxy.policy import forwarding
 from proxy.policy.extent import Extent, Stage
 from proxy.policy.plain import Lexicon, Plain
 from proxy.policy.prepared import wire_head
-from proxy.server.ending import Lingering, Parting
 from proxy.server.exchange import AtHand, ClientGone, ClientTunnel, Exchange, as_number
 from proxy.server.express import Express, Passing
 from proxy.server.fast_path import Hits, Seat, head_of
@@ -191,7 +192,7 @@ class ClientConnection(RequestHandler):
         self._content: StreamReader | None = None
         self._leaving = False
         self._lingering: Lingering | None = None
-        self._parting: Parting | None = None
+        self._parting: Taking | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Note the peer; refuse at once what came after the drain began."""
@@ -540,7 +541,7 @@ class ClientConnection(RequestHandler):
         # one with nothing left to send is closed at once
         if transport is not None and self._parting is None and transport.get_write_buffer_size():
             self.leave()
-            self._parting = Parting(transport)
+            self._parting = Taking(transport)
 
     def leave(self) -> None:
         """From now on a drain waits until it is over. Idempotent."""
@@ -597,7 +598,7 @@ class ClientConnection(RequestHandler):
         asked, ends = self.standing
         if not asked and ends - KEEPALIVE_SECONDS > time.monotonic() - ARRIVAL_SECONDS:
             return False
-        return not transport.get_write_buffer_size()
+        return not (transport.get_write_buffer_size() or unread(transport))
 
     @property
     def standing(self) -> tuple[bool, float]:

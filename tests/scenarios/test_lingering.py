@@ -7,7 +7,7 @@ import errno
 
 import pytest
 
-from proxy.server import ending
+from config import ending
 from tests.fast.passing import connection_of
 from tests.fast.sides import server_of
 from tests.support import PATIENCE, Client, Origin, Turn, running_proxy, until

@@ -1,4 +1,4 @@
-"""How a client's connection ends: what was sent is taken first, and what is still being sent is read (RFC 9112 9.6)."""
+"""How a connection ends: what was sent is taken first, and what is still being sent is read (RFC 9112 9.6)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Callable
 
 from config.untaken import untaken
-from proxy.server import exchange
 
 LINGER_SECONDS = 30.0
 """The longest that is read what nobody looks at (nginx: lingering_time)."""
 SILENT_SECONDS = 5.0
 """A client that sends nothing for as long has sent all (nginx: lingering_timeout)."""
+SEND_SECONDS = 60.0
+"""The longest a client may take nothing of what it is sent (nginx: send_timeout)."""
 
 
 class Lingering:
@@ -45,8 +46,8 @@ class Lingering:
         self._timer.cancel()
 
 
-class Parting:
-    """A connection that is being closed: until the client has the rest, or is cut as `exchange.drained` cuts it."""
+class Taking:
+    """Cuts a connection whose client takes nothing for `SEND_SECONDS` of what waits for it."""
 
     __slots__ = ("_left", "_timer", "_transport")
 
@@ -56,14 +57,15 @@ class Parting:
 
     def _wait(self) -> None:
         self._left = untaken(self._transport)
-        self._timer = asyncio.get_running_loop().call_later(exchange.SEND_SECONDS, self._look)
+        self._timer = asyncio.get_running_loop().call_later(SEND_SECONDS, self._look)
 
     def _look(self) -> None:
-        if untaken(self._transport) >= self._left:
+        # where it is more, something small was written behind it, which is bounded, and tells nothing
+        if untaken(self._transport) == self._left:
             self._transport.abort()
         else:
             self._wait()
 
     def end(self) -> None:
-        """The connection is closed."""
+        """It has taken all, or the connection is closed."""
         self._timer.cancel()
