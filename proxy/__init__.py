@@ -10,6 +10,7 @@ A request goes through `server`, which asks `policy` what to do and does it with
 
     server/   protocol      the client's connection; the only file that touches aiohttp's internals
               parsed        what aiohttp has parsed, in our words
+              ending        how connections end
               fast_path     hits from prepared octets, before any task is made
               express       requests that pass, without a task
               handler       the story of a request, in the order it happens: start here
