@@ -1,4 +1,4 @@
-"""What the other end of a connection has not taken yet."""
+"""What is on its way on a connection, and taken by neither end yet."""
 
 from __future__ import annotations
 
@@ -14,10 +14,18 @@ def untaken(transport: asyncio.WriteTransport) -> int:
     The kernel asks for more only when a third of a buffer of megabytes is free, so what
     waits here can stand still for minutes while a slow client reads (tcp(7), SIOCOUTQ).
     """
-    waiting = transport.get_write_buffer_size()
+    return transport.get_write_buffer_size() + _asked(transport, termios.TIOCOUTQ)
+
+
+def unread(transport: asyncio.BaseTransport) -> int:
+    """Octets that the client has sent, and that wait in the kernel while this process is busy (tcp(7), SIOCINQ)."""
+    return _asked(transport, termios.FIONREAD)
+
+
+def _asked(transport: asyncio.BaseTransport, what: int) -> int:
     connection = transport.get_extra_info("socket")
     try:
-        answer = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4))
+        answer = fcntl.ioctl(connection.fileno(), what, bytes(4))
     except (AttributeError, OSError, ValueError):  # closed meanwhile, or a system that does not tell
-        return waiting
-    return waiting + int.from_bytes(answer, sys.byteorder)
+        return 0
+    return int.from_bytes(answer, sys.byteorder)

@@ -179,7 +179,9 @@ class Monitor:
         assert server is not None
         # what is forwarded goes on as it is coded
         options = {"loop": loop, "access_log": None, "auto_decompress": False, **HEAD_LIMITS}
-        self._listening = await loop.create_server(lambda: Caller(server, self.room, **options), sock=sock)
+        self._listening = await loop.create_server(
+            lambda: Caller(server, self.room, **options), sock=sock, backlog=self.room.at_once
+        )
         sock.listen(BACKLOG)
 
     async def _advise(self) -> dict[str, object]:

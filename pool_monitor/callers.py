@@ -14,11 +14,9 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from config.answers import answer_json
+from config.ending import Lingering, Taking
 from config.room import ARRIVAL_SECONDS, Guest, Room
-from config.untaken import untaken
-
-SEND_SECONDS = 60.0
-"""The longest a caller may take nothing of an answer (nginx: send_timeout)."""
+from config.untaken import unread
 
 OPERATORS = ("/healthz", "/readyz", "/metrics", "/api/metrics/", "/api/flags")
 """What is answered while there is a descriptor for who asks; some are left for that."""
@@ -26,26 +24,53 @@ TOO_MANY = {
     "error": {"code": "out-of-descriptors", "message": "the monitor is out of file descriptors; try again later"}
 }
 AGAIN = {"Retry-After": "1"}
+AT_ONCE = 100
+"""Accepted in a turn of the loop, as asyncio has it."""
 
 
 class CallersRoom(Room):
-    """Who is too many is listened to, for it may look after this process: as many as there is room for, of whom none
-    needs another descriptor to the upstream. Of more the last, so that none is without a chance."""
+    """Who is too many is listened to, for it may look after this process, and has time to take its refusal: as many as
+    there is room for, of whom none needs another descriptor to the upstream. Half of them may be unheard; of more the
+    last, so that none is without a chance."""
 
     def __init__(self, most: int) -> None:
         super().__init__(most)
         self._unheard: OrderedDict[Caller, None] = OrderedDict()
+        self._refused: OrderedDict[Caller, None] = OrderedDict()
+
+    @property
+    def at_once(self) -> int:
+        """How many are accepted in a turn of the loop: what one asks is read two turns later, before it is turned away
+        for others."""
+        return max(1, min(AT_ONCE, self.most // 8))
 
     def listen_to(self, caller: Caller) -> None:
         """Who is too many has come."""
         self._unheard[caller] = None
-        if len(self._unheard) > self.most:
+        if len(self._unheard) > self.most - self.most // 2:
             first, _ = self._unheard.popitem(last=False)
             first.turn_away()
+            self._refused[first] = None
+        self._bound()
 
     def heard(self, caller: Caller) -> None:
-        """It has asked, or left."""
+        """It has asked."""
         self._unheard.pop(caller, None)
+
+    def refuse(self, caller: Caller) -> None:
+        """It is told that there is no room, and may still be sending."""
+        self._refused[caller] = None
+        self._bound()
+
+    def _bound(self) -> None:
+        if self._refused and len(self._unheard) + len(self._refused) > self.most:
+            first, _ = self._refused.popitem(last=False)
+            first.cut()
+
+    def gone(self, caller: Caller) -> None:
+        """It has left."""
+        self._unheard.pop(caller, None)
+        self._refused.pop(caller, None)
 
 
 class Caller(RequestHandler):
@@ -55,7 +80,7 @@ class Caller(RequestHandler):
     too_many -- there was no room for it.
     """
 
-    __slots__ = ("_came", "_connected", "_left", "_watch", "room", "too_many")
+    __slots__ = ("_came", "_connected", "_lingering", "_taking", "room", "too_many")
 
     def __init__(self, manager: web.Server, room: CallersRoom, **options: Any) -> None:
         super().__init__(manager, **options)
@@ -63,8 +88,8 @@ class Caller(RequestHandler):
         self.too_many = False
         self._connected: asyncio.Transport
         self._came = 0.0
-        self._left = 0
-        self._watch: asyncio.TimerHandle | None = None
+        self._lingering: Lingering | None = None
+        self._taking: Taking | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio."""
@@ -86,7 +111,7 @@ class Caller(RequestHandler):
             return False
         if not self._request_count and self._loop.time() < self._came + ARRIVAL_SECONDS:
             return False
-        return not self._connected.get_write_buffer_size()
+        return not (self._connected.get_write_buffer_size() or unread(self._connected))
 
     @property
     def standing(self) -> tuple[bool, float]:
@@ -98,46 +123,64 @@ class Caller(RequestHandler):
         self.force_close()
 
     def turn_away(self) -> None:
-        """Without having heard what it asks."""
-        if self.transport is not None:
-            content = orjson.dumps(TOO_MANY)
-            fields = {"Content-Type": "application/json", "Content-Length": str(len(content)), "Connection": "close"}
-            lines = [f"{name}: {value}" for name, value in {**fields, **AGAIN}.items()]
-            head = "\r\n".join(["HTTP/1.1 503 Service Unavailable", *lines, "", ""])
-            self.transport.write(head.encode() + content)
+        """Without having heard what it asks, which it may be sending: closed at once, it would lose the answer."""
+        transport = self.transport
+        if transport is None:
+            return
+        content = orjson.dumps(TOO_MANY)
+        fields = {"Content-Type": "application/json", "Content-Length": str(len(content)), "Connection": "close"}
+        lines = [f"{name}: {value}" for name, value in {**fields, **AGAIN}.items()]
+        head = "\r\n".join(["HTTP/1.1 503 Service Unavailable", *lines, "", ""])
+        transport.write(head.encode() + content)
+        # what has been parsed of it meanwhile is not to be answered as well
+        self.transport = None
         self.force_close()
+        try:
+            self._lingering = Lingering(self._connected, self._connected.close)
+        except OSError:
+            # it has left
+            self._connected.close()
+
+    def cut(self) -> None:
+        """Now, whatever it sends, and aiohttp still reads."""
+        self._connected.abort()
+
+    def force_close(self) -> None:
+        """See aiohttp; also where it lingers."""
+        super().force_close()
+        if self._lingering is not None:
+            self._connected.close()
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio."""
+        if self._lingering is not None:
+            self._lingering.heard = True
+        else:
+            super().data_received(data)
 
     def pause_writing(self) -> None:
         """See asyncio."""
         super().pause_writing()
-        self._wait()
+        self._taking = Taking(self._connected)
 
     def resume_writing(self) -> None:
         """See asyncio."""
         super().resume_writing()
-        self._end_watch()
+        self._end_taking()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """See asyncio."""
         super().connection_lost(exc)
-        self.room.heard(self)
-        self._end_watch()
+        self.room.gone(self)
+        if self._lingering is not None:
+            self._lingering.end()
+            self._lingering = None
+        self._end_taking()
 
-    def _wait(self) -> None:
-        self._left = untaken(self._connected)
-        self._watch = self._loop.call_later(SEND_SECONDS, self._look)
-
-    def _look(self) -> None:
-        # where it is more, something small was written behind it, which is bounded, and tells nothing
-        if untaken(self._connected) == self._left:
-            self._connected.abort()
-        else:
-            self._wait()
-
-    def _end_watch(self) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
+    def _end_taking(self) -> None:
+        if self._taking is not None:
+            self._taking.end()
+            self._taking = None
 
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -150,6 +193,7 @@ async def room_for_operators(request: web.Request, handler: Handler) -> web.Stre
     if isinstance(caller, Caller) and caller.too_many:
         caller.room.heard(caller)
         if not request.path.startswith(OPERATORS):
+            caller.room.refuse(caller)
             answer = answer_json(503, TOO_MANY, AGAIN)
             answer.force_close()
             return answer

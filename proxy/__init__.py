@@ -17,7 +17,8 @@ A request goes through `server`, which asks `policy` what to do and does it with
               handler       the story of a request, in the order it happens: start here
               lookup        what the cache knows of it
               fetching      requests to the origin that may serve many
-              handing_on    passing on what the origin answered, to one
+              write_through unsafe methods, and HEAD
+              handing_on    passing on what the origin answered
               exchange      one request of a client, and the means to answer it
               sharing       what other replicas have, and whether this one asks the origin for all
               visit         one request on its way, and what all of them share

@@ -1,69 +1,62 @@
-"""How a client's connection ends: what was sent is taken first, and what is still being sent is read (RFC 9112 9.6)."""
+"""How a client's connection ends: in steps where it must, and known to the drain."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 
-from config.untaken import untaken
-from proxy.server import exchange
-
-LINGER_SECONDS = 30.0
-"""The longest that is read what nobody looks at (nginx: lingering_time)."""
-SILENT_SECONDS = 5.0
-"""A client that sends nothing for as long has sent all (nginx: lingering_timeout)."""
+from config.ending import Lingering, Taking
+from proxy.server.in_flight import InFlight
 
 
-class Lingering:
-    """Sends the end of the stream and reads on, until the client has ended as well, is silent, or has had its time.
+class Ending:
+    """Of one connection.
 
-    Closing at once would have the kernel reset the connection, and the client lose answers that it has not read.
-    heard -- to be set when something is received.
+    lingering -- it has been sent the end of the stream; what it still sends is read, and nobody looks at it.
     """
 
-    __slots__ = ("_close", "_end", "_loop", "_timer", "heard")
+    __slots__ = ("_awaited", "_leaving", "_taking", "lingering")
 
-    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
-        """close -- called when it is over. Raises OSError where the connection has ended."""
-        self._close = close
-        self._loop = asyncio.get_running_loop()
-        self._end = self._loop.time() + LINGER_SECONDS
-        self.heard = False
-        transport.write_eof()
-        transport.resume_reading()
-        self._timer = self._loop.call_later(SILENT_SECONDS, self._look)
+    def __init__(self, leaving: InFlight) -> None:
+        """leaving -- those for which a drain waits."""
+        self._leaving = leaving
+        self._awaited = False
+        self._taking: Taking | None = None
+        self.lingering: Lingering | None = None
 
-    def _look(self) -> None:
-        if self.heard and self._loop.time() < self._end:
-            self.heard = False
-            self._timer = self._loop.call_later(SILENT_SECONDS, self._look)
-        else:
-            self._close()
+    @property
+    def has_begun(self) -> bool:
+        """It is closed but for what the client is still sent, or still sends."""
+        return self.lingering is not None or self._taking is not None
 
-    def end(self) -> None:
-        """The connection is closed."""
-        self._timer.cancel()
+    def leave(self) -> None:
+        """From now on a drain waits until it is over. Idempotent."""
+        if not self._awaited:
+            self._awaited = True
+            self._leaving.enter()
 
+    def linger(self, transport: asyncio.Transport, close: Callable[[], None]) -> bool:
+        """See `Lingering`; False where the client has left."""
+        try:
+            self.lingering = Lingering(transport, close)
+        except OSError:
+            return False
+        self.leave()
+        return True
 
-class Parting:
-    """A connection that is being closed: until the client has the rest, or is cut as `exchange.drained` cuts it."""
+    def part_from(self, transport: asyncio.Transport | None) -> None:
+        """It is being closed: the client takes what is left, or is cut."""
+        # one with nothing left to send is closed at once
+        if transport is not None and self._taking is None and transport.get_write_buffer_size():
+            self.leave()
+            self._taking = Taking(transport)
 
-    __slots__ = ("_left", "_timer", "_transport")
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._wait()
-
-    def _wait(self) -> None:
-        self._left = untaken(self._transport)
-        self._timer = asyncio.get_running_loop().call_later(exchange.SEND_SECONDS, self._look)
-
-    def _look(self) -> None:
-        if untaken(self._transport) >= self._left:
-            self._transport.abort()
-        else:
-            self._wait()
-
-    def end(self) -> None:
-        """The connection is closed."""
-        self._timer.cancel()
+    def over(self) -> None:
+        """It is closed."""
+        if self._awaited:
+            self._leaving.leave()
+        if self.lingering is not None:
+            self.lingering.end()
+            self.lingering = None
+        if self._taking is not None:
+            self._taking.end()

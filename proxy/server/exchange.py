@@ -13,6 +13,7 @@ import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 
+from config import ending
 from config.untaken import untaken
 from proxy.policy import forwarding
 from proxy.policy.messages import RequestHead, ResponseHead
@@ -22,8 +23,6 @@ from proxy.policy.prepared import NO_CONTENT, status_line, wire_head
 if TYPE_CHECKING:
     from proxy.server.express import Passing
 
-SEND_SECONDS = 60.0
-"""The longest a client may refuse to read its answer (nginx: send_timeout)."""
 TUNNEL_BUFFER_BYTES = 256 * 1024
 PIECE_BYTES = 256 * 1024
 """Content longer than this is handed to the connection piece by piece, as the client reads: whole, each client that
@@ -33,7 +32,7 @@ Octets = bytes | memoryview
 
 
 class ClientGone(ConnectionError):
-    """The client closed the connection, or stopped reading for `SEND_SECONDS`."""
+    """The client closed the connection, or stopped reading for `ending.SEND_SECONDS`."""
 
 
 class Connection(Protocol):
@@ -260,7 +259,7 @@ class Exchange:
             _close_by_reset(transport, yes=False)
 
     async def drain(self) -> None:
-        """Wait until the client has taken enough. Raises ClientGone after `SEND_SECONDS` without progress."""
+        """Wait until the client has taken enough. Raises ClientGone after `ending.SEND_SECONDS` without progress."""
         await drained(self._protocol)
 
     def abort(self) -> None:
@@ -303,12 +302,12 @@ async def drained(protocol: Connection) -> None:
     while protocol.writing_paused and (transport := protocol.transport) is not None:
         left = untaken(transport)
         try:
-            async with asyncio.timeout(SEND_SECONDS):
+            async with asyncio.timeout(ending.SEND_SECONDS):
                 await protocol.writable()
         except TimeoutError:
             if untaken(transport) >= left:
                 transport.abort()
-                raise ClientGone(f"the client took nothing for {SEND_SECONDS:.0f} s") from None
+                raise ClientGone(f"the client took nothing for {ending.SEND_SECONDS:.0f} s") from None
         except ConnectionError as fault:
             raise ClientGone("the client left during its answer") from fault
 

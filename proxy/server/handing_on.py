@@ -1,11 +1,14 @@
-"""Passing on what the origin answered, to the one client that asked."""
+"""Passing on what the origin answered: to the one client that asked, or to each of many."""
 
 from __future__ import annotations
 
+from proxy import errors
 from proxy.origin.client import OriginResponse
-from proxy.origin.fetch import SMALL_BYTES, SMALL_SECONDS
+from proxy.origin.fetch import SMALL_BYTES, SMALL_SECONDS, Failed, Fetch, Ready, Streaming
 from proxy.policy import encoding
 from proxy.policy import judgement as policy
+from proxy.policy.decisions import Outcome
+from proxy.policy.judgement import Ruling
 from proxy.policy.messages import ResponseHead
 from proxy.server import answer
 from proxy.server.visit import Shared, Visit
@@ -44,6 +47,49 @@ async def relay(shared: Shared, visit: Visit, response: OriginResponse, head: Re
     finally:
         response.close()
     _learn(visit, None)
+
+
+async def hand_on_shared(
+    shared: Shared, visit: Visit, fetch: Fetch, result: Ready | Streaming | Failed | None, age: float | None = None
+) -> None:
+    """Answer one client with what a fetch brings, which may be for others as well.
+
+    age -- of what is on its way, for who did not ask before it came. Raises SidingError where it brings nothing.
+    """
+    observation = visit.observation
+    if result is None:
+        raise errors.OriginTimeout("the origin did not answer in time")
+    if isinstance(result, Failed):
+        raise result.fault
+    if isinstance(result, Ready):
+        observation.outcome = result.outcome
+        observation.verdict, observation.stored = result.verdict, result.kept
+        observation.origin_status, observation.error = result.status, result.hidden
+        if result.outcome is Outcome.STALE_IF_ERROR:
+            observation.detail = result.outcome.value
+        if observation.collapsed and result.outcome is Outcome.MISS:
+            observation.outcome = Outcome.COLLAPSED
+        observation.origin_total = fetch.total_seconds
+        judged = result.judgement
+        if judged.head.status == 206:
+            await answer.whole(shared, visit, answer.Whole(judged.head, result.stored.content, None, evaluate=False))
+            return
+        anew = judged.ruling is not Ruling.HIDDEN and "age" not in judged.head.fields
+        head = None if observation.collapsed else policy.for_the_asker(judged, result.stored)
+        await answer.from_store(shared, visit, result.stored, now=shared.wall(), anew=anew, head=head)
+        return
+    observation.outcome = Outcome.COLLAPSED if observation.collapsed else Outcome.MISS
+    observation.origin_status = result.judgement.head.status
+    observation.verdict, observation.stored = result.judgement.verdict, shared.flags.query_cache
+    reader = fetch.reader()
+    try:
+        head = policy.for_others(result.judgement) if observation.collapsed else result.judgement.head
+        if age is not None:
+            head = ResponseHead(head.status, head.reason, head.fields.replacing("Age", str(int(age))))
+        await answer.stream(shared, visit, head, result.length, reader.read)
+        observation.origin_total = fetch.total_seconds
+    finally:
+        reader.close()
 
 
 def _learn(visit: Visit, content: bytes | None) -> None:

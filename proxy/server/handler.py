@@ -12,29 +12,27 @@ from proxy import errors
 from proxy.observe.events import BriefKind, Tier
 from proxy.origin.client import IDEMPOTENT, OriginResponse
 from proxy.origin.fetch import (
-    ORIGIN_SAID_ERROR,
     Alone,
     Failed,
     Fetch,
     Found,
-    Ready,
     Streaming,
 )
-from proxy.policy import cache_key, forwarding, preconditions, reuse, storability, validation
+from proxy.policy import cache_key, forwarding, preconditions, reuse
 from proxy.policy import judgement as policy
 from proxy.policy.decisions import Forward, Outcome, Reuse
 from proxy.policy.judgement import Judgement, Ruling
-from proxy.policy.messages import Question, RequestHead, ResponseHead, StoredResponse
+from proxy.policy.messages import RequestHead, ResponseHead, StoredResponse
 from proxy.server import answer
 from proxy.server.exchange import ClientGone, Exchange
 from proxy.server.fetching import Fetches
 from proxy.server.forwarder import ask_for_one, invalidate, minding, tunnel
-from proxy.server.handing_on import hand_on, received, relay
+from proxy.server.handing_on import hand_on, hand_on_shared, received, relay
 from proxy.server.in_flight import InFlight
 from proxy.server.lookup import Lookup, collapse_key, decide, look_up, on_its_own, select
 from proxy.server.sharing import ANSWERING, Sharing
 from proxy.server.visit import Claim, Shared, Visit, after, new_visit
-from proxy.store.invalidations import Validity
+from proxy.server.write_through import write_head_through, write_through
 from proxy.store.shared import SharedStore
 
 log = logging.getLogger("siding.handler")
@@ -159,7 +157,7 @@ class Handler:
             await self._bypass(visit)
             return
         if request.method not in LOOKED_UP and visit.rule is None:
-            await self._write_through(visit)
+            await write_through(self._shared, self.fetches, visit)
             return
         if reuse.request_no_store(request) or not await self._may_be_keyed(visit):
             await self._pass(visit, Forward.REQUEST)
@@ -218,101 +216,6 @@ class Handler:
         await invalidate(self._shared, visit, response.head)
         await relay(self._shared, visit, response, received(self._shared, response))
 
-    async def _write_through(self, visit: Visit) -> None:
-        """Unsafe methods go to the origin, and invalidate on success (RFC 9111 4.4)."""
-        visit.observation.outcome = Outcome.PASS
-        visit.observation.forward = Forward.METHOD
-        passing, invalidations = visit.exchange.passing, self._shared.invalidations
-        epoch = invalidations.epoch if passing is None else passing.epoch
-        response = await minding(self._shared, visit, ask_for_one(self._shared, visit))
-        keeping = storability.stands_for_get(visit.exchange.head, response.head) and self._shared.flags.query_cache
-        if keeping:
-            # by others; what it invalidates itself it is newer than
-            uri, tags = (
-                cache_key.target_uri(visit.exchange.head),
-                policy.tags_of(visit.exchange.head, response.head.fields, None),
-            )
-            keeping = invalidations.state(uri, tags, epoch) is Validity.VALID
-        await invalidate(self._shared, visit, response.head)
-        if keeping:
-            await self._keep_for_get(visit, response)
-        else:
-            await hand_on(self._shared, visit, response, received(self._shared, response))
-
-    async def _keep_for_get(self, visit: Visit, response: OriginResponse) -> None:
-        """Store the answer to a POST that says it is what a GET would bring, too (RFC 9110 9.3.3)."""
-        shared, observation = self._shared, visit.observation
-        request = storability.as_get(visit.exchange.head)
-        key = cache_key.cache_key(request, None, None, shared.digest)
-        if key is None or shared.routes.match("GET", request.path) is not None:
-            await hand_on(self._shared, visit, response, received(self._shared, response))
-            return
-
-        async def given() -> OriginResponse:
-            return response
-
-        uri, epoch = cache_key.target_uri(request), shared.invalidations.epoch
-        fetch = Fetch(
-            Question(request, uri, key, None, None, epoch, shared.targets),
-            ask=given,
-            again=given,
-            keep=self.fetches.keep,
-            finish=self.fetches.finish,
-            limit=shared.limits.max_object_bytes,
-            copies=shared.copies,
-            wall=shared.wall,
-            worth_finishing=True,
-        )
-        self.fetches.watch(fetch)
-        visit.leave()
-        result = await fetch.wait(shared.limits.upstream_seconds * 2)
-        assert not isinstance(result, Found), "nobody else was asked"
-        if isinstance(result, Alone):
-            taken = fetch.take()
-            assert taken is not None
-            visit.take(taken)
-            observation.verdict = result.judgement.verdict
-            await hand_on(self._shared, visit, taken, result.judgement.head)
-        else:
-            await self._answer_shared(visit, fetch, result)
-
-    async def _write_head_through(self, visit: Visit, found: Lookup) -> None:
-        """Ask the origin, and let its answer freshen what is stored, or show that it changed (RFC 9111 4.3.5)."""
-        shared, request = self._shared, visit.exchange.head
-        visit.observation.outcome = Outcome.PASS
-        began, stored, epoch = shared.wall(), found.stored, shared.invalidations.epoch
-        tenure = self._sharing.tenure(visit, found.key, None, found.seen)
-        try:
-            response = await ask_for_one(shared, visit)
-        except errors.NoAnswer as fault:
-            if stored is None or not reuse.may_hide_error(stored, request, shared.wall()):
-                raise
-            await self._stand_in(visit, stored, fault.code)
-            return
-        head = received(self._shared, response)
-        failed = head.status in reuse.ERROR_STATUSES
-        if failed and stored is not None and reuse.may_hide_error(stored, request, shared.wall()):
-            response.close()
-            await self._stand_in(visit, stored, ORIGIN_SAID_ERROR)
-            return
-        if stored is not None and response.head.status == 200:
-            if validation.matches_head(stored, response.head.fields):
-                question = Question(request, found.uri, found.key, visit.rule, stored, epoch, shared.targets)
-                fresh = validation.freshen(stored, head, question, began, shared.wall())
-                if fresh.kept is not None:
-                    self.fetches.keep(fresh.kept, tenure)
-            else:
-                shared.store.remove(stored)
-                shared.tell_others((), [found.uri])
-        await hand_on(self._shared, visit, response, head)
-
-    async def _stand_in(self, visit: Visit, stored: StoredResponse, code: str) -> None:
-        """Answer a HEAD from a stale response because the origin failed (RFC 5861 4)."""
-        observation = visit.observation
-        observation.outcome, observation.detail = Outcome.STALE_IF_ERROR, Outcome.STALE_IF_ERROR.value
-        observation.error = code
-        await answer.from_store(self._shared, visit, stored, now=self._shared.wall())
-
     # -- steps 4 to 7: look up, decide
 
     async def _from_cache(self, visit: Visit) -> None:
@@ -347,7 +250,7 @@ class Handler:
             observation.outcome = Outcome.LOCAL
             raise errors.NotCached("nothing stored may be used, and the request says only-if-cached")
         if request.method == "HEAD":
-            await self._write_head_through(visit, found)
+            await write_head_through(self._shared, self.fetches, self._sharing, visit, found)
         else:
             await self._fetch(visit, found)
 
@@ -453,7 +356,7 @@ class Handler:
                 shared.collapse.forget_unshareable(key)
             else:
                 shared.collapse.remember_unshareable(key, shared.clock())
-        await self._answer_shared(visit, fetch, result)
+        await hand_on_shared(shared, visit, fetch, result)
 
     async def _join(self, visit: Visit, key: str) -> Followed:
         """Wait for another request's fetch; where what it brings has changed meanwhile, for one that began later."""
@@ -503,49 +406,8 @@ class Handler:
                 return Followed.ALONE
         observation.collapsed = True
         observation.origin_seconds_saved = fetch.origin_seconds
-        await self._answer_shared(visit, fetch, result, age)
+        await hand_on_shared(shared, visit, fetch, result, age)
         return Followed.ANSWERED
-
-    async def _answer_shared(
-        self, visit: Visit, fetch: Fetch, result: Ready | Streaming | Failed | None, age: float | None = None
-    ) -> None:
-        """age -- of what is on its way, for who did not ask before it came."""
-        shared, observation = self._shared, visit.observation
-        if result is None:
-            raise errors.OriginTimeout("the origin did not answer in time")
-        if isinstance(result, Failed):
-            raise result.fault
-        if isinstance(result, Ready):
-            observation.outcome = result.outcome
-            observation.verdict, observation.stored = result.verdict, result.kept
-            observation.origin_status, observation.error = result.status, result.hidden
-            if result.outcome is Outcome.STALE_IF_ERROR:
-                observation.detail = result.outcome.value
-            if observation.collapsed and result.outcome is Outcome.MISS:
-                observation.outcome = Outcome.COLLAPSED
-            observation.origin_total = fetch.total_seconds
-            judged = result.judgement
-            if judged.head.status == 206:
-                await answer.whole(
-                    shared, visit, answer.Whole(judged.head, result.stored.content, None, evaluate=False)
-                )
-                return
-            anew = judged.ruling is not Ruling.HIDDEN and "age" not in judged.head.fields
-            head = None if observation.collapsed else policy.for_the_asker(judged, result.stored)
-            await answer.from_store(shared, visit, result.stored, now=shared.wall(), anew=anew, head=head)
-            return
-        observation.outcome = Outcome.COLLAPSED if observation.collapsed else Outcome.MISS
-        observation.origin_status = result.judgement.head.status
-        observation.verdict, observation.stored = result.judgement.verdict, shared.flags.query_cache
-        reader = fetch.reader()
-        try:
-            head = policy.for_others(result.judgement) if observation.collapsed else result.judgement.head
-            if age is not None:
-                head = ResponseHead(head.status, head.reason, head.fields.replacing("Age", str(int(age))))
-            await answer.stream(shared, visit, head, result.length, reader.read)
-            observation.origin_total = fetch.total_seconds
-        finally:
-            reader.close()
 
     # -- for one client alone
 

@@ -19,14 +19,14 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 
 from config.room import ARRIVAL_SECONDS, Guest, Room
+from config.untaken import unread
 from proxy import errors
 from proxy.observe.events import Observation
 from proxy.origin.connection import OnInterim
 from proxy.policy import forwarding
 from proxy.policy.extent import Extent, Stage
 from proxy.policy.plain import Lexicon, Plain
-from proxy.policy.prepared import wire_head
-from proxy.server.ending import Lingering, Parting
+from proxy.server.ending import Ending
 from proxy.server.exchange import AtHand, ClientGone, ClientTunnel, Exchange, as_number
 from proxy.server.express import Express, Passing
 from proxy.server.fast_path import Hits, Seat, head_of
@@ -39,7 +39,7 @@ from proxy.server.parsed import (
     client_error,
     request_head,
 )
-from proxy.server.refusal import refusal_head
+from proxy.server.refusal import last_refusal
 
 if TYPE_CHECKING:
     from aiohttp.http import RawRequestMessage
@@ -152,10 +152,7 @@ class ClientConnection(RequestHandler):
         "_content",
         "_early",
         "_extent",
-        "_leaving",
-        "_lingering",
         "_new",
-        "_parting",
         "_passing",
         "_quiet",
         "_seat",
@@ -166,6 +163,7 @@ class ClientConnection(RequestHandler):
         "asking",
         "closing",
         "ended",
+        "ending",
         "peer_address",
     )
 
@@ -176,6 +174,7 @@ class ClientConnection(RequestHandler):
         self.asking = False
         self.closing = False
         self.ended = False
+        self.ending = Ending(manager.leaving)
         self.peer_address = ""
         self._seat: Seat
         # what comes next is the head of a request, as far as is known without asking aiohttp
@@ -189,9 +188,6 @@ class ClientConnection(RequestHandler):
         self._extent: Extent | None = None
         self._unanswered = False
         self._content: StreamReader | None = None
-        self._leaving = False
-        self._lingering: Lingering | None = None
-        self._parting: Parting | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Note the peer; refuse at once what came after the drain began."""
@@ -209,13 +205,7 @@ class ClientConnection(RequestHandler):
         super().connection_lost(exc)
         # it keeps the connection, and would be kept by it
         self._content = None
-        if self._leaving:
-            self._server.leaving.leave()
-        if self._lingering is not None:
-            self._lingering.end()
-            self._lingering = None
-        if self._parting is not None:
-            self._parting.end()
+        self.ending.over()
         if self._passing is not None:
             self._passing.abandon()
             self._passing = None
@@ -229,10 +219,10 @@ class ClientConnection(RequestHandler):
         As for nginx (proxy_ignore_client_abort off). Who has left altogether is found out by sending to it.
         """
         self.ended = True
-        if self._lingering is not None:
+        if self.ending.lingering is not None:
             return False
         if self.asking or self._passing is not None or self._payload_parser is not None or not self._whole:
-            self._part_from(self.transport)
+            self.ending.part_from(self.transport)
             return False
         if not self._early:
             self.end_when_idle()
@@ -270,8 +260,8 @@ class ClientConnection(RequestHandler):
             self._receive(data)
 
     def _receive(self, data: bytes) -> None:
-        if self._lingering is not None:
-            self._lingering.heard = True
+        if self.ending.lingering is not None:
+            self.ending.lingering.heard = True
             return
         if self._close or self._force_close:
             # aiohttp takes nothing more
@@ -423,12 +413,8 @@ class ClientConnection(RequestHandler):
             return False
         if not (unsure or self._early or self._extent is not None):
             return False
-        try:
-            self._lingering = Lingering(transport, self.force_close)
-        except OSError:
-            # it has left
+        if not self.ending.linger(transport, self.force_close):
             return False
-        self.leave()
         # aiohttp serves nothing more, and leaves closing to us
         self._force_close = True
         self._early = b""
@@ -529,29 +515,12 @@ class ClientConnection(RequestHandler):
         """Now, or once the client has taken its answer."""
         transport = self.transport
         super().force_close()
-        self._part_from(transport)
+        self.ending.part_from(transport)
 
     async def start(self) -> None:
         """aiohttp's own, which ends with the connection."""
         await super().start()
-        self._part_from(self.transport)
-
-    def _part_from(self, transport: asyncio.Transport | None) -> None:
-        # one with nothing left to send is closed at once
-        if transport is not None and self._parting is None and transport.get_write_buffer_size():
-            self.leave()
-            self._parting = Parting(transport)
-
-    def leave(self) -> None:
-        """From now on a drain waits until it is over. Idempotent."""
-        if not self._leaving:
-            self._leaving = True
-            self._server.leaving.enter()
-
-    @property
-    def is_ending(self) -> bool:
-        """It is closed but for what the client is still sent, or still sends."""
-        return self._lingering is not None or self._parting is not None
+        self.ending.part_from(self.transport)
 
     def _process_keepalive(self) -> None:
         self._next_keepalive_close_time = max(self._next_keepalive_close_time, self._seat.ended + KEEPALIVE_SECONDS)
@@ -597,7 +566,7 @@ class ClientConnection(RequestHandler):
         asked, ends = self.standing
         if not asked and ends - KEEPALIVE_SECONDS > time.monotonic() - ARRIVAL_SECONDS:
             return False
-        return not transport.get_write_buffer_size()
+        return not (transport.get_write_buffer_size() or unread(transport))
 
     @property
     def standing(self) -> tuple[bool, float]:
@@ -606,13 +575,9 @@ class ClientConnection(RequestHandler):
         return asked, max(self._next_keepalive_close_time, self._seat.ended + KEEPALIVE_SECONDS)
 
     def _refuse(self, fault: errors.SidingError) -> None:
-        content = fault.content()
-        head = refusal_head(fault)
+        octets, observation = last_refusal(fault, self.peer_address, time.time())
         if self.transport is not None:
-            self.transport.write(wire_head(head, len(content)) + b"Connection: close\r\n\r\n" + content)
-        observation = Observation(method="", path="", client=self.peer_address, started=time.time())
-        observation.status, observation.error = fault.status, fault.code
-        observation.response_bytes = len(content)
+            self.transport.write(octets)
         self._server.on_refused(observation)
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
@@ -698,8 +663,8 @@ class ClientServer(web.Server):
         for connection in cast("list[ClientConnection]", self.connections):
             # aiohttp counts one that is over until its task is
             if connection.transport is not None:
-                connection.leave()
-            if not connection.is_ending:
+                connection.ending.leave()
+            if not connection.ending.has_begun:
                 connection.end_when_idle()
 
 

@@ -13,7 +13,7 @@ import orjson
 import pytest
 from aiohttp import web
 
-from config import room
+from config import ending, room
 from pool_monitor import callers
 from tests.pool_monitor.grading.upstreams import Asked, chunks, completion, streamed, whole
 from tests.pool_monitor.grading.wrapped import SAID, Wrapped, asked_for, says, wrapping
@@ -61,7 +61,7 @@ async def endless(asked: Asked, request: web.Request) -> web.StreamResponse:
 
 
 async def test_a_stream_whose_caller_stops_reading_lets_the_upstream_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(callers, "SEND_SECONDS", 0.05)
+    monkeypatch.setattr(ending, "SEND_SECONDS", 0.05)
     left = asyncio.Event()
 
     async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
@@ -80,7 +80,7 @@ async def test_a_stream_whose_caller_stops_reading_lets_the_upstream_go(monkeypa
 
 @pytest.mark.parametrize("what", ["known", "shared", "close", "batch"])
 async def test_an_answer_that_nobody_reads_is_not_held(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    monkeypatch.setattr(callers, "SEND_SECONDS", 0.05)
+    monkeypatch.setattr(ending, "SEND_SECONDS", 0.05)
     prompt: dict[str, Any] = {"prompt": "Tell a joke.", "temperature": 0} if what == "shared" else {}
     fields = ["Connection: close"] if what == "close" else []
     async with wrapping() as wrapped:
@@ -100,7 +100,7 @@ def held(monitor: Client) -> list[callers.Caller]:
 
 async def test_what_is_left_of_one_that_has_ended_is_not_held_either(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be too little for anybody to wait until it is taken."""
-    monkeypatch.setattr(callers, "SEND_SECONDS", 0.05)
+    monkeypatch.setattr(ending, "SEND_SECONDS", 0.05)
     asked_it, go = asyncio.Event(), asyncio.Event()
 
     async def little(asked: Asked, request: web.Request) -> web.StreamResponse:
@@ -123,7 +123,7 @@ async def test_what_is_left_of_one_that_has_ended_is_not_held_either(monkeypatch
 async def test_rows_that_nobody_reads_give_their_connection_back(
     database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(callers, "SEND_SECONDS", 0.05)
+    monkeypatch.setattr(ending, "SEND_SECONDS", 0.05)
     queries = (
         '[[query]]\nname = "many"\nsql = "SELECT repeat(\'x\', 1000) FROM generate_series(1, 100000)"\nrows = 100000\n'
     )
@@ -144,7 +144,7 @@ async def test_who_reads_slowly_but_reads_is_served(monkeypatch: pytest.MonkeyPa
         return await streamed(request, chunks(["x" * 1000] * (size // 1000)))
 
     # more than two of TCP's own timeouts
-    monkeypatch.setattr(callers, "SEND_SECONDS", 1.5)
+    monkeypatch.setattr(ending, "SEND_SECONDS", 1.5)
     body = asked_for("Tell a joke.", stream=True)
     loop, got = asyncio.get_running_loop(), b""
     async with wrapping() as wrapped:
@@ -201,33 +201,50 @@ async def test_who_never_asked_makes_room_and_then_who_was_idle_longest(
     assert [record.levelname for record in caplog.records if "file descriptors" in record.message] == ["ERROR"]
 
 
+async def send_for_ever(writer: asyncio.StreamWriter) -> None:
+    while True:
+        writer.write(b"x")
+        await writer.drain()
+        await asyncio.sleep(0)
+
+
 async def test_who_has_just_come_makes_no_room_for_who_comes_next(
     wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of thousands who come at once each would be cut for the next, with its request unread."""
     monkeypatch.setattr(room, "LOOK_SHARE", 0)
+    monkeypatch.setattr(callers, "ARRIVAL_SECONDS", 1000)
     monitor = wrapped.monitor
-    monitor.monitor.room.most = 3
+    monitor.monitor.room.most = 4
     come: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
     while len(come) < 6:
         come.append(await asyncio.open_connection("127.0.0.1", monitor.port))
         await until(lambda: connected(monitor) == len(come))
-    # as many are listened to as there is room for: of more the first are answered unheard
+    # half as many are listened to as there is room for: of more the first are answered unheard
     come += [await asyncio.open_connection("127.0.0.1", monitor.port) for _ in range(2)]
-    for reader, _ in come[3:5]:
+    for reader, writer in come[4:6]:
         head = await read_head(reader)
         assert head is not None
         assert (head.status, head.get("Retry-After")) == (503, "1")
         content = orjson.loads(await read_content(reader, head, to_end=False))
         assert content["error"]["code"] == "out-of-descriptors"
         assert await reader.read() == b""
-    assert connected(monitor) == 6
-    for caller in (*come[:3], *come[5:]):
+        # what it still sends is read
+        writer.write(LARGE.encode())
+        await writer.drain()
+    assert connected(monitor) == 8
+    # who was refused first makes room
+    come.append(await asyncio.open_connection("127.0.0.1", monitor.port))
+    with pytest.raises(ConnectionError):
+        await send_for_ever(come[4][1])
+    assert connected(monitor) == 8
+    for caller in (*come[:4], *come[7:]):
         # an operator's
         assert await asked(caller) == 200
     for _, writer in come:
         writer.close()
-        await writer.wait_closed()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 async def test_whose_request_is_about_to_be_handled_makes_no_room(wrapped: Wrapped) -> None:
@@ -253,6 +270,22 @@ async def test_whose_request_is_about_to_be_handled_makes_no_room(wrapped: Wrapp
     assert head.status == 200
     writer.close()
     await writer.wait_closed()
+
+
+async def test_whose_request_has_not_been_read_makes_no_room(wrapped: Wrapped) -> None:
+    """However long the loop was busy with others."""
+    caller = await asyncio.open_connection("127.0.0.1", wrapped.monitor.port)
+    assert await asked(caller) == 200
+    [connection] = held(wrapped.monitor)
+    await until(lambda: connection.idle)
+    connection._connected.pause_reading()
+    asking = asyncio.create_task(asked(caller))
+    await until(lambda: not connection.idle)
+    connection._connected.resume_reading()
+    assert await asking == 200
+    await until(lambda: connection.idle)
+    caller[1].close()
+    await caller[1].wait_closed()
 
 
 async def test_where_all_are_busy_the_metrics_are_answered_alone(

@@ -7,17 +7,20 @@ import contextlib
 import re
 import signal
 import socket
+from collections import Counter
 from pathlib import Path
 from urllib.parse import quote
 
 import aiohttp
 import asyncpg
+import orjson
 import pytest
 
 from config.listen import spare_port
 from config.settings import MonitorSettings
 from pool_monitor import app
 from tests.deploy.processes import PATIENCE, environment, python, with_few_descriptors
+from tests.support import read_head
 
 MONITOR = ("-m", "pool_monitor")
 
@@ -130,6 +133,51 @@ async def test_out_of_file_descriptors_it_says_so_once_and_answers() -> None:
     # where they come faster than others go
     assert child.output.count("Too many open files") <= 1
     assert "Traceback" not in child.output
+
+
+async def test_of_many_who_come_at_once_all_are_answered() -> None:
+    """Each sends all that it has before it reads, and it is more than the kernel holds."""
+    content = orjson.dumps({"model": "m", "messages": [{"role": "user", "content": "x" * 5_000_000}]})
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n"
+    go, refused = asyncio.Event(), 0
+
+    async def upstream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await go.wait()
+        writer.write(b"HTTP/1.1 418 Teapot\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            # to its end: what it sends is not to be answered by a reset
+            while await reader.read(2**16):
+                pass
+        writer.close()
+
+    async def status_of_one(port: int) -> int:
+        nonlocal refused
+        # who is connected for a second and has sent nothing yet may be closed
+        caller = socket.create_connection(("127.0.0.1", port))
+        caller.sendall(head.encode())
+        caller.setblocking(False)
+        reader, writer = await asyncio.open_connection(sock=caller)
+        writer.write(content)
+        await writer.drain()
+        answer = await read_head(reader)
+        assert answer is not None
+        refused += answer.status == 503
+        if refused == 66:
+            go.set()
+        writer.close()
+        return answer.status
+
+    async with await asyncio.start_server(upstream, "127.0.0.1", 0, backlog=200) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        environ = environment(HOST="127.0.0.1", PORT="0", LOG_FORMAT="text", GRADING_UPSTREAM_URL=url)
+        async with python(*with_few_descriptors("pool_monitor"), environ=environ) as child:
+            port = int((await child.line("pool monitor: ")).split("http://")[1].split(",")[0].rpartition(":")[2])
+            async with asyncio.timeout(4 * PATIENCE):
+                statuses = await asyncio.gather(*[status_of_one(port) for _ in range(100)])
+            child.send(signal.SIGTERM)
+            assert await child.end() == 0
+    assert Counter(statuses) == {503: 66, 418: 34}
+    assert "Too many open files" not in child.output
 
 
 @pytest.mark.parametrize(

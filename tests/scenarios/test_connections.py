@@ -9,7 +9,7 @@ import pytest
 
 from config import room
 from proxy.server import protocol
-from tests.fast.passing import one_that_does_not_read
+from tests.fast.passing import connection_of, one_that_does_not_read
 from tests.fast.sides import server_of
 from tests.support import Client, Gate, Message, Origin, Proxy, Turn, running_proxy, until
 
@@ -168,6 +168,22 @@ async def test_who_has_just_come_makes_no_room_for_who_comes_next(
             await client.send("GET /a HTTP/1.1\r\nHost: app.example\r\n\r\n")
         answers = [await client.response() for client in clients]
     assert sorted(answer.status for answer in answers) == [200] * 3 + [503] * 17
+
+
+async def test_whose_request_has_not_been_read_makes_no_room(origin: Origin) -> None:
+    """However long the loop was busy with others."""
+    async with running_proxy(origin.url) as proxy:
+        client = await connected(proxy, 1)
+        assert (await client.request("GET", "/a")).status == 200
+        connection = connection_of(proxy)
+        assert connection.transport is not None
+        await until(lambda: connection.idle)
+        connection.transport.pause_reading()
+        await client.send("GET /a HTTP/1.1\r\nHost: app.example\r\n\r\n")
+        await until(lambda: not connection.idle)
+        connection.transport.resume_reading()
+        assert (await client.response()).status == 200
+        await until(lambda: connection.idle)
 
 
 async def test_who_has_not_read_an_answer_makes_no_room_for_more(

@@ -289,7 +289,7 @@ async def test_a_client_that_reads_slowly_but_reads_is_served(origin: Origin, mo
     async with running_proxy(origin.url) as proxy:
         await proxy.get("/a")
         await until(lambda: not proxy.worker.handler.fetches.running)
-        monkeypatch.setattr("proxy.server.exchange.SEND_SECONDS", 1.5)  # more than two of TCP's own timeouts
+        monkeypatch.setattr("config.ending.SEND_SECONDS", 1.5)  # more than two of TCP's own timeouts
         with socket.socket() as client:
             client.setblocking(False)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
@@ -311,7 +311,7 @@ async def test_a_connection_that_ends_waits_only_so_long_for_the_client_to_read(
     """Nobody else does by then: the answer is given, and its request over."""
     loop = asyncio.get_running_loop()
     async with running_proxy(origin.url) as proxy, one_that_does_not_read(origin, proxy) as (client, connection):
-        monkeypatch.setattr("proxy.server.exchange.SEND_SECONDS", 0.05)
+        monkeypatch.setattr("config.ending.SEND_SECONDS", 0.05)
         if refused:
             await loop.sock_sendall(client, b"GET\r\n\r\n")
         else:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from proxy.server import exchange
+from config import ending
 from tests.fast.passing import connection_of, nothing_left, one_that_holds_little
 from tests.fast.sides import server_of
 from tests.support import PATIENCE, Client, Origin, Proxy, Turn, running_proxy, until
@@ -135,7 +135,7 @@ async def test_who_has_left_altogether_is_found_out(origin: Origin) -> None:
 
 
 async def test_who_reads_nothing_is_cut(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange, "SEND_SECONDS", 0.1)
+    monkeypatch.setattr(ending, "SEND_SECONDS", 0.1)
     async with storing_much(origin) as proxy:
         await half_closed(proxy, HIT)
         await until(lambda: bool(server_of(proxy).connections) and connection_of(proxy).ended)

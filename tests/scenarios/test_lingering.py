@@ -7,7 +7,7 @@ import errno
 
 import pytest
 
-from proxy.server import ending
+from config import ending
 from tests.fast.passing import connection_of
 from tests.fast.sides import server_of
 from tests.support import PATIENCE, Client, Origin, Turn, running_proxy, until
@@ -120,7 +120,7 @@ async def test_who_ends_its_side_is_not_waited_for(origin: Origin, monkeypatch: 
         for _ in range(2):
             connection.data_received(b"?" * 2**16)
         assert (await client.response()).status == 501
-        assert connection._lingering is not None
+        assert connection.ending.lingering is not None
         client.writer.write_eof()
         await until(lambda: not server_of(proxy).connections)
 
@@ -132,7 +132,7 @@ async def test_what_comes_after_the_answer_is_not_processed(origin: Origin) -> N
         assert (await client.response()).status == 400
         assert await end_of(client) == b""
         await client.send(f"GET /b HTTP/1.1\r\n{FIELDS}\r\n")
-        await until(lambda: (held := connection_of(proxy)._lingering) is not None and held.heard)
+        await until(lambda: (held := connection_of(proxy).ending.lingering) is not None and held.heard)
         client.close()
         await until(lambda: not server_of(proxy).connections)
     assert origin.requests == []
@@ -149,7 +149,7 @@ async def test_the_end_of_the_proxy_waits_for_them_as_long_as_they_are_waited_fo
         sending = asyncio.create_task(send_for_ever(client))
         assert await end_of(client) == b""
         draining = asyncio.create_task(proxy.worker.drain())
-        await until(lambda: (held := connection_of(proxy)._lingering) is not None and held.heard)
+        await until(lambda: (held := connection_of(proxy).ending.lingering) is not None and held.heard)
         assert not draining.done()
         sending.cancel()
         await draining
