@@ -7,6 +7,7 @@ import logging
 from abc import ABC, abstractmethod
 
 from config.tasks import end
+from config.told import Told
 from pool_monitor.faults import FAULTS, describe
 
 log = logging.getLogger("siding.following")
@@ -22,7 +23,7 @@ class Following(ABC):
         self._what = what
         self._seconds = seconds
         self._faults = faults
-        self._told = ""
+        self._told = Told()
         self._task: asyncio.Task[None] | None = None
 
     @abstractmethod
@@ -31,9 +32,8 @@ class Following(ABC):
 
     def works(self) -> None:
         """It is followed; the next fault is told, be it the same as the last."""
-        if self._told:
+        if self._told.works():
             log.info("%s can be read again", self._what)
-        self._told = ""
 
     def start(self) -> None:
         """Begin."""
@@ -48,8 +48,6 @@ class Following(ABC):
             try:
                 await self.follow()
             except self._faults as fault:
-                told = describe(fault)
-                if told != self._told:
-                    log.warning("%s cannot be read: %s", self._what, told)
-                self._told = told
+                if self._told.news(reason := describe(fault)):
+                    log.warning("%s cannot be read: %s", self._what, reason)
             await asyncio.sleep(self._seconds)
