@@ -13,6 +13,7 @@ from aiohttp.http import HttpProcessingError, HttpVersion11
 from aiohttp.log import server_logger
 
 from config.access import Refusal, refusal_of
+from config.flags import FlagError
 
 log = logging.getLogger("siding.admin")
 
@@ -25,19 +26,31 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 async def change_asked(request: web.Request, token: str | None) -> object:
     """The decoded content of a call that changes something. Raises Refusal unless it is allowed."""
-    fields = {name.lower(): request.headers.getall(name) for name in request.headers}
-    refusal = refusal_of(peer_of(request), fields, token)
+    refusal = refusal_to(request, token)
     if refusal is not None:
         raise refusal
+    return await json_asked(request, orjson.loads)
+
+
+def refusal_to(request: web.Request, token: str | None) -> Refusal | None:
+    """Why a call is refused that only who has `token` may make; None when it may go on."""
+    fields = {name.lower(): request.headers.getall(name) for name in request.headers}
+    return refusal_of(peer_of(request), fields, token)
+
+
+async def json_asked(request: web.Request, decode: Callable[[bytes], object]) -> object:
+    """The decoded content. decode -- raises ValueError for what is not JSON. Raises Refusal."""
     if request.content_type != "application/json":
         # a page of another site cannot send this type without asking first, which nobody here allows
         raise Refusal(415, "not-json", "Content-Type must be application/json", {"Accept": "application/json"})
     try:
         async with asyncio.timeout(READ_SECONDS):
-            return orjson.loads(await request.read())
+            content = await request.read()
     except TimeoutError:
         raise Refusal(408, "too-slow", f"the content did not arrive within {READ_SECONDS:.0f} s") from None
-    except orjson.JSONDecodeError as fault:
+    try:
+        return decode(content)
+    except ValueError as fault:
         raise Refusal(400, "bad-json", f"the content is not JSON: {fault}") from fault
 
 
@@ -95,6 +108,8 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     except web.HTTPMethodNotAllowed as fault:
         allowed = ", ".join(sorted(fault.allowed_methods))
         return _refused(Refusal(405, "method-not-allowed", f"allowed here: {allowed}", {"Allow": allowed}))
+    except FlagError as fault:
+        return _refused(Refusal(400, "bad-flags", str(fault), more={"faults": fault.faults}))
     except web.HTTPNotFound:
         paths = sorted({resource.canonical for resource in request.app.router.resources()})
         return _refused(Refusal(404, "not-found", "no such path; see `paths`", more={"paths": paths}))

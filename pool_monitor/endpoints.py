@@ -10,10 +10,10 @@ from typing import Any
 from aiohttp import hdrs, web
 from pydantic import SecretStr
 
-from config.access import Refusal, refusal_of
-from config.answers import READ_SECONDS, answer_json, application, change_asked, peer_of
+from config.access import Refusal
+from config.answers import answer_json, application, change_asked, json_asked, refusal_to
 from config.everywhere import Pins, change_of, set_flags
-from config.flags import FlagError, Flags
+from config.flags import Flags
 from config.words import quoted
 from pool_monitor.faults import FAULTS, describe
 from pool_monitor.observe import Metrics
@@ -116,12 +116,8 @@ class _Endpoints:
     async def set_flags(self, request: web.Request) -> web.StreamResponse:
         changes, everywhere = change_of(await change_asked(request, self._admin_token))
         parts = self._parts
-        try:
-            tell = parts.pins.tell if parts.pins is not None else None
-            state = await set_flags(parts.flags, changes, everywhere=everywhere, tell=tell)
-            return answer_json(200, state)
-        except FlagError as fault:
-            raise Refusal(400, "bad-flags", str(fault), more={"faults": fault.faults}) from fault
+        tell = parts.pins.tell if parts.pins is not None else None
+        return answer_json(200, await set_flags(parts.flags, changes, everywhere=everywhere, tell=tell))
 
     async def advice(self, request: web.Request) -> web.StreamResponse:
         self._allow(request)
@@ -138,8 +134,7 @@ class _Endpoints:
     # -- named queries
 
     def _allow(self, request: web.Request) -> None:
-        fields = {name.lower(): request.headers.getall(name) for name in request.headers}
-        refusal = refusal_of(peer_of(request), fields, self._queries_token)
+        refusal = refusal_to(request, self._queries_token)
         if refusal is not None:
             message = refusal.message.replace("ADMIN_TOKEN", "QUERIES_TOKEN").replace("change anything", "ask")
             raise Refusal(refusal.status, refusal.code.replace("admin", "queries"), message, refusal.fields)
@@ -187,16 +182,7 @@ async def _arguments(request: web.Request) -> Mapping[str, object]:
             names = ", ".join(map(quoted, given_twice))
             raise Refusal(400, "bad-arguments", f"{names}: given more than once; an array is one value, with commas")
         return dict(request.query)
-    if request.content_type != "application/json":
-        raise Refusal(415, "not-json", "Content-Type must be application/json", {"Accept": "application/json"})
-    try:
-        async with asyncio.timeout(READ_SECONDS):
-            content = await request.read()
-        given = read_json(content) if content.strip() else {}
-    except TimeoutError:
-        raise Refusal(408, "too-slow", f"the content did not arrive within {READ_SECONDS:.0f} s") from None
-    except ValueError as fault:
-        raise Refusal(400, "bad-json", f"the content is not JSON: {fault}") from fault
+    given = await json_asked(request, lambda content: read_json(content) if content.strip() else {})
     if not isinstance(given, dict):
         raise Refusal(400, "bad-json", "give a JSON object with the query's parameters")
     return given

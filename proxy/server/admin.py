@@ -17,7 +17,6 @@ from pydantic import SecretStr
 from config.access import Refusal
 from config.answers import answer_json, application, change_asked
 from config.everywhere import change_of
-from config.flags import FlagError
 from proxy.observe.events import PurgeKind
 from proxy.observe.live import Numbers
 from proxy.server.live import Live, LiveSettings
@@ -194,10 +193,7 @@ class _Endpoints:
 
     async def _set_flags(self, request: web.Request) -> web.StreamResponse:
         changes, everywhere = change_of(await change_asked(request, self._token))
-        try:
-            return answer_json(200, await self._control.set_flags(changes, everywhere=everywhere))
-        except FlagError as fault:
-            raise Refusal(400, "bad-flags", str(fault), more={"faults": fault.faults}) from fault
+        return answer_json(200, await self._control.set_flags(changes, everywhere=everywhere))
 
     async def _purge(self, request: web.Request) -> web.StreamResponse:
         order = parse_purge(await change_asked(request, self._token))
