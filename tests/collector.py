@@ -14,10 +14,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as Wire
 
-from config.listen import spare_port
 from config.otel import Tracing
 from config.tracing import set_up
-from tests.support import PATIENCE
+from tests.support import PATIENCE, serving
 
 SERVER, CLIENT, INTERNAL = Wire.SPAN_KIND_SERVER, Wire.SPAN_KIND_CLIENT, Wire.SPAN_KIND_INTERNAL
 
@@ -44,7 +43,7 @@ class Span:
 class Collector:
     """What was delivered so far. status -- to answer with. patient -- holds every answer back until it is set."""
 
-    port: int
+    url: str = ""
     spans: list[Span] = field(default_factory=list)
     raw: list[bytes] = field(default_factory=list)
     fields: list[Mapping[str, str]] = field(default_factory=list)
@@ -52,10 +51,6 @@ class Collector:
     status: int = 200
     answering: asyncio.Event = field(default_factory=asyncio.Event)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
 
     async def handle(self, request: web.Request) -> web.Response:
         content = await request.read()
@@ -132,19 +127,14 @@ def _value(value: AnyValue) -> object:
 @contextlib.asynccontextmanager
 async def running_collector(*, answering: bool = True) -> AsyncIterator[Collector]:
     """A collector on a free port. answering -- False: it takes requests and is silent until told otherwise."""
-    collector = Collector(spare_port())
+    collector = Collector()
     if answering:
         collector.answering.set()
     app = web.Application(client_max_size=2**26)
     app.router.add_post("/{path:.*}", collector.handle)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", collector.port).start()
-    try:
+    async with serving(app, shutdown_timeout=0.1) as collector.url:
         yield collector
-    finally:
         collector.answering.set()
-        await runner.cleanup()
 
 
 def environ(collector: str, **more: str) -> dict[str, str]:

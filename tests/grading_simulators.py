@@ -6,10 +6,8 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from aiohttp import web
-
-from config.listen import address_of, open_socket
 from deploy.grading_simulator import Simulator, State
+from tests.support import serving
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +22,5 @@ class Running:
 async def running_simulator() -> AsyncIterator[Running]:
     """On a free port."""
     state = State()
-    with open_socket("127.0.0.1", 0) as sock:
-        runner = web.AppRunner(Simulator(state).app(), access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
-        await runner.setup()
-        try:
-            await web.SockSite(runner, sock).start()
-            yield Running(f"http://{address_of(sock)}/v1", state)
-        finally:
-            await runner.cleanup()
+    async with serving(Simulator(state).app(), handler_cancellation=True, shutdown_timeout=1.0) as url:
+        yield Running(f"{url}/v1", state)

@@ -17,7 +17,7 @@ import redis.asyncio
 
 from config.listen import SPARE, spare_port
 from tests.programs import redis_program
-from tests.support import PATIENCE
+from tests.support import PATIENCE, holds
 
 GOING_OUT = 32_768
 SLOTS = 16_384
@@ -132,12 +132,8 @@ async def running_sentinel(directory: Path, port: int | None = None, password: s
             with file.open("a") as more:
                 more.write(f'requirepass "{password}"\nuser watcher on ">{password}" ~* &* +@all\n')
         sentinel = await stack.enter_async_context(_server(folders[2], str(file), "--sentinel", port=port))
-        async with (
-            redis.asyncio.Redis(port=sentinel.port, password=password, decode_responses=True) as client,
-            asyncio.timeout(PATIENCE),
-        ):
-            while not await client.sentinel_slaves("main"):  # noqa: ASYNC110 - another process
-                await asyncio.sleep(0.05)
+        async with redis.asyncio.Redis(port=sentinel.port, password=password, decode_responses=True) as client:
+            await holds(lambda: client.sentinel_slaves("main"))
         yield Watched(master, replica, sentinel, directory, stack, password)
 
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import os
 import resource
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from aiohttp import web
 
@@ -297,6 +298,18 @@ class Proxy:
         return f"http://127.0.0.1:{self.admin_port}"
 
 
+@contextlib.asynccontextmanager
+async def serving(app: web.Application, port: int = 0, **options: Any) -> AsyncIterator[str]:
+    """The URL of an application that serves. port -- 0: a free one. options -- of `web.AppRunner`."""
+    runner = web.AppRunner(app, access_log=None, **options)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
 def settings_for(upstream: str, **changes: object) -> ProxySettings:
     environ = {"UPSTREAM_URL": upstream, "HOST": "127.0.0.1", "PORT": "0", "ADMIN_PORT": "0"}
     environ |= {name.upper(): str(value) for name, value in changes.items()}
@@ -391,8 +404,8 @@ class Gate:
         await until(lambda: len(self.origin.requests) >= times)
 
 
-async def holds(condition: Callable[[], bool]) -> None:
-    """Wait for what another process brings about."""
-    async with asyncio.timeout(PATIENCE):
-        while not condition():  # noqa: ASYNC110 - another process has no event to wait for
+async def holds(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
+    """Wait for what another process brings about, or time. condition -- may be asynchronous."""
+    async with asyncio.timeout(seconds):
+        while not (await so if inspect.isawaitable(so := condition()) else so):  # noqa: ASYNC110 - there is no event
             await asyncio.sleep(0.002)

@@ -9,6 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from config import lag
+from tests.support import holds
 
 
 async def test_what_holds_the_loop_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,12 +21,10 @@ async def test_what_holds_the_loop_is_measured(monkeypatch: pytest.MonkeyPatch) 
         return registry.get_sample_value(f"siding_event_loop_lag_seconds_{name}", labels) or 0.0
 
     meter.start()
-    while not seen("count"):  # noqa: ASYNC110 - a count
-        await asyncio.sleep(0.01)
+    await holds(lambda: seen("count"))
     before = seen("count") - seen("bucket", le="0.05")
     time.sleep(0.15)  # noqa: ASYNC251 - what is measured
-    while seen("count") - seen("bucket", le="0.05") == before:  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
+    await holds(lambda: seen("count") - seen("bucket", le="0.05") != before)
     meter.stop()
     count = seen("count")
     await asyncio.sleep(0.05)

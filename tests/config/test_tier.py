@@ -26,7 +26,7 @@ from tests.redis_servers import (
     running_redis,
     running_sentinel,
 )
-from tests.support import PATIENCE
+from tests.support import PATIENCE, holds
 
 pytestmark = CLUSTERS_FORGET
 
@@ -131,9 +131,11 @@ async def test_a_connection_in_use_follows_the_master_when_it_is_back(server: Re
         pool, masters = tier._client.connection_pool, [server]
         pool.sentinel_manager = SimpleNamespace(discover_master=lambda _: _address(masters[-1]))
         using = asyncio.create_task(tier.run(lambda client: client.blpop("queue", timeout=PATIENCE)))
-        async with asyncio.timeout(PATIENCE):
-            while not (await first.info("clients"))["blocked_clients"]:  # noqa: ASYNC110 - it is another process
-                await asyncio.sleep(0.002)
+
+        async def blocked() -> int:
+            return int((await first.info("clients"))["blocked_clients"])
+
+        await holds(blocked)
         masters.append(other)
         async with tier.listening(UNHURRIED) as reader:
             reader.connection_pool.sentinel_manager = pool.sentinel_manager
@@ -203,9 +205,7 @@ async def test_a_server_that_does_not_write_gives_counters_by_which_nothing_hold
 
 
 async def until_it_answers(tier: SharedTier, key: str = "key") -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not await tier.write(key, b"again", 60):  # noqa: ASYNC110 - another process has no event to wait for
-            await asyncio.sleep(0.05)
+    await holds(lambda: tier.write(key, b"again", 60))
 
 
 async def test_a_new_master_is_found(watched: Watched) -> None:
@@ -218,12 +218,6 @@ async def test_a_new_master_is_found(watched: Watched) -> None:
     async with redis.asyncio.Redis(port=watched.replica.port) as client:
         assert await client.get("key") == b"again"
     await tier.close()
-
-
-async def state_is(tier: SharedTier, state: State) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while tier.state is not state:  # noqa: ASYNC110 - a time has to pass
-            await asyncio.sleep(0.005)
 
 
 async def test_what_does_not_answer_is_left_alone_and_tried_in_the_background(
@@ -244,11 +238,11 @@ async def test_what_does_not_answer_is_left_alone_and_tried_in_the_background(
     assert [await tier.read("key", ()) for _ in range(100)] == [None] * 100
     assert asyncio.get_running_loop().time() - began < CALL_SECONDS
     assert tier.failed == failed
-    await state_is(tier, State.HALF_OPEN)
-    await state_is(tier, State.OPEN)
+    await holds(lambda: tier.state is State.HALF_OPEN)
+    await holds(lambda: tier.state is State.OPEN)
     assert tier.failed == failed + 1
     os.kill(server.process.pid, signal.SIGCONT)
-    await state_is(tier, State.CLOSED)
+    await holds(lambda: tier.state is State.CLOSED)
     found = await tier.read("key", ())
     assert found is not None
     assert found[0] == b"again"

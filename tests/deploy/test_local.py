@@ -24,6 +24,7 @@ from deploy.parts import EXAMPLE_RULES, plan, seen_by_proxy, was_purged
 from deploy.stack import STOP_GRACE_SECONDS
 from tests.deploy.processes import PATIENCE, environment, listens, python, reserved_ports
 from tests.deploy.stacks import ALONE, ANYWHERE, address, counts
+from tests.support import holds
 
 LOCAL = ("-m", "deploy.local")
 REPORT = "/api/parent-reports/generate"
@@ -292,8 +293,7 @@ async def test_a_changed_row_makes_queries_and_reports_fresh() -> None:
             assert not await exists("newcomer")
             async with client.post(f"{monitor}/add-report", json={"userId": "newcomer", "report": {}}) as answer:
                 assert answer.status == 200
-            while not await exists("newcomer"):  # noqa: ASYNC110 - the news comes over a socket
-                await asyncio.sleep(0.01)
+            await holds(lambda: exists("newcomer"), PATIENCE)
         while (await try_it(command))[0]["Cache-Status"].startswith("siding; hit"):
             pass
         child.press_ctrl_c()

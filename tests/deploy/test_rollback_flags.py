@@ -23,6 +23,7 @@ from tests.deploy.rollbacks import ROLLBACK, TOKEN, rollback
 from tests.deploy.stacks import Up, running_stack
 from tests.e2e.proxies import proxy_process
 from tests.redis_servers import running_redis
+from tests.support import holds, serving
 
 NOBODY = "http://127.0.0.1:9"
 
@@ -156,14 +157,8 @@ async def listener_that_breaks(breaks_at: str) -> AsyncIterator[str]:
 
     app = web.Application()
     app.router.add_route("*", "/api/flags", answer)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        try:
-            await web.SockSite(runner, server).start()
-            yield f"http://127.0.0.1:{server.getsockname()[1]}"
-        finally:
-            await runner.cleanup()
+    async with serving(app) as url:
+        yield url
 
 
 @pytest.mark.parametrize("breaks_at", ["PATCH", "GET"])
@@ -304,9 +299,11 @@ async def test_where_replicas_differ_each_gets_back_its_own_by_here_alone(tmp_pa
         )
         await rollback(*undo_of(child), token=None)
         assert await flags(one.admin) == before[one.admin]
-        async with asyncio.timeout(PATIENCE):
-            while await flags(other.admin) != before[one.admin]:  # noqa: ASYNC110 - another process
-                await asyncio.sleep(0.01)
+
+        async def undone() -> bool:
+            return await flags(other.admin) == before[one.admin]
+
+        await holds(undone, PATIENCE)
         # unless it is handed back
         child = await rollback("--set", "ENABLE_ETAG=setting", *admins(other.admin), token=None)
         assert child.process.returncode == 0, child.output

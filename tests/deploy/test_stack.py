@@ -17,6 +17,7 @@ import pytest
 from config.listen import spare_port
 from deploy.stack import voice
 from tests.deploy.processes import PATIENCE, ROOT, Child, environment, is_alive, listens, python, reserved_ports
+from tests.support import holds
 
 STACK = ("-m", "tests.deploy.stack_of")
 
@@ -182,9 +183,7 @@ async def test_a_part_that_nobody_reads_stops_as_well(part: str, unread: Unread)
         stdout=unread.write,
         stderr=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(PATIENCE):
-        while not await serves(part, port):  # noqa: ASYNC110 - another process
-            await asyncio.sleep(0.05)
+    await holds(lambda: serves(part, port), PATIENCE)
     assert await unread.status_of(process) == 0
     assert process.stderr is not None
     assert await process.stderr.read() == b""

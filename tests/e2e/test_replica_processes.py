@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import aiohttp
 
 from tests.e2e.proxies import Running, proxy_process
 from tests.redis_servers import Redis
-from tests.support import PATIENCE, Gate, Origin
+from tests.support import PATIENCE, Gate, Origin, holds
 
 SECRET = "0123456789abcdef" * 2
 FRESH = "Cache-Control: max-age=60"
@@ -33,13 +33,6 @@ async def replicas(origin: Origin, shared: Redis, count: int, **options: str) ->
             for _ in range(count)
         ]
         yield list(await asyncio.gather(*map(stack.enter_async_context, contexts)))
-
-
-async def holds(condition: Callable[[], Awaitable[bool]], seconds: float = PATIENCE) -> None:
-    """Ask until it is so."""
-    async with asyncio.timeout(seconds):
-        while not await condition():  # noqa: ASYNC110 - of another process
-            await asyncio.sleep(0.01)
 
 
 async def metric(session: aiohttp.ClientSession, proxy: Running, name: str) -> float:

@@ -19,7 +19,7 @@ from config.settings import MonitorSettings
 from pool_monitor.admission import Granted
 from pool_monitor.app import Monitor
 from pool_monitor.queries import load_queries
-from tests.support import PATIENCE, holds
+from tests.support import PATIENCE, holds, serving
 
 if TYPE_CHECKING:
     from config.otel import Tracing
@@ -119,14 +119,8 @@ async def purged_proxy(port: int = 0) -> AsyncIterator[Proxy]:
     app = web.Application()
     app.router.add_get("/api/flags", proxy.told)
     app.router.add_post("/api/purge", proxy.purge)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", port).start()
-        proxy.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    async with serving(app, port) as proxy.url:
         yield proxy
-    finally:
-        await runner.cleanup()
 
 
 class Seen:

@@ -19,7 +19,7 @@ from deploy.postgres import Postgres, running
 from pool_monitor.admission import Granted
 from pool_monitor.pool import APPLICATION, Pool, PoolTimeout, PoolUnreachable, Tuning
 from tests.pool_monitor.support import Seen
-from tests.support import PATIENCE, until
+from tests.support import PATIENCE, holds, until
 
 
 def tuning(url: str, **changes: object) -> Tuning:
@@ -74,9 +74,7 @@ async def test_idle_connections_are_closed_down_to_the_warm_ones(database: str) 
     async with pool_of(database, least=1, idle=0.1) as pool:
         await asyncio.gather(*(one(pool, "SELECT pg_sleep(0.05)") for _ in range(4)))
         assert pool.numbers().total == 4
-        async with asyncio.timeout(PATIENCE):
-            while pool.numbers().total != 1:  # noqa: ASYNC110 - a timer of the pool's own
-                await asyncio.sleep(0.01)
+        await holds(lambda: pool.numbers().total == 1)
 
 
 async def test_old_connections_are_replaced(database: str) -> None:

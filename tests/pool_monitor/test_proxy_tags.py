@@ -11,7 +11,7 @@ from config.listen import spare_port
 from pool_monitor import proxy_tags as module
 from pool_monitor.proxy_tags import ProxyTags
 from tests.pool_monitor.support import Proxy, purged_proxy
-from tests.support import PATIENCE, until
+from tests.support import PATIENCE, holds, until
 
 
 @pytest.fixture(autouse=True)
@@ -41,12 +41,10 @@ async def test_a_proxy_that_is_away_is_asked_until_it_is_there(caplog: pytest.Lo
     tags = ProxyTags(f"http://127.0.0.1:{port}", SecretStr("door"))
     with caplog.at_level("INFO", "siding.proxy_tags"):
         tags.purge(["reports", "homework"])
-        async with asyncio.timeout(PATIENCE):
-            while not levels(caplog):  # noqa: ASYNC110 - a log has no event to wait for
-                await asyncio.sleep(0.01)
-            async with purged_proxy(port) as proxy:
-                purged = [await proxy.asked.get(), await proxy.asked.get()]
-                await tags.close()
+        await holds(lambda: levels(caplog))
+        async with purged_proxy(port) as proxy, asyncio.timeout(PATIENCE):
+            purged = [await proxy.asked.get(), await proxy.asked.get()]
+            await tags.close()
     assert sorted(purged, key=str) == [({"tag": "homework"}, "Bearer door"), ({"tag": "reports"}, "Bearer door")]
     assert levels(caplog) == ["WARNING", "INFO"]
 

@@ -26,7 +26,7 @@ from tests.redis_servers import (
 from tests.relay import relayed
 from tests.replica_load import Load
 from tests.scenarios.replicas import FRESH, admin, heard, ready, replicas_of, settled, several, status_of
-from tests.support import PATIENCE, Origin, Proxy, Turn, holds
+from tests.support import PATIENCE, Origin, Proxy, Turn, holds, until
 
 pytestmark = CLUSTERS_FORGET
 
@@ -161,8 +161,7 @@ async def test_while_it_is_away_collapsing_goes_on_in_each_process(origin: Origi
         origin.script = script
         clients = [asyncio.create_task(proxy.get("/a")) for proxy in proxies for _ in range(20)]
         async with asyncio.timeout(PATIENCE):
-            while len(origin.requests) < 2:  # noqa: ASYNC110 - of another task
-                await asyncio.sleep(0.005)
+            await until(lambda: len(origin.requests) >= 2)
             go.set()
             answers = await asyncio.gather(*clients)
         assert {answer.content for answer in answers} == {b"one"}

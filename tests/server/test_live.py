@@ -30,7 +30,7 @@ from proxy.server.live import MAX_HOLDERS, LiveSettings, MonitorReader, refusal_
 from proxy.server.monitor import MonitorError
 from proxy.server.page import CONTENT
 from tests.server.control import Scripted
-from tests.support import PATIENCE, Gate, Origin, running_proxy
+from tests.support import PATIENCE, Gate, Origin, holds, running_proxy
 
 ROOT = Path(__file__).resolve().parents[2]
 FAST = LiveSettings(every=0.01, monitor_every=0.01)
@@ -109,9 +109,7 @@ def samplers() -> list[str]:
 
 
 async def until_nobody_samples() -> None:
-    async with asyncio.timeout(PATIENCE):
-        while samplers():  # noqa: ASYNC110 - what has ended has no event
-            await asyncio.sleep(0.01)
+    await holds(lambda: not samplers())
 
 
 # -- the page
@@ -244,10 +242,9 @@ async def test_one_that_does_not_read_is_cut(caplog: pytest.LogCaptureFixture) -
             await loop.sock_connect(deaf, ("127.0.0.1", admin.port))
             request = f"GET /api/live HTTP/1.1\r\nHost: 127.0.0.1:{admin.port}\r\nAccept: text/event-stream\r\n\r\n"
             await loop.sock_sendall(deaf, request.encode())
+            await holds(lambda: "is cut" in caplog.text)
+            await until_nobody_samples()
             async with asyncio.timeout(PATIENCE):
-                while "is cut" not in caplog.text:  # noqa: ASYNC110 - nothing else tells
-                    await asyncio.sleep(0.01)
-                await until_nobody_samples()
                 with contextlib.suppress(ConnectionResetError):
                     while await loop.sock_recv(deaf, 2**20):
                         pass
@@ -259,8 +256,7 @@ async def test_a_fault_is_survived(caplog: pytest.LogCaptureFixture) -> None:
     async with listening(FAST) as admin, aiohttp.ClientSession() as session:
         admin.control.failing = True
         async with asyncio.timeout(PATIENCE), session.get(f"{admin.url}/api/live", headers=STREAM) as answer:
-            while admin.control.asked < 3:  # noqa: ASYNC110 - the sampler has no event
-                await asyncio.sleep(0.01)
+            await holds(lambda: admin.control.asked >= 3)
             admin.control.failing = False
             assert (await anext(events(answer)))[1]["outcomes"]["hit"] > 3
     assert "could not be read" in caplog.text

@@ -17,6 +17,7 @@ from tests.soak.monitor_callers import ITEMS, LINES, USERS, Callers, is_told
 from tests.soak.monitors import World
 from tests.soak.process import Process
 from tests.soak.truth import Truth
+from tests.support import serving
 
 DICE = random.Random(1)  # noqa: S311 - repeatable on purpose
 
@@ -83,17 +84,12 @@ async def test_what_callers_must_not_see_is_a_fault(tmp_path: Path) -> None:
     app.router.add_route("*", "/api/queries/{name}", query)
     app.router.add_post("/v1/chat/completions", completion)
     app.router.add_post("/v1/batch/chat/completions", batch)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     monitor = Process(sys.executable, ROOT, "pool_monitor", {}, tmp_path / "log")
     callers = Callers(Truth(), {"one": monitor}, number=1, seed=1)
     callers.graded = dict.fromkeys((f"page {number}" for number in range(6)), "{}")
-    async with aiohttp.ClientSession() as session:
+    async with serving(app) as url, aiohttp.ClientSession() as session:
         assert await callers.change(session, url, DICE) == ""
         callers.committed.update({item: [(0.0, 1)] for item in range(ITEMS)})
         for ask in (callers.item, callers.all, callers.lines, callers.grade, callers.batch):
             assert await ask(session, url, DICE), ask.__name__
         assert any([await callers.whose(session, url, DICE) for _ in range(9)])
-    await runner.cleanup()

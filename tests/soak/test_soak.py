@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from tests.soak import __main__ as soak
 from tests.soak import chaos
 from tests.soak.clients import USERS, Clients
 from tests.soak.truth import Truth, content_of, is_sound
-from tests.support import PATIENCE
+from tests.support import holds, serving
 
 SEEN = (
     "item 1 at one (plain, identity): version 1 after a change to 2",
@@ -71,15 +70,10 @@ async def test_what_callers_must_not_see_is_a_fault() -> None:
 
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", same)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
     truth = Truth()
-    clients = Clients(truth, {"one": f"http://127.0.0.1:{runner.addresses[0][1]}"}, number=1, seed=1)
-    truth.answered("one", "item 1", 2)
-    clients.start()
-    async with asyncio.timeout(PATIENCE):
-        while not all(any(word in fault for fault in truth.faults) for word in SEEN):  # noqa: ASYNC110 - in tasks
-            await asyncio.sleep(0.01)
-    await clients.stop()
-    await runner.cleanup()
+    async with serving(app) as url:
+        clients = Clients(truth, {"one": url}, number=1, seed=1)
+        truth.answered("one", "item 1", 2)
+        clients.start()
+        await holds(lambda: all(any(word in fault for fault in truth.faults) for word in SEEN))
+        await clients.stop()

@@ -6,19 +6,12 @@ import asyncio
 import signal
 
 import pytest
-from aiohttp import ClientSession, ClientTimeout, WSMsgType, web
+from aiohttp import ClientSession, ClientTimeout, WSMsgType
 
 from deploy.example_origin import make_app
 from tests.deploy.example_origin.support import ORIGIN, report
 from tests.deploy.processes import PATIENCE, python
-
-
-async def served(app: web.Application) -> tuple[web.AppRunner, str]:
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    host, port = runner.addresses[0]
-    return runner, f"http://{host}:{port}"
+from tests.support import serving
 
 
 async def in_progress(client: ClientSession, number: int) -> None:
@@ -31,8 +24,10 @@ async def in_progress(client: ClientSession, number: int) -> None:
 
 
 async def test_requests_are_counted_by_route() -> None:
-    runner, base = await served(make_app(report_seconds=0))
-    async with ClientSession(base, timeout=ClientTimeout(total=PATIENCE)) as client:
+    async with (
+        serving(make_app(report_seconds=0)) as base,
+        ClientSession(base, timeout=ClientTimeout(total=PATIENCE)) as client,
+    ):
         await report(client, "uma")
         async with client.get("/api/subjects") as answer:
             etag = answer.headers["ETag"]
@@ -53,7 +48,6 @@ async def test_requests_are_counted_by_route() -> None:
             assert answer.status == 204
         async with client.get("/stats") as answer:
             emptied = await answer.json()
-    await runner.cleanup()
     assert counted == {
         "requests": {
             "GET /api/subjects": 2,
@@ -71,14 +65,15 @@ async def test_requests_are_counted_by_route() -> None:
 
 
 async def test_two_origins_share_nothing() -> None:
-    (one, first), (two, second) = await served(make_app(0)), await served(make_app(0))
-    async with ClientSession(timeout=ClientTimeout(total=PATIENCE)) as client:
+    async with (
+        serving(make_app(0)) as first,
+        serving(make_app(0)) as second,
+        ClientSession(timeout=ClientTimeout(total=PATIENCE)) as client,
+    ):
         async with client.post(f"{first}/api/announcements", json={"text": "here"}):
             pass
         async with client.get(f"{second}/api/announcements") as answer:
             assert await answer.json() == {"announcements": []}
-    await one.cleanup()
-    await two.cleanup()
 
 
 async def test_stopping_ends_what_would_go_on_for_long() -> None:

@@ -22,7 +22,7 @@ from pool_monitor.grading.evaluate import KEPT, main
 from pool_monitor.grading.quality import PLAN
 from tests.grading_simulators import running_simulator
 from tests.pool_monitor.grading.pictures import png
-from tests.support import PATIENCE, until
+from tests.support import PATIENCE, holds, serving
 
 KEY = "sk-very-secret"
 GRADES = ("CORRECT", "INCORRECT", "EMPTY", "PARTIAL_CREDIT")
@@ -123,13 +123,9 @@ async def upstream() -> AsyncIterator[Upstream]:
     fake = Upstream()
     app = web.Application()
     app.router.add_post("/v1/chat/completions", fake.answer)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    fake.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-    yield fake
-    await runner.cleanup()
+    async with serving(app, shutdown_timeout=0) as url:
+        fake.url = f"{url}/v1"
+        yield fake
 
 
 async def evaluated(upstream: Upstream, folder: Path, *options: str, yes: bool = True) -> int:
@@ -327,7 +323,7 @@ async def test_ctrl_c_keeps_what_is_answered_and_says_how_to_go_on(upstream: Ups
 
     upstream.script = hold
     try:
-        await until(lambda: len(upstream.requests) == 6)
+        await holds(lambda: len(upstream.requests) == 6)
         process.send_signal(signal.SIGINT)
         async with asyncio.timeout(PATIENCE):
             out, err = await process.communicate()

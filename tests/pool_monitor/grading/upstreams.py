@@ -10,8 +10,8 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from config.listen import open_socket
 from pool_monitor.grading.template_files import load_templates
+from tests.support import serving
 
 [TEMPLATE] = load_templates()
 ORIGINAL, COMPACT = TEMPLATE.original, TEMPLATE.compact
@@ -72,17 +72,10 @@ async def running_upstream() -> AsyncIterator[Upstream]:
     upstream = Upstream()
     app = web.Application(client_max_size=2**28)
     app.router.add_route("*", "/{path:.*}", upstream.handle)
-    runner = web.AppRunner(
-        app, auto_decompress=False, handler_cancellation=True, max_line_size=2**16, max_field_size=2**16
-    )
-    await runner.setup()
-    sock = open_socket("127.0.0.1", 0)
-    await web.SockSite(runner, sock).start()
-    upstream.url = f"http://127.0.0.1:{sock.getsockname()[1]}/v1"
-    try:
+    limits = {"max_line_size": 2**16, "max_field_size": 2**16}
+    async with serving(app, auto_decompress=False, handler_cancellation=True, **limits) as url:
+        upstream.url = f"{url}/v1"
         yield upstream
-    finally:
-        await runner.cleanup()
 
 
 def completion(content: str | None, finish: str = "stop", **message: Any) -> dict[str, Any]:
