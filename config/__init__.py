@@ -11,7 +11,8 @@ Start with `settings`: one definition a setting, with its default, bounds and me
     rule.py       one rule: what may stand in it, and what is refused because it would leak
     patterns.py   path patterns of rules, and finding the first of many that matches
     tier.py       the Redis that replicas share, never the outage; redis_place.py reads its URL
-    tier_metrics.py  what both services measure of it
+    metrics.py    what both services measure of their process, and how metrics are written out; tier_metrics.py: of the
+                  tier
     bulletin.py   a numbered log that all replicas read; everywhere.py flips flags by it
     tracing.py    whether there are traces, and what the running code works for; otel.py makes them by OpenTelemetry's
                   SDK, and is imported only then; trace_context.py reads and writes `traceparent`

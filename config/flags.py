@@ -63,7 +63,7 @@ class Flags:
     )
 
     def __init__(self, initial: FlagSettings | None = None) -> None:
-        """initial -- how they stand at the start; None: at their defaults."""
+        """initial -- the settings of a service, which say how they stand at the start; None: at their defaults."""
         start = initial if initial is not None else FlagSettings()
         self.query_cache = start.enable_query_cache
         self.etag = start.enable_etag
@@ -75,11 +75,6 @@ class Flags:
         self.bypass = start.bypass
         self._settings = self.as_dict()
         self._subscribers: list[Subscriber] = []
-
-    @classmethod
-    def from_settings(cls, settings: FlagSettings) -> Flags:
-        """The flags of a service's settings."""
-        return cls(settings)
 
     def __repr__(self) -> str:
         return f"Flags({', '.join(name for name, on in self.as_dict().items() if on)})"

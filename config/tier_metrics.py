@@ -10,6 +10,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from config.bulletin import Bulletin
 from config.everywhere import Pins
 from config.flags import FlagName
+from config.metrics import filled
 from config.tier import Result, SharedTier, State
 
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -37,9 +38,7 @@ class TierMetrics:
 def tier_levels(tier: SharedTier, bulletin: Bulletin, pins: Pins | None) -> Iterable[Metric]:
     """How it stands now. pins -- None where another process minds the flags."""
     gauge = GaugeMetricFamily("siding_shared_tier", "The shared tier; 1 is the present state.", labels=["state"])
-    for one in State:
-        gauge.add_metric([one.value], one is tier.state)
-    yield gauge
+    yield filled(gauge, {one.value: one is tier.state for one in State})
     yield CounterMetricFamily(
         "siding_shared_tier_evictions", "Keys that the tier's servers dropped for want of memory.", tier.evictions
     )
@@ -48,14 +47,10 @@ def tier_levels(tier: SharedTier, bulletin: Bulletin, pins: Pins | None) -> Iter
     messages = CounterMetricFamily(
         "siding_replica_messages", "Invalidations and flags told to and heard from replicas.", labels=["direction"]
     )
-    messages.add_metric(["told"], bulletin.told)
-    messages.add_metric(["heard"], bulletin.heard)
-    yield messages
+    yield filled(messages, {"told": bulletin.told, "heard": bulletin.heard})
     if pins is None:
         return
     pinned = GaugeMetricFamily(
         "siding_flag_pinned", "Feature flags: 1 is set in all replicas, whatever their settings say.", labels=["flag"]
     )
-    for name in FlagName:
-        pinned.add_metric([name.value], name.value in pins.pinned)
-    yield pinned
+    yield filled(pinned, {name.value: name.value in pins.pinned for name in FlagName})

@@ -95,8 +95,8 @@ class Monitor:
         self._listener: changes.Listener | None = None
         self.finder: Finder | None = None
         self._tags = ProxyTags(settings.proxy_admin_url, settings.proxy_admin_token)
-        self._flags = Flags.from_settings(settings)
-        self._metrics = Metrics(self._flags.as_dict, self._levels)
+        self._flags = Flags(settings)
+        self._metrics = Metrics(self._flags, self._levels)
         self._tier: SharedTier | None = None
         self._everywhere: FlagsEverywhere | None = None
         if settings.redis_url is not None:

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    GCCollector,
-    Histogram,
-    PlatformCollector,
-    ProcessCollector,
-    disable_created_metrics,
-)
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
-from prometheus_client.exposition import choose_encoder
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from config.lag import LoopLag
-from config.version import VERSION
+from config.flags import Flags
+from config.metrics import filled, measure_process, write_out
 from pool_monitor.admission import Granted
 from pool_monitor.pool_stats import Numbers, verdict
-
-# one more time series for every counter, of no use to a dashboard
-disable_created_metrics()  # type: ignore[no-untyped-call]
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 MAX_QUERIES = 200
@@ -42,7 +30,7 @@ class Metrics:
     siding_pool_timeouts_total is .timeouts, siding_pool_waiting is .pending_requests.
     """
 
-    def __init__(self, flags: Callable[[], Mapping[str, bool]], *levels: Levels) -> None:
+    def __init__(self, flags: Flags, levels: Levels) -> None:
         self.registry = registry = CollectorRegistry()
         self._names: set[str] = set()
 
@@ -60,11 +48,8 @@ class Metrics:
         self._timeouts = counter("pool_timeouts", "Requests for a connection that waited too long.")
         self._errors = counter("pool_errors", "Errors by the class of their SQLSTATE.", "class")
         self._queries = histogram("query_duration_seconds", "Named queries.", "query", "outcome")
-        registry.register(_Levels(flags, levels))
-        self.lag = LoopLag(registry)
-        ProcessCollector(registry=registry)
-        PlatformCollector(registry=registry)
-        GCCollector(registry=registry)
+        registry.register(_Levels(levels))
+        self.lag = measure_process(registry, flags)
 
     # -- pool.Observer
 
@@ -98,32 +83,22 @@ class Metrics:
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Every metric with its content type: OpenMetrics where `accept` (an Accept field) asks for it."""
-        encode, content_type = choose_encoder(accept)
-        return encode(self.registry), content_type
+        return write_out(self.registry, accept)
 
 
 class _Levels(Collector):
-    def __init__(self, flags: Callable[[], Mapping[str, bool]], levels: tuple[Levels, ...]) -> None:
-        self._flags = flags
+    def __init__(self, levels: Levels) -> None:
         self._levels = levels
 
     def collect(self) -> Iterable[Metric]:
-        flags = GaugeMetricFamily("siding_flag", "Feature flags: 1 is on.", labels=["flag"])
-        for name, on in self._flags().items():
-            flags.add_metric([name], on)
-        yield flags
-        yield InfoMetricFamily("siding_build", "What is running.", {"version": VERSION})
-        for levels in self._levels:
-            yield from levels()
+        return self._levels()
 
 
 def pool_levels(numbers: Numbers) -> Iterable[Metric]:
     """The pool as gauges and counters."""
     connections = GaugeMetricFamily("siding_pool_connections", "Connections by state.", labels=["state"])
-    connections.add_metric(["idle"], numbers.idle)
-    connections.add_metric(["connecting"], numbers.connecting)
-    connections.add_metric(["used"], numbers.total - numbers.idle - numbers.connecting)
-    yield connections
+    used = numbers.total - numbers.idle - numbers.connecting
+    yield filled(connections, {"idle": numbers.idle, "connecting": numbers.connecting, "used": used})
     yield GaugeMetricFamily("siding_pool_connections_max", "The most there may be.", numbers.most)
     yield GaugeMetricFamily("siding_pool_connections_min", "Those kept warm.", numbers.least)
     yield GaugeMetricFamily("siding_pool_waiting", "Requests that wait for a connection.", numbers.waiting)
@@ -134,5 +109,4 @@ def pool_levels(numbers: Numbers) -> Iterable[Metric]:
     yield GaugeMetricFamily("siding_pool_longest_held_seconds", "How long a connection is lent by now.", held)
     yield CounterMetricFamily("siding_pool_acquired", "Connections lent.", numbers.acquired)
     state = GaugeMetricFamily("siding_pool_state", "The verdict on the pool; 1 is the present one.", labels=["state"])
-    state.add_metric([verdict(numbers)[0].value], 1)
-    yield state
+    yield filled(state, {verdict(numbers)[0].value: 1})

@@ -13,6 +13,7 @@ import asyncpg
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
+from config.metrics import filled
 from pool_monitor.following import Following
 from pool_monitor.pool import APPLICATION
 
@@ -109,9 +110,7 @@ class Sampler(Following):
         if sample is None:
             return
         states = GaugeMetricFamily("siding_server_connections", "Clients' connections by state.", labels=["state"])
-        for state, count in sample.states.items():
-            states.add_metric([state], count)
-        yield states
+        yield filled(states, sample.states)
         of = sample.database
         yield GaugeMetricFamily("siding_server_connections_max", "max_connections.", of["max_connections"])
         yield GaugeMetricFamily("siding_server_longest_transaction_seconds", "The longest open one.", sample.longest)
@@ -124,9 +123,7 @@ class Sampler(Following):
         yield CounterMetricFamily("siding_server_deadlocks", "Deadlocks.", of["deadlocks"])
         yield CounterMetricFamily("siding_server_temporary_bytes", "Written to temporary files.", of["temp_bytes"])
         transactions = CounterMetricFamily("siding_server_transactions", "Transactions by end.", labels=["end"])
-        transactions.add_metric(["commit"], of["xact_commit"])
-        transactions.add_metric(["rollback"], of["xact_rollback"])
-        yield transactions
+        yield filled(transactions, {"commit": of["xact_commit"], "rollback": of["xact_rollback"]})
         seconds = CounterMetricFamily(
             "siding_server_statement_seconds", "Time of the statements that took most.", labels=["fingerprint"]
         )

@@ -50,7 +50,7 @@ def serve(settings: MonitorSettings) -> int:
     logging.getLogger("httpx2").setLevel(max(logging.WARNING, logging.getLogger().level))
     log.info("pool monitor: http://%s, %d named queries", address_of(sock), len(queries))
     tier = "no shared tier" if settings.redis_url is None else "a shared tier"
-    log.info("%s, %s, %s", counted(len(templates), "grading template"), tier, Flags.from_settings(settings).unusual())
+    log.info("%s, %s, %s", counted(len(templates), "grading template"), tier, Flags(settings).unusual())
     for doubt in misspelt(MonitorSettings, os.environ):
         log.warning("%s", doubt)
     try:

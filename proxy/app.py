@@ -20,6 +20,7 @@ from config.descriptors import most_clients
 from config.everywhere import set_flags as everywhere_or_here
 from config.flags import Flags
 from config.listen import BACKLOG
+from config.metrics import write_out
 from config.room import Room
 from config.rules import RouteTable, load_rules
 from config.settings import ProxySettings
@@ -30,7 +31,7 @@ from proxy.observe.access_log import AccessLog
 from proxy.observe.briefs import Briefs
 from proxy.observe.events import Observation, PurgeKind
 from proxy.observe.live import Numbers, SlowRequests
-from proxy.observe.metrics import Metrics, write_out
+from proxy.observe.metrics import Metrics
 from proxy.origin.client import MAX_CONNECTIONS, OriginClient
 from proxy.origin.collapse import Collapse
 from proxy.origin.fetch import Copies
@@ -408,7 +409,7 @@ async def serve(
     stop: Callable[[], Awaitable[object]],
 ) -> None:
     """Run one worker and its admin listener until `stop` returns, then drain."""
-    flags = Flags.from_settings(settings)
+    flags = Flags(settings)
     worker = Worker(settings, flags, routes, siblings=None, tracing=set_up_tracing())
     listener = AdminListener(admin_app(worker, settings.admin_token, LiveSettings.of(settings)))
     try:

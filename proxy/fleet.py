@@ -29,6 +29,7 @@ from config.everywhere import set_flags as everywhere_or_here
 from config.flags import Flags
 from config.listen import open_socket
 from config.logs import configure_logging
+from config.metrics import write_out
 from config.rules import RouteTable
 from config.settings import ProxySettings
 from config.tasks import end as end_tasks
@@ -38,7 +39,7 @@ from proxy.app import AdminListener, Worker, set_up_tracing
 from proxy.channel import Channel, ChannelError
 from proxy.loop import run
 from proxy.observe.live import Numbers, added_up
-from proxy.observe.metrics import hit_rate, write_out
+from proxy.observe.metrics import hit_rate
 from proxy.server.admin import PurgeOrder, admin_app
 from proxy.server.live import LiveSettings
 from proxy.siblings import KNOWN_SECONDS, Siblings
@@ -77,7 +78,7 @@ async def _work(
     end: socket.socket,
     group: str,
 ) -> None:
-    flags = Flags.from_settings(settings)
+    flags = Flags(settings)
     flags.update(initial)
 
     async def answer(name: str, argument: object) -> object:
@@ -168,7 +169,7 @@ class Fleet:
         self._settings = settings
         self._routes = routes
         self._port = port
-        self._flags = Flags.from_settings(settings)
+        self._flags = Flags(settings)
         self._flags.subscribe(self._flipped)
         self._tier: SharedTier | None = None
         self._everywhere: FlagsEverywhere | None = None

@@ -71,7 +71,7 @@ def serve(settings: ProxySettings) -> int:
         settings.workers,
     )
     tier = "no shared tier" if settings.redis_url is None else "a shared tier"
-    rules, flags = counted(len(routes.rules), "route rule"), Flags.from_settings(settings)
+    rules, flags = counted(len(routes.rules), "route rule"), Flags(settings)
     log.info("%s, %s, %s", rules, tier, flags.unusual())
     for doubt in (*misspelt(ProxySettings, os.environ), *routes.idle()):
         log.warning("%s", doubt)

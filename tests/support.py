@@ -338,7 +338,7 @@ async def running_proxy(
         changes["rules_file"] = path
     settings = settings_for(upstream, **changes)
     routes: RouteTable = build_routes(settings)
-    flags, clock = Flags.from_settings(settings), Clock()
+    flags, clock = Flags(settings), Clock()
     worker = Worker(settings, flags, routes, siblings=siblings, wall=wall or clock, tracing=tracing)
     proxy = Proxy(worker, flags, clock)
     public, admin = open_socket("127.0.0.1", 0), open_socket("127.0.0.1", 0)

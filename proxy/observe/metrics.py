@@ -9,23 +9,16 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
-from prometheus_client import (
-    CollectorRegistry,
-    GCCollector,
-    PlatformCollector,
-    ProcessCollector,
-    disable_created_metrics,
-)
-from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from config.lag import LoopLag
+from config.flags import Flags
+from config.metrics import filled, measure_process
 from config.tier_metrics import TierMetrics, tier_levels
-from config.version import VERSION
 from proxy import errors
 from proxy.observe import live
 from proxy.observe.events import OTHER, Brief, BriefKind, Observation, OriginObservation, PurgeKind, Tier
@@ -33,9 +26,6 @@ from proxy.observe.tallies import Counts, Spread, Spreads, added_up
 from proxy.policy.decisions import Forward, Outcome
 from proxy.store.base import Store
 from proxy.store.replicas import Replicas
-
-# one more time series for every counter, of no use to a dashboard
-disable_created_metrics()  # type: ignore[no-untyped-call]
 
 SECONDS: tuple[float, ...] = (
     *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
@@ -59,16 +49,6 @@ BYPASS, TUNNEL, LOCAL) and what failed is neither a hit nor a miss."""
 HIDDEN_OR_TOLD = frozenset({Outcome.ORIGIN_ERROR, Outcome.STALE_IF_ERROR})
 NOT_THE_ORIGINS = errors.OutOfDescriptors.code
 """A stale response may hide that as well."""
-
-
-class FlagSource(Protocol):
-    """What metrics need to know of the flags; `config.flags.Flags` is one."""
-
-    @property
-    def query_cache(self) -> bool: ...
-    @property
-    def bypass(self) -> bool: ...
-    def as_dict(self) -> dict[str, bool]: ...
 
 
 class Connections(Protocol):
@@ -129,7 +109,7 @@ class Metrics:
 
     def __init__(
         self,
-        flags: FlagSource,
+        flags: Flags,
         *,
         store: Store,
         origin: Connections,
@@ -153,10 +133,7 @@ class Metrics:
         if replicas is not None:
             replicas.tier.observe = TierMetrics(registry).called
             registry.register(_Shared(replicas))
-        self.lag = LoopLag(registry)
-        ProcessCollector(registry=registry)
-        PlatformCollector(registry=registry)
-        GCCollector(registry=registry)
+        self.lag = measure_process(registry, flags)
 
     def _define(self) -> None:
         def counter(name: str, meaning: str, *labels: str, start: Iterable[tuple[str, ...]] = ()) -> Counts:
@@ -334,10 +311,6 @@ class Metrics:
 
     # -- answering
 
-    def render(self, accept: str) -> tuple[bytes, str]:
-        """Every metric, as `write_out` writes it."""
-        return write_out(self.taken(), accept)
-
     def taken(self) -> CollectorRegistry:
         """Every metric as it is now, for another thread to write out: with many rules that takes a while."""
         taken = CollectorRegistry()
@@ -416,12 +389,6 @@ class _Read(Collector):
         return self._families
 
 
-def write_out(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
-    """The exposition with its content type: OpenMetrics where `accept` (an Accept field) asks for it."""
-    encode, content_type = choose_encoder(accept)
-    return encode(registry), content_type
-
-
 def hit_rate(hits: int, misses: int) -> str:
     """Hits among hits and misses, in percent with two decimals; 0.00% while there are neither."""
     looked_up = hits + misses
@@ -443,19 +410,15 @@ class _Levels(Collector):
         yield GaugeMetricFamily("siding_stored_responses", "Stored responses.", store.responses)
         yield CounterMetricFamily("siding_evictions", "Stored responses dropped for want of room.", store.evictions)
         yield GaugeMetricFamily("siding_in_flight_requests", "Requests being answered.", metrics._in_flight())
-        yield _labelled(
-            "siding_upstream_connections",
-            "Connections to the origin, and requests waiting for one.",
-            "state",
-            {"in_use": origin.in_use, "idle": origin.idle, "waiting": origin.waiting},
+        connections = GaugeMetricFamily(
+            "siding_upstream_connections", "Connections to the origin, and requests waiting for one.", labels=["state"]
         )
-        yield _labelled("siding_flag", "Feature flags: 1 is on.", "flag", metrics._flags.as_dict())
+        yield filled(connections, {"in_use": origin.in_use, "idle": origin.idle, "waiting": origin.waiting})
         yield CounterMetricFamily(
             "siding_access_log_dropped",
             "Access log lines dropped because standard output was slow.",
             metrics._log_dropped(),
         )
-        yield InfoMetricFamily("siding_build", "What is running.", {"version": VERSION})
 
 
 class _Shared(Collector):
@@ -471,17 +434,6 @@ class _Shared(Collector):
         leases = CounterMetricFamily(
             "siding_leases", "Asking which replica asks the origin, by outcome.", labels=["outcome"]
         )
-        for outcome, count in replicas.store.leases.items():
-            leases.add_metric([outcome.value], count)
-        yield leases
+        yield filled(leases, {outcome.value: count for outcome, count in replicas.store.leases.items()})
         moved = CounterMetricFamily("siding_shared_tier_bytes", "Octets of stored responses.", labels=["direction"])
-        moved.add_metric(["read"], replicas.store.moved.read)
-        moved.add_metric(["written"], replicas.store.moved.written)
-        yield moved
-
-
-def _labelled(name: str, meaning: str, label: str, values: Mapping[str, int]) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(name, meaning, labels=[label])
-    for value, number in values.items():
-        family.add_metric([value], number)
-    return family
+        yield filled(moved, {"read": replicas.store.moved.read, "written": replicas.store.moved.written})

@@ -6,7 +6,6 @@ one is set, otherwise only from this machine, and then not from a web page that 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, cast
@@ -21,8 +20,6 @@ from proxy.observe.events import PurgeKind
 from proxy.observe.live import Numbers
 from proxy.server.live import Live, LiveSettings
 from proxy.server.page import answer_page
-
-log = logging.getLogger("siding.admin")
 
 MAX_TAG = 256
 MAX_URL = 16 * 1024

@@ -18,7 +18,7 @@ def test_the_set_is_that_of_the_settings() -> None:
 
 def test_they_start_as_the_settings_say() -> None:
     environ = {"UPSTREAM_URL": "http://origin", "ENABLE_ETAG": "off", "ENABLE_COMPLETION_CACHE": "yes"}
-    flags = Flags.from_settings(read(ProxySettings, [], environ, "siding-proxy"))
+    flags = Flags(read(ProxySettings, [], environ, "siding-proxy"))
     assert (flags.etag, flags.completion_cache, flags.dedup) == (False, True, True)
 
 

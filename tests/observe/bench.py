@@ -6,21 +6,14 @@ from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from config.flags import Flags
+from config.metrics import write_out
 from proxy.observe.events import Observation
 from proxy.observe.metrics import Metrics
 from proxy.policy.decisions import Forward, Outcome, Verdict
 from proxy.store.memory import MemoryStore
 
 Labels = dict[str, str]
-
-
-@dataclass
-class Flags:
-    query_cache: bool = True
-    bypass: bool = False
-
-    def as_dict(self) -> dict[str, bool]:
-        return {"ENABLE_QUERY_CACHE": self.query_cache, "BYPASS": self.bypass}
 
 
 @dataclass
@@ -51,7 +44,7 @@ class Bench:
 
     def value(self, name: str, **labels: str) -> float | None:
         """The sample of this name and exactly these labels."""
-        for family in parse_text(self.metrics.render("")[0].decode()):
+        for family in parse_text(write_out(self.metrics.taken(), "")[0].decode()):
             for sample in family.samples:
                 if sample.name == name and sample.labels == labels:
                     return float(sample.value)
@@ -59,7 +52,7 @@ class Bench:
 
     def labels(self, name: str) -> list[Labels]:
         """The labels of every sample of this name."""
-        families = parse_text(self.metrics.render("")[0].decode())
+        families = parse_text(write_out(self.metrics.taken(), "")[0].decode())
         return [sample.labels for family in families for sample in family.samples if sample.name == name]
 
 

@@ -8,13 +8,16 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from config.flags import Flags
+from config.metrics import write_out
+from config.settings import FlagSettings
 from config.version import VERSION
 from proxy.observe import metrics
 from proxy.observe.events import Observation, OriginObservation, PurgeKind
-from proxy.observe.metrics import HITS, MISSES, SECONDS, hit_rate, write_out
+from proxy.observe.metrics import HITS, MISSES, SECONDS, hit_rate
 from proxy.policy.decisions import Forward, Outcome
 from proxy.policy.messages import Fields, Freshness, ResponseHead, StoredResponse
-from tests.observe.bench import Bench, Flags, Labels, hit, miss
+from tests.observe.bench import Bench, Labels, hit, miss
 
 
 def test_a_request_is_counted_by_route_outcome_method_and_status_class() -> None:
@@ -188,7 +191,7 @@ def test_levels_are_read_when_asked() -> None:
 
 
 def test_the_process_is_shown() -> None:
-    names = {family.name for family in parse_text(Bench().metrics.render("")[0].decode())}
+    names = {family.name for family in parse_text(write_out(Bench().metrics.taken(), "")[0].decode())}
     assert {"process_cpu_seconds", "python_info", "python_gc_collections"} <= names
 
 
@@ -196,7 +199,7 @@ def test_every_name_is_ours_and_in_base_units() -> None:
     bench = Bench()
     for seen in (hit(), miss()):
         bench.metrics.observe(seen)
-    families = list(parse_text(bench.metrics.render("")[0].decode()))
+    families = list(parse_text(write_out(bench.metrics.taken(), "")[0].decode()))
     ours = [family for family in families if not family.name.startswith(("process_", "python_"))]
     assert all(family.name.startswith("siding_") for family in ours)
     assert all(family.name.endswith("_seconds") for family in ours if family.type == "histogram")
@@ -225,7 +228,7 @@ def test_purges_are_counted_by_kind() -> None:
 def test_the_accept_field_chooses_the_format(accept: str, content_type: str) -> None:
     bench = Bench()
     bench.metrics.observe(hit())
-    content, given_type = bench.metrics.render(accept)
+    content, given_type = write_out(bench.metrics.taken(), accept)
     assert given_type.startswith(content_type)
     if "openmetrics" in content_type:
         names = {family.name for family in parse_openmetrics(content.decode())}  # type: ignore[no-untyped-call]
@@ -237,7 +240,7 @@ def test_what_was_taken_stays_as_it_was() -> None:
     """Another thread writes it out, while more is counted."""
     bench = Bench()
     bench.metrics.observe(hit())
-    taken, before = bench.metrics.taken(), bench.metrics.render("")
+    taken, before = bench.metrics.taken(), write_out(bench.metrics.taken(), "")
     bench.metrics.observe(hit())
     bench.metrics.observe(miss())
     ours = [line for line in before[0].splitlines() if line.startswith(b"siding_")]
@@ -309,7 +312,8 @@ def test_the_additions_tell_hits_apart() -> None:
 def test_enabled_is_whether_anything_can_be_served_from_the_cache(
     query_cache: bool, bypass: bool, enabled: bool
 ) -> None:
-    assert Bench(flags=Flags(query_cache, bypass)).metrics.report_cache()["enabled"] is enabled
+    flags = Flags(FlagSettings(enable_query_cache=query_cache, bypass=bypass))
+    assert Bench(flags).metrics.report_cache()["enabled"] is enabled
 
 
 @pytest.mark.parametrize(

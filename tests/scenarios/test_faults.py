@@ -504,7 +504,7 @@ async def test_metrics_that_take_long_to_write_out_hold_nobody_up(
         assert served.wait(PATIENCE / 2)
         return choose_encoder(accept)
 
-    monkeypatch.setattr("proxy.observe.metrics.choose_encoder", slow)
+    monkeypatch.setattr("config.metrics.choose_encoder", slow)
     async with running_proxy(origin.url) as proxy, aiohttp.ClientSession() as session:
         asking = asyncio.create_task(session.get(f"{proxy.admin}/metrics"))
         await until(writing.is_set)
