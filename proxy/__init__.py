@@ -32,7 +32,7 @@ A request goes through `server`, which asks `policy` what to do and does it with
     origin/   client        connections, their reuse, timeouts and errors; connection: one of them
               fetch         one request whose answer may serve many clients
               collapse      which requests wait for which fetch
-    store/    base          what a store is; memory: S3-FIFO within a byte budget
+    store/    memory        stored responses: S3-FIFO within a byte budget
               invalidations epochs: what was purged or changed since a response was asked for
               replicas      what replicas share in Redis: shared (records, leases), notices, telling (both: changes)
     observe/  events        one observation a request; metrics, access_log and, where they are on, traces read it

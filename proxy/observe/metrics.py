@@ -24,7 +24,7 @@ from proxy.observe import live
 from proxy.observe.events import OTHER, Brief, BriefKind, Observation, OriginObservation, PurgeKind, Tier
 from proxy.observe.tallies import Counts, Spread, Spreads, added_up
 from proxy.policy.decisions import Forward, Outcome
-from proxy.store.base import Store
+from proxy.store.memory import MemoryStore
 from proxy.store.replicas import Replicas
 
 SECONDS: tuple[float, ...] = (
@@ -111,7 +111,7 @@ class Metrics:
         self,
         flags: Flags,
         *,
-        store: Store,
+        store: MemoryStore,
         origin: Connections,
         in_flight: Callable[[], int],
         log_dropped: Callable[[], int],

@@ -19,8 +19,8 @@ from proxy.origin.fetch import Copies
 from proxy.policy.messages import ResponseHead, StoredResponse
 from proxy.server.exchange import Exchange
 from proxy.server.fast_path import Index
-from proxy.store.base import Store
 from proxy.store.invalidations import Invalidations, Validity
+from proxy.store.memory import MemoryStore
 from proxy.store.shared import SharedStore
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Shared:
 
     flags: Flags
     routes: RouteTable
-    store: Store
+    store: MemoryStore
     invalidations: Invalidations
     collapse: Collapse
     copies: Copies

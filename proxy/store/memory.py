@@ -165,7 +165,11 @@ class _Ghosts:
 
 
 class MemoryStore:
-    """A `Store` that keeps everything in this process, in at most `max_bytes` bytes."""
+    """Stored responses by cache key, one for each secondary key (RFC 9111 4.1), in at most `max_bytes` bytes.
+
+    It keeps and finds; whether a response may be used is decided in `proxy.policy`. For one thread.
+    evictions -- how many responses were dropped for want of room since the start.
+    """
 
     def __init__(self, max_bytes: int, max_variants: int = MAX_VARIANTS) -> None:
         self.max_bytes = max_bytes
@@ -197,8 +201,9 @@ class MemoryStore:
         return slot.variants
 
     def put(self, stored: StoredResponse) -> bool:
-        """Keep `stored` in place of the one with an equal secondary key; False when it cannot fit.
+        """Keep `stored` in place of the one with an equal secondary key.
 
+        False when it cannot fit; the one that it would have replaced is gone all the same: it has been superseded.
         A key that is written again goes to the end of its queue, with the uses it has.
         """
         pack(stored)

@@ -19,8 +19,8 @@ from collections.abc import Callable, Sequence
 
 from proxy.policy.messages import StoredResponse
 from proxy.policy.reuse import worth_keeping
-from proxy.store.base import Store
 from proxy.store.invalidations import Invalidations, Validity
+from proxy.store.memory import MemoryStore
 
 log = logging.getLogger("siding.store")
 
@@ -40,7 +40,7 @@ class Sweeper:
     """
 
     def __init__(
-        self, store: Store, invalidations: Invalidations, wall: Callable[[], float], clock: Callable[[], float]
+        self, store: MemoryStore, invalidations: Invalidations, wall: Callable[[], float], clock: Callable[[], float]
     ) -> None:
         self._store = store
         self._invalidations = invalidations

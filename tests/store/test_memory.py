@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.store.base import Store
 from proxy.store.memory import (
     GHOST_BYTES,
     KEY_BYTES,
@@ -31,8 +30,8 @@ def name(number: int) -> str:
     return f"k{number:03d}"
 
 
-def test_is_a_store() -> None:
-    store: Store = MemoryStore(ROOMY)
+def test_is_empty_at_first() -> None:
+    store = MemoryStore(ROOMY)
     assert store.max_bytes == ROOMY
     assert (store.bytes, store.responses, store.evictions) == (0, 0, 0)
 
