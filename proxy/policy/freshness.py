@@ -119,8 +119,3 @@ def freshness_of(
 def current_age(freshness: Freshness, response_time: float, now: float) -> float:
     """The age of a stored response in seconds (RFC 9111 4.2.3); a clock set back does not make it younger."""
     return freshness.initial_age + max(0.0, now - response_time)
-
-
-def remaining(freshness: Freshness, response_time: float, now: float) -> float:
-    """Seconds until it is stale; negative once it is."""
-    return freshness.lifetime - current_age(freshness, response_time, now)

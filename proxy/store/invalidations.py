@@ -88,28 +88,24 @@ class Invalidations:
             f"names={len(self._names.marks)} prefixes={len(self._prefixes.marks)}>"
         )
 
-    def purge_tag(self, tag: str, soft: bool = False) -> int:
-        """Invalidate every response that carries `tag`. Returns the new epoch."""
+    def purge_tag(self, tag: str, soft: bool = False) -> None:
+        """Invalidate every response that carries `tag`."""
         self._widen(self._names.note(hash(("tag", tag)), self._next(soft)))
-        return self.epoch
 
-    def purge_uri(self, uri: str, soft: bool = False) -> int:
-        """Invalidate every response to exactly this URI, query included. Returns the new epoch."""
+    def purge_uri(self, uri: str, soft: bool = False) -> None:
+        """Invalidate every response to exactly this URI, query included."""
         self._widen(self._names.note(hash(("uri", uri)), self._next(soft)))
-        return self.epoch
 
-    def purge_prefix(self, prefix: str, soft: bool = False) -> int:
-        """Invalidate every response whose URI begins with `prefix`. Returns the new epoch."""
+    def purge_prefix(self, prefix: str, soft: bool = False) -> None:
+        """Invalidate every response whose URI begins with `prefix`."""
         self._widen(self._prefixes.note(prefix, self._next(soft)))
-        return self.epoch
 
-    def purge_all(self, soft: bool = False) -> int:
-        """Invalidate every response. Returns the new epoch."""
+    def purge_all(self, soft: bool = False) -> None:
+        """Invalidate every response."""
         self._widen(self._next(soft))
         if not soft:
             self._names.marks.clear()
             self._prefixes.marks.clear()
-        return self.epoch
 
     def state(self, stored_uri: str, tags: tuple[str, ...], epoch: int) -> Validity:
         """Whether a response to `stored_uri` with `tags`, asked for at `epoch`, may still be used."""

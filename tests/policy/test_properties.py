@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from proxy.policy import cache_key, encoding, forwarding, invalidation, preconditions, reuse
 from proxy.policy.decisions import Reuse
 from proxy.policy.fields import format_date
-from proxy.policy.freshness import current_age, freshness_of, remaining
+from proxy.policy.freshness import current_age, freshness_of
 from proxy.policy.judgement import Ruling, judge, to_store
 from proxy.policy.messages import Fields, Question, RequestHead, ResponseHead, StoredResponse
 
@@ -112,7 +112,7 @@ def test_nothing_is_reused_that_may_not_be(
         return
     now = NOW + later
     decision = reuse.decide(stored, request, now)
-    left = remaining(stored.freshness, stored.response_time, now)
+    left = stored.freshness.lifetime - current_age(stored.freshness, stored.response_time, now)
     if decision in {Reuse.FRESH, Reuse.STALE_ALLOWED, Reuse.STALE_WHILE_REVALIDATE}:
         assert not stored.freshness.no_cache
         assert not says(request.fields, "no-cache")
