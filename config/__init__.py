@@ -24,7 +24,7 @@ Start with `settings`: one definition a setting, with its default, bounds and me
     process.py    standard streams, and how a process is told to stop; interrupted.py is for Ctrl-C at its very start
     logs.py       the log on standard error; teller.py writes it, and waits for nobody; told.py says a thing once
     output.py     what a command says on standard output, be its disk full
-    toml_file.py  a TOML file, or why it is none
+    toml_file.py  a TOML file, or why it is none; files that are tables of one kind, and what is wrong with each
     words.py      what messages have in common: values shown safely, did-you-mean
     version.py    the version, said once
 """

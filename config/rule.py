@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from config.patterns import Pattern, PatternError, has_dot_segment
+from config.toml_file import TableReader
 from config.words import did_you_mean, quoted
 
 METHODS = ("GET", "HEAD", "POST")
@@ -131,7 +132,7 @@ def read_rule(table: Mapping[str, Any], default_ttl: float) -> tuple[Rule, list[
         public=reader.switch("public"),
         set_cookie=reader.switch("set_cookie"),
     )
-    reader.unknown_keys()
+    reader.unknown_keys(_KEYS)
     return rule, reader.faults or leaks(rule)
 
 
@@ -160,33 +161,18 @@ def leaks(rule: Rule) -> list[str]:
     return found
 
 
-class _Reader:
-    """Reads a table key by key and collects what is wrong in `faults`."""
-
-    def __init__(self, table: Mapping[str, Any]) -> None:
-        self._table = table
-        self.faults: list[str] = []
-
-    def _fault(self, key: str, words: str) -> None:
-        self.faults.append(f"{key}: {words}")
-
-    def unknown_keys(self) -> None:
-        """A fault for every key that means nothing."""
-        for key in self._table:
-            if key not in _KEYS:
-                self._fault(key, f"this key is not known{did_you_mean(key, _KEYS)}")
-
+class _Reader(TableReader):
     def match(self) -> str:
         """The path pattern."""
-        text = self._table.get("match")
+        text = self.table.get("match")
         if text is None:
-            self._fault("match", "it is missing; give a path, a prefix ending in *, or a path with {name} segments")
+            self.fault("match", "it is missing; give a path, a prefix ending in *, or a path with {name} segments")
         elif not isinstance(text, str):
-            self._fault("match", f"{quoted(text)} is not text")
+            self.fault("match", f"{quoted(text)} is not text")
         else:
             self._pattern("match", text)
             if has_dot_segment(text):
-                self._fault("match", f"{quoted(text)} has a segment . or .., and no rule applies to a path with one")
+                self.fault("match", f"{quoted(text)} has a segment . or .., and no rule applies to a path with one")
             return text
         return ""
 
@@ -194,46 +180,46 @@ class _Reader:
         try:
             Pattern(text)
         except PatternError as fault:
-            self._fault(key, f"{quoted(text)} is no pattern: {fault}")
+            self.fault(key, f"{quoted(text)} is no pattern: {fault}")
 
     def _texts(self, key: str) -> list[str]:
         """A list of texts, each once."""
-        given = self._table.get(key, [])
+        given = self.table.get(key, [])
         if not isinstance(given, list) or not all(isinstance(one, str) for one in given):
-            self._fault(key, f"{quoted(given)} is not a list of texts")
+            self.fault(key, f"{quoted(given)} is not a list of texts")
             return []
         for twice in sorted({one for one in given if given.count(one) > 1}):
-            self._fault(key, f"{quoted(twice)} stands in it twice")
+            self.fault(key, f"{quoted(twice)} stands in it twice")
         return list(dict.fromkeys(given))
 
     def methods(self) -> frozenset[str]:
         """The methods whose responses are stored; HEAD is answered from what GET stored."""
-        if "methods" not in self._table:
+        if "methods" not in self.table:
             return frozenset({"GET"})
         methods = self._texts("methods")
         for method in methods:
             if method not in METHODS:
                 hint = did_you_mean(method, METHODS)
-                self._fault("methods", f"{quoted(method)} cannot be stored, only {', '.join(METHODS)}{hint}")
-        if self._table["methods"] == []:
-            self._fault("methods", "the list is empty")
+                self.fault("methods", f"{quoted(method)} cannot be stored, only {', '.join(METHODS)}{hint}")
+        if self.table["methods"] == []:
+            self.fault("methods", "the list is empty")
         if "HEAD" in methods and "GET" not in methods:
-            self._fault("methods", "HEAD is answered from what GET stored, so GET must be named too")
+            self.fault("methods", "HEAD is answered from what GET stored, so GET must be named too")
         return frozenset(methods)
 
     def ttl(self, otherwise: float) -> float | None:
         """The freshness lifetime; None where it is the origin's."""
-        return None if self._table.get("ttl") == ORIGIN else self.seconds("ttl", otherwise) or 0.0
+        return None if self.table.get("ttl") == ORIGIN else self.seconds("ttl", otherwise) or 0.0
 
     def seconds(self, key: str, otherwise: float | None) -> float | None:
         """A number of seconds."""
-        given = self._table.get(key, otherwise)
+        given = self.table.get(key, otherwise)
         if given is None:
             return None
         if isinstance(given, bool) or not isinstance(given, int | float):
-            self._fault(key, f"{quoted(given)} is not a number of seconds")
+            self.fault(key, f"{quoted(given)} is not a number of seconds")
         elif not 0 <= given <= MOST_SECONDS:
-            self._fault(key, f"{quoted(given)} is not a number of seconds from 0 to {MOST_SECONDS:.0f}")
+            self.fault(key, f"{quoted(given)} is not a number of seconds from 0 to {MOST_SECONDS:.0f}")
         else:
             return float(given)
         return None
@@ -243,9 +229,9 @@ class _Reader:
         parts = [part for text in self._texts("key") if (part := self._part(text)) is not None]
         for kind in ("query", "body"):
             if (kind, "") in parts and sum(one == kind for one, _ in parts) > 1:
-                self._fault("key", f"{kind} is the whole of it, so {kind}:NAME beside it says nothing")
+                self.fault("key", f"{kind} is the whole of it, so {kind}:NAME beside it says nothing")
         for name in sorted({name for kind, name in parts if kind == "header" and parts.count((kind, name)) > 1}):
-            self._fault("key", f"header:{name} stands in it twice")
+            self.fault("key", f"header:{name} stands in it twice")
         return tuple(parts)
 
     def _part(self, text: str) -> Part | None:
@@ -255,7 +241,7 @@ class _Reader:
         if kind in {"query", "body", "authorization"}:
             return kind, ""
         if kind in {"header", "cookie"}:
-            self._fault("key", f"{kind} needs a name, as in {kind}:NAME")
+            self.fault("key", f"{kind} needs a name, as in {kind}:NAME")
         else:
             self._unknown_part(text)
         return None
@@ -264,26 +250,26 @@ class _Reader:
         if kind not in {"query", "body", "header", "cookie"}:
             self._unknown_part(text)
         elif not name or (kind in {"header", "cookie"} and not _TOKEN.fullmatch(name)):
-            self._fault("key", f"{quoted(text)} has no proper name behind the colon")
+            self.fault("key", f"{quoted(text)} has no proper name behind the colon")
         elif kind == "header" and name.lower() == "authorization":
-            self._fault("key", "header:authorization is written authorization")
+            self.fault("key", "header:authorization is written authorization")
         else:
             return kind, name.lower() if kind == "header" else name
         return None
 
     def _unknown_part(self, text: str) -> None:
-        self._fault("key", f"{quoted(text)} is none of {', '.join(PARTS)}{did_you_mean(text, PARTS)}")
+        self.fault("key", f"{quoted(text)} is none of {', '.join(PARTS)}{did_you_mean(text, PARTS)}")
 
     def tags(self) -> tuple[str, ...]:
         """What stored responses can be purged by."""
         tags = self._texts("tags")
         for tag in tags:
             if len(tag) > LONGEST_TAG or not _TAG.fullmatch(tag):
-                self._fault(
+                self.fault(
                     "tags", f"{quoted(tag)} is not 1 to {LONGEST_TAG} visible ASCII characters without space and comma"
                 )
         if len(tags) > MOST_TAGS:
-            self._fault("tags", f"{len(tags)} are more than the {MOST_TAGS} a stored response may have")
+            self.fault("tags", f"{len(tags)} are more than the {MOST_TAGS} a stored response may have")
         return tuple(tags)
 
     def invalidated_by(self) -> tuple[tuple[str, str], ...]:
@@ -292,22 +278,15 @@ class _Reader:
         for text in self._texts("invalidated_by"):
             method, space, path = text.partition(" ")
             if not space or not _TOKEN.fullmatch(method):
-                self._fault("invalidated_by", f"{quoted(text)} is not a method, a space and a path pattern")
+                self.fault("invalidated_by", f"{quoted(text)} is not a method, a space and a path pattern")
             elif method.upper() in SAFE:
-                self._fault("invalidated_by", f"{quoted(text)}: {method.upper()} changes nothing")
+                self.fault("invalidated_by", f"{quoted(text)}: {method.upper()} changes nothing")
             elif method != method.upper():
-                self._fault("invalidated_by", f"{quoted(text)}: methods are upper case; did you mean {method.upper()}?")
+                self.fault("invalidated_by", f"{quoted(text)}: methods are upper case; did you mean {method.upper()}?")
             elif method not in UNSAFE:
                 hint = did_you_mean(method, sorted(UNSAFE))
-                self._fault("invalidated_by", f"{quoted(text)}: {method} is no registered method{hint}")
+                self.fault("invalidated_by", f"{quoted(text)}: {method} is no registered method{hint}")
             else:
                 self._pattern("invalidated_by", path)
                 pairs.append((method, path))
         return tuple(pairs)
-
-    def switch(self, key: str) -> bool:
-        """A declaration of the operator's."""
-        given = self._table.get(key, False)
-        if not isinstance(given, bool):
-            self._fault(key, f"{quoted(given)} is neither true nor false")
-        return given is True

@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
 from config.patterns import PathIndex, Pattern
 from config.rule import Rule, read_rule
-from config.toml_file import TomlError, read_toml
-from config.words import counted, did_you_mean, quoted
+from config.toml_file import read_tables
 
-__all__ = ["OTHER", "RouteTable", "Rule", "RulesError", "load_rules"]
+__all__ = ["OTHER", "RouteTable", "Rule", "load_rules"]
 
 OTHER = "other"
 """The route of paths that no rule matches."""
-
-
-class RulesError(Exception):
-    """A rules file that cannot be used. Its text lists every fault."""
-
-    def __init__(self, path: str | os.PathLike[str], faults: Sequence[str]) -> None:
-        words = counted(len(faults), "fault")
-        super().__init__("\n  ".join([f"RULES_FILE {os.fspath(path)}: {words}:", *faults]))
-        self.faults = tuple(faults)
 
 
 class RouteTable:
@@ -99,30 +89,13 @@ class RouteTable:
 
 
 def load_rules(path: str | os.PathLike[str], default_ttl: float) -> RouteTable:
-    """The rules in a TOML file. default_ttl -- seconds, for rules without one. Raises RulesError."""
-    try:
-        document = read_toml(path)
-    except TomlError as fault:
-        raise RulesError(path, [f"it {fault}"]) from fault
-    rules, faults = read_rules(document, default_ttl)
-    if faults:
-        raise RulesError(path, faults)
-    return RouteTable(rules)
+    """The rules in a TOML file. default_ttl -- seconds, for rules without one. Raises FileError."""
 
+    def read(table: Mapping[str, Any], earlier: Sequence[Rule]) -> tuple[Rule, list[str]]:
+        rule, faults = read_rule(table, default_ttl)
+        return rule, faults or _repeats(rule, earlier)
 
-def read_rules(document: dict[str, Any], default_ttl: float) -> tuple[list[Rule], list[str]]:
-    """The rules in a TOML document, and what is wrong with them."""
-    faults = [f"{name}: this key is not known{did_you_mean(name, ['route'])}" for name in document if name != "route"]
-    tables = document.get("route", [])
-    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        return [], [*faults, "route: each rule begins with [[route]], in double brackets"]
-    rules: list[Rule] = []
-    for number, table in enumerate(tables, 1):
-        rule, found = read_rule(table, default_ttl)
-        where = f"route {number} ({quoted(table['match'])})" if "match" in table else f"route {number}"
-        faults += [f"{where}: {fault}" for fault in found or _repeats(rule, rules)]
-        rules.append(rule)
-    return rules, faults
+    return RouteTable(read_tables("RULES_FILE", path, kind="route", what="rule", called="match", read=read))
 
 
 def _repeats(rule: Rule, earlier: Sequence[Rule]) -> list[str]:

@@ -17,7 +17,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
@@ -26,8 +26,8 @@ from uuid import UUID
 import orjson
 
 from config.kinds import TIB, read_size, show_size
-from config.toml_file import TomlError, read_toml
-from config.words import counted, did_you_mean, meant, quoted
+from config.toml_file import TableReader, read_tables
+from config.words import meant, quoted
 
 DEFAULT_ROWS = 10_000
 DEFAULT_TTL = 300.0
@@ -36,14 +36,6 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _COPY = re.compile(r"(?:\s|--[^\n]*\n|/\*.*?\*/)*COPY\b", re.IGNORECASE | re.DOTALL)
 _TABLE = re.compile(r"[A-Za-z_][\w$]*(\.[A-Za-z_][\w$]*)?")
 _KEYS = ("name", "sql", "parameters", "exists", "ttl", "rows", "bytes", "timeout_ms", "write", "tables", "tags")
-
-
-class QueriesError(Exception):
-    """A file of queries that cannot be used. Its text lists every fault."""
-
-    def __init__(self, path: str | os.PathLike[str], faults: Sequence[str]) -> None:
-        words = counted(len(faults), "fault")
-        super().__init__("\n  ".join([f"QUERIES_FILE {os.fspath(path)}: {words}:", *faults]))
 
 
 class ArgumentError(ValueError):
@@ -264,46 +256,23 @@ class Query:
 
 
 def load_queries(path: str | os.PathLike[str]) -> dict[str, Query]:
-    """The queries in a TOML file, by name. Raises QueriesError."""
-    try:
-        document = read_toml(path)
-    except TomlError as fault:
-        raise QueriesError(path, [f"it {fault}"]) from fault
-    faults = [f"{name}: this key is not known{did_you_mean(name, ['query'])}" for name in document if name != "query"]
-    tables = document.get("query", [])
-    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise QueriesError(path, [*faults, "query: each query begins with [[query]], in double brackets"])
-    queries: dict[str, Query] = {}
-    for number, table in enumerate(tables, 1):
-        query, found = _read(table)
-        where = f"query {number} ({quoted(table['name'])})" if "name" in table else f"query {number}"
-        if query.name in queries:
-            found.append("name: another query is called so")
-        faults += [f"{where}: {fault}" for fault in found]
-        queries[query.name] = query
-    if faults:
-        raise QueriesError(path, faults)
-    return queries
+    """The queries in a TOML file, by name. Raises FileError."""
+    queries = read_tables("QUERIES_FILE", path, kind="query", what="query", called="name", read=_read)
+    return {query.name: query for query in queries}
 
 
-@dataclass
-class _Reader:
-    table: Mapping[str, Any]
-    faults: list[str] = field(default_factory=list)
-
+class _Reader(TableReader):
     def text(self, key: str, pattern: re.Pattern[str] | None, words: str) -> str:
         value = self.table.get(key)
         if not isinstance(value, str) or not value.strip() or (pattern is not None and not pattern.fullmatch(value)):
-            self.faults.append(
-                f"{key}: {'it is missing' if value is None else quoted(value) + ' cannot be used'}; {words}"
-            )
+            self.fault(key, f"{'it is missing' if value is None else quoted(value) + ' cannot be used'}; {words}")
             return ""
         return value
 
     def number(self, key: str, default: float, low: float, high: float) -> float:
         value = self.table.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            self.faults.append(f"{key}: {quoted(value)} is not a number from {low:g} to {high:g}")
+            self.fault(key, f"{quoted(value)} is not a number from {low:g} to {high:g}")
             return default
         return float(value)
 
@@ -316,39 +285,29 @@ class _Reader:
         except ValueError:
             size = 0
         if not 1 <= size <= TIB:
-            self.faults.append(f"{key}: {quoted(value)} is not a size like 64MiB, from 1 byte to {show_size(TIB)}")
+            self.fault(key, f"{quoted(value)} is not a size like 64MiB, from 1 byte to {show_size(TIB)}")
         return size
-
-    def switch(self, key: str) -> bool:
-        value = self.table.get(key, False)
-        if not isinstance(value, bool):
-            self.faults.append(f"{key}: {quoted(value)} is neither true nor false")
-        return value is True
 
     def texts(self, key: str, pattern: re.Pattern[str] | None = None) -> tuple[str, ...]:
         value = self.table.get(key, [])
         if not isinstance(value, list) or not all(
             isinstance(one, str) and (pattern is None or pattern.fullmatch(one)) for one in value
         ):
-            self.faults.append(f"{key}: {quoted(value)} is not a list of names")
+            self.fault(key, f"{quoted(value)} is not a list of names")
             return ()
         return tuple(value)
 
 
-def _read(table: Mapping[str, Any]) -> tuple[Query, list[str]]:
+def _read(table: Mapping[str, Any], earlier: Sequence[Query]) -> tuple[Query, list[str]]:
     """The query in a table, and what is wrong with it."""
     reader = _Reader(table)
-    for key in table:
-        if key not in _KEYS:
-            reader.faults.append(f"{key}: this key is not known{did_you_mean(key, _KEYS)}")
+    reader.unknown_keys(_KEYS)
     parameters = []
     for text in reader.texts("parameters"):
         name, _, kind = (part.strip() for part in text.partition(":"))
         if not name or kind.removesuffix("[]") not in _TYPES:
             known = ", ".join(_TYPES)
-            reader.faults.append(
-                f'parameters: {quoted(text)} is not "name: type" with a type of {known}, or one with []'
-            )
+            reader.fault("parameters", f'{quoted(text)} is not "name: type" with a type of {known}, or one with []')
         else:
             parameters.append(Parameter(name, kind))
     milliseconds = reader.number("timeout_ms", 0, 0, MOST_SECONDS * 1000)
@@ -366,7 +325,9 @@ def _read(table: Mapping[str, Any]) -> tuple[Query, list[str]]:
         tags=reader.texts("tags"),
     )
     if _COPY.match(query.sql):
-        reader.faults.append("sql: COPY brings no rows, and is asked for in a way of its own; SELECT them")
+        reader.fault("sql", "COPY brings no rows, and is asked for in a way of its own; SELECT them")
     if query.exists and query.write:
-        reader.faults.append("exists: a query that writes cannot be an existence check")
+        reader.fault("exists", "a query that writes cannot be an existence check")
+    if query.name in (one.name for one in earlier):
+        reader.fault("name", "another query is called so")
     return query, reader.faults

@@ -14,12 +14,13 @@ from config.load import BAD_SETTINGS, misspelt
 from config.logs import configure_logging
 from config.process import until_stopped
 from config.settings import MonitorSettings
+from config.toml_file import FileError
 from config.words import counted
 from pool_monitor import app
 from pool_monitor.grading.batch_files import FolderError
 from pool_monitor.grading.models import ModelsError, load_models
 from pool_monitor.grading.template_files import TemplatesError, load_templates
-from pool_monitor.queries import QueriesError, Query, load_queries
+from pool_monitor.queries import Query, load_queries
 
 log = logging.getLogger("siding")
 
@@ -34,7 +35,7 @@ def serve(settings: MonitorSettings) -> int:
             queries = load_queries(settings.queries_file)
         templates = load_templates(settings.grading_templates)
         models = load_models(settings.grading_models_file)
-    except (QueriesError, TemplatesError, ModelsError) as fault:
+    except (FileError, TemplatesError, ModelsError) as fault:
         print(fault, file=sys.stderr)
         return BAD_SETTINGS
     configure_logging(settings.log_level, settings.log_format)

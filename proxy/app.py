@@ -395,7 +395,7 @@ class AdminListener:
 
 
 def build_routes(settings: ProxySettings) -> RouteTable:
-    """The route rules of RULES_FILE, or none. Raises RulesError."""
+    """The route rules of RULES_FILE, or none. Raises FileError."""
     if settings.rules_file is None:
         return RouteTable(())
     return load_rules(settings.rules_file, settings.cache_ttl_seconds)

@@ -13,8 +13,9 @@ from config.listen import ListenError, address_of, open_socket
 from config.load import BAD_SETTINGS, misspelt
 from config.logs import configure_logging
 from config.process import until_stopped
-from config.rules import RouteTable, RulesError
+from config.rules import RouteTable
 from config.settings import ProxySettings
+from config.toml_file import FileError
 from config.words import counted
 from proxy import app, fleet
 from proxy.loop import run
@@ -52,7 +53,7 @@ def serve(settings: ProxySettings) -> int:
     """Returns the exit status: 0 stopped as asked, 1 cannot listen, 2 bad rules."""
     try:
         routes: RouteTable = app.build_routes(settings)
-    except RulesError as fault:
+    except FileError as fault:
         print(fault, file=sys.stderr)
         return BAD_SETTINGS
     configure_logging(settings.log_level, settings.log_format)

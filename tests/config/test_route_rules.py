@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from config.rule import CREDENTIAL_FIELDS, METHODS, is_credential
-from config.rules import OTHER, RouteTable, Rule, RulesError, load_rules
+from config.rules import OTHER, RouteTable, Rule, load_rules
+from config.toml_file import FileError
 from proxy.policy.messages import RouteRule
 
 REPORT = """
@@ -38,7 +39,7 @@ def table(file: Path, text: str, default_ttl: float = 300.0) -> RouteTable:
 
 
 def faults(file: Path, text: str) -> tuple[str, ...]:
-    with pytest.raises(RulesError) as caught:
+    with pytest.raises(FileError) as caught:
         table(file, text)
     assert str(caught.value).startswith(f"RULES_FILE {file}: ")
     return caught.value.faults
@@ -250,7 +251,7 @@ def test_no_post_rule_without_content_and_someone_in_its_key(
     text = route(methods=json.dumps(sorted(methods)), key=json.dumps(key), public=str(public).lower())
     try:
         (rule,) = table(file, text).rules
-    except RulesError:
+    except FileError:
         return
     kinds = {kind for kind, _ in rule.key}
     if "POST" in rule.methods:
@@ -280,7 +281,7 @@ def test_the_same_paths_with_other_methods_are_two_rules(file: Path) -> None:
 
 def test_every_fault_of_the_file_is_in_one_message(file: Path) -> None:
     text = "colour = 1\n" + route("api", ttl="-1", nope="1") + route("/b", '["POST"]') + route("/c") + route("/c")
-    with pytest.raises(RulesError) as caught:
+    with pytest.raises(FileError) as caught:
         table(file, text)
     assert str(caught.value).splitlines() == [
         f"RULES_FILE {file}: 7 faults:",
@@ -307,7 +308,7 @@ def test_every_fault_of_the_file_is_in_one_message(file: Path) -> None:
 def test_a_file_that_cannot_be_used(file: Path, content: bytes | None, words: str) -> None:
     if content is not None:
         file.write_bytes(content)
-    with pytest.raises(RulesError, match=f"RULES_FILE .*: 1 fault:\n  {words}"):
+    with pytest.raises(FileError, match=f"RULES_FILE .*: 1 fault:\n  {words}"):
         load_rules(file, 300.0)
 
 

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from config.toml_file import FileError
 from deploy.parts import EXAMPLE_QUERIES
-from pool_monitor.queries import ArgumentError, Parameter, QueriesError, Query, load_queries
+from pool_monitor.queries import ArgumentError, Parameter, Query, load_queries
 
 
 def load(tmp_path: Path, text: str) -> dict[str, Query]:
@@ -52,7 +53,7 @@ def test_every_fault_is_told_at_once(tmp_path: Path) -> None:
     '''
     bytes = 0
     """
-    with pytest.raises(QueriesError) as raised:
+    with pytest.raises(FileError) as raised:
         load(tmp_path, text)
     told = str(raised.value)
     for words in (
@@ -84,11 +85,11 @@ def test_sizes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["[query]\nname = 1", "[[query", ""])
 def test_files_that_are_no_list_of_queries(tmp_path: Path, text: str) -> None:
     if text:
-        with pytest.raises(QueriesError):
+        with pytest.raises(FileError):
             load(tmp_path, text)
     else:
         assert load(tmp_path, text) == {}
-    with pytest.raises(QueriesError, match="cannot be read"):
+    with pytest.raises(FileError, match="cannot be read"):
         load_queries(tmp_path / "nowhere.toml")
 
 

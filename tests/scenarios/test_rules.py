@@ -150,10 +150,10 @@ async def test_a_stored_report_has_a_validator(reports: Origin, tmp_path: Path) 
 
 
 async def test_a_fault_in_the_rule_file_is_refused_with_the_reason(tmp_path: Path) -> None:
-    from config.rules import RulesError  # noqa: PLC0415 - only here
+    from config.toml_file import FileError  # noqa: PLC0415 - only here
 
     leaky = '[[route]]\nmatch = "/api/x"\nmethods = ["POST"]\nkey = ["body"]\n'
-    with pytest.raises(RulesError, match="authorization"):
+    with pytest.raises(FileError, match="authorization"):
         async with running_proxy("http://127.0.0.1:1", rules=leaky, directory=tmp_path):
             pass
 
