@@ -110,7 +110,6 @@ class Worker:
         self._listening = False
         self.store = MemoryStore(settings.cache_max_bytes // settings.workers)
         self._invalidations = Invalidations()
-        self._collapse = Collapse()
         self._origin = OriginClient(
             settings.upstream_url,
             connect_timeout=settings.upstream_connect_timeout_ms / 1000,
@@ -123,7 +122,7 @@ class Worker:
         secret = settings.cache_secret.get_secret_value().encode() if settings.cache_secret is not None else b""
         group = group or secrets.token_hex(8)
         mark = f"siding-{group}"
-        self.replicas = self._share(secret, group, wall)
+        self.replicas = self._replicas(secret, group)
         self._metrics = Metrics(
             flags,
             store=self.store,
@@ -140,17 +139,28 @@ class Worker:
             [self._metrics.observe_briefs, self._slow.observe_briefs, self._access_log.observe_briefs]
         )
         self._tracing = tracing
-        self._traces = traces = _traces(tracing, settings.upstream_url)
+        self._traces = _traces(tracing, settings.upstream_url)
         self._readers: list[Reader] = [self._metrics, self._slow, self._access_log]
-        if traces is not None:
-            self._readers.append(traces)
+        if self._traces is not None:
+            self._readers.append(self._traces)
+        shared = self._shared(digest, mark)
+        self._local = LocalMetrics(settings, self.report_cache) if settings.public_metrics else None
+        self.handler = Handler(shared, LastHop(self._local))
+        own_paths = PATHS if settings.public_metrics else frozenset()
+        self._express = Express(shared, self.handler.requests, self._briefs, own_paths)
+        self._server: ClientServer | None = None
+        self._listener: asyncio.Server | None = None
+        self._chores: list[asyncio.Task[None]] = []
+
+    def _shared(self, digest: Callable[[bytes], str], mark: str) -> Shared:
+        settings = self.settings
         share = settings.cache_max_bytes // settings.workers // COPIES_SHARE
-        shared = Shared(
-            flags=flags,
-            routes=routes,
+        return Shared(
+            flags=self._flags,
+            routes=self._routes,
             store=self.store,
             invalidations=self._invalidations,
-            collapse=self._collapse,
+            collapse=Collapse(),
             copies=Copies(share),
             contents=Copies(max(share, CONTENTS_BYTES)),
             origin=self._origin,
@@ -162,26 +172,19 @@ class Worker:
             targets=settings.targeted_fields,
             show_keys=settings.cache_status_key,
             digest=digest,
-            wall=wall,
+            wall=self._wall,
             clock=time.monotonic,
             observe=self._observe,
             observe_origin=self._metrics.observe_origin,
-            announce=self._announce if siblings is not None or self.replicas is not None else None,
+            announce=self._announce if self._siblings is not None or self.replicas is not None else None,
             fast=self._fast,
             mark=mark,
             remote=self.replicas.store if self.replicas is not None else None,
-            traces=traces,
+            traces=self._traces,
         )
-        self._local = LocalMetrics(settings, self.report_cache) if settings.public_metrics else None
-        self.handler = Handler(shared, LastHop(self._local))
-        own_paths = PATHS if settings.public_metrics else frozenset()
-        self._express = Express(shared, self.handler.requests, self._briefs, own_paths)
-        self._server: ClientServer | None = None
-        self._listener: asyncio.Server | None = None
-        self._chores: list[asyncio.Task[None]] = []
 
-    def _share(self, secret: bytes, group: str, wall: Callable[[], float]) -> Replicas | None:
-        settings, flags = self.settings, self._flags
+    def _replicas(self, secret: bytes, group: str) -> Replicas | None:
+        settings = self.settings
         if settings.redis_url is None:
             return None
         if not secret:
@@ -196,11 +199,11 @@ class Worker:
             secret=secret,
             limit=settings.redis_max_object_bytes,
             here=self._invalidations,
-            flags=flags,
+            flags=self._flags,
             # those of all workers are their parent's
             minds_flags=self._siblings is None,
             logged=self._siblings.logged if self._siblings is not None else lambda _, __: None,
-            wall=wall,
+            wall=self._wall,
         )
 
     def _announce(self, what: list[str]) -> asyncio.Future[None] | None:
