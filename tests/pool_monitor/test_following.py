@@ -31,7 +31,7 @@ class Followed(Following):
 async def test_each_fault_is_told_once_and_again_after_it_was_over(caplog: pytest.LogCaptureFixture) -> None:
     refused = OSError("refused\nand more")
     with caplog.at_level("INFO", "siding.following"):
-        followed = Followed([None, refused, refused, TimeoutError(), None, None, refused, None])
+        followed = Followed([None, refused, refused, TimeoutError(), refused, None, None, refused, None])
         followed.start()
         async with asyncio.timeout(PATIENCE):
             await followed.over.wait()
