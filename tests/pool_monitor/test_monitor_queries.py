@@ -57,6 +57,19 @@ async def test_queries_that_fail(
         assert (await client.query("has-report", userId="ann")).status == 200
 
 
+async def test_arguments_are_a_json_object_and_nothing_is_an_empty_one(reports: str, tmp_path: Path) -> None:
+    async with running_monitor(reports, QUERIES, tmp_path) as client:
+        for content, media_type, status, code in (
+            (b" ", "application/json", 400, "bad-arguments"),
+            (b"[]", "application/json", 400, "bad-json"),
+            (b"{'userId': 'ann'}", "application/json", 400, "bad-json"),
+            (b'{"userId": "ann"}', "text/plain", 415, "not-json"),
+        ):
+            headers = {"Content-Type": media_type}
+            async with client.session.post("/api/queries/reports", data=content, headers=headers) as answer:
+                assert (answer.status, (await answer.json())["error"]["code"]) == (status, code)
+
+
 LARGE = """
 [[query]]
 name = "large"
