@@ -39,7 +39,8 @@ sys.meta_path.insert(0, Interrupting())
 )
 async def test_ctrl_c_while_it_is_imported(tmp_path: Path, command: tuple[str, ...]) -> None:
     (tmp_path / "sitecustomize.py").write_text(INTERRUPTED)
-    async with python("-m", *command, environ=environment(PYTHONPATH=str(tmp_path))) as child:
+    environ = environment(PYTHONPATH=str(tmp_path), UPSTREAM_URL="http://127.0.0.1:1")
+    async with python("-m", *command, environ=environ) as child:
         assert await child.end() == -signal.SIGINT
     assert child.lines == []
 
