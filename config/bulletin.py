@@ -129,10 +129,10 @@ class Reader(Protocol):
     def missed(self, *, surely: bool) -> None:
         """There were, or (not surely) may have been, entries that nobody can tell any more; `began` follows."""
 
-    def moved(self) -> tuple[Entry, Mapping[str, Any]]:
+    def moved(self, stands: Collection[str]) -> tuple[Sequence[Entry], Mapping[str, Any]]:
         """What the readers of another log are to be told by who comes to it, and may have told things elsewhere.
 
-        And what is to be kept with it where it is not: a server that lost its data has lost that, too.
+        And what is to be kept with it beside what is: a server that lost its data has lost that, too.
         """
         ...
 
@@ -390,10 +390,10 @@ class Bulletin:
         It may have been there all the time, beside the other, while two servers believed to be the master: then what
         was told to the other its readers do not know either.
         """
-        entry, keep = self._reader.moved()
-        pairs = [part for name, value in keep.items() if name not in stands for part in (name, orjson.dumps(value))]
+        entries, keep = self._reader.moved(stands)
+        pairs = [part for name, value in keep.items() for part in (name, orjson.dumps(value))]
         mark = str(secrets.randbits(MARK_BITS))
-        told = (mark, self.by, KEPT_ENTRIES, *NOWHERE, len(pairs) // 2, *pairs, orjson.dumps(entry))
+        told = (mark, self.by, KEPT_ENTRIES, *NOWHERE, len(keep), *pairs, *map(orjson.dumps, entries))
         known = (secrets.token_hex(8), *place, "")
         generation, number = await run_script(client, _TELL, (self._state, self._entries), *known, *told)
         return int(number) if generation.decode() == place.log else None

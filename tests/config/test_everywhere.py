@@ -73,6 +73,29 @@ async def test_who_comes_late_does_not_go_through_what_is_past(server: Redis, ca
             await holds(lambda: not flags.bypass)
 
 
+async def test_who_comes_first_to_a_redis_that_lost_its_data_hears_of_flags_from_who_knows_them(server: Redis) -> None:
+    """And what was flipped since in one of those replicas alone stays so."""
+    async with (
+        relayed(server.port) as relay,
+        replica(relay.port) as (_, one),
+        replica(relay.port) as (there, other),
+        redis.asyncio.Redis(port=server.port) as client,
+    ):
+        assert await one.pins.tell({"BYPASS": True, "ENABLE_ETAG": False}, PATIENCE)
+        await holds(lambda: there.bypass and not there.etag)
+        there.update({"ENABLE_ETAG": True})
+        relay.stop()
+        await client.flushall()
+        async with replica(server.port) as (flags, late):
+            await holds(lambda: late.bulletin.hears)
+            relay.cut()
+            relay.go()
+            await holds(lambda: late.pins.pinned == {"BYPASS": True, "ENABLE_ETAG": False})
+            logs = [one.bulletin, other.bulletin, late.bulletin]
+            await holds(lambda: len({log.read for log in logs}) == 1)
+            assert (flags.bypass, flags.etag, there.bypass, there.etag) == (True, False, True, True)
+
+
 async def test_what_is_still_to_be_told_is_newer_than_what_is_kept() -> None:
     """As where all is switched off while Redis is away, which comes back with what was on before."""
     async with replica(spare_port()) as (flags, one):
