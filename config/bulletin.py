@@ -217,7 +217,7 @@ class Bulletin:
         return self.is_telling(name) or (at is not None and at.log == self._generation and at.number > number)
 
     def tell(
-        self, entries: Sequence[Entry], keep: Mapping[str, Any] | None = None, instead: Entry | None = None
+        self, entries: Sequence[Entry], keep: Mapping[str, Any] | None = None, instead: Sequence[Entry] = ()
     ) -> None:
         """Tell in the background, however long it takes. keep -- what is kept with the log, for those who come later.
 
@@ -225,8 +225,8 @@ class Bulletin:
         """
         self._pending += [orjson.dumps(entry) for entry in entries]
         self._keeping |= {name: orjson.dumps(value) for name, value in (keep or {}).items()}
-        if len(self._pending) > MOST_PENDING and instead is not None:
-            self._pending, self._elsewhere = [orjson.dumps(instead)], NOWHERE
+        if len(self._pending) > MOST_PENDING and instead:
+            self._pending, self._elsewhere = [orjson.dumps(entry) for entry in instead], NOWHERE
         if self._sending is None or self._sending.done():
             self._sending = apart(self._send())
 
@@ -238,7 +238,9 @@ class Bulletin:
 
     async def _send(self) -> None:
         while self.pending and not self._closing:
-            batch, keeping = self._pending[:MOST_AT_ONCE], dict(self._keeping)
+            batch = self._pending[:MOST_AT_ONCE]
+            # with the last entry: what is told of it last, and what is kept, are to be the same
+            keeping = dict(self._keeping) if len(batch) == len(self._pending) else {}
             pairs = [part for pair in keeping.items() for part in pair]
             mark = str(secrets.randbits(MARK_BITS))
             # it may last, and what is told there each time would soon be all that there is
@@ -257,13 +259,14 @@ class Bulletin:
                 case _:
                     await asyncio.sleep(RETRY_SECONDS)
                     continue
-            # what was replaced meanwhile is still to be told
-            self._pending = self._pending[len(batch) :] if self._pending[: len(batch)] == batch else self._pending
             self._elsewhere = NOWHERE
-            for name, value in keeping.items():
-                self._kept_at[name] = upto
-                if self._keeping.get(name) == value:
-                    del self._keeping[name]
+            # what was replaced meanwhile, or told again, is still to be told
+            if self._pending[: len(batch)] == batch:
+                self._pending = self._pending[len(batch) :]
+                for name, value in keeping.items():
+                    self._kept_at[name] = upto
+                    if self._keeping.get(name) is value:
+                        del self._keeping[name]
             self._published_in, self.published, self._own_mark = *upto, mark if batch else ""
             self.told += len(batch)
             self._reader.logged(len(self._pending), upto)

@@ -81,6 +81,11 @@ class Pins:
         self._bulletin.tell([[FLAGS, dict(flags), False]], keep=flags)
         return await self._bulletin.sent(seconds)
 
+    @property
+    def untold(self) -> list[Entry]:
+        """All that was told here and the log may not have yet, for where too much waits to be told."""
+        return [[FLAGS, dict(self._telling), False]] if self._telling else []
+
     def took(self, number: int, by: str, changes: object, *, again: bool) -> None:
         """An entry; one's own says nothing new. again -- as they stood in another log, see `missing_in`."""
         if (again or by != self._bulletin.by) and number > self._upto and isinstance(changes, dict):

@@ -51,7 +51,8 @@ class Notices:
         """Let the others know, in the background, of what was invalidated here. How many notices that makes."""
         for notice in notices:
             self._own.note(notice, self.bulletin.read)
-        self.bulletin.tell([list(notice) for notice in notices], instead=[ALL, "", False])
+        untold = self.pins.untold if self.pins is not None else []
+        self.bulletin.tell([list(notice) for notice in notices], instead=[*untold, [ALL, "", False]])
         return self._own.count
 
     async def tell_flags(self, flags: Changes, seconds: float) -> bool:

@@ -181,7 +181,7 @@ async def test_too_much_that_waits_becomes_one(server: Redis, monkeypatch: pytes
         await holds(lambda: one.hears)
         os.kill(server.process.pid, signal.SIGSTOP)
         for number in range(9):
-            one.tell([[number]], instead=["all"])
+            one.tell([[number]], instead=[["all"]])
         assert len(one._pending) <= 6
         os.kill(server.process.pid, signal.SIGCONT)
         await holds(lambda: "all" in heard.entries)

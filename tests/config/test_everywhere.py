@@ -173,6 +173,31 @@ async def test_what_is_kept_may_be_of_before_or_after_what_was_told(
         assert one.pins.pinned == {"BYPASS": not later}
 
 
+@pytest.mark.parametrize("told", [[True], [True, False, True]], ids=["behind-much-else", "several-times"])
+async def test_who_tells_in_several_steps_and_has_the_last_word_has_it_everywhere(
+    server: Redis, told: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another flips the flag between the first step and the second."""
+    monkeypatch.setattr("config.bulletin.MOST_AT_ONCE", 2)
+    async with replica(server.port) as (here, one), replica(server.port) as (there, other):
+        await holds(lambda: one.bulletin.hears and other.bulletin.hears)
+        answer, begin = answers_held(one, monkeypatch), one.bulletin.position
+        here.update({"BYPASS": True})
+        if told == [True]:
+            one.bulletin.tell([["tag", "t", False]] * 2)
+        for on in told:
+            await one.pins.tell({"BYPASS": on}, 0.0)
+            await holds(lambda: one.bulletin.position > begin)
+        steps = one.bulletin.position
+        await set_flags(there, {"BYPASS": False}, everywhere=True, tell=other.pins.tell)
+        await holds(lambda: one.bulletin.position == steps + 1)
+        answer.set()
+        await holds(lambda: one.bulletin.settled and one.bulletin.position == other.bulletin.position > steps + 1)
+        async with replica(server.port) as (flags, late):
+            await holds(lambda: late.bulletin.hears)
+            assert (here.bypass, there.bypass, flags.bypass) == (True, True, True)
+
+
 def answers_held(one: FlagsEverywhere, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """What it tells is in the log; that it is so it learns once the event is set."""
     answer, script = asyncio.Event(), one.bulletin._tier.script
