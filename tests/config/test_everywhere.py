@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from config.flags import Flags
 from config.listen import spare_port
 from config.settings import FlagSettings
 from config.tier import SharedTier
-from tests.redis_servers import Redis
+from tests.redis_servers import Redis, running_redis
 from tests.relay import relayed
 from tests.support import PATIENCE, holds
 
@@ -94,6 +95,24 @@ async def test_who_comes_first_to_a_redis_that_lost_its_data_hears_of_flags_from
             logs = [one.bulletin, other.bulletin, late.bulletin]
             await holds(lambda: len({log.read for log in logs}) == 1)
             assert (flags.bypass, flags.etag, there.bypass, there.etag) == (True, False, True, True)
+
+
+async def test_a_redis_that_starts_anew_from_an_old_copy_undoes_no_flip(tmp_path: Path) -> None:
+    changes: list[tuple[str, bool]] = []
+    async with contextlib.AsyncExitStack() as lost:
+        server = await lost.enter_async_context(running_redis(tmp_path))
+        async with replica(server.port) as (flags, one), redis.asyncio.Redis(port=server.port) as client:
+            await holds(lambda: one.bulletin.hears)
+            assert await one.pins.tell({"BYPASS": False, "ENABLE_ETAG": False}, PATIENCE)
+            await client.save()
+            await set_flags(flags, {"BYPASS": True}, everywhere=True, tell=one.pins.tell)
+            await holds(lambda: one.bulletin.settled)
+            flags.subscribe(lambda name, on: changes.append((name, on)))
+            await lost.aclose()
+            async with running_redis(tmp_path, port=server.port), replica(server.port) as (late, _):
+                await holds(lambda: late.bypass and not late.etag)
+                await holds(lambda: one.bulletin.hears)
+                assert (flags.bypass, changes) == (True, [])
 
 
 async def test_what_is_still_to_be_told_is_newer_than_what_is_kept() -> None:
