@@ -75,16 +75,16 @@ class Pins:
         """Those that do not stand as the settings of each replica say, as far as the log has been heard of."""
         return {name: on for name, on in self._stand.items() if name in FlagName.__members__ and isinstance(on, bool)}
 
+    @property
+    def untold(self) -> list[Entry]:
+        """All that was told here and the log may not have yet, for where too much waits to be told."""
+        return [[FLAGS, dict(self._telling), False]] if self._telling else []
+
     async def tell(self, flags: Changes, seconds: float) -> bool:
         """See Tell."""
         self._telling |= flags
         self._bulletin.tell([[FLAGS, dict(flags), False]], keep=flags)
         return await self._bulletin.sent(seconds)
-
-    @property
-    def untold(self) -> list[Entry]:
-        """All that was told here and the log may not have yet, for where too much waits to be told."""
-        return [[FLAGS, dict(self._telling), False]] if self._telling else []
 
     def took(self, number: int, by: str, changes: object, *, again: bool) -> None:
         """An entry; one's own says nothing new. again -- as they stood in another log, see `missing_in`."""
@@ -93,7 +93,7 @@ class Pins:
             self._take(self._news(taken) if again else taken)
 
     def missing_in(self, stands: Collection[str]) -> dict[str, Any]:
-        """What a log that has lost those flags is to be told again: who came to it first has not heard of them."""
+        """What a log is to be told again that has lost all but `stands`: who came to it first has not heard of it."""
         return {name: on for name, on in (self._stand | self._telling).items() if name not in stands}
 
     def kept(self, kept: Mapping[str, Any], upto: int) -> None:
