@@ -80,9 +80,6 @@ _TELL = Script(
     _BEGIN
     + """
 local count = tonumber(ARGV[10])
-for i = 11, 10 + 2 * count, 2 do
-  redis.call('HSET', KEYS[1], 'kept ' .. ARGV[i], ARGV[i + 1])
-end
 local log = redis.call('HGET', KEYS[1], 'generation')
 local last = tonumber(redis.call('HGET', KEYS[1], 'last'))
 local there = log == ARGV[8] and tonumber(ARGV[9]) or 0
@@ -91,12 +88,16 @@ for i = 11 + 2 * count + there, #ARGV do
   local id = string.format('%.0f-', last) .. ARGV[5]
   redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[7], id, 'log', log, 'by', ARGV[6], 'entry', ARGV[i])
 end
+for i = 11, 10 + 2 * count, 2 do
+  redis.call('HSET', KEYS[1], 'kept ' .. ARGV[i], ARGV[i + 1], 'at ' .. ARGV[i], string.format('%.0f', last))
+end
 return {log, last}
 """
 )
 """Keys: state, entries. Arguments: as for the beginning, the entries' mark, who tells, how many entries are kept, a log
 and how many of the entries it has already, how many things to keep with the state, their names and values, then the
-entries. The log, and the last one's number."""
+entries. The log, and the last one's number, which is kept beside the names: who has heard more than that knows better
+than a server that has an old copy of its data."""
 _NEXT = Script("""
 local next = redis.call('XRANGE', KEYS[2], ARGV[1] .. '-0', '+', 'COUNT', 1)
 return {redis.call('HGETALL', KEYS[1]), next[1] and next[1][1] or ''}
@@ -129,10 +130,10 @@ class Reader(Protocol):
     def missed(self, *, surely: bool) -> None:
         """There were, or (not surely) may have been, entries that nobody can tell any more; `began` follows."""
 
-    def moved(self) -> tuple[Entry, Mapping[str, Any]]:
+    def moved(self, stands: Collection[str]) -> tuple[Sequence[Entry], Mapping[str, Any]]:
         """What the readers of another log are to be told by who comes to it, and may have told things elsewhere.
 
-        And what is to be kept with it where it is not: a server that lost its data has lost that, too.
+        And what is to be kept with it beside what `stands`: a server that lost its data has lost that, too.
         """
         ...
 
@@ -217,7 +218,7 @@ class Bulletin:
         return self.is_telling(name) or (at is not None and at.log == self._generation and at.number > number)
 
     def tell(
-        self, entries: Sequence[Entry], keep: Mapping[str, Any] | None = None, instead: Entry | None = None
+        self, entries: Sequence[Entry], keep: Mapping[str, Any] | None = None, instead: Sequence[Entry] = ()
     ) -> None:
         """Tell in the background, however long it takes. keep -- what is kept with the log, for those who come later.
 
@@ -225,8 +226,8 @@ class Bulletin:
         """
         self._pending += [orjson.dumps(entry) for entry in entries]
         self._keeping |= {name: orjson.dumps(value) for name, value in (keep or {}).items()}
-        if len(self._pending) > MOST_PENDING and instead is not None:
-            self._pending, self._elsewhere = [orjson.dumps(instead)], NOWHERE
+        if len(self._pending) > MOST_PENDING and instead:
+            self._pending, self._elsewhere = [orjson.dumps(entry) for entry in instead], NOWHERE
         if self._sending is None or self._sending.done():
             self._sending = apart(self._send())
 
@@ -238,7 +239,9 @@ class Bulletin:
 
     async def _send(self) -> None:
         while self.pending and not self._closing:
-            batch, keeping = self._pending[:MOST_AT_ONCE], dict(self._keeping)
+            batch = self._pending[:MOST_AT_ONCE]
+            # with the last entry: what is told of it last, and what is kept, are to be the same
+            keeping = dict(self._keeping) if len(batch) == len(self._pending) else {}
             pairs = [part for pair in keeping.items() for part in pair]
             mark = str(secrets.randbits(MARK_BITS))
             # it may last, and what is told there each time would soon be all that there is
@@ -257,13 +260,14 @@ class Bulletin:
                 case _:
                     await asyncio.sleep(RETRY_SECONDS)
                     continue
-            # what was replaced meanwhile is still to be told
-            self._pending = self._pending[len(batch) :] if self._pending[: len(batch)] == batch else self._pending
             self._elsewhere = NOWHERE
-            for name, value in keeping.items():
-                self._kept_at[name] = upto
-                if self._keeping.get(name) == value:
-                    del self._keeping[name]
+            # what was replaced meanwhile, or told again, is still to be told
+            if self._pending[: len(batch)] == batch:
+                self._pending = self._pending[len(batch) :]
+                for name, value in keeping.items():
+                    self._kept_at[name] = upto
+                    if self._keeping.get(name) is value:
+                        del self._keeping[name]
             self._published_in, self.published, self._own_mark = *upto, mark if batch else ""
             self.told += len(batch)
             self._reader.logged(len(self._pending), upto)
@@ -365,10 +369,13 @@ class Bulletin:
         known = bool(self._generation)
         elsewhere = known or any(others != place.log for others in self._others)
         stands = _kept_in(state)
-        since = await self._take_place(client, place, stands) if elsewhere else start
-        if since is None:
-            # it is yet another by now
-            return await self._greet(client)
+        since, again = start, frozenset[str]()
+        if elsewhere:
+            taken = await self._take_place(client, place, self._unheard(state, stands))
+            if taken is None:
+                # it is yet another by now
+                return await self._greet(client)
+            since, again = taken
         # from here on without a break: nothing may be judged by the numbers of another log
         self._generation, self.position, self._mark, self._others = place.log, start, "", ()
         self._greeted, self._since = place.number, since
@@ -379,24 +386,32 @@ class Bulletin:
             log.warning("the log of the replicas began anew: what was told meanwhile may have been lost")
             self._reader.missed(surely=False)
         self._reader.began(start, since)
-        self._told_kept(stands, place.number)
+        self._told_kept({name: value for name, value in stands.items() if name not in again}, place.number)
+
+    def _unheard(self, state: Mapping[bytes, bytes], stands: Collection[str]) -> Collection[str]:
+        """What of that was told after all that has been heard here, by the numbers, which are never given twice."""
+        return [name for name in stands if int(state.get(f"at {name}".encode(), 0)) > self.position]
 
     def _told_kept(self, stands: Mapping[str, bytes], upto: int) -> None:
         self._reader.kept({name: orjson.loads(value) for name, value in stands.items()}, upto)
 
-    async def _take_place(self, client: Any, place: Standing, stands: Mapping[str, bytes]) -> int | None:
+    async def _take_place(
+        self, client: Any, place: Standing, stands: Collection[str]
+    ) -> tuple[int, frozenset[str]] | None:
         """A number after all that was asked before this log was known here; None if it is this log no more.
+
+        And what is kept from here, which does not stand there, or outdated.
 
         It may have been there all the time, beside the other, while two servers believed to be the master: then what
         was told to the other its readers do not know either.
         """
-        entry, keep = self._reader.moved()
-        pairs = [part for name, value in keep.items() if name not in stands for part in (name, orjson.dumps(value))]
+        entries, keep = self._reader.moved(stands)
+        pairs = [part for name, value in keep.items() for part in (name, orjson.dumps(value))]
         mark = str(secrets.randbits(MARK_BITS))
-        told = (mark, self.by, KEPT_ENTRIES, *NOWHERE, len(pairs) // 2, *pairs, orjson.dumps(entry))
+        told = (mark, self.by, KEPT_ENTRIES, *NOWHERE, len(keep), *pairs, *map(orjson.dumps, entries))
         known = (secrets.token_hex(8), *place, "")
         generation, number = await run_script(client, _TELL, (self._state, self._entries), *known, *told)
-        return int(number) if generation.decode() == place.log else None
+        return (int(number), frozenset(keep)) if generation.decode() == place.log else None
 
     async def _skip(self, client: Any, *, foreign: bool = False) -> None:
         """Go on where the log begins, or where the next entry is, when those before are no more there.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from config.access import Refusal
@@ -76,9 +76,9 @@ class Pins:
         return {name: on for name, on in self._stand.items() if name in FlagName.__members__ and isinstance(on, bool)}
 
     @property
-    def told(self) -> dict[str, Any]:
-        """All that were set in all replicas, those included that the log may not have yet."""
-        return self._stand | self._telling
+    def untold(self) -> list[Entry]:
+        """All that was told here and the log may not have yet, for where too much waits to be told."""
+        return [[FLAGS, dict(self._telling), False]] if self._telling else []
 
     async def tell(self, flags: Changes, seconds: float) -> bool:
         """See Tell."""
@@ -86,10 +86,15 @@ class Pins:
         self._bulletin.tell([[FLAGS, dict(flags), False]], keep=flags)
         return await self._bulletin.sent(seconds)
 
-    def took(self, number: int, by: str, changes: object) -> None:
-        """An entry; one's own says nothing new."""
-        if by != self._bulletin.by and number > self._upto and isinstance(changes, dict):
-            self._take(self._not_outdone(number, changes))
+    def took(self, number: int, by: str, changes: object, *, again: bool) -> None:
+        """An entry; one's own says nothing new. again -- as they stood in another log, see `missing_in`."""
+        if (again or by != self._bulletin.by) and number > self._upto and isinstance(changes, dict):
+            taken = self._not_outdone(number, changes)
+            self._take(self._news(taken) if again else taken)
+
+    def missing_in(self, stands: Collection[str]) -> dict[str, Any]:
+        """What a log is to be told again that has lost all but `stands`: who came to it first has not heard of it."""
+        return {name: on for name, on in (self._stand | self._telling).items() if name not in stands}
 
     def kept(self, kept: Mapping[str, Any], upto: int) -> None:
         """What stands by the entries up to that number, not all of which may have been heard.
@@ -143,15 +148,16 @@ class FlagsEverywhere:
     def took(self, number: int, by: str, entry: Entry) -> None:
         """Flags."""
         if len(entry) > 1 and entry[0] == FLAGS:
-            self.pins.took(number, by, entry[1])
+            self.pins.took(number, by, entry[1], again=entry[2:] == [True])
 
     def missed(self, *, surely: bool) -> None:
         """What is kept is told anew."""
         self._missed()
 
-    def moved(self) -> tuple[Entry, Mapping[str, Any]]:
-        """None of the flags is another."""
-        return [FLAGS, {}, False], self.pins.told
+    def moved(self, stands: Collection[str]) -> tuple[Sequence[Entry], Mapping[str, Any]]:
+        """Flags."""
+        missing = self.pins.missing_in(stands)
+        return [[FLAGS, missing, True]], missing
 
     def kept(self, kept: Mapping[str, Any], upto: int) -> None:
         """Flags that stand."""

@@ -7,7 +7,7 @@ and whenever; and by what cannot be compared, which is another log.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from config.bulletin import Bulletin, Entry, Standing
@@ -51,7 +51,8 @@ class Notices:
         """Let the others know, in the background, of what was invalidated here. How many notices that makes."""
         for notice in notices:
             self._own.note(notice, self.bulletin.read)
-        self.bulletin.tell([list(notice) for notice in notices], instead=[ALL, "", False])
+        untold = self.pins.untold if self.pins is not None else []
+        self.bulletin.tell([list(notice) for notice in notices], instead=[*untold, [ALL, "", False]])
         return self._own.count
 
     async def tell_flags(self, flags: Changes, seconds: float) -> bool:
@@ -127,7 +128,7 @@ class Notices:
             # numbers have no gaps
             self._everywhere.epoch = number
             if self.pins is not None:
-                self.pins.took(number, by, name)
+                self.pins.took(number, by, name, again=bool(soft))
             return
         notice = (str(what), str(name), bool(soft))
         note(self._everywhere, notice)
@@ -138,12 +139,13 @@ class Notices:
         """Entries were lost: nothing stored here is sure to be valid. Softly where it is only possible."""
         self._here.purge_all(soft=not surely)
 
-    def moved(self) -> tuple[Entry, Mapping[str, Any]]:
-        """Anything may have been invalidated meanwhile."""
+    def moved(self, stands: Collection[str]) -> tuple[Sequence[Entry], Mapping[str, Any]]:
+        """Anything may have been invalidated meanwhile; and flags."""
         # records that are asked for later are of what there is with all that was told until now
         self._before = {who: telling.count for who, telling in self._siblings.items()}
         self._own_before = self._own.count
-        return [ALL, "", True], self.pins.told if self.pins is not None else {}
+        missing = self.pins.missing_in(stands) if self.pins is not None else {}
+        return [[FLAGS, missing, True], [ALL, "", True]], missing
 
     def kept(self, kept: Mapping[str, Any], upto: int) -> None:
         """Flags that stand."""

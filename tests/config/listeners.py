@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from config.bulletin import Entry, Standing
@@ -34,8 +34,8 @@ class Listener:
     def missed(self, *, surely: bool) -> None:
         self.missings.append(surely)
 
-    def moved(self) -> tuple[Entry, Mapping[str, Any]]:
-        return MOVED, self.stands
+    def moved(self, stands: Collection[str]) -> tuple[Sequence[Entry], Mapping[str, Any]]:
+        return [MOVED], {name: value for name, value in self.stands.items() if name not in stands}
 
     def kept(self, kept: Mapping[str, Any], upto: int) -> None:
         self.stands = dict(kept)

@@ -106,11 +106,14 @@ async def test_what_is_kept_is_told_again_to_a_server_that_lost_it(server: Redis
     async with reading(server.url) as (one, first):
         await holds(lambda: one.hears)
         first.stands = {"X": True, "Y": 1}
-        async with redis.asyncio.Redis(port=server.port) as client:
-            await client.flushall()
-            await client.hset(one._state, mapping={"generation": "next", "last": 1, "kept Y": "2"})
+        async with redis.asyncio.Redis(port=server.port) as client, client.pipeline() as at_once:
+            at_once.flushall()
+            at_once.hset(one._state, mapping={"generation": "next", "last": 1})
+            at_once.hset(one._state, mapping={"kept X": "false", "at X": one.position})
+            at_once.hset(one._state, mapping={"kept Y": "2", "at Y": one.position + 1})
+            await at_once.execute()
         await holds(lambda: first.missings == [False])
-        # of what stands there already that counts
+        # of what stands there already that counts which has not been heard
         await holds(lambda: first.stands == {"Y": 2})
         async with reading(server.url) as (_, late):
             await holds(lambda: late.stands == {"X": True, "Y": 2})
@@ -181,7 +184,7 @@ async def test_too_much_that_waits_becomes_one(server: Redis, monkeypatch: pytes
         await holds(lambda: one.hears)
         os.kill(server.process.pid, signal.SIGSTOP)
         for number in range(9):
-            one.tell([[number]], instead=["all"])
+            one.tell([[number]], instead=[["all"]])
         assert len(one._pending) <= 6
         os.kill(server.process.pid, signal.SIGCONT)
         await holds(lambda: "all" in heard.entries)

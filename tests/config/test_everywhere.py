@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from config.flags import Flags
 from config.listen import spare_port
 from config.settings import FlagSettings
 from config.tier import SharedTier
-from tests.redis_servers import Redis
+from tests.redis_servers import Redis, running_redis
 from tests.relay import relayed
 from tests.support import PATIENCE, holds
 
@@ -71,6 +72,47 @@ async def test_who_comes_late_does_not_go_through_what_is_past(server: Redis, ca
             ]
             assert await one.pins.tell({"BYPASS": False}, PATIENCE)
             await holds(lambda: not flags.bypass)
+
+
+async def test_who_comes_first_to_a_redis_that_lost_its_data_hears_of_flags_from_who_knows_them(server: Redis) -> None:
+    """And what was flipped since in one of those replicas alone stays so."""
+    async with (
+        relayed(server.port) as relay,
+        replica(relay.port) as (_, one),
+        replica(relay.port) as (there, other),
+        redis.asyncio.Redis(port=server.port) as client,
+    ):
+        assert await one.pins.tell({"BYPASS": True, "ENABLE_ETAG": False}, PATIENCE)
+        await holds(lambda: there.bypass and not there.etag)
+        there.update({"ENABLE_ETAG": True})
+        relay.stop()
+        await client.flushall()
+        async with replica(server.port) as (flags, late):
+            await holds(lambda: late.bulletin.hears)
+            relay.cut()
+            relay.go()
+            await holds(lambda: late.pins.pinned == {"BYPASS": True, "ENABLE_ETAG": False})
+            logs = [one.bulletin, other.bulletin, late.bulletin]
+            await holds(lambda: len({log.read for log in logs}) == 1)
+            assert (flags.bypass, flags.etag, there.bypass, there.etag) == (True, False, True, True)
+
+
+async def test_a_redis_that_starts_anew_from_an_old_copy_undoes_no_flip(tmp_path: Path) -> None:
+    changes: list[tuple[str, bool]] = []
+    async with contextlib.AsyncExitStack() as lost:
+        server = await lost.enter_async_context(running_redis(tmp_path))
+        async with replica(server.port) as (flags, one), redis.asyncio.Redis(port=server.port) as client:
+            await holds(lambda: one.bulletin.hears)
+            assert await one.pins.tell({"BYPASS": False, "ENABLE_ETAG": False}, PATIENCE)
+            await client.save()
+            await set_flags(flags, {"BYPASS": True}, everywhere=True, tell=one.pins.tell)
+            await holds(lambda: one.bulletin.settled)
+            flags.subscribe(lambda name, on: changes.append((name, on)))
+            await lost.aclose()
+            async with running_redis(tmp_path, port=server.port), replica(server.port) as (late, _):
+                await holds(lambda: late.bypass and not late.etag)
+                await holds(lambda: one.bulletin.hears)
+                assert (flags.bypass, changes) == (True, [])
 
 
 async def test_what_is_still_to_be_told_is_newer_than_what_is_kept() -> None:
@@ -148,6 +190,31 @@ async def test_what_is_kept_may_be_of_before_or_after_what_was_told(
         await tells
         assert flags.bypass is not later
         assert one.pins.pinned == {"BYPASS": not later}
+
+
+@pytest.mark.parametrize("told", [[True], [True, False, True]], ids=["behind-much-else", "several-times"])
+async def test_who_tells_in_several_steps_and_has_the_last_word_has_it_everywhere(
+    server: Redis, told: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another flips the flag between the first step and the second."""
+    monkeypatch.setattr("config.bulletin.MOST_AT_ONCE", 2)
+    async with replica(server.port) as (here, one), replica(server.port) as (there, other):
+        await holds(lambda: one.bulletin.hears and other.bulletin.hears)
+        answer, begin = answers_held(one, monkeypatch), one.bulletin.position
+        here.update({"BYPASS": True})
+        if told == [True]:
+            one.bulletin.tell([["tag", "t", False]] * 2)
+        for on in told:
+            await one.pins.tell({"BYPASS": on}, 0.0)
+            await holds(lambda: one.bulletin.position > begin)
+        steps = one.bulletin.position
+        await set_flags(there, {"BYPASS": False}, everywhere=True, tell=other.pins.tell)
+        await holds(lambda: one.bulletin.position == steps + 1)
+        answer.set()
+        await holds(lambda: one.bulletin.settled and one.bulletin.position == other.bulletin.position > steps + 1)
+        async with replica(server.port) as (flags, late):
+            await holds(lambda: late.bulletin.hears)
+            assert (here.bypass, there.bypass, flags.bypass) == (True, True, True)
 
 
 def answers_held(one: FlagsEverywhere, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:

@@ -73,15 +73,20 @@ async def test_a_flip_everywhere_that_cannot_be_is_refused(origin: Origin, conte
         assert says in answer.content
 
 
+@pytest.mark.parametrize("purges", [0, 3])
 async def test_a_flip_while_the_tier_is_away_is_told_later(
-    origin: Origin, shared: Redis, monkeypatch: pytest.MonkeyPatch
+    origin: Origin, shared: Redis, purges: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also where too much else waits to be told."""
     monkeypatch.setattr("config.everywhere.TELL_SECONDS", 0.05)
+    monkeypatch.setattr("config.bulletin.MOST_PENDING", 2)
     async with parted(origin, shared) as (away, other, relay):
         relay.stop()
         answer = await admin(away, "PATCH", "/api/flags", b'{"BYPASS": true, "everywhere": true}')
         assert b'"everywhere":false' in answer.content
         assert away.flags.bypass
+        for _ in range(purges):
+            await admin(away, "POST", "/api/purge", b'{"tag": "t"}')
         relay.cut()
         relay.go()
         await holds(lambda: other.flags.bypass)

@@ -214,8 +214,8 @@ def test_who_comes_from_another_log_makes_everything_stale_for_those_who_read_th
     """What he had told there, and read there, they have not heard of."""
     one, other = notices(), notices()
     one.began(0, 0)
-    entry, _ = other.moved()
-    one.took(1, "other", entry)
+    for number, entry in enumerate(other.moved(())[0], 1):
+        one.took(number, "other", entry)
     assert one._here.state(URI, (), 0) is Validity.STALE
     assert one.state(URI, (), at(0)) is Validity.STALE
 
@@ -233,7 +233,7 @@ async def test_what_was_told_to_a_log_that_is_read_no_more_is_told_again(untold:
     assert untold.state(URI, ("read",), at(5)) is Validity.VALID
     untold.bulletin._pending.clear()
     untold.bulletin._generation, untold.bulletin.position = "next", 100
-    untold.moved()
+    untold.moved(())
     untold.sibling_told(1, 2, [("tag", "later", False)])
     untold.began(99, 100)
     assert [orjson.loads(entry) for entry in untold.bulletin._pending] == [["tag", "t", False]]
@@ -264,12 +264,12 @@ async def test_flags_set_everywhere_are_kept_again_by_who_comes_to_another_log(u
     untold.kept({"BYPASS": True}, 0)
     untold.took(1, "other", [FLAGS, {"ENABLE_ETAG": False}, False])
     await untold.tell_flags({"BYPASS": False}, 0.0)
-    assert untold.moved()[1] == {"BYPASS": False, "ENABLE_ETAG": False}
+    assert untold.moved(())[1] == {"BYPASS": False, "ENABLE_ETAG": False}
     # the log has it not yet, and so nobody else
     assert untold.pins.pinned == {"BYPASS": True, "ENABLE_ETAG": False}
     # handed back to their settings
     untold.took(2, "other", [FLAGS, {"ENABLE_ETAG": None}, False])
-    assert untold.moved()[1] == {"BYPASS": False, "ENABLE_ETAG": None}
+    assert untold.moved({"BYPASS"})[1] == {"ENABLE_ETAG": None}
     assert untold.pins.pinned == {"BYPASS": True}
 
 
@@ -294,4 +294,4 @@ def test_flags_are_nothing_to_a_worker_whose_parent_minds_them() -> None:
     one.took(6, "other", ["tag", "t", False])
     assert one.state(URI, TAGS, at(5)) is Validity.GONE
     assert one.state(URI, TAGS, at(6)) is Validity.VALID
-    assert one.moved()[1] == {}
+    assert one.moved(())[1] == {}
