@@ -11,6 +11,7 @@ import contextlib
 import errno
 import logging
 import sys
+from collections.abc import Callable
 from typing import Any
 
 if sys.platform != "win32":  # which has no such limit
@@ -26,13 +27,20 @@ LEAST = 64
 _NOTHING_LEFT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
-def say_once_that_none_is_left(loop: asyncio.AbstractEventLoop) -> None:
-    """Where asyncio has no descriptor for a client it says so with a traceback, hundreds of times a second."""
+def say_once_that_none_is_left(
+    loop: asyncio.AbstractEventLoop, is_nothing: Callable[[dict[str, Any]], bool] = lambda _: False
+) -> None:
+    """Where asyncio has no descriptor for a client it says so with a traceback, hundreds of times a second.
+
+    is_nothing -- whether what the loop would tell the log, in its context, is no fault at all.
+    """
     last = -SILENT_SECONDS
 
     def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         nonlocal last
         fault = context.get("exception")
+        if is_nothing(context):
+            return
         if not (isinstance(fault, OSError) and fault.errno in _NOTHING_LEFT and "socket" in context):
             loop.default_exception_handler(context)
             return

@@ -20,6 +20,7 @@ from pool_monitor import app
 from pool_monitor.grading.batch_files import FolderError
 from pool_monitor.grading.models import ModelsError, load_models
 from pool_monitor.grading.template_files import TemplatesError, load_templates
+from pool_monitor.pool import is_forgotten
 from pool_monitor.queries import Query, load_queries
 
 log = logging.getLogger("siding")
@@ -56,7 +57,7 @@ def serve(settings: MonitorSettings) -> int:
         log.warning("%s", doubt)
     try:
         with sock, asyncio.Runner() as runner:
-            say_once_that_none_is_left(runner.get_loop())
+            say_once_that_none_is_left(runner.get_loop(), is_forgotten)
             runner.run(app.serve(settings, queries, sock, until_stopped, templates, models))
     except FolderError as fault:
         print(fault.strerror, file=sys.stderr)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import asyncpg
 import pytest
@@ -17,7 +19,7 @@ from config.kinds import MIB
 from config.listen import spare_port
 from deploy.postgres import Postgres, running
 from pool_monitor.admission import Granted
-from pool_monitor.pool import APPLICATION, Pool, PoolTimeout, PoolUnreachable, Tuning
+from pool_monitor.pool import APPLICATION, Pool, PoolTimeout, PoolUnreachable, Tuning, is_forgotten
 from tests.pool_monitor.support import Seen
 from tests.support import PATIENCE, holds, until
 
@@ -503,3 +505,21 @@ async def test_keep_alives_are_on(database: str) -> None:
     async with pool_of(database) as pool, pool.acquire("look") as connection:
         sock = connection._transport.get_extra_info("socket")
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+
+
+async def test_what_asyncpg_forgets_is_known() -> None:
+    """If it is told no more, `is_forgotten` can go."""
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"postgresql://a:b@127.0.0.1:{server.getsockname()[1]}/c"
+        for turns in range(20):
+            connecting = asyncio.create_task(asyncpg.connect(url))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            connecting.cancel()
+            await asyncio.wait([connecting])
+        del connecting
+        await until(lambda: gc.collect() >= 0 and bool(told))
+    assert all(map(is_forgotten, told))
+    assert not is_forgotten({"message": "an unhandled fault", "exception": ConnectionError("reset")})
