@@ -21,6 +21,8 @@ from tests.pool_monitor.support import Client, running_monitor
 from tests.support import read_content, read_head, until
 
 LARGE = "x" * 8_000_000
+MORE_THAN_IS_HELD = "x" * 500_000
+"""By the kernel, for who `takes_little`."""
 
 
 @pytest.fixture
@@ -84,10 +86,12 @@ async def test_an_answer_that_nobody_reads_is_not_held(monkeypatch: pytest.Monke
     prompt: dict[str, Any] = {"prompt": "Tell a joke.", "temperature": 0} if what == "shared" else {}
     fields = ["Connection: close"] if what == "close" else []
     async with wrapping() as wrapped:
-        wrapped.upstream.answering = says(LARGE, LARGE)
+        wrapped.upstream.answering = says("", MORE_THAN_IS_HELD)
         path, body = ("batch/", [asked_for()]) if what == "batch" else ("", asked_for(**prompt))
         async with one_that_asks(wrapped.monitor, f"/v1/{path}chat/completions", body, *fields):
             await until(lambda: connected(wrapped.monitor) == 1)
+            caller = takes_little(wrapped.monitor)
+            await until(lambda: caller._connected.get_write_buffer_size() > 0)
             await until(lambda: not connected(wrapped.monitor))
 
 
@@ -96,6 +100,13 @@ def held(monitor: Client) -> list[callers.Caller]:
     assert runner is not None
     assert runner.server is not None
     return [one for one in runner.server.connections if isinstance(one, callers.Caller)]
+
+
+def takes_little(monitor: Client) -> callers.Caller:
+    """The only caller; of what it is sent from now on the kernel holds as little as it can."""
+    [caller] = held(monitor)
+    caller._connected.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    return caller
 
 
 async def test_what_is_left_of_one_that_has_ended_is_not_held_either(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,8 +124,7 @@ async def test_what_is_left_of_one_that_has_ended_is_not_held_either(monkeypatch
         body = asked_for("Tell a joke.")
         async with one_that_asks(wrapped.monitor, "/v1/chat/completions", body, "Connection: close"):
             await asked_it.wait()
-            [caller] = held(wrapped.monitor)
-            caller._connected.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            caller = takes_little(wrapped.monitor)
             go.set()
             await until(lambda: caller._connected.get_write_buffer_size() > 0)
             await until(lambda: not connected(wrapped.monitor))
