@@ -257,6 +257,16 @@ async def test_who_has_just_come_makes_no_room_for_who_comes_next(
             await writer.wait_closed()
 
 
+async def test_who_is_refused_may_send_as_long_as_who_is_turned_away_unheard(wrapped: Wrapped) -> None:
+    """Of aiohttp it has 10 s; slower than that it would lose the answer."""
+    caller = await asyncio.open_connection("127.0.0.1", wrapped.monitor.port)
+    assert await asked(caller) == 200
+    [connection] = held(wrapped.monitor)
+    assert connection._lingering_time == ending.LINGER_SECONDS
+    caller[1].close()
+    await caller[1].wait_closed()
+
+
 async def test_whose_request_is_about_to_be_handled_makes_no_room(wrapped: Wrapped) -> None:
     go = asyncio.Event()
 
