@@ -167,6 +167,33 @@ async def test_who_reads_slowly_but_reads_is_served(monkeypatch: pytest.MonkeyPa
     assert got.count(b"x") >= size
 
 
+async def test_a_head_without_an_end_is_not_held(wrapped: Wrapped) -> None:
+    line = b"X-More: " + b"x" * 30_000 + b"\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", wrapped.monitor.port)
+    await until(lambda: connected(wrapped.monitor) == 1)
+    [caller] = held(wrapped.monitor)
+    for _ in range(3):
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + line)
+        await until(lambda: caller._head > len(line))
+        writer.write(b"\r\n")
+        head = await read_head(reader)
+        assert head is not None
+        assert head.status == 200
+        await read_content(reader, head, to_end=False)
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + 3 * line)
+    head = await read_head(reader)
+    assert head is not None
+    assert head.status == 431
+    content = orjson.loads(await read_content(reader, head, to_end=False))
+    assert content["error"]["code"] == "fields-too-large"
+    # what it still sends is read
+    writer.write(LARGE.encode())
+    await writer.drain()
+    assert await reader.read() == b""
+    writer.close()
+    await writer.wait_closed()
+
+
 # -- where descriptors run out
 
 
