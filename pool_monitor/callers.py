@@ -14,7 +14,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from config.answers import answer_json
-from config.ending import Lingering, Taking
+from config.ending import SILENT_SECONDS, Lingering, Taking
 from config.room import ARRIVAL_SECONDS, Guest, Room
 from config.untaken import unread
 
@@ -158,6 +158,14 @@ class Caller(RequestHandler):
         super().force_close()
         if self._lingering is not None:
             self._connected.close()
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - as aiohttp has it
+        """See aiohttp. Who is answered, and may be sending, is waited for no longer than who is silent."""
+        most = timeout or 0.0
+        if not self._request_in_progress:
+            most = min(most, SILENT_SECONDS)
+        # to aiohttp (3.14) no time is time without end
+        await super().shutdown(max(most, 0.001))
 
     def data_received(self, data: bytes) -> None:
         """See asyncio."""

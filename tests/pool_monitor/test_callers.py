@@ -167,6 +167,34 @@ async def test_who_reads_slowly_but_reads_is_served(monkeypatch: pytest.MonkeyPa
     assert got.count(b"x") >= size
 
 
+async def test_a_drain_does_not_wait_for_who_is_refused_and_sends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callers, "SILENT_SECONDS", 0.05)
+    async with asyncio.timeout(10):
+        async with wrapping() as wrapped:
+            reader, writer = await asyncio.open_connection("127.0.0.1", wrapped.monitor.port)
+            writer.write(b"POST /v1/batch/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999\r\n\r\n")
+            head = await read_head(reader)
+            assert head is not None
+            assert head.status == 413
+        writer.close()
+
+
+async def test_a_drain_of_no_time_waits_for_nobody() -> None:
+    asked_it = asyncio.Event()
+
+    async def silent(asked: Asked, request: web.Request) -> web.StreamResponse:
+        asked_it.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with asyncio.timeout(10):
+        async with wrapping(drain_seconds=0) as wrapped:
+            wrapped.upstream.answering = silent
+            async with one_that_asks(wrapped.monitor, "/v1/chat/completions", asked_for()):
+                await asked_it.wait()
+                await wrapped.monitor.monitor.close()
+
+
 async def test_a_head_without_an_end_is_not_held(wrapped: Wrapped) -> None:
     line = b"X-More: " + b"x" * 30_000 + b"\r\n"
     reader, writer = await asyncio.open_connection("127.0.0.1", wrapped.monitor.port)
