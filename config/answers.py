@@ -94,7 +94,7 @@ async def _nothing_behind_trailers(request: web.Request, response: web.StreamRes
 
 async def _ended_by_the_connection(request: web.Request, response: web.StreamResponse) -> None:
     """Content without a length, where there are no chunks (RFC 9112 6.3). aiohttp (3.14) says so, and keeps it open."""
-    if request.version < HttpVersion11 and response.content_length is None:
+    if request.version < HttpVersion11 and hdrs.CONNECTION not in response.headers:
         response.force_close()
 
 

@@ -15,6 +15,7 @@ from aiohttp import web
 from prometheus_client.metrics_core import Metric
 
 from config.descriptors import most_clients
+from config.ending import LINGER_SECONDS
 from config.everywhere import FlagsEverywhere
 from config.flags import Flags
 from config.listen import BACKLOG
@@ -178,7 +179,8 @@ class Monitor:
         loop, server = asyncio.get_running_loop(), self._runner.server
         assert server is not None
         # what is forwarded goes on as it is coded
-        options = {"loop": loop, "access_log": None, "auto_decompress": False, **HEAD_LIMITS}
+        options = {"loop": loop, "access_log": None, "auto_decompress": False, "lingering_time": LINGER_SECONDS}
+        options |= HEAD_LIMITS
         self._listening = await loop.create_server(
             lambda: Caller(server, self.room, **options), sock=sock, backlog=self.room.at_once
         )

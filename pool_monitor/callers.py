@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Any, cast
 
 import orjson
@@ -14,7 +14,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from config.answers import answer_json
-from config.ending import Lingering, Taking
+from config.ending import SILENT_SECONDS, Lingering, Taking
 from config.room import ARRIVAL_SECONDS, Guest, Room
 from config.untaken import unread
 
@@ -24,6 +24,9 @@ TOO_MANY = {
     "error": {"code": "out-of-descriptors", "message": "the monitor is out of file descriptors; try again later"}
 }
 AGAIN = {"Retry-After": "1"}
+MOST_HEAD_BYTES = 64 * 1024
+"""As the proxy takes it. aiohttp bounds each field, and their number: of both together it would hold megabytes."""
+LARGE_HEAD = {"error": {"code": "fields-too-large", "message": f"a head may have {MOST_HEAD_BYTES} bytes"}}
 AT_ONCE = 100
 """Accepted in a turn of the loop, as asyncio has it."""
 
@@ -80,7 +83,7 @@ class Caller(RequestHandler):
     too_many -- there was no room for it.
     """
 
-    __slots__ = ("_came", "_connected", "_lingering", "_taking", "room", "too_many")
+    __slots__ = ("_came", "_connected", "_head", "_lingering", "_taking", "room", "too_many")
 
     def __init__(self, manager: web.Server, room: CallersRoom, **options: Any) -> None:
         super().__init__(manager, **options)
@@ -88,6 +91,7 @@ class Caller(RequestHandler):
         self.too_many = False
         self._connected: asyncio.Transport
         self._came = 0.0
+        self._head = 0
         self._lingering: Lingering | None = None
         self._taking: Taking | None = None
 
@@ -123,14 +127,18 @@ class Caller(RequestHandler):
         self.force_close()
 
     def turn_away(self) -> None:
-        """Without having heard what it asks, which it may be sending: closed at once, it would lose the answer."""
+        """Without having heard what it asks."""
+        self._end_with("503 Service Unavailable", TOO_MANY, AGAIN)
+
+    def _end_with(self, status: str, document: object, more: Mapping[str, str]) -> None:
+        """An answer while it may be sending: closed at once, it would lose it."""
         transport = self.transport
         if transport is None:
             return
-        content = orjson.dumps(TOO_MANY)
+        content = orjson.dumps(document)
         fields = {"Content-Type": "application/json", "Content-Length": str(len(content)), "Connection": "close"}
-        lines = [f"{name}: {value}" for name, value in {**fields, **AGAIN}.items()]
-        head = "\r\n".join(["HTTP/1.1 503 Service Unavailable", *lines, "", ""])
+        lines = [f"{name}: {value}" for name, value in {**fields, **more}.items()]
+        head = "\r\n".join([f"HTTP/1.1 {status}", *lines, "", ""])
         transport.write(head.encode() + content)
         # what has been parsed of it meanwhile is not to be answered as well
         self.transport = None
@@ -151,12 +159,27 @@ class Caller(RequestHandler):
         if self._lingering is not None:
             self._connected.close()
 
+    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - as aiohttp has it
+        """See aiohttp. Who is answered, and may be sending, is waited for no longer than who is silent."""
+        most = timeout or 0.0
+        if not self._request_in_progress:
+            most = min(most, SILENT_SECONDS)
+        # to aiohttp (3.14) no time is time without end
+        await super().shutdown(max(most, 0.001))
+
     def data_received(self, data: bytes) -> None:
         """See asyncio."""
         if self._lingering is not None:
             self._lingering.heard = True
-        else:
-            super().data_received(data)
+            return
+        super().data_received(data)
+        if self._waiter is None or self._waiter.done():
+            self._head = 0
+            return
+        # all before it was whole
+        self._head += len(data)
+        if self._head > MOST_HEAD_BYTES:
+            self._end_with("431 Request Header Fields Too Large", LARGE_HEAD, {})
 
     def pause_writing(self) -> None:
         """See asyncio."""

@@ -120,18 +120,23 @@ class Seen:
             try:
                 piece = self._decoding.feed(piece)
             except ValueError:
-                self._most = 0
-                self._pieces.clear()
+                self._nothing()
                 return
         if self._events:
             piece = piece[-self._most :]
         self._pieces.append(piece)
         self._size += len(piece)
-        while self._pieces and self._size > self._most:
-            gone = self._pieces.popleft()
+        if self._events:
+            while self._size - len(self._pieces[0]) >= self._most:
+                self._size -= len(self._pieces.popleft())
+        elif self._size > self._most:
             # of a whole answer nothing can be read any more
-            self._size -= len(gone) if self._events else 0
+            self._nothing()
+
+    def _nothing(self) -> None:
+        self._most = 0
+        self._pieces.clear()
 
     @property
     def content(self) -> bytes:
-        return b"".join(self._pieces)
+        return b"".join(self._pieces)[-self._most :]

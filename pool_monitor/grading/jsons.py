@@ -10,21 +10,44 @@ from typing import Any
 import orjson
 
 MOST_VALUES = 100_000
+_MARK = re.compile(rb'[",\[{]')
+_IN_TEXT = re.compile(rb'(?:[^"\\]++|\\.){0,1000}+', re.DOTALL)
+"""A part of a text: while one is looked for no other thread runs."""
 _HALVES = re.compile("[\\ud800-\\udfff]")
 
 
 def is_crowded(content: bytes, most: int = MOST_VALUES) -> bool:
-    """Whether it has more values than that, by what stands between and before them; in texts that counts as well.
+    """Whether it has more values than that, by what stands between and before them.
 
     Reading millions of tiny ones takes seconds in which no other thread runs.
     """
+    left = most
     for octet in b",[{":
         at = -1
-        while (at := content.find(octet, at + 1)) >= 0:
-            if not most:
-                return True
-            most -= 1
-    return False
+        while left >= 0 and (at := content.find(octet, at + 1)) >= 0:
+            left -= 1
+    return left < 0 and _is_crowded_beside_texts(content, most)
+
+
+def _is_crowded_beside_texts(content: bytes, most: int) -> bool:
+    # JSON has two texts at most for each of what is counted, and one that is alone
+    marks, texts, at = most, 2 * most + 1, 0
+    while marks >= 0 and texts >= 0:
+        if (found := _MARK.search(content, at)) is None:
+            return False
+        at = found.end()
+        if found[0] == b'"':
+            texts -= 1
+            at = _behind_text(content, at)
+        else:
+            marks -= 1
+    return True
+
+
+def _behind_text(content: bytes, at: int) -> int:
+    while (part := _IN_TEXT.match(content, at)) is not None and part.end() > at:
+        at = part.end()
+    return at + 1
 
 
 def loaded(content: bytes) -> Any:

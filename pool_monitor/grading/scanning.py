@@ -65,8 +65,7 @@ class Scanner:
             if self._quoted:
                 at = self._quote(text, at)
             elif self._depth == 0:
-                self._outside(text[at])
-                at += 1
+                at = self._outside(text, at)
             else:
                 found = _STRUCTURE.search(text, at)
                 self._text.append(text[at : found.start() if found is not None else None])
@@ -90,13 +89,17 @@ class Scanner:
             self._quoted = self._escaped
         return end
 
-    def _outside(self, character: str) -> None:
-        if character == "{" and self.ended:
-            raise NotCertain(Doubt.NOT_COMPACT, "there are two objects")
-        if character == "{" and not self.began:
-            self.began, self._depth = True, 1
-        elif not character.isspace():
+    def _outside(self, text: str, at: int) -> int:
+        """Go on around the object; where to go on behind its first bracket."""
+        begin = text.find("{", at)
+        end = begin if begin >= 0 else len(text)
+        if text[at:end].strip():
             self.around = True
+        if begin >= 0 and self.ended:
+            raise NotCertain(Doubt.NOT_COMPACT, "there are two objects")
+        if begin >= 0:
+            self.began, self._depth = True, 1
+        return end + 1
 
     def _inside(self, character: str, parts: list[Part]) -> None:
         level = 2 if self._in_rows else 1

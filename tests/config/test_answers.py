@@ -139,3 +139,22 @@ async def test_content_without_a_length_ends_the_connection_of_who_knows_no_chun
         head, _, content = (await reader.read()).partition(b"\r\n\r\n")
         writer.close()
     assert (content, b"onnection" in head) == (b"hello", False)
+
+
+async def test_who_knows_no_chunks_keeps_the_connection_where_there_is_no_content() -> None:
+    """It is told so, and would lose its next request."""
+
+    async def nothing(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(status=204 if request.query_string else 200)
+        await response.prepare(request)
+        return response
+
+    first = b"HEAD / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
+    async with serving(nothing) as server, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        for each in (first, first.replace(b"HEAD / ", b"GET /?204 ")):
+            writer.write(each)
+            assert b"Connection: keep-alive\r\n" in await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HEAD / HTTP/1.0\r\n\r\n")
+        assert b"keep-alive" not in await reader.read()
+        writer.close()

@@ -21,6 +21,8 @@ from tests.pool_monitor.support import Client, running_monitor
 from tests.support import read_content, read_head, until
 
 LARGE = "x" * 8_000_000
+MORE_THAN_IS_HELD = "x" * 500_000
+"""By the kernel, for who `takes_little`."""
 
 
 @pytest.fixture
@@ -84,10 +86,12 @@ async def test_an_answer_that_nobody_reads_is_not_held(monkeypatch: pytest.Monke
     prompt: dict[str, Any] = {"prompt": "Tell a joke.", "temperature": 0} if what == "shared" else {}
     fields = ["Connection: close"] if what == "close" else []
     async with wrapping() as wrapped:
-        wrapped.upstream.answering = says(LARGE, LARGE)
+        wrapped.upstream.answering = says("", MORE_THAN_IS_HELD)
         path, body = ("batch/", [asked_for()]) if what == "batch" else ("", asked_for(**prompt))
         async with one_that_asks(wrapped.monitor, f"/v1/{path}chat/completions", body, *fields):
             await until(lambda: connected(wrapped.monitor) == 1)
+            caller = takes_little(wrapped.monitor)
+            await until(lambda: caller._connected.get_write_buffer_size() > 0)
             await until(lambda: not connected(wrapped.monitor))
 
 
@@ -96,6 +100,13 @@ def held(monitor: Client) -> list[callers.Caller]:
     assert runner is not None
     assert runner.server is not None
     return [one for one in runner.server.connections if isinstance(one, callers.Caller)]
+
+
+def takes_little(monitor: Client) -> callers.Caller:
+    """The only caller; of what it is sent from now on the kernel holds as little as it can."""
+    [caller] = held(monitor)
+    caller._connected.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    return caller
 
 
 async def test_what_is_left_of_one_that_has_ended_is_not_held_either(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,8 +124,7 @@ async def test_what_is_left_of_one_that_has_ended_is_not_held_either(monkeypatch
         body = asked_for("Tell a joke.")
         async with one_that_asks(wrapped.monitor, "/v1/chat/completions", body, "Connection: close"):
             await asked_it.wait()
-            [caller] = held(wrapped.monitor)
-            caller._connected.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            caller = takes_little(wrapped.monitor)
             go.set()
             await until(lambda: caller._connected.get_write_buffer_size() > 0)
             await until(lambda: not connected(wrapped.monitor))
@@ -155,6 +165,61 @@ async def test_who_reads_slowly_but_reads_is_served(monkeypatch: pytest.MonkeyPa
                 await asyncio.sleep(0.01)
     assert got.endswith(b"\r\n0\r\n\r\n")
     assert got.count(b"x") >= size
+
+
+async def test_a_drain_does_not_wait_for_who_is_refused_and_sends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callers, "SILENT_SECONDS", 0.05)
+    async with asyncio.timeout(10):
+        async with wrapping() as wrapped:
+            reader, writer = await asyncio.open_connection("127.0.0.1", wrapped.monitor.port)
+            writer.write(b"POST /v1/batch/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999\r\n\r\n")
+            head = await read_head(reader)
+            assert head is not None
+            assert head.status == 413
+        writer.close()
+
+
+async def test_a_drain_of_no_time_waits_for_nobody() -> None:
+    asked_it = asyncio.Event()
+
+    async def silent(asked: Asked, request: web.Request) -> web.StreamResponse:
+        asked_it.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with asyncio.timeout(10):
+        async with wrapping(drain_seconds=0) as wrapped:
+            wrapped.upstream.answering = silent
+            async with one_that_asks(wrapped.monitor, "/v1/chat/completions", asked_for()):
+                await asked_it.wait()
+                await wrapped.monitor.monitor.close()
+
+
+async def test_a_head_without_an_end_is_not_held(wrapped: Wrapped) -> None:
+    line = b"X-More: " + b"x" * 30_000 + b"\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", wrapped.monitor.port)
+    await until(lambda: connected(wrapped.monitor) == 1)
+    [caller] = held(wrapped.monitor)
+    for _ in range(3):
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + line)
+        await until(lambda: caller._head > len(line))
+        writer.write(b"\r\n")
+        head = await read_head(reader)
+        assert head is not None
+        assert head.status == 200
+        await read_content(reader, head, to_end=False)
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + 3 * line)
+    head = await read_head(reader)
+    assert head is not None
+    assert head.status == 431
+    content = orjson.loads(await read_content(reader, head, to_end=False))
+    assert content["error"]["code"] == "fields-too-large"
+    # what it still sends is read
+    writer.write(LARGE.encode())
+    await writer.drain()
+    assert await reader.read() == b""
+    writer.close()
+    await writer.wait_closed()
 
 
 # -- where descriptors run out
@@ -245,6 +310,16 @@ async def test_who_has_just_come_makes_no_room_for_who_comes_next(
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
+
+
+async def test_who_is_refused_may_send_as_long_as_who_is_turned_away_unheard(wrapped: Wrapped) -> None:
+    """Of aiohttp it has 10 s; slower than that it would lose the answer."""
+    caller = await asyncio.open_connection("127.0.0.1", wrapped.monitor.port)
+    assert await asked(caller) == 200
+    [connection] = held(wrapped.monitor)
+    assert connection._lingering_time == ending.LINGER_SECONDS
+    caller[1].close()
+    await caller[1].wait_closed()
 
 
 async def test_whose_request_is_about_to_be_handled_makes_no_room(wrapped: Wrapped) -> None:

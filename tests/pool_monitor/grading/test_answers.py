@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from typing import Any
 
 import jsonschema
@@ -237,6 +238,23 @@ def test_what_is_not_certain_and_why(change: Any, doubt: Doubt | None) -> None:
     with pytest.raises(NotCertain) as fault:
         expand(SHAPE, said)
     assert fault.value.doubt is doubt
+
+
+@pytest.mark.parametrize("text", [" \n", "It is so. "])
+def test_what_stands_around_the_object_is_not_looked_at_by_characters(text: str) -> None:
+    """Models that have lost their way write nothing but white space, to the last token; nobody else runs meanwhile."""
+    calls = 0
+
+    def counting(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    sys.setprofile(counting)
+    try:
+        Expander(SHAPE).feed(100_000 * text)
+    finally:
+        sys.setprofile(None)
+    assert calls < 1000
 
 
 @settings(max_examples=400)
