@@ -297,7 +297,7 @@ class Grading:
         return await done_to(size, key_of, call, self._secret, form)
 
     def _keeps(self, call: Call) -> bool:
-        return self._flags.completion_cache and repeatable(call)
+        return self._flags.completion_cache and not self._flags.bypass and repeatable(call)
 
     async def _shared(
         self,
@@ -404,7 +404,7 @@ class Grading:
                 key = await self._key(call, decision.form, LARGE_BYTES + 1)
             except TypeError as fault:
                 raise CallersFault(400, "invalid_request", "it is nested too deep") from fault
-            if not self._flags.bypass and (kept := await self._kept(call, decision, key, served)) is not None:
+            if (kept := await self._kept(call, decision, key, served)) is not None:
                 return kept[0]
             key_in_flight = _in_lane(key, call) if shares else None
             while True:

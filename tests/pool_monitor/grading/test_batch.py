@@ -367,6 +367,15 @@ async def test_under_bypass_items_are_asked_as_they_are(wrapped: Wrapped) -> Non
     assert [asked.body for asked in wrapped.upstream.asked] == [asked_for()] * 2
 
 
+async def test_under_bypass_nothing_is_kept(wrapped: Wrapped) -> None:
+    await wrapped.flag(ENABLE_COMPLETION_CACHE=True, BYPASS=True)
+    await send(wrapped, [asked_for(prompt="Tell a joke.", temperature=0)])
+    await wrapped.flag(BYPASS=False)
+    for _ in range(2):
+        await send(wrapped, [asked_for(prompt="Tell a joke.", temperature=0)])
+    assert len(wrapped.upstream.asked) == 2
+
+
 @pytest.mark.parametrize(
     ("accept", "sent", "answered"),
     [
