@@ -18,11 +18,11 @@ from config.bulletin import Bulletin
 from config.listen import spare_port
 from config.tier import FAILURES, SharedTier, State
 from tests.config.listeners import Listener
-from tests.redis_servers import Redis, running_cluster, running_redis, running_sentinel
+from tests.redis_servers import CLUSTERS_FORGET, Redis, running_cluster, running_redis, running_sentinel
 from tests.relay import Relay, relayed
 from tests.support import PATIENCE, holds
 
-pytestmark = pytest.mark.usefixtures("soon")
+pytestmark = [pytest.mark.usefixtures("soon"), CLUSTERS_FORGET]
 
 
 @contextlib.asynccontextmanager

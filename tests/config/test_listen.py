@@ -91,3 +91,5 @@ async def test_clients_of_the_proxy_that_come_at_once_are_not_turned_away(origin
 async def test_clients_of_the_monitor_that_come_at_once_are_not_turned_away() -> None:
     async with running_monitor(None) as client:
         _come_at_once(client.port)
+        # who comes behind them is answered when all of them have been accepted
+        assert (await client.get("/healthz")).status == 200
