@@ -21,8 +21,6 @@ TESTS = ("policy", "store", "observe", "origin", "fast", "server", "scenarios")
 NOT = (
     # watches Python objects being read
     "fast/test_nothing_overlooked.py",
-    # a minute of servers that are killed and frozen: what is compiled does the same in the other tests of replicas
-    "scenarios/test_replica_faults.py",
     # the depth of Python's own stack
     "policy/test_cache_key.py::test_json_nested_too_deep_to_be_written_is_compared_octet_for_octet",
     # that objects take up as much as Python's: compiled ones take up less, which shows where there is no content
