@@ -49,8 +49,7 @@ async def settled(*proxies: Proxy) -> None:
 @contextlib.asynccontextmanager
 async def several(origin: Origin, url: str, count: int = 2, **options: Any) -> AsyncIterator[list[Proxy]]:
     async with contextlib.AsyncExitStack() as stack:
-        # this process is all of them, and may be busy for longer than a call of Redis may take otherwise
-        options = {"redis_timeout_ms": 1000, "cache_secret": SECRET, "wall": time.time, **options, "redis_url": url}
+        options = {"redis_url": url, "cache_secret": SECRET, "wall": time.time, **options}
         proxies = [await stack.enter_async_context(running_proxy(origin.url, **options)) for _ in range(count)]
         await ready(*proxies)
         yield proxies

@@ -78,7 +78,7 @@ async def test_no_client_fails(origin: Origin, tmp_path: Path, fault: str) -> No
     async with (
         running_redis(tmp_path) as server,
         relayed(server.port) as relay,
-        several(origin, f"redis://127.0.0.1:{relay.port}/0", redis_timeout_ms=50) as proxies,
+        several(origin, f"redis://127.0.0.1:{relay.port}/0") as proxies,
     ):
         load = asking(proxies)
         async with asyncio.timeout(6 * PATIENCE):
@@ -96,7 +96,7 @@ async def test_no_client_fails_when_the_server_is_killed_and_another_starts(orig
     origin.script = tells_its_path
     async with contextlib.AsyncExitStack() as stack:
         server = await stack.enter_async_context(running_redis(tmp_path))
-        proxies = await stack.enter_async_context(several(origin, server.url, redis_timeout_ms=50))
+        proxies = await stack.enter_async_context(several(origin, server.url))
         load = asking(proxies)
         async with asyncio.timeout(6 * PATIENCE):
             await load.asked(300)
@@ -112,7 +112,7 @@ async def test_no_client_fails_when_the_server_is_killed_and_another_starts(orig
 
 async def test_no_client_fails_while_sentinel_makes_another_master(origin: Origin, tmp_path: Path) -> None:
     origin.script = tells_its_path
-    async with running_sentinel(tmp_path) as watched, several(origin, watched.url, redis_timeout_ms=50) as proxies:
+    async with running_sentinel(tmp_path) as watched, several(origin, watched.url) as proxies:
         load = asking(proxies)
         async with asyncio.timeout(6 * PATIENCE):
             await load.asked(300)
@@ -130,7 +130,7 @@ async def test_no_client_fails_while_sentinel_makes_another_master(origin: Origi
 async def test_a_cluster_that_loses_a_node(origin: Origin, tmp_path: Path) -> None:
     """Two thirds of the keys are shared still, if the log is among what is left; nobody fails in any case."""
     origin.script = tells_its_path
-    async with running_cluster(tmp_path) as cluster, several(origin, cluster.url, redis_timeout_ms=50) as proxies:
+    async with running_cluster(tmp_path) as cluster, several(origin, cluster.url) as proxies:
         one, other = proxies
         await share(origin, proxies)
         origin.script = tells_its_path
@@ -150,7 +150,7 @@ async def test_a_cluster_that_loses_a_node(origin: Origin, tmp_path: Path) -> No
 
 
 async def test_while_it_is_away_collapsing_goes_on_in_each_process(origin: Origin, tmp_path: Path) -> None:
-    async with running_redis(tmp_path) as server, several(origin, server.url, redis_timeout_ms=50) as proxies:
+    async with running_redis(tmp_path) as server, several(origin, server.url) as proxies:
         os.kill(server.process.pid, signal.SIGSTOP)
         go = asyncio.Event()
 
@@ -180,7 +180,7 @@ async def test_connections_to_a_tier_that_comes_back_are_few(origin: Origin, tmp
     async with (
         running_redis(tmp_path) as server,
         relayed(server.port) as relay,
-        several(origin, f"redis://127.0.0.1:{relay.port}/0", redis_timeout_ms=50) as proxies,
+        several(origin, f"redis://127.0.0.1:{relay.port}/0") as proxies,
     ):
         load = asking(proxies, clients=40)
         async with asyncio.timeout(6 * PATIENCE):
@@ -204,7 +204,7 @@ def established(port: int) -> int:
 async def test_connections_to_a_tier_that_is_frozen_are_few(origin: Origin, tmp_path: Path) -> None:
     """Each try that is given up leaves none behind."""
     origin.script = tells_its_path
-    async with running_redis(tmp_path) as server, several(origin, server.url, redis_timeout_ms=50) as proxies:
+    async with running_redis(tmp_path) as server, several(origin, server.url) as proxies:
         load = asking(proxies, clients=40)
         async with asyncio.timeout(6 * PATIENCE):
             await load.asked(300)
@@ -233,7 +233,7 @@ async def test_what_was_shared_before_a_loss_of_data_was_noticed_can_be_invalida
         await greet(bulletin, client)
 
     monkeypatch.setattr(Bulletin, "_greet", greet_late)
-    async with running_redis(tmp_path) as shared, several(origin, shared.url, redis_timeout_ms=50) as (one, other):
+    async with running_redis(tmp_path) as shared, several(origin, shared.url) as (one, other):
         origin.respond(b"x", FRESH)
         for number in range(5):
             await one.request("PUT", f"/before/{number}", content=b"")
