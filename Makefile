@@ -28,7 +28,7 @@ run: .venv/run ## start Siding here (UPSTREAM_URL=http://localhost:3000 puts it 
 	@exec $(VENV_PYTHON) -m deploy up
 
 test: .venv/dev ## run the whole test suite (PYTEST_ARGS="-k name" for a part)
-	@exec $(VENV_PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	@exec $(VENV_PYTHON) -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: .venv/dev ## lint, format, types, the tests of architecture and documents, every branch of the policy
 	$(VENV_PYTHON) -m ruff check .

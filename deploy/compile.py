@@ -68,11 +68,13 @@ def compile_into(folder: Path, python: str = sys.executable, modules: Sequence[s
         # of what is not compiled nothing is said: some of it is for packages that need not be installed
         checks = ["--strict", "--ignore-missing-imports", "--follow-imports=silent"]
         arguments = [*checks, f"--python-executable={python}", *modules]
+        # to warn of lines that are indented oddly gcc reads the file from its start for each: most of its time
+        flags = f"{os.environ.get('CFLAGS', '')} -Wno-misleading-indentation"
         (work / "setup.py").write_text(SETUP.format(arguments=arguments, effort=str(effort)), encoding="utf-8")
         done = subprocess.run(
             [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"],
             cwd=work,
-            env={name: value for name, value in os.environ.items() if name != "MYPYPATH"},
+            env={name: value for name, value in os.environ.items() if name != "MYPYPATH"} | {"CFLAGS": flags},
             capture_output=True,
             text=True,
             check=False,
