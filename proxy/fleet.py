@@ -24,7 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from config.bulletin import Standing
-from config.everywhere import FlagsEverywhere
+from config.everywhere import FlagsEverywhere, behind
 from config.everywhere import set_flags as everywhere_or_here
 from config.flags import Flags
 from config.listen import open_socket
@@ -361,11 +361,11 @@ class Fleet:
         """Every flag."""
         return self._flags.as_dict()
 
-    async def pinned(self) -> dict[str, bool]:
-        """Those that were set in all replicas."""
-        return self._everywhere.pins.pinned if self._everywhere is not None else {}
+    async def behind_flags(self) -> dict[str, object]:
+        """Why they stand so."""
+        return behind(self._flags, self._everywhere.pins if self._everywhere is not None else None)
 
-    async def set_flags(self, changes: Mapping[str, object], *, everywhere: bool = False) -> dict[str, bool]:
+    async def set_flags(self, changes: Mapping[str, object], *, everywhere: bool = False) -> dict[str, object]:
         """Flip flags here, for workers to come, and in every worker. Raises FlagError."""
         tell = self._everywhere.pins.tell if self._everywhere is not None else None
         state = await everywhere_or_here(self._flags, changes, everywhere=everywhere, tell=tell)

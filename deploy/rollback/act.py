@@ -12,7 +12,7 @@ import aiohttp
 import orjson
 
 from config.flags import Changes, FlagName
-from deploy.asking import FLAGS, Ask, Way, flags_in, pinned_in, why
+from deploy.asking import FLAGS, Ask, Stand, Way, stand_in, why
 from deploy.rollback.switches import PROBES, Seen, expected, judged
 
 ANSWERS = 8
@@ -21,10 +21,10 @@ ANSWERS = 8
 class Failed(Exception):
     """What was ordered did not come about. Its text says where, why, and what did.
 
-    before -- all flags of a listener that may have changed some all the same; None where none was changed.
+    before -- how those of a listener stood that may have changed some all the same; None where none was changed.
     """
 
-    def __init__(self, text: str, before: Mapping[str, bool] | None = None) -> None:
+    def __init__(self, text: str, before: Stand | None = None) -> None:
         super().__init__(text)
         self.before = before
 
@@ -44,18 +44,26 @@ class Told(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Flipped:
-    """before, after -- all flags of one listener. pinned -- what was set in all replicas by then, in words."""
+    """before, after -- how all flags of one listener stood."""
 
-    before: Mapping[str, bool]
-    after: Mapping[str, bool]
+    before: Stand
+    after: Stand
     told: Told
-    pinned: str
 
 
-async def flip(client: aiohttp.ClientSession, admin: str, wanted: Changes, token: str | None, *, here: bool) -> Flipped:
-    """Set flags at one listener: in all its replicas where it has a shared tier, unless `here`. Raises Failed."""
-    before = flags_in(await _json(client, "GET", admin))
-    changes = {name: on for name, on in wanted.items() if name in before}
+async def standing(client: aiohttp.ClientSession, admin: str) -> Stand:
+    """How the flags of one listener stand. Raises Failed."""
+    return stand_in(await _json(client, "GET", admin))
+
+
+async def flip(
+    client: aiohttp.ClientSession, admin: str, before: Stand, wanted: Changes, token: str | None, *, here: bool
+) -> Flipped:
+    """Set flags at one listener: in all its replicas where it has a shared tier, unless `here`. Raises Failed.
+
+    before -- how they stand.
+    """
+    changes = {name: on for name, on in wanted.items() if name in before.flags}
     if not changes:
         raise Failed(f"{admin} has none of these flags: {', '.join(wanted)}")
     fields = {"Authorization": f"Bearer {token}"} if token else {}
@@ -64,14 +72,13 @@ async def flip(client: aiohttp.ClientSession, admin: str, wanted: Changes, token
     except _NoAnswer as fault:
         raise Failed(str(fault), before) from fault
     try:
-        stand = await _json(client, "GET", admin)
+        after = await standing(client, admin)
     except Failed as fault:
         raise Failed(f"it is ordered, and not seen: {fault}", before) from fault
-    after = flags_in(stand)
-    wrong = [name for name, on in changes.items() if on is not None and after[name] != on]
+    wrong = [name for name, on in changes.items() if on is not None and after.flags[name] != on]
     if wrong:
         raise Failed(f"{admin} has not changed {', '.join(wrong)}", before)
-    return Flipped(before, after, told, pinned_in(stand))
+    return Flipped(before, after, told)
 
 
 async def _order(

@@ -62,11 +62,11 @@ class Control(Protocol):
         """Every flag."""
         ...
 
-    async def pinned(self) -> dict[str, bool]:
-        """How those flags stand in all replicas that were set so, whatever their settings say."""
+    async def behind_flags(self) -> dict[str, object]:
+        """Why they stand so (`config.everywhere.behind`)."""
         ...
 
-    async def set_flags(self, changes: Mapping[str, object], *, everywhere: bool = False) -> dict[str, bool]:
+    async def set_flags(self, changes: Mapping[str, object], *, everywhere: bool = False) -> dict[str, object]:
         """Flip flags, all or none, and return every flag; None is what the setting says. Raises FlagError.
 
         everywhere -- in all replicas; the answer's `everywhere` says whether they have been told.
@@ -186,7 +186,7 @@ class _Endpoints:
         return answer_json(200, await self._control.report_cache())
 
     async def _flags(self, _: web.Request) -> web.StreamResponse:
-        return answer_json(200, {**await self._control.flags(), "pinned": await self._control.pinned()})
+        return answer_json(200, {**await self._control.flags(), **await self._control.behind_flags()})
 
     async def _set_flags(self, request: web.Request) -> web.StreamResponse:
         changes, everywhere = change_of(await change_asked(request, self._token))

@@ -80,7 +80,7 @@ async def test_what_others_flip_all_workers_are_told_and_what_is_flipped_here_al
     async with fleet_of_two(shared) as (one, _), fleet_of_two(shared) as (other, workers):
         await one.set_flags({"BYPASS": True, "ENABLE_ETAG": False}, everywhere=True)
         await holds(lambda: told(workers) == [True, True])
-        assert await other.pinned() == {"BYPASS": True, "ENABLE_ETAG": False}
+        assert (await other.behind_flags())["pinned"] == {"BYPASS": True, "ENABLE_ETAG": False}
         metrics = (await other.metrics(""))[0].decode()
         assert 'siding_flag_pinned{flag="BYPASS",worker="parent"} 1.0\n' in metrics
         assert 'siding_replica_hears{worker="parent"} 1.0\n' in metrics
