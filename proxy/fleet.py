@@ -337,7 +337,7 @@ class Fleet:
 
     def _levels(self) -> Iterator[Metric]:
         if self._everywhere is not None and self._tier is not None:
-            yield from tier_levels(self._tier, self._everywhere.bulletin, self._everywhere.pins)
+            yield from tier_levels(self._tier, self._everywhere.bulletin, self._everywhere.pins, repeats=True)
 
     async def report_cache(self) -> dict[str, object]:
         """The workers' numbers added up."""

@@ -84,6 +84,9 @@ async def test_what_others_flip_all_workers_are_told_and_what_is_flipped_here_al
         metrics = (await other.metrics(""))[0].decode()
         assert 'siding_flag_pinned{flag="BYPASS",worker="parent"} 1.0\n' in metrics
         assert 'siding_replica_hears{worker="parent"} 1.0\n' in metrics
+        # what it hears its workers hear as well, and count
+        assert 'siding_replica_messages_total{direction="told",worker="parent"}' in metrics
+        assert 'siding_replica_messages_total{direction="heard",worker="parent"}' not in metrics
         await other.set_flags({"BYPASS": False})
         assert other._everywhere is not None
         # as where something was missed
