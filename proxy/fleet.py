@@ -366,12 +366,18 @@ class Fleet:
         return behind(self._flags, self._everywhere.pins if self._everywhere is not None else None)
 
     async def set_flags(self, changes: Mapping[str, object], *, everywhere: bool = False) -> dict[str, object]:
-        """Flip flags here, for workers to come, and in every worker. Raises FlagError."""
+        """Flip flags here, for workers to come, and in every worker; `workers` of `workersExpected` where not all did.
+
+        Raises FlagError.
+        """
         tell = self._everywhere.pins.tell if self._everywhere is not None else None
         state = await everywhere_or_here(self._flags, changes, everywhere=everywhere, tell=tell)
+        asked = [member for member in self._members if member.listening]
         # the whole state, so that what one has missed is made good with the next change
-        await self._ask_all("set_flags", self._flags.as_dict())
-        return state
+        answers = await self._ask_all("set_flags", self._flags.as_dict())
+        # one that starts takes them before it serves
+        late = sum(member.listening and member.number not in answers for member in asked)
+        return state | (_workers(len(self._members) - late, len(self._members)) if late else {})
 
     async def purge(self, order: PurgeOrder) -> dict[str, object]:
         """Purge in every worker."""
@@ -380,11 +386,16 @@ class Fleet:
         if len(answers) == len(self._members):
             return done
         # a worker that starts has nothing stored yet; one that did not answer may
-        return done | {"workers": len(answers), "workersExpected": len(self._members)}
+        return done | _workers(len(answers), len(self._members))
 
     async def routes(self) -> list[dict[str, object]]:
         """The route rules in force."""
         return self._routes.describe()
+
+
+def _workers(done: int, expected: int) -> dict[str, object]:
+    """Of a change that not all have made, as far as is known."""
+    return {"workers": done, "workersExpected": expected}
 
 
 async def _answers(member: Member) -> bool:

@@ -44,11 +44,15 @@ class Told(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Flipped:
-    """before, after -- how all flags of one listener stood."""
+    """before, after -- how all flags of one listener stood.
+
+    done_by -- how many of its workers have said that they do it, in words; empty where all have.
+    """
 
     before: Stand
     after: Stand
     told: Told
+    done_by: str
 
 
 async def standing(client: aiohttp.ClientSession, admin: str) -> Stand:
@@ -68,7 +72,7 @@ async def flip(
         raise Failed(f"{admin} has none of these flags: {', '.join(wanted)}")
     fields = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        told = await _order(client, admin, changes, fields, here=here)
+        told, answer = await _order(client, admin, changes, fields, here=here)
     except _NoAnswer as fault:
         raise Failed(str(fault), before) from fault
     try:
@@ -78,20 +82,21 @@ async def flip(
     wrong = [name for name, on in changes.items() if on is not None and after.flags[name] != on]
     if wrong:
         raise Failed(f"{admin} has not changed {', '.join(wrong)}", before)
-    return Flipped(before, after, told)
+    done_by = f"{answer.get('workers')} of {answer['workersExpected']} workers" if "workersExpected" in answer else ""
+    return Flipped(before, after, told, done_by)
 
 
 async def _order(
     client: aiohttp.ClientSession, admin: str, changes: Changes, fields: Mapping[str, str], *, here: bool
-) -> Told:
+) -> tuple[Told, Mapping[str, Any]]:
+    """Who knows of it, and the answer."""
     if not here:
         try:
             answer = await _json(client, "PATCH", admin, {**changes, "everywhere": True}, fields)
-            return Told.EVERYWHERE if answer.get("everywhere") is True else Told.NOT_YET
+            return (Told.EVERYWHERE if answer.get("everywhere") is True else Told.NOT_YET), answer
         except _NobodyToTell:
             pass
-    await _json(client, "PATCH", admin, changes, fields)
-    return Told.HERE
+    return Told.HERE, await _json(client, "PATCH", admin, changes, fields)
 
 
 class _NobodyToTell(Exception):

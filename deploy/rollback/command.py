@@ -177,11 +177,12 @@ async def _flip(
         ),
         f"  undo: {undo}" if undo else "  nothing changed: they stood so before",
         *([GUESSED] if undo and not done.before.known else []),
+        *([f"  only {done.done_by} have answered: the others do it once they go on"] if done.done_by else []),
         *([NOT_YET] if done.told is Told.NOT_YET else []),
         *(f"  {words}" for words in done.after.words),
     ]
     say("\n".join(told), otherwise=f"siding rollback: undo: {undo}" if undo else "")
-    return FELL_SHORT if done.told is Told.NOT_YET else DONE
+    return FELL_SHORT if done.told is Told.NOT_YET or done.done_by else DONE
 
 
 def _undo(before: Stand, wanted: Changes, admin: str, *, here: bool) -> str:

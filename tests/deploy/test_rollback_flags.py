@@ -196,6 +196,19 @@ async def listener_that_breaks(breaks_at: str) -> AsyncIterator[str]:
         yield url
 
 
+async def test_workers_that_have_not_answered_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        stand = {"BYPASS": True, "settings": {"BYPASS": False}, "pinned": {}, "untold": {}}
+        return web.json_response({**stand, "everywhere": True, "workers": 1, "workersExpected": 2})
+
+    app = web.Application()
+    app.router.add_route("*", "/api/flags", answer)
+    async with serving(app) as url:
+        options = command.parser().parse_args(["--all", *admins(url)])
+        assert await command._flags(options, {"BYPASS": True}, None) == 1
+    assert "  only 1 of 2 workers have answered" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("breaks_at", ["PATCH", "GET"])
 async def test_what_may_be_done_though_nobody_says_so_can_be_undone(breaks_at: str) -> None:
     async with listener_that_breaks(breaks_at) as admin:

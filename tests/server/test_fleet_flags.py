@@ -96,6 +96,19 @@ async def test_what_others_flip_all_workers_are_told_and_what_is_flipped_here_al
         await holds(lambda: told(workers) == [True, True])
 
 
+async def test_a_worker_that_hangs_is_said_not_to_have_answered(shared: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.channel.CALL_SECONDS", 0.05)
+    async with fleet_of_two(shared) as (fleet, workers):
+        assert "workersExpected" not in await fleet.set_flags({"BYPASS": True})
+        workers[0].knows.clear()
+        answer = await fleet.set_flags({"BYPASS": False})
+        assert (answer["BYPASS"], answer["workers"], answer["workersExpected"]) == (False, 1, 2)
+        # one that starts hears of it before it serves
+        fleet._members[0].listening = False
+        assert "workersExpected" not in await fleet.set_flags({"BYPASS": True})
+        workers[0].knows.set()
+
+
 def _held(script: Any, turn: asyncio.Event, answer: asyncio.Event) -> Any:
     async def held(*arguments: Any) -> Any:
         await turn.wait()

@@ -243,6 +243,9 @@ function showFlags(one) {
 
 const word = (on) => on ? "on" : "off";
 
+/** Of a change that not all workers have said they make. */
+const notAnswered = ({ workers, workersExpected }) => workersExpected ? ` But only ${workers} of ${workersExpected} workers answered.` : "";
+
 async function handBack() {
   const differ = switches.map((button) => [button.dataset.flag, settings[button.dataset.flag], button.getAttribute("aria-checked") === "true"])
     .filter(([, setting, on]) => setting !== on).map(([name, setting]) => `${name} ${word(setting)}`);
@@ -252,7 +255,8 @@ async function handBack() {
   const answer = await change("PATCH", "/api/flags", { ...all, everywhere: true });
   if (!answer.ok) return result("flag-result", false, `Nothing was handed back: ${answer.reason}`);
   for (const button of switches) showSwitch(button, answer.document[button.dataset.flag]);
-  result("flag-result", answer.document.everywhere, `All flags are what the settings say${notTold(answer.document) || " of each replica"}.`);
+  result("flag-result", answer.document.everywhere && !answer.document.workersExpected,
+    `All flags are what the settings say${notTold(answer.document) || " of each replica"}.${notAnswered(answer.document)}`);
 }
 
 /** Of a change everywhere: what is wrong with it, if anything. */
@@ -275,8 +279,10 @@ async function flip(button) {
   const answer = await change("PATCH", "/api/flags", { [name]: on, ...(everywhere ? { everywhere: true } : {}) });
   button.setAttribute("aria-busy", "false");
   if (answer.ok) {
-    showSwitch(button, answer.document[name]);
-    result("flag-result", answer.document.everywhere !== false, `${name} is ${word(answer.document[name])}${notTold(answer.document) || where}.`);
+    const now = answer.document;
+    showSwitch(button, now[name]);
+    result("flag-result", now.everywhere !== false && !now.workersExpected,
+      `${name} is ${word(now[name])}${notTold(now) || where}.${notAnswered(now)}`);
   } else {
     result("flag-result", false, `${name} was not changed: ${answer.reason}`);
   }
@@ -303,8 +309,7 @@ async function purge() {
   const answer = await change("POST", "/api/purge", { [kind]: kind === "all" ? true : value, soft });
   if (!answer.ok) return result("purge-result", false, `Nothing was purged: ${answer.reason}`);
   const what = { url: value, prefix: `What begins with ${value}`, tag: `What is tagged ${value}`, all: "Everything" }[kind];
-  const part = answer.document.workersExpected
-    ? ` But only ${answer.document.workers} of ${answer.document.workersExpected} workers answered: purge again.` : "";
+  const part = notAnswered(answer.document) && `${notAnswered(answer.document)} Purge again.`;
   result("purge-result", !part, `${what} ${soft ? "is made stale" : "is purged"} (${clock(Date.now() / 1000)}).${part}`);
 }
 
