@@ -37,7 +37,7 @@ from proxy.origin.client import MAX_CONNECTIONS, OriginClient
 from proxy.origin.collapse import Collapse
 from proxy.origin.fetch import Copies
 from proxy.policy.decisions import Outcome
-from proxy.server.admin import PurgeOrder, admin_app
+from proxy.server.admin import PurgeOrder, admin_app, purged
 from proxy.server.express import Express
 from proxy.server.fast_path import Hits, Index
 from proxy.server.handler import Handler
@@ -314,10 +314,11 @@ class Worker:
         """Purge what `order` names; it takes effect with the next look-up."""
         notice = ("uri" if order.kind == PurgeKind.URL else str(order.kind), order.value, order.soft)
         note(self._invalidations, notice)
-        if self.replicas is not None:
-            self.replicas.tell([notice])
         self._metrics.purged(order.kind)
-        return {"purged": order.kind, "value": order.value, "soft": order.soft}
+        if self.replicas is None:
+            return purged(order)
+        self.replicas.tell([notice])
+        return purged(order, [await self.replicas.told()])
 
     async def routes(self) -> list[dict[str, object]]:
         """The route rules in force."""

@@ -40,7 +40,7 @@ from proxy.channel import Channel, ChannelError
 from proxy.loop import run
 from proxy.observe.live import Numbers, added_up
 from proxy.observe.metrics import hit_rate
-from proxy.server.admin import PurgeOrder, admin_app
+from proxy.server.admin import PurgeOrder, admin_app, purged
 from proxy.server.live import LiveSettings
 from proxy.siblings import KNOWN_SECONDS, Siblings
 from proxy.store.replicas import log_name
@@ -381,8 +381,9 @@ class Fleet:
 
     async def purge(self, order: PurgeOrder) -> dict[str, object]:
         """Purge in every worker."""
-        answers = await self._ask_all("purge", {"kind": order.kind, "value": order.value, "soft": order.soft})
-        done = {"purged": order.kind, "value": order.value, "soft": order.soft}
+        asked = {"kind": order.kind, "value": order.value, "soft": order.soft}
+        answers = cast("dict[int, dict[str, bool]]", await self._ask_all("purge", asked))
+        done = purged(order, [one["everywhere"] for one in answers.values() if "everywhere" in one])
         if len(answers) == len(self._members):
             return done
         # a worker that starts has nothing stored yet; one that did not answer may

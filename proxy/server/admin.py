@@ -6,7 +6,7 @@ one is set, otherwise only from this machine, and then not from a web page that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -37,6 +37,17 @@ class PurgeOrder:
     kind: PurgeKind
     value: str = ""
     soft: bool = False
+
+
+UNTOLD = "Redis does not answer: the other replicas purge it once it does, and not if this one ends before"
+
+
+def purged(order: PurgeOrder, told: Collection[bool] = ()) -> dict[str, object]:
+    """The answer. told -- of each worker that shares a tier, whether it has told the other replicas."""
+    done: dict[str, object] = {"purged": order.kind, "value": order.value, "soft": order.soft}
+    if not told:
+        return done
+    return done | ({"everywhere": True} if all(told) else {"everywhere": False, "note": UNTOLD})
 
 
 class Control(Protocol):
@@ -74,7 +85,7 @@ class Control(Protocol):
         ...
 
     async def purge(self, order: PurgeOrder) -> dict[str, object]:
-        """Purge, and say what was purged."""
+        """Purge, and say what was purged; with a shared tier, `everywhere`: whether all replicas can know of it."""
         ...
 
     async def routes(self) -> list[dict[str, object]]:

@@ -353,6 +353,11 @@ async def test_what_is_lost_if_redis_stays_away_is_said(browser: Browser, origin
             "not told yet: ENABLE_ETAG off. If this proxy ends before"
         )
         assert await page.evaluate(CONTRAST) == []
+        await page.get_by_label("Path or URL").fill("/a")
+        await page.get_by_role("button", name="Purge", exact=True).click()
+        await expect(page.locator("#purge-result")).to_contain_text(
+            "the other replicas purge it once it does, and not if"
+        )
         assert opened.faults == []
 
 

@@ -12,6 +12,8 @@ import pytest
 from config.flags import Flags
 from proxy.app import build_routes
 from proxy.fleet import Fleet
+from proxy.observe.events import PurgeKind
+from proxy.server.admin import UNTOLD, PurgeOrder
 from tests.redis_servers import Redis, client_of
 from tests.server.family import Parent, family
 from tests.support import holds, settings_for
@@ -107,6 +109,15 @@ async def test_a_worker_that_hangs_is_said_not_to_have_answered(shared: Redis, m
         fleet._members[0].listening = False
         assert "workersExpected" not in await fleet.set_flags({"BYPASS": True})
         workers[0].knows.set()
+
+
+@pytest.mark.parametrize("told", [(True, True), (True, False)])
+async def test_a_purge_says_whether_every_worker_has_told_the_replicas(shared: Redis, told: tuple[bool, bool]) -> None:
+    async with fleet_of_two(shared) as (fleet, workers):
+        for worker, one in zip(workers, told, strict=True):
+            worker.says = {"purged": "all", "everywhere": one}
+        answer = await fleet.purge(PurgeOrder(PurgeKind.ALL))
+        assert (answer["everywhere"], answer.get("note")) == (all(told), None if all(told) else UNTOLD)
 
 
 def _held(script: Any, turn: asyncio.Event, answer: asyncio.Event) -> Any:

@@ -309,7 +309,8 @@ async function purge() {
   const answer = await change("POST", "/api/purge", { [kind]: kind === "all" ? true : value, soft });
   if (!answer.ok) return result("purge-result", false, `Nothing was purged: ${answer.reason}`);
   const what = { url: value, prefix: `What begins with ${value}`, tag: `What is tagged ${value}`, all: "Everything" }[kind];
-  const part = notAnswered(answer.document) && `${notAnswered(answer.document)} Purge again.`;
+  const part = (notAnswered(answer.document) && `${notAnswered(answer.document)} Purge again.`)
+    + (answer.document.everywhere === false ? " But Redis does not answer: the other replicas purge it once it does, and not if this proxy ends before." : "");
   result("purge-result", !part, `${what} ${soft ? "is made stale" : "is purged"} (${clock(Date.now() / 1000)}).${part}`);
 }
 
