@@ -128,7 +128,9 @@ async def _json(
     error = content["error"] if isinstance(content.get("error"), dict) else {}
     if document is not None and "everywhere" in document and error.get("code") == "bad-flags":
         raise _NobodyToTell
-    advice = "; put the token into ADMIN_TOKEN" if status in {401, 403} else ""
+    sent = fields is not None and "Authorization" in fields
+    advice = "the environment's ADMIN_TOKEN is not its token" if sent else "put the token into ADMIN_TOKEN"
+    advice = f"; {advice}" if status in {401, 403} else ""
     message = error.get("message", "is it an admin listener?")
     raise Failed(f"{admin} does not do it ({status}): {message}{advice}")
 
