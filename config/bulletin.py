@@ -496,6 +496,8 @@ class Bulletin:
         # a cancellation alone may get lost
         self._closing = True
         await end([self._reading, self._sending])
+        if self._keeping:
+            log.warning("the other replicas were never told, and it is lost: %s", ", ".join(self._keeping))
 
 
 def _state_of(listed: Sequence[bytes]) -> dict[bytes, bytes]:

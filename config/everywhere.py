@@ -16,6 +16,7 @@ log = logging.getLogger("siding.flags")
 FLAGS = "flags"
 TELL_SECONDS = 1.0
 """How long a flip waits for the tier, before its answer says that the others will hear of it later."""
+UNTOLD = "Redis does not answer: until it does it is so in this replica alone, and lost if that ends before"
 
 Tell = Callable[[Changes, float], Awaitable[bool]]
 """Tells flags to all replicas, None for each one's own setting; False where that takes longer than so many seconds."""
@@ -33,15 +34,17 @@ def change_of(document: object) -> tuple[dict[str, object], bool]:
 
 async def set_flags(
     flags: Flags, changes: Mapping[str, object], *, everywhere: bool, tell: Tell | None
-) -> dict[str, bool]:
+) -> dict[str, object]:
     """Flip flags, all or none. Everywhere: `everywhere` says whether all replicas have been told. Raises FlagError."""
     if everywhere and tell is None:
         raise FlagError(['"everywhere" is true, but without REDIS_URL there is nobody to tell'])
     state = flags.update(changes)
     if not everywhere or tell is None:
-        return state
+        return {**state}
     told = {name: None if value is None else state[name] for name, value in changes.items()}
-    return {**state, "everywhere": await tell(told, TELL_SECONDS)}
+    if await tell(told, TELL_SECONDS):
+        return {**state, "everywhere": True}
+    return {**state, "everywhere": False, "untold": told, "note": UNTOLD}
 
 
 def take(flags: Flags, changes: Mapping[str, Any]) -> None:
@@ -76,8 +79,18 @@ class Pins:
         return {name: on for name, on in self._stand.items() if name in FlagName.__members__ and isinstance(on, bool)}
 
     @property
+    def known(self) -> bool:
+        """Whether the log has been read at all."""
+        return bool(self._bulletin.read.log)
+
+    @property
+    def telling(self) -> dict[str, bool | None]:
+        """What was told here and the log may not have yet: it is lost with this process."""
+        return dict(self._telling)
+
+    @property
     def untold(self) -> list[Entry]:
-        """All that was told here and the log may not have yet, for where too much waits to be told."""
+        """All of that, for where too much waits to be told."""
         return [[FLAGS, dict(self._telling), False]] if self._telling else []
 
     async def tell(self, flags: Changes, seconds: float) -> bool:
@@ -127,6 +140,15 @@ class Pins:
         """Those that nothing told here comes after, as far as it is known."""
         self._undecided |= {name: (number, on) for name, on in changes.items() if self._bulletin.is_telling(name)}
         return {name: on for name, on in changes.items() if not self._bulletin.is_newer(name, number)}
+
+
+def behind(flags: Flags, pins: Pins | None) -> dict[str, object]:
+    """Why flags stand as they do: as settings say, or as they were set in all replicas.
+
+    `pinned` is None while that is not known. pins -- None where there is one replica.
+    """
+    pinned, untold = ({}, {}) if pins is None else (pins.pinned if pins.known else None, pins.telling)
+    return {"settings": flags.settings, "pinned": pinned, "untold": untold}
 
 
 class FlagsEverywhere:

@@ -79,6 +79,11 @@ class Flags:
     def __repr__(self) -> str:
         return f"Flags({', '.join(name for name, on in self.as_dict().items() if on)})"
 
+    @property
+    def settings(self) -> dict[str, bool]:
+        """Every flag as its setting says."""
+        return dict(self._settings)
+
     def on(self, name: FlagName) -> bool:
         """Whether a flag's own value is true, whatever `bypass` says."""
         return bool(getattr(self, name.attribute))

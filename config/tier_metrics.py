@@ -35,8 +35,8 @@ class TierMetrics:
         self._calls[result].observe(seconds)
 
 
-def tier_levels(tier: SharedTier, bulletin: Bulletin, pins: Pins | None) -> Iterable[Metric]:
-    """How it stands now. pins -- None where another process minds the flags."""
+def tier_levels(tier: SharedTier, bulletin: Bulletin, pins: Pins | None, *, repeats: bool = False) -> Iterable[Metric]:
+    """How it stands now. pins -- None where another process minds the flags. repeats -- its workers hear the same."""
     gauge = GaugeMetricFamily("siding_shared_tier", "The shared tier; 1 is the present state.", labels=["state"])
     yield filled(gauge, {one.value: one is tier.state for one in State})
     yield CounterMetricFamily(
@@ -47,7 +47,7 @@ def tier_levels(tier: SharedTier, bulletin: Bulletin, pins: Pins | None) -> Iter
     messages = CounterMetricFamily(
         "siding_replica_messages", "Invalidations and flags told to and heard from replicas.", labels=["direction"]
     )
-    yield filled(messages, {"told": bulletin.told, "heard": bulletin.heard})
+    yield filled(messages, {"told": bulletin.told} | ({} if repeats else {"heard": bulletin.heard}))
     if pins is None:
         return
     pinned = GaugeMetricFamily(

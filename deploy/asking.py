@@ -45,12 +45,58 @@ def flags_in(document: Any) -> dict[str, bool]:
     return {name: on for name, on in document.items() if isinstance(on, bool)} if isinstance(document, dict) else {}
 
 
-def pinned_in(document: Any) -> str:
-    """Of `GET /api/flags`, in words: how those stand that were set in all replicas. Empty where there are none."""
-    stand = flags_in(document)
-    pinned = flags_in(document.get("pinned")) if stand else {}
-    return ", ".join(
-        f"{name} {'on' if on else 'off'}{'' if stand.get(name) == on else ' (not here)'}" for name, on in pinned.items()
+@dataclass(frozen=True, slots=True)
+class Stand:
+    """`GET /api/flags`: how flags stand at one listener, and why.
+
+    pinned -- as they were set in all replicas. known -- whether those are; otherwise it has not heard of any yet.
+    untold -- what it has set in all replicas, and Redis does not know; None: handed back to the settings of each.
+    """
+
+    flags: Mapping[str, bool]
+    settings: Mapping[str, bool]
+    pinned: Mapping[str, bool]
+    known: bool
+    untold: Mapping[str, bool | None]
+
+    @property
+    def pins(self) -> Mapping[str, bool | None]:
+        """As all replicas have them once Redis answers."""
+        return {**self.pinned, **self.untold}
+
+    @property
+    def words(self) -> list[str]:
+        """What is not as the settings say, and nobody would think of."""
+        here = {name: "" if self.flags.get(name) == on else " (not here)" for name, on in self.pinned.items()}
+        pinned = ", ".join(f"{name} {word(on)}{here[name]}" for name, on in self.pinned.items())
+        untold = ", ".join(f"{name} {SETTING if on is None else word(on)}" for name, on in self.untold.items())
+        return [
+            *([f"set in all replicas, whatever their settings say: {pinned}"] if pinned else []),
+            *([] if self.known else ["which are set in all replicas is not known: it has not heard from Redis yet"]),
+            *([f"{NOT_TOLD}: {untold}"] if untold else []),
+        ]
+
+
+SETTING = "setting"
+"""The word for what a flag's own setting says, in each replica its own."""
+NOT_TOLD = "not told to the other replicas, as Redis does not answer, and lost if this one ends before it does"
+
+
+def word(on: bool) -> str:
+    """How a flag stands."""
+    return "on" if on else "off"
+
+
+def stand_in(document: Any) -> Stand:
+    """Of `GET /api/flags`."""
+    given = document if isinstance(document, dict) else {}
+    pinned, untold = given.get("pinned", {}), given.get("untold")
+    return Stand(
+        flags_in(given),
+        flags_in(given.get("settings")),
+        flags_in(pinned),
+        pinned is not None,
+        untold if isinstance(untold, dict) else {},
     )
 
 

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from config.access import Refusal
 from config.answers import answer_json, application, change_asked, json_asked, refusal_to
-from config.everywhere import Pins, change_of, set_flags
+from config.everywhere import Pins, behind, change_of, set_flags
 from config.flags import Flags
 from config.words import quoted
 from pool_monitor.faults import FAULTS, describe
@@ -110,8 +110,8 @@ class _Endpoints:
         return answer_json(200, self._parts.cache.report(flags.query_cache and not flags.bypass))
 
     async def flags(self, _: web.Request) -> web.StreamResponse:
-        pins = self._parts.pins
-        return answer_json(200, {**self._parts.flags.as_dict(), "pinned": pins.pinned if pins is not None else {}})
+        flags = self._parts.flags
+        return answer_json(200, {**flags.as_dict(), **behind(flags, self._parts.pins)})
 
     async def set_flags(self, request: web.Request) -> web.StreamResponse:
         changes, everywhere = change_of(await change_asked(request, self._admin_token))

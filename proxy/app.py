@@ -17,6 +17,7 @@ from aiohttp import web
 
 from config.bulletin import Standing
 from config.descriptors import most_clients
+from config.everywhere import behind
 from config.everywhere import set_flags as everywhere_or_here
 from config.flags import Flags
 from config.listen import BACKLOG
@@ -36,7 +37,7 @@ from proxy.origin.client import MAX_CONNECTIONS, OriginClient
 from proxy.origin.collapse import Collapse
 from proxy.origin.fetch import Copies
 from proxy.policy.decisions import Outcome
-from proxy.server.admin import PurgeOrder, admin_app
+from proxy.server.admin import PurgeOrder, admin_app, purged
 from proxy.server.express import Express
 from proxy.server.fast_path import Hits, Index
 from proxy.server.handler import Handler
@@ -300,12 +301,11 @@ class Worker:
         """Every flag."""
         return self._flags.as_dict()
 
-    async def pinned(self) -> dict[str, bool]:
-        """Those that were set in all replicas."""
-        pins = self.replicas.notices.pins if self.replicas is not None else None
-        return pins.pinned if pins is not None else {}
+    async def behind_flags(self) -> dict[str, object]:
+        """Why they stand so."""
+        return behind(self._flags, self.replicas.notices.pins if self.replicas is not None else None)
 
-    async def set_flags(self, changes: Mapping[str, object], *, everywhere: bool = False) -> dict[str, bool]:
+    async def set_flags(self, changes: Mapping[str, object], *, everywhere: bool = False) -> dict[str, object]:
         """Flip flags, all or none; `everywhere` says whether all replicas know of it. Raises FlagError."""
         tell = self.replicas.notices.tell_flags if self.replicas is not None else None
         return await everywhere_or_here(self._flags, changes, everywhere=everywhere, tell=tell)
@@ -314,10 +314,11 @@ class Worker:
         """Purge what `order` names; it takes effect with the next look-up."""
         notice = ("uri" if order.kind == PurgeKind.URL else str(order.kind), order.value, order.soft)
         note(self._invalidations, notice)
-        if self.replicas is not None:
-            self.replicas.tell([notice])
         self._metrics.purged(order.kind)
-        return {"purged": order.kind, "value": order.value, "soft": order.soft}
+        if self.replicas is None:
+            return purged(order)
+        self.replicas.tell([notice])
+        return purged(order, [await self.replicas.told()])
 
     async def routes(self) -> list[dict[str, object]]:
         """The route rules in force."""

@@ -24,7 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from config.bulletin import Standing
-from config.everywhere import FlagsEverywhere
+from config.everywhere import FlagsEverywhere, behind
 from config.everywhere import set_flags as everywhere_or_here
 from config.flags import Flags
 from config.listen import open_socket
@@ -40,7 +40,7 @@ from proxy.channel import Channel, ChannelError
 from proxy.loop import run
 from proxy.observe.live import Numbers, added_up
 from proxy.observe.metrics import hit_rate
-from proxy.server.admin import PurgeOrder, admin_app
+from proxy.server.admin import PurgeOrder, admin_app, purged
 from proxy.server.live import LiveSettings
 from proxy.siblings import KNOWN_SECONDS, Siblings
 from proxy.store.replicas import log_name
@@ -337,7 +337,7 @@ class Fleet:
 
     def _levels(self) -> Iterator[Metric]:
         if self._everywhere is not None and self._tier is not None:
-            yield from tier_levels(self._tier, self._everywhere.bulletin, self._everywhere.pins)
+            yield from tier_levels(self._tier, self._everywhere.bulletin, self._everywhere.pins, repeats=True)
 
     async def report_cache(self) -> dict[str, object]:
         """The workers' numbers added up."""
@@ -361,30 +361,42 @@ class Fleet:
         """Every flag."""
         return self._flags.as_dict()
 
-    async def pinned(self) -> dict[str, bool]:
-        """Those that were set in all replicas."""
-        return self._everywhere.pins.pinned if self._everywhere is not None else {}
+    async def behind_flags(self) -> dict[str, object]:
+        """Why they stand so."""
+        return behind(self._flags, self._everywhere.pins if self._everywhere is not None else None)
 
-    async def set_flags(self, changes: Mapping[str, object], *, everywhere: bool = False) -> dict[str, bool]:
-        """Flip flags here, for workers to come, and in every worker. Raises FlagError."""
+    async def set_flags(self, changes: Mapping[str, object], *, everywhere: bool = False) -> dict[str, object]:
+        """Flip flags here, for workers to come, and in every worker; `workers` of `workersExpected` where not all did.
+
+        Raises FlagError.
+        """
         tell = self._everywhere.pins.tell if self._everywhere is not None else None
         state = await everywhere_or_here(self._flags, changes, everywhere=everywhere, tell=tell)
+        asked = [member for member in self._members if member.listening]
         # the whole state, so that what one has missed is made good with the next change
-        await self._ask_all("set_flags", self._flags.as_dict())
-        return state
+        answers = await self._ask_all("set_flags", self._flags.as_dict())
+        # one that starts takes them before it serves
+        late = sum(member.listening and member.number not in answers for member in asked)
+        return state | (_workers(len(self._members) - late, len(self._members)) if late else {})
 
     async def purge(self, order: PurgeOrder) -> dict[str, object]:
         """Purge in every worker."""
-        answers = await self._ask_all("purge", {"kind": order.kind, "value": order.value, "soft": order.soft})
-        done = {"purged": order.kind, "value": order.value, "soft": order.soft}
+        asked = {"kind": order.kind, "value": order.value, "soft": order.soft}
+        answers = cast("dict[int, dict[str, bool]]", await self._ask_all("purge", asked))
+        done = purged(order, [one["everywhere"] for one in answers.values() if "everywhere" in one])
         if len(answers) == len(self._members):
             return done
         # a worker that starts has nothing stored yet; one that did not answer may
-        return done | {"workers": len(answers), "workersExpected": len(self._members)}
+        return done | _workers(len(answers), len(self._members))
 
     async def routes(self) -> list[dict[str, object]]:
         """The route rules in force."""
         return self._routes.describe()
+
+
+def _workers(done: int, expected: int) -> dict[str, object]:
+    """Of a change that not all have made, as far as is known."""
+    return {"workers": done, "workersExpected": expected}
 
 
 async def _answers(member: Member) -> bool:

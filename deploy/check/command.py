@@ -13,7 +13,7 @@ from typing import Any
 
 from config.flags import Flags
 from config.output import say
-from deploy.asking import FLAGS, Unreachable, Way, flags_in, pinned_in, ways
+from deploy.asking import FLAGS, Unreachable, Way, stand_in, ways, word
 from deploy.check import criteria, measure, report, requests
 from deploy.check.criteria import Result, Verdict
 from deploy.check.monitor import GRADINGS, POOL, Graded, grade, pool_watched
@@ -114,10 +114,9 @@ async def check(options: argparse.Namespace, asked: requests.Requests) -> list[R
 
 def flags_in_words(document: Any) -> str:
     """Of `GET /api/flags`: what a figure may be owed to that nobody would think of."""
-    stand, usual = flags_in(document), Flags().as_dict()
-    switched = [f"{name} is {'on' if on else 'off'}" for name, on in stand.items() if on is not usual.get(name, on)]
-    pinned = pinned_in(document)
-    return "; ".join([*switched, *([f"set in all replicas, whatever their settings say: {pinned}"] if pinned else [])])
+    stand, usual = stand_in(document), Flags().as_dict()
+    switched = [f"{name} is {word(on)}" for name, on in stand.flags.items() if on is not usual.get(name, on)]
+    return "; ".join([*switched, *stand.words])
 
 
 async def _pool(plan: measure.Plan, monitor: Way | None) -> list[Result]:

@@ -12,7 +12,7 @@ import aiohttp
 import orjson
 
 from config.flags import Changes, FlagName
-from deploy.asking import FLAGS, Ask, Way, flags_in, pinned_in, why
+from deploy.asking import FLAGS, Ask, Stand, Way, stand_in, why
 from deploy.rollback.switches import PROBES, Seen, expected, judged
 
 ANSWERS = 8
@@ -21,10 +21,10 @@ ANSWERS = 8
 class Failed(Exception):
     """What was ordered did not come about. Its text says where, why, and what did.
 
-    before -- all flags of a listener that may have changed some all the same; None where none was changed.
+    before -- how those of a listener stood that may have changed some all the same; None where none was changed.
     """
 
-    def __init__(self, text: str, before: Mapping[str, bool] | None = None) -> None:
+    def __init__(self, text: str, before: Stand | None = None) -> None:
         super().__init__(text)
         self.before = before
 
@@ -44,47 +44,59 @@ class Told(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Flipped:
-    """before, after -- all flags of one listener. pinned -- what was set in all replicas by then, in words."""
+    """before, after -- how all flags of one listener stood.
 
-    before: Mapping[str, bool]
-    after: Mapping[str, bool]
+    done_by -- how many of its workers have said that they do it, in words; empty where all have.
+    """
+
+    before: Stand
+    after: Stand
     told: Told
-    pinned: str
+    done_by: str
 
 
-async def flip(client: aiohttp.ClientSession, admin: str, wanted: Changes, token: str | None, *, here: bool) -> Flipped:
-    """Set flags at one listener: in all its replicas where it has a shared tier, unless `here`. Raises Failed."""
-    before = flags_in(await _json(client, "GET", admin))
-    changes = {name: on for name, on in wanted.items() if name in before}
+async def standing(client: aiohttp.ClientSession, admin: str) -> Stand:
+    """How the flags of one listener stand. Raises Failed."""
+    return stand_in(await _json(client, "GET", admin))
+
+
+async def flip(
+    client: aiohttp.ClientSession, admin: str, before: Stand, wanted: Changes, token: str | None, *, here: bool
+) -> Flipped:
+    """Set flags at one listener: in all its replicas where it has a shared tier, unless `here`. Raises Failed.
+
+    before -- how they stand.
+    """
+    changes = {name: on for name, on in wanted.items() if name in before.flags}
     if not changes:
         raise Failed(f"{admin} has none of these flags: {', '.join(wanted)}")
     fields = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        told = await _order(client, admin, changes, fields, here=here)
+        told, answer = await _order(client, admin, changes, fields, here=here)
     except _NoAnswer as fault:
         raise Failed(str(fault), before) from fault
     try:
-        stand = await _json(client, "GET", admin)
+        after = await standing(client, admin)
     except Failed as fault:
         raise Failed(f"it is ordered, and not seen: {fault}", before) from fault
-    after = flags_in(stand)
-    wrong = [name for name, on in changes.items() if on is not None and after[name] != on]
+    wrong = [name for name, on in changes.items() if on is not None and after.flags[name] != on]
     if wrong:
         raise Failed(f"{admin} has not changed {', '.join(wrong)}", before)
-    return Flipped(before, after, told, pinned_in(stand))
+    done_by = f"{answer.get('workers')} of {answer['workersExpected']} workers" if "workersExpected" in answer else ""
+    return Flipped(before, after, told, done_by)
 
 
 async def _order(
     client: aiohttp.ClientSession, admin: str, changes: Changes, fields: Mapping[str, str], *, here: bool
-) -> Told:
+) -> tuple[Told, Mapping[str, Any]]:
+    """Who knows of it, and the answer."""
     if not here:
         try:
             answer = await _json(client, "PATCH", admin, {**changes, "everywhere": True}, fields)
-            return Told.EVERYWHERE if answer.get("everywhere") is True else Told.NOT_YET
+            return (Told.EVERYWHERE if answer.get("everywhere") is True else Told.NOT_YET), answer
         except _NobodyToTell:
             pass
-    await _json(client, "PATCH", admin, changes, fields)
-    return Told.HERE
+    return Told.HERE, await _json(client, "PATCH", admin, changes, fields)
 
 
 class _NobodyToTell(Exception):
@@ -116,7 +128,9 @@ async def _json(
     error = content["error"] if isinstance(content.get("error"), dict) else {}
     if document is not None and "everywhere" in document and error.get("code") == "bad-flags":
         raise _NobodyToTell
-    advice = "; put the token into ADMIN_TOKEN" if status in {401, 403} else ""
+    sent = fields is not None and "Authorization" in fields
+    advice = "the environment's ADMIN_TOKEN is not its token" if sent else "put the token into ADMIN_TOKEN"
+    advice = f"; {advice}" if status in {401, 403} else ""
     message = error.get("message", "is it an admin listener?")
     raise Failed(f"{admin} does not do it ({status}): {message}{advice}")
 

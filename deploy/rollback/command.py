@@ -14,25 +14,28 @@ import aiohttp
 
 from config.flags import Changes
 from config.output import say
-from deploy.asking import Way, why
+from deploy.asking import Stand, Way, why, word
 from deploy.options import address, path, this_tool, token
 from deploy.rollback import around, switches
-from deploy.rollback.act import Failed, Told, flip, shown
+from deploy.rollback.act import Failed, Told, flip, shown, standing
 
 DONE, FELL_SHORT, BAD = 0, 1, 2
 ADMIN = "http://127.0.0.1:9090"
 ANSWER_SECONDS = 10.0
+TOGETHER_SECONDS = 0.5
+"""Until all have said how their flags stand, which is not to be what another has been told; one that hangs is left."""
 NOT_YET = (
-    "  Redis is away: the other replicas are not told yet, and hear of it once it answers. "
-    "Until then: --here, and one --admin for each replica"
+    "  Redis is away, and the other replicas are not told yet: "
+    "until it answers, --here, and one --admin for each replica"
 )
-ALIKE = "  (in all replicas, to what this one had; to what the settings of each say: --set NAME=setting)"
+GUESSED = "  (to the settings of each: what had been set in all replicas is not known here)"
 UNDO_FILE = "siding-undo-%Y%m%d-%H%M%S.sh"
 OPTIONS: Mapping[str, Mapping[str, tuple[str | None, bool, str]]] = {
     "flags, effective at once": {
         "flag": ("NAME", True, f"switch it off (BYPASS: on); of {', '.join(switches.SAFE)}"),
         "all": (None, False, "every optimisation off, and BYPASS on"),
         "set": ("NAME=on", True, "any flag on or off; NAME=setting: to what its setting says, in each replica its own"),
+        "settings": (None, False, "every flag to what its setting says, as before any was set; --set goes before"),
         "admin": ("URL", True, f"admin listener of a proxy, or a pool monitor ({ADMIN})"),
         "here": (None, False, "only there, not in the replicas that share its Redis"),
         "url": ("URL", False, "the public address, to see that it shows"),
@@ -89,7 +92,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             return _drill(environ)
         if options.around:
             return _around(options, environ)
-        wanted = switches.order(options.flag, options.set, everything=options.all)
+        wanted = switches.order(options.flag, options.set, everything=options.all, back=options.settings)
         return asyncio.run(_flags(options, wanted, _token(environ)))
     except (switches.BadOrder, around.BadStep) as fault:
         print(f"siding rollback: {fault}", file=sys.stderr)
@@ -101,7 +104,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 
 def _one_order(options: argparse.Namespace) -> None:
     """What would be passed over in silence is refused. Raises BadOrder."""
-    orders = {"flags": options.flag or options.all or options.set, "--around": options.around, "--drill": options.drill}
+    flags = options.flag or options.all or options.set or options.settings
+    orders = {"flags": flags, "--around": options.around, "--drill": options.drill}
     given = [name for name, there in orders.items() if there]
     if len(given) > 1:
         raise switches.BadOrder(f"one after the other, please: {' and '.join(given)} are different orders")
@@ -110,6 +114,8 @@ def _one_order(options: argparse.Namespace) -> None:
         stray = [name for name in OPTIONS[title] if getattr(options, name.replace("-", "_"))]
         if given and order not in given and stray:
             raise switches.BadOrder(f"--{stray[0]} does not belong to {given[0]}")
+    if options.all and options.settings:
+        raise switches.BadOrder("one after the other, please: --all and --settings are different orders")
     if options.path and not options.url:
         raise switches.BadOrder("--path is asked for at --url, which is not given")
 
@@ -130,7 +136,10 @@ async def _flags(options: argparse.Namespace, wanted: Changes, secret: str | Non
     ) as client:
         admins = options.admin or [ADMIN]
         # all at once: one that hangs does not hold up the others
-        statuses = await asyncio.gather(*(_flip(client, one, wanted, secret, here=options.here) for one in admins))
+        stands = [asyncio.create_task(standing(client, one)) for one in admins]
+        await asyncio.wait(stands, timeout=TOGETHER_SECONDS)
+        flips = zip(admins, stands, strict=True)
+        statuses = await asyncio.gather(*(_flip(client, *one, wanted, secret, here=options.here) for one in flips))
         status = max(statuses)
         if options.url:
             return max(status, await _shown(client, options.url, options.path or "/", wanted))
@@ -139,36 +148,50 @@ async def _flags(options: argparse.Namespace, wanted: Changes, secret: str | Non
         return status
 
 
-async def _flip(client: aiohttp.ClientSession, admin: str, wanted: Changes, secret: str | None, *, here: bool) -> int:
+async def _flip(
+    client: aiohttp.ClientSession,
+    admin: str,
+    before: asyncio.Task[Stand],
+    wanted: Changes,
+    secret: str | None,
+    *,
+    here: bool,
+) -> int:
     began = time.monotonic()
     try:
-        done = await flip(client, admin, wanted, secret, here=here)
+        done = await flip(client, admin, await before, wanted, secret, here=here)
     except Failed as fault:
         told = [str(fault)]
-        if fault.before is not None and (undo := switches.undoing(fault.before, wanted)):
-            told.append(f"it may be done all the same; undo: {_undo_words(undo, admin, here=here)}")
+        if fault.before is not None and (undo := _undo(fault.before, wanted, admin, here=here)):
+            told.append(f"it may be done all the same; undo: {undo}")
         print("\n".join(f"siding rollback: {line}" for line in told), file=sys.stderr)
         return FELL_SHORT
-    undo = switches.undoing(done.before, wanted)
-    command = _undo_words(undo, admin, here=here)
+    undo = _undo(done.before, wanted, admin, here=here or done.told is Told.HERE)
+    was, after = done.before.flags, done.after.flags
     told = [
         f"{admin}: {done.told}, in {1000 * (time.monotonic() - began):.0f} ms",
         *(
-            f"  {name} {_word(done.before[name])} -> {_word(done.after[name])}{' (its setting)' if on is None else ''}"
+            f"  {name} {word(was[name])} -> {word(after[name])}{' (its setting)' if on is None else ''}"
             for name, on in wanted.items()
-            if name in done.after
+            if name in after
         ),
-        f"  undo: {command}" if undo else "  nothing changed here: they stood so before",
-        *([ALIKE] if undo and done.told is not Told.HERE else []),
+        f"  undo: {undo}" if undo else "  nothing changed: they stood so before",
+        *([GUESSED] if undo and not done.before.known else []),
+        *([f"  only {done.done_by} have answered: the others do it once they go on"] if done.done_by else []),
         *([NOT_YET] if done.told is Told.NOT_YET else []),
-        *([f"  set in all replicas, whatever their settings say: {done.pinned}"] if done.pinned else []),
+        *(f"  {words}" for words in done.after.words),
     ]
-    say("\n".join(told), otherwise=f"siding rollback: undo: {command}" if undo else "")
-    return FELL_SHORT if done.told is Told.NOT_YET else DONE
+    say("\n".join(told), otherwise=f"siding rollback: undo: {undo}" if undo else "")
+    return FELL_SHORT if done.told is Told.NOT_YET or done.done_by else DONE
 
 
-def _undo_words(undo: Mapping[str, bool], admin: str, *, here: bool) -> str:
-    return shlex.join(switches.undo_words(this_tool(), undo, [admin], here=here))
+def _undo(before: Stand, wanted: Changes, admin: str, *, here: bool) -> str:
+    """The line that leads back; empty where there is nothing to undo."""
+    everywhere, alone = switches.undoing(before, wanted, here=here)
+    steps = [(changes, there) for changes, there in ((everywhere, False), (alone, True)) if changes]
+    return "; ".join(
+        shlex.join(switches.undo_words(this_tool(), changes, admin, here=there)) for changes, there in steps
+    )
 
 
 async def _shown(client: aiohttp.ClientSession, url: str, target: str, wanted: Changes) -> int:
@@ -182,10 +205,6 @@ async def _shown(client: aiohttp.ClientSession, url: str, target: str, wanted: C
     if not seen:
         say(f"no answer shows how these stand: {', '.join(wanted)}; the listeners say so")
     return FELL_SHORT if any(verdict is switches.Seen.NOT for _, verdict, _ in seen) else DONE
-
-
-def _word(on: bool) -> str:
-    return "on" if on else "off"
 
 
 # -- around

@@ -21,7 +21,7 @@ from deploy.asking import Answer, Ask, Way, why
 from deploy.check.monitor import HOMEWORK
 from deploy.local import Prepared, prepare
 from deploy.parts import SIMULATOR
-from deploy.rollback.act import flip
+from deploy.rollback.act import flip, standing
 from deploy.rollback.switches import PROBES, SAFE
 from deploy.stack import Part, Stack, answers
 from pool_monitor.grading.template_files import load_templates
@@ -323,7 +323,8 @@ class Drill:
         for on in (SAFE[flag], not SAFE[flag]):
 
             async def act(on: bool = on) -> None:
-                await flip(traffic.client, admin, {flag: on}, None, here=False)
+                before = await standing(traffic.client, admin)
+                await flip(traffic.client, admin, before, {flag: on}, None, here=False)
 
             effect = _timed(act) if sight is None else _until_shown(way, sight, on, act)
             await self._step(f"{where}: {flag} {'on' if on else 'off'}", traffic, effect, seen=sight is not None)

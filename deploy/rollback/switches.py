@@ -9,13 +9,11 @@ from enum import StrEnum
 from config.flags import Changes, FlagName
 from config.kinds import read_switch
 from config.words import did_you_mean
-from deploy.asking import Answer
+from deploy.asking import SETTING, Answer, Stand, word
 
 SAFE: Mapping[FlagName, bool] = {name: name is FlagName.BYPASS for name in FlagName}
 """Where each flag stands when Siding does nothing: everything off, and the master switch on."""
 
-SETTING = "setting"
-"""The word for what a flag's own setting says, in each replica its own."""
 ALLOWED = f"NAME=on, NAME=off or NAME={SETTING}"
 
 
@@ -31,11 +29,13 @@ def _name(text: str) -> FlagName:
         raise BadOrder(f"{text!r} is no flag{did_you_mean(text.upper(), list(FlagName))}; allowed: {allowed}") from None
 
 
-def order(flags: Sequence[str], settings: Sequence[str], *, everything: bool) -> dict[str, bool | None]:
-    """What is to be set. flags -- to their safe side; settings -- as NAME=on, off or setting. Raises BadOrder."""
-    wanted: dict[str, bool | None] = {
-        name.value: SAFE[name] for name in (tuple(FlagName) if everything else tuple(map(_name, flags)))
-    }
+def order(
+    flags: Sequence[str], settings: Sequence[str], *, everything: bool = False, back: bool = False
+) -> dict[str, bool | None]:
+    """What is to be set. flags -- to their safe side, all of them where `everything`; settings -- as NAME=on, off or
+    setting. back -- what is not named, to its setting. Raises BadOrder."""
+    wanted: dict[str, bool | None] = {name.value: None for name in FlagName if back}
+    wanted |= {name.value: SAFE[name] for name in (tuple(FlagName) if everything else tuple(map(_name, flags)))}
     for text in settings:
         name, separator, value = text.partition("=")
         if not separator:
@@ -45,20 +45,31 @@ def order(flags: Sequence[str], settings: Sequence[str], *, everything: bool) ->
         except ValueError as fault:
             raise BadOrder(f"{text!r} is not {ALLOWED}") from fault
     if not wanted:
-        raise BadOrder("nothing to do: give --flag NAME, --all, --set NAME=on, --around or --drill")
+        raise BadOrder("nothing to do: give --flag NAME, --all, --set NAME=on, --settings, --around or --drill")
     return wanted
 
 
-def undoing(before: Mapping[str, bool], wanted: Changes) -> dict[str, bool]:
-    """The flags that are changed, as they were; one that is handed back is, whatever its setting says."""
-    return {name: before[name] for name, on in wanted.items() if name in before and before[name] != on}
+def undoing(before: Stand, wanted: Changes, *, here: bool) -> tuple[Changes, Changes]:
+    """What leads back to how they stood: first in all replicas, then in this one alone.
+
+    here -- it was done in this one alone.
+    """
+    asked = {name: on for name, on in wanted.items() if name in before.flags}
+    everywhere = {} if here else {name: before.pins.get(name) for name, on in asked.items()}
+    # how they stand in this one then
+    left = {name: before.settings.get(name) if on is None else on for name, on in (asked | everywhere).items()}
+    return (
+        {name: on for name, on in everywhere.items() if on != asked[name]},
+        {name: before.flags[name] for name, on in left.items() if on is not None and on != before.flags[name]},
+    )
 
 
-def undo_words(tool: Sequence[str], changes: Mapping[str, bool], admins: Sequence[str], *, here: bool) -> list[str]:
-    """The command that sets them back. tool -- the words that start it."""
-    sets = [word for name, on in changes.items() for word in ("--set", f"{name}={'on' if on else 'off'}")]
-    places = [word for admin in admins for word in ("--admin", admin)]
-    return [*tool, "rollback", *places, *sets, *(["--here"] if here else [])]
+def undo_words(tool: Sequence[str], changes: Changes, admin: str, *, here: bool) -> list[str]:
+    """The command that sets them so. tool -- the words that start it."""
+    back = ["--settings"] if None in changes.values() and set(changes) == set(FlagName) and not here else []
+    named = {name: on for name, on in changes.items() if not back or on is not None}
+    sets = [words for name, on in named.items() for words in ("--set", f"{name}={SETTING if on is None else word(on)}")]
+    return [*tool, "rollback", "--admin", admin, *back, *sets, *(["--here"] if here else [])]
 
 
 # -- what shows it

@@ -6,7 +6,7 @@ one is set, otherwise only from this machine, and then not from a web page that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -39,6 +39,17 @@ class PurgeOrder:
     soft: bool = False
 
 
+UNTOLD = "Redis does not answer: the other replicas purge it once it does, and not if this one ends before"
+
+
+def purged(order: PurgeOrder, told: Collection[bool] = ()) -> dict[str, object]:
+    """The answer. told -- of each worker that shares a tier, whether it has told the other replicas."""
+    done: dict[str, object] = {"purged": order.kind, "value": order.value, "soft": order.soft}
+    if not told:
+        return done
+    return done | ({"everywhere": True} if all(told) else {"everywhere": False, "note": UNTOLD})
+
+
 class Control(Protocol):
     """What the listener answers with: one worker, or all of them together."""
 
@@ -62,11 +73,11 @@ class Control(Protocol):
         """Every flag."""
         ...
 
-    async def pinned(self) -> dict[str, bool]:
-        """How those flags stand in all replicas that were set so, whatever their settings say."""
+    async def behind_flags(self) -> dict[str, object]:
+        """Why they stand so (`config.everywhere.behind`)."""
         ...
 
-    async def set_flags(self, changes: Mapping[str, object], *, everywhere: bool = False) -> dict[str, bool]:
+    async def set_flags(self, changes: Mapping[str, object], *, everywhere: bool = False) -> dict[str, object]:
         """Flip flags, all or none, and return every flag; None is what the setting says. Raises FlagError.
 
         everywhere -- in all replicas; the answer's `everywhere` says whether they have been told.
@@ -74,7 +85,7 @@ class Control(Protocol):
         ...
 
     async def purge(self, order: PurgeOrder) -> dict[str, object]:
-        """Purge, and say what was purged."""
+        """Purge, and say what was purged; with a shared tier, `everywhere`: whether all replicas can know of it."""
         ...
 
     async def routes(self) -> list[dict[str, object]]:
@@ -186,7 +197,7 @@ class _Endpoints:
         return answer_json(200, await self._control.report_cache())
 
     async def _flags(self, _: web.Request) -> web.StreamResponse:
-        return answer_json(200, {**await self._control.flags(), "pinned": await self._control.pinned()})
+        return answer_json(200, {**await self._control.flags(), **await self._control.behind_flags()})
 
     async def _set_flags(self, request: web.Request) -> web.StreamResponse:
         changes, everywhere = change_of(await change_asked(request, self._token))

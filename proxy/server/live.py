@@ -67,7 +67,7 @@ class Source(Protocol):
     async def ready(self) -> tuple[bool, str]: ...
     async def live(self) -> Numbers: ...
     async def flags(self) -> dict[str, bool]: ...
-    async def pinned(self) -> dict[str, bool]: ...
+    async def behind_flags(self) -> dict[str, object]: ...
 
 
 # -- what is told; pure
@@ -77,7 +77,7 @@ def snapshot(
     numbers: Numbers,
     ready: tuple[bool, str],
     flags: dict[str, bool],
-    pinned: dict[str, bool],
+    behind_flags: dict[str, object],
     monitor: dict[str, Any],
     settings: LiveSettings,
 ) -> dict[str, object]:
@@ -89,7 +89,7 @@ def snapshot(
         "ready": ready[0],
         "readyReason": ready[1],
         "flags": flags,
-        "pinned": pinned,
+        **behind_flags,
         "shared": settings.shared,
         "workers": settings.workers,
         "version": VERSION,
@@ -234,8 +234,8 @@ class Live:
     async def _sample(self) -> dict[str, object]:
         source = self._source
         numbers, ready = await source.live(), await source.ready()
-        flags, pinned = await source.flags(), await source.pinned()
-        return {"at": self._wall(), **snapshot(numbers, ready, flags, pinned, self._monitor.seen, self._settings)}
+        flags, behind = await source.flags(), await source.behind_flags()
+        return {"at": self._wall(), **snapshot(numbers, ready, flags, behind, self._monitor.seen, self._settings)}
 
     async def _keep_sampling(self) -> None:
         while True:

@@ -14,7 +14,7 @@ from redis.exceptions import ResponseError
 from config.bulletin import Standing
 from config.flags import Flags
 from config.tasks import end
-from config.tier import SharedTier
+from config.tier import SharedTier, State
 from config.tracing import apart
 from proxy.store.invalidations import Invalidations
 from proxy.store.notices import Notices
@@ -23,6 +23,8 @@ from proxy.store.telling import Notice
 
 log = logging.getLogger("siding.replicas")
 
+TOLD_SECONDS = 0.25
+"""How long a purge waits for the tier, before its answer says that the others will hear of it later."""
 COMPARE_SECONDS = 1.0
 """From one try to compare secrets to the next, while the tier is away."""
 
@@ -74,6 +76,10 @@ class Replicas:
     def tell(self, notices: Sequence[Notice]) -> int:
         """Let the others know what was invalidated here. How many notices that makes."""
         return self.notices.tell(notices)
+
+    async def told(self) -> bool:
+        """Whether the others can hear of all that was invalidated here."""
+        return await self.notices.bulletin.sent(TOLD_SECONDS if self.tier.state is State.CLOSED else 0.0)
 
     def start(self, others: Collection[str]) -> None:
         """Begin to listen. others -- see `config.bulletin.Bulletin.start`."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis.asyncio
 
-from config.everywhere import FLAGS, FlagsEverywhere, set_flags
+from config.everywhere import FLAGS, FlagsEverywhere, behind, set_flags
 from config.flags import Flags
 from config.listen import spare_port
 from config.settings import FlagSettings
@@ -122,6 +122,17 @@ async def test_what_is_still_to_be_told_is_newer_than_what_is_kept() -> None:
         assert not await one.pins.tell({"BYPASS": True}, 0.01)
         one.bulletin._told_kept({"BYPASS": b"false", "ENABLE_ETAG": b"false"}, 7)
         assert (flags.bypass, flags.etag) == (True, False)
+
+
+async def test_who_ends_before_the_others_are_told_says_what_is_lost(caplog: pytest.LogCaptureFixture) -> None:
+    async with replica(spare_port()) as (flags, one):
+        changes = {"BYPASS": True, "ENABLE_ETAG": None}
+        answer = await set_flags(flags, changes, everywhere=True, tell=lambda flags, _: one.pins.tell(flags, 0.01))
+        assert (answer["everywhere"], answer["untold"]) == (False, changes)
+        # nor does it know what others have set
+        assert behind(flags, one.pins) == {"settings": Flags().as_dict(), "pinned": None, "untold": changes}
+        assert "it is lost" not in caplog.text
+    assert "the other replicas were never told, and it is lost: BYPASS, ENABLE_ETAG" in caplog.messages
 
 
 async def test_who_flips_last_has_the_last_word_there_too(server: Redis) -> None:

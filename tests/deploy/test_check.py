@@ -481,6 +481,15 @@ def test_a_bad_address_is_said_without_its_secret(capsys: pytest.CaptureFixture[
             "ENABLE_ETAG is off; set in all replicas, whatever their settings say: BYPASS on (not here), "
             "ENABLE_ETAG off",
         ),
+        (
+            {"BYPASS": True, "pinned": {}, "untold": {"BYPASS": True, "ENABLE_ETAG": None}},
+            "BYPASS is on; not told to the other replicas, as Redis does not answer, and lost if this one ends before "
+            "it does: BYPASS on, ENABLE_ETAG setting",
+        ),
+        (
+            {"BYPASS": False, "pinned": None, "untold": {}},
+            "which are set in all replicas is not known: it has not heard from Redis yet",
+        ),
     ],
 )
 def test_flags_that_figures_may_be_owed_to_are_told(document: Any, words: str) -> None:

@@ -40,6 +40,12 @@ async def flags(admin: str) -> dict[str, bool]:
         return {name: found[name] for name in FlagName}
 
 
+async def pinned(admin: str) -> dict[str, bool]:
+    async with ClientSession() as client, client.get(f"{admin}/api/flags") as answer:
+        found: dict[str, bool] = (await answer.json())["pinned"]
+        return found
+
+
 def arguments_in(line: str) -> list[str]:
     """Of a printed command: what follows the words that start the tool here."""
     tool, _, rest = line.partition(" rollback --admin ")
@@ -47,9 +53,16 @@ def arguments_in(line: str) -> list[str]:
     return ["--admin", *shlex.split(rest)]
 
 
-def undo_of(child: Child) -> list[str]:
+def undo_of(child: Child) -> list[list[str]]:
     (line,) = [line for line in child.lines if line.startswith("  undo: ")]
-    return arguments_in(line)
+    first, *others = line.split("; ")
+    return [arguments_in(first), *(arguments_in(f"undo: {other}") for other in others)]
+
+
+async def undo(child: Child, token: str | None = TOKEN) -> None:
+    for step in undo_of(child):
+        done = await rollback(*step, token=token)
+        assert done.process.returncode == 0, done.output
 
 
 @pytest.mark.asyncio(loop_scope="session")
@@ -68,10 +81,9 @@ async def test_a_flag_is_switched_off_seen_and_undone(stack: Up, flag: str, path
     assert child.process.returncode == 0, child.output
     assert f"{stack.proxy}{path}: as wanted, {flag}: {words}" in child.output
     assert await flags(stack.admin) == {**before, flag: flag == "BYPASS"}
-    undone = await rollback(*undo_of(child))
-    assert undone.process.returncode == 0
+    await undo(child)
     assert await flags(stack.admin) == before
-    assert TOKEN not in child.output + undone.output
+    assert TOKEN not in child.output
 
 
 @pytest.mark.asyncio(loop_scope="session")
@@ -86,23 +98,49 @@ async def test_all_in_both_services_and_back(stack: Up) -> None:
     for admin in before:
         assert {name for name, on in (await flags(admin)).items() if on} == {"BYPASS"}
     for line in [line for line in child.lines if line.startswith("  undo: ")]:
+        assert line.endswith(" --settings")
         await rollback(*arguments_in(line))
     assert {admin: await flags(admin) for admin in before} == before
+    assert {admin: await pinned(admin) for admin in before} == {admin: {} for admin in before}
 
 
 @pytest.mark.asyncio(loop_scope="session")
 async def test_what_stood_so_before_needs_no_undoing(stack: Up) -> None:
+    pins = await rollback("--set", "ENABLE_ETAG=on", "--admin", stack.admin)
+    assert pins.process.returncode == 0
     child = await rollback("--set", "ENABLE_ETAG=on", "--admin", stack.admin)
     assert child.process.returncode == 0
     assert "nothing changed" in child.output
+    await undo(pins)
+    assert await pinned(stack.admin) == {}
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_without_the_token_nothing_changes_and_it_is_said(stack: Up) -> None:
+async def test_all_are_handed_back_in_one_word(stack: Up) -> None:
     before = await flags(stack.admin)
-    child = await rollback("--flag", "ENABLE_ETAG", "--admin", stack.admin, token=None)
+    await rollback("--set", "ENABLE_ETAG=off", "--set", "BYPASS=off", "--admin", stack.admin)
+    await rollback("--flag", "ENABLE_DEDUP", "--here", "--admin", stack.admin)
+    child = await rollback("--settings", "--admin", stack.admin)
+    assert child.process.returncode == 0, child.output
+    assert "  ENABLE_ETAG off -> on (its setting)" in child.lines
+    assert (await flags(stack.admin), await pinned(stack.admin)) == (before, {})
+    # what had been flipped here alone comes back as well
+    await undo(child)
+    assert await flags(stack.admin) == {**before, "ENABLE_ETAG": False, "ENABLE_DEDUP": False}
+    assert await pinned(stack.admin) == {"ENABLE_ETAG": False, "BYPASS": False}
+    await rollback("--settings", "--admin", stack.admin)
+
+
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize(
+    ("token", "said"),
+    [(None, "; put the token into ADMIN_TOKEN"), ("another", "; the environment's ADMIN_TOKEN is not its token")],
+)
+async def test_without_the_token_nothing_changes_and_it_is_said(stack: Up, token: str | None, said: str) -> None:
+    before = await flags(stack.admin)
+    child = await rollback("--flag", "ENABLE_ETAG", "--admin", stack.admin, token=token)
     assert child.process.returncode == 1
-    assert "ADMIN_TOKEN" in child.output
+    assert child.output.strip().endswith(said)
     assert await flags(stack.admin) == before
 
 
@@ -129,7 +167,7 @@ async def test_one_listener_that_is_away_does_not_keep_the_others_from_it(stack:
     assert child.process.returncode == 1
     assert "http://127.0.0.1:9 does not answer" in child.output
     assert not (await flags(stack.admin))["ENABLE_ETAG"]
-    await rollback(*undo_of(child))
+    await undo(child)
 
 
 @pytest.mark.asyncio(loop_scope="session")
@@ -143,6 +181,7 @@ async def test_what_is_no_admin_listener_is_said(stack: Up) -> None:
 async def listener_that_breaks(breaks_at: str) -> AsyncIterator[str]:
     """An admin listener whose connection is lost at its first answer to a `PATCH`, or at the `GET` after that."""
     standing = {"ENABLE_ETAG": True, "BYPASS": False}
+    behind = {"settings": dict(standing), "pinned": {"ENABLE_ETAG": True}, "untold": {}}
     seen: list[str] = []
 
     async def answer(request: web.Request) -> web.Response:
@@ -153,12 +192,25 @@ async def listener_that_breaks(breaks_at: str) -> AsyncIterator[str]:
         if request.method == breaks_at and "PATCH" in seen:
             assert request.transport is not None
             request.transport.abort()
-        return web.json_response({**standing, "everywhere": True})
+        return web.json_response({**standing, **behind, "everywhere": True})
 
     app = web.Application()
     app.router.add_route("*", "/api/flags", answer)
     async with serving(app) as url:
         yield url
+
+
+async def test_workers_that_have_not_answered_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        stand = {"BYPASS": True, "settings": {"BYPASS": False}, "pinned": {}, "untold": {}}
+        return web.json_response({**stand, "everywhere": True, "workers": 1, "workersExpected": 2})
+
+    app = web.Application()
+    app.router.add_route("*", "/api/flags", answer)
+    async with serving(app) as url:
+        options = command.parser().parse_args(["--all", *admins(url)])
+        assert await command._flags(options, {"BYPASS": True}, None) == 1
+    assert "  only 1 of 2 workers have answered" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("breaks_at", ["PATCH", "GET"])
@@ -179,6 +231,27 @@ async def test_an_address_that_does_not_lead_through_siding_is_said(stack: Up) -
     assert "NOT AS WANTED, ENABLE_ETAG: an answer has no Via of Siding's" in child.output
 
 
+async def test_all_have_said_how_they_stand_before_any_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may be replicas: what one had flipped for itself is known, and undone as well."""
+    monkeypatch.setattr(command, "TOGETHER_SECONDS", PATIENCE)
+    seen: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        late = request.path.startswith("/late")
+        for _ in range(100 * late):
+            # as long as the other takes to be told
+            await asyncio.sleep(0)
+        seen.append(request.method)
+        return web.json_response({"BYPASS": "PATCH" in seen, "settings": {"BYPASS": False}, "everywhere": True})
+
+    app = web.Application()
+    app.router.add_route("*", "/{which}/api/flags", answer)
+    async with serving(app) as url:
+        options = command.parser().parse_args(["--all", *admins(f"{url}/soon", f"{url}/late")])
+        assert await command._flags(options, {"BYPASS": True}, None) == 0
+    assert seen[:2] == ["GET", "GET"]
+
+
 @pytest.mark.asyncio(loop_scope="session")
 async def test_one_listener_that_hangs_does_not_hold_up_the_others(stack: Up) -> None:
     # what is never accepted is never answered
@@ -188,7 +261,7 @@ async def test_one_listener_that_hangs_does_not_hold_up_the_others(stack: Up) ->
         async with python(*ROLLBACK, *options, environ=environment(ADMIN_TOKEN=TOKEN)) as child:
             await child.line("  ENABLE_DEDUP on -> off")
             assert child.process.returncode is None, "it waits for the other"
-    await rollback("--set", "ENABLE_DEDUP=on", "--admin", stack.admin)
+    await rollback("--set", "ENABLE_DEDUP=setting", "--admin", stack.admin)
 
 
 @pytest.mark.asyncio(loop_scope="session")
@@ -216,7 +289,9 @@ async def test_nobody_who_listens_keeps_nothing_from_being_done_or_undone(
     lines = told.decode().splitlines()
     assert (process.returncode, lines[: len(said)]) == (0, said)
     undos = sorted(arguments_in(line) for line in lines[len(said) :])
-    assert undos == sorted(["--admin", admin, "--set", "ENABLE_DEDUP=on"] for admin in (stack.admin, stack.monitor))
+    assert undos == sorted(
+        ["--admin", admin, "--set", "ENABLE_DEDUP=setting"] for admin in (stack.admin, stack.monitor)
+    )
     for undo in undos:
         assert not (await flags(undo[1]))["ENABLE_DEDUP"]
         await rollback(*undo)
@@ -237,12 +312,14 @@ async def test_nobody_at_all_keeps_nothing_from_being_done(stack: Up) -> None:
     os.close(write)
     assert await process.wait() == 0
     assert not (await flags(stack.admin))["ENABLE_DEDUP"]
-    await rollback("--set", "ENABLE_DEDUP=on", "--admin", stack.admin)
+    await rollback("--set", "ENABLE_DEDUP=setting", "--admin", stack.admin)
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (["--all", "--settings"], "--all and --settings are different orders"),
+        (["--settings", "--drill"], "flags and --drill are different orders"),
         (["--all", "--around"], "flags and --around are different orders"),
         (["--drill", "--flag", "BYPASS"], "flags and --drill are different orders"),
         (["--drill", "--admin", "http://127.0.0.1:9"], "--admin does not belong to --drill"),
@@ -270,6 +347,7 @@ async def test_replicas_that_could_not_be_told_are_said(tmp_path: Path) -> None:
         assert child.process.returncode == 1, child.output
         assert f"{one}: here ALONE so far, in " in child.output
         assert "other replicas are not told yet" in child.output
+        assert "  not told to the other replicas, as Redis does not answer, and lost if this one ends" in child.output
         assert (await flags(one))["BYPASS"]
         assert not (await flags(other))["BYPASS"]
         # as it advises
@@ -290,30 +368,31 @@ async def test_where_replicas_differ_each_gets_back_its_own_by_here_alone(tmp_pa
         for line in [line for line in child.lines if line.startswith("  undo: ")]:
             await rollback(*arguments_in(line), token=None)
         assert {admin: await flags(admin) for admin in before} == before
-        # what is done everywhere is undone everywhere, and said to be
+        # what is done everywhere is undone everywhere, and each has its own again
         child = await rollback("--all", *admins(one.admin), token=None)
         assert "  set in all replicas, whatever their settings say: ENABLE_QUERY_CACHE off, " in child.lines[-2]
-        assert (
-            "(in all replicas, to what this one had; to what the settings of each say: --set NAME=setting"
-            in child.output
-        )
-        await rollback(*undo_of(child), token=None)
+        await undo(child, token=None)
         assert await flags(one.admin) == before[one.admin]
 
         async def undone() -> bool:
-            return await flags(other.admin) == before[one.admin]
+            return await flags(other.admin) == before[other.admin]
 
         await holds(undone, PATIENCE)
+        # what was set before stays so, in those that are set otherwise, too
+        await rollback("--set", "ENABLE_ETAG=off", "--set", "BYPASS=off", *admins(one.admin), token=None)
+        child = await rollback("--all", *admins(one.admin), token=None)
+        await undo(child, token=None)
+        assert await pinned(one.admin) == {"ENABLE_ETAG": False, "BYPASS": False}
         # unless it is handed back
         child = await rollback("--set", "ENABLE_ETAG=setting", *admins(other.admin), token=None)
         assert child.process.returncode == 0, child.output
         assert "  ENABLE_ETAG off -> on (its setting)" in child.lines
-        assert undo_of(child)[-1] == "ENABLE_ETAG=off"
+        assert undo_of(child)[0][-1] == "ENABLE_ETAG=off"
         assert "ENABLE_ETAG" not in child.lines[-2].partition(" say: ")[2]
         # what is flipped here alone does not last, and that is said
         child = await rollback("--set", "BYPASS=on", "--here", *admins(other.admin), token=None)
         assert "BYPASS off (not here)" in child.lines[-2]
-        await rollback(*undo_of(child), token=None)
+        await undo(child, token=None)
         assert await flags(other.admin) == before[other.admin]
         assert await flags(one.admin) == before[one.admin]
 

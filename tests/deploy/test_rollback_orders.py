@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
+import shlex
 
-from config.flags import FlagName
-from deploy.asking import Answer
-from deploy.rollback.switches import BadOrder, Seen, expected, judged, order, undoing
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from config.flags import Changes, FlagName
+from deploy.asking import Answer, Stand, stand_in
+from deploy.rollback.switches import BadOrder, Seen, expected, judged, order, undo_words, undoing
+
+BACK: dict[str, bool | None] = dict.fromkeys([name.value for name in FlagName])
 
 # -- orders
 
@@ -22,13 +28,18 @@ from deploy.rollback.switches import BadOrder, Seen, expected, judged, order, un
     ],
 )
 def test_orders(flags: list[str], settings: list[str], wanted: dict[str, bool | None]) -> None:
-    assert order(flags, settings, everything=False) == wanted
+    assert order(flags, settings) == wanted
 
 
 def test_all_is_every_flag_to_its_safe_side() -> None:
     wanted = order([], [], everything=True)
     assert set(wanted) == set(FlagName)
     assert [name for name, on in wanted.items() if on] == ["BYPASS"]
+
+
+def test_all_is_handed_back_but_what_is_named() -> None:
+    assert order([], [], back=True) == BACK
+    assert order(["BYPASS"], ["ENABLE_ETAG=off"], back=True) == BACK | {"BYPASS": True, "ENABLE_ETAG": False}
 
 
 @pytest.mark.parametrize(
@@ -43,14 +54,80 @@ def test_all_is_every_flag_to_its_safe_side() -> None:
 )
 def test_orders_that_cannot_be_followed(flags: list[str], settings: list[str], said: str) -> None:
     with pytest.raises(BadOrder, match=said):
-        order(flags, settings, everything=False)
+        order(flags, settings)
 
 
-def test_only_what_changed_is_undone() -> None:
-    before = {"ENABLE_ETAG": True, "ENABLE_DEDUP": False, "BYPASS": False}
-    assert undoing(before, {"ENABLE_ETAG": False, "ENABLE_DEDUP": False, "OTHER": True}) == {"ENABLE_ETAG": True}
-    # whatever its setting says, it may have been set so in all replicas
-    assert undoing(before, {"ENABLE_DEDUP": None}) == {"ENABLE_DEDUP": False}
+ETAG, DEDUP = {"ENABLE_ETAG": True}, {"ENABLE_DEDUP": False}
+
+
+@pytest.mark.parametrize(
+    ("pinned", "wanted", "here", "everywhere", "alone"),
+    [
+        ({}, {"ENABLE_ETAG": False, "OTHER": True}, False, {"ENABLE_ETAG": None}, {}),
+        # it stood so, and is pinned now
+        ({}, ETAG, False, {"ENABLE_ETAG": None}, {}),
+        (ETAG, ETAG, False, {}, {}),
+        (ETAG, {"ENABLE_ETAG": None}, False, ETAG, {}),
+        # what had been flipped here alone comes after
+        ({}, {"ENABLE_DEDUP": True}, False, {"ENABLE_DEDUP": None}, DEDUP),
+        ({"ENABLE_DEDUP": True}, {"ENABLE_DEDUP": None}, False, {"ENABLE_DEDUP": True}, DEDUP),
+        ({}, {"ENABLE_DEDUP": None}, True, {}, DEDUP),
+        ({}, DEDUP, True, {}, {}),
+    ],
+)
+def test_what_undoes_an_order(
+    pinned: dict[str, bool], wanted: Changes, here: bool, everywhere: Changes, alone: Changes
+) -> None:
+    flags, settings = ETAG | DEDUP, {"ENABLE_ETAG": True, "ENABLE_DEDUP": True}
+    before = Stand(flags, settings, pinned, known=True, untold={})
+    assert undoing(before, wanted, here=here) == (everywhere, alone)
+
+
+SOME = st.dictionaries(st.sampled_from([name.value for name in FlagName]), st.booleans())
+EVERY = st.fixed_dictionaries({name.value: st.booleans() for name in FlagName})
+
+
+@given(EVERY, EVERY, SOME, st.dictionaries(st.sampled_from(list(FlagName)), st.none() | st.booleans()), st.booleans())
+def test_undone_all_stands_as_it_did_pins_included(
+    flags: dict[str, bool], settings: dict[str, bool], pinned: dict[str, bool], wanted: Changes, here: bool
+) -> None:
+    stand, pins = dict(flags), dict(pinned)
+
+    def done(changes: Changes, *, here: bool) -> None:
+        for name, on in changes.items():
+            stand[name] = settings[name] if on is None else on
+            if here:
+                continue
+            pins.pop(name, None)
+            pins.update({} if on is None else {name: on})
+
+    done(wanted, here=here)
+    everywhere, alone = undoing(Stand(flags, settings, pinned, known=True, untold={}), wanted, here=here)
+    done(everywhere, here=False)
+    done(alone, here=True)
+    assert (stand, pins) == (flags, pinned)
+
+
+def test_what_all_replicas_are_yet_to_hear_of_is_led_back_to_as_well() -> None:
+    told = {"pinned": {"BYPASS": False, "ENABLE_ETAG": False}, "untold": {"BYPASS": True, "ENABLE_ETAG": None}}
+    before = stand_in({"BYPASS": True, "ENABLE_ETAG": True, "settings": {"BYPASS": False, "ENABLE_ETAG": True}, **told})
+    assert undoing(before, {"BYPASS": False, "ENABLE_ETAG": False}, here=False) == (
+        {"BYPASS": True, "ENABLE_ETAG": None},
+        {},
+    )
+
+
+def test_the_command_that_undoes_all_is_short() -> None:
+    def words(changes: Changes, *, here: bool = False) -> str:
+        first, *others = shlex.join(undo_words(["siding"], changes, "http://a", here=here)).split(" --admin http://a ")
+        assert first == "siding rollback"
+        return " ".join(others)
+
+    assert words(BACK) == "--settings"
+    assert words({**BACK, "BYPASS": False}) == "--settings --set BYPASS=off"
+    assert words({"BYPASS": None, "ENABLE_ETAG": True}) == "--set BYPASS=setting --set ENABLE_ETAG=on"
+    assert "--settings" not in words(dict.fromkeys(BACK, True))
+    assert words({"BYPASS": False}, here=True) == "--set BYPASS=off --here"
 
 
 def test_under_bypass_nothing_comes_from_the_cache() -> None:

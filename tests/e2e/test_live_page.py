@@ -79,9 +79,9 @@ async def tab_to(page: Page, name: str) -> list[str]:
     raise AssertionError(f"{name} is not reached by Tab")
 
 
-async def flags_of(admin: str) -> dict[str, bool]:
+async def flags_of(admin: str) -> dict[str, Any]:
     async with aiohttp.ClientSession() as session, session.get(f"{admin}/api/flags") as answer:
-        document: dict[str, bool] = await answer.json()
+        document: dict[str, Any] = await answer.json()
         return document
 
 
@@ -320,6 +320,44 @@ async def test_with_redis_a_flip_is_for_all_replicas_unless_told_otherwise(
         await expect(pinned).to_contain_text("whatever their settings say: ENABLE_ETAG off. To hand")
         await page.get_by_role("switch", name="ENABLE_ETAG").click()
         await expect(pinned).to_contain_text("ENABLE_ETAG off (not here).")
+        await page.get_by_role("switch", name="ENABLE_COMPRESSION").click()
+        await page.get_by_role("button", name="Hand all back").click()
+        await expect(page.get_by_role("dialog")).to_contain_text(
+            "Here that changes: ENABLE_DEDUP on, ENABLE_COMPRESSION on."
+        )
+        await page.get_by_role("button", name="Hand all back", exact=True).click()
+        await expect(page.get_by_text("All flags are what the settings say of each replica.")).to_be_visible()
+        await expect(page.get_by_role("switch", name="ENABLE_COMPRESSION")).to_have_attribute("aria-checked", "true")
+        await expect(pinned).to_be_hidden(timeout=PATIENCE_MS)
+        assert (await flags_of(one.admin))["pinned"] == {}
+        assert opened.faults == []
+
+
+async def test_what_is_lost_if_redis_stays_away_is_said(browser: Browser, origin: Origin, tmp_path: Path) -> None:
+    async with (
+        running_redis(tmp_path) as redis,
+        proxy_process(origin.url, redis_url=redis.url) as proxy,
+        tab(browser, f"{proxy.admin}/") as opened,
+    ):
+        page = opened.page
+        await live(page)
+        redis.process.kill()
+        await redis.process.wait()
+        await page.get_by_label("Flip in all replicas").check()
+        await page.get_by_role("switch", name="ENABLE_ETAG").click()
+        await expect(page.locator("#flag-result")).to_contain_text(
+            "ENABLE_ETAG is off here alone: Redis does not answer"
+        )
+        await expect(page.locator("#flag-result")).to_contain_text("if this proxy ends before, it is lost.")
+        await expect(page.locator("#untold")).to_contain_text(
+            "not told yet: ENABLE_ETAG off. If this proxy ends before"
+        )
+        assert await page.evaluate(CONTRAST) == []
+        await page.get_by_label("Path or URL").fill("/a")
+        await page.get_by_role("button", name="Purge", exact=True).click()
+        await expect(page.locator("#purge-result")).to_contain_text(
+            "the other replicas purge it once it does, and not if"
+        )
         assert opened.faults == []
 
 

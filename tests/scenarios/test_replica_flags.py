@@ -5,6 +5,7 @@ from __future__ import annotations
 import orjson
 import pytest
 
+from config.everywhere import UNTOLD
 from config.flags import FlagName
 from tests.redis_servers import Redis
 from tests.scenarios.replicas import admin, parted, settled
@@ -83,13 +84,19 @@ async def test_a_flip_while_the_tier_is_away_is_told_later(
     async with parted(origin, shared) as (away, other, relay):
         relay.stop()
         answer = await admin(away, "PATCH", "/api/flags", b'{"BYPASS": true, "everywhere": true}')
-        assert b'"everywhere":false' in answer.content
+        document = orjson.loads(answer.content)
+        assert (document["everywhere"], document["untold"], document["note"]) == (False, {"BYPASS": True}, UNTOLD)
+        stand = orjson.loads((await admin(away, "GET", "/api/flags", b"")).content)
+        assert (stand["pinned"], stand["untold"], stand["settings"]["BYPASS"]) == ({}, {"BYPASS": True}, False)
         assert away.flags.bypass
         for _ in range(purges):
             await admin(away, "POST", "/api/purge", b'{"tag": "t"}')
         relay.cut()
         relay.go()
         await holds(lambda: other.flags.bypass)
+        await settled(away)
+        stand = orjson.loads((await admin(away, "GET", "/api/flags", b"")).content)
+        assert (stand["pinned"], stand["untold"]) == ({"BYPASS": True}, {})
 
 
 async def test_who_flips_last_while_the_tier_is_away_has_the_last_word_there_too(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import orjson
 import pytest
 
+from proxy.server.admin import UNTOLD
 from tests.redis_servers import Redis, client_of
 from tests.scenarios.replicas import FRESH, REPORTS, admin, heard, parted, ready, settled, several
 from tests.support import Origin, Proxy, holds
@@ -19,7 +21,8 @@ async def test_a_purge_reaches_the_others(origin: Origin, pair: list[Proxy], ord
         assert (await proxy.get("/a")).content == b"old"
         await settled(proxy)
     origin.respond(b"new", FRESH)
-    assert (await admin(one, "POST", "/api/purge", order)).status == 200
+    answer = await admin(one, "POST", "/api/purge", order)
+    assert (answer.status, b'"everywhere":true' in answer.content) == (200, True)
     await heard(one, other)
     for proxy in (other, one):
         assert (await proxy.get("/a")).content == b"new"
@@ -103,7 +106,9 @@ async def test_what_is_invalidated_while_the_tier_is_away_is_told_later(origin: 
         await other.get("/a")
         await settled(other)
         relay.stop()
-        await admin(away, "POST", "/api/purge", b'{"url": "/a"}')
+        answer = await admin(away, "POST", "/api/purge", b'{"url": "/a"}')
+        document = orjson.loads(answer.content)
+        assert (document["purged"], document["everywhere"], document["note"]) == ("url", False, UNTOLD)
         relay.cut()
         relay.go()
         origin.respond(b"new", FRESH)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from aiohttp import web
 from aiohttp.test_utils import TestClient
 
-from config.everywhere import set_flags
+from config.everywhere import behind, set_flags
 from config.flags import Flags
 from proxy.observe.live import Numbers, added_up
 from proxy.server.admin import PurgeOrder
@@ -47,10 +47,10 @@ class Scripted:
     async def flags(self) -> dict[str, bool]:
         return self.switches.as_dict()
 
-    async def pinned(self) -> dict[str, bool]:
-        return self.pins
+    async def behind_flags(self) -> dict[str, object]:
+        return behind(self.switches, None) | {"pinned": self.pins}
 
-    async def set_flags(self, changes: Mapping[str, object], *, everywhere: bool = False) -> dict[str, bool]:
+    async def set_flags(self, changes: Mapping[str, object], *, everywhere: bool = False) -> dict[str, object]:
         return await set_flags(self.switches, changes, everywhere=everywhere, tell=None)
 
     async def purge(self, order: PurgeOrder) -> dict[str, object]:

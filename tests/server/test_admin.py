@@ -50,7 +50,7 @@ async def test_metrics_go_by_the_accept_field(client: Client, control: Scripted)
             "/api/metrics/report-cache",
             {"cacheHits": 45, "cacheMisses": 20, "cacheHitRate": "69.23%", "enabled": True},
         ),
-        ("/api/flags", Flags().as_dict() | {"pinned": {"BYPASS": False}}),
+        ("/api/flags", Flags().as_dict() | {"settings": Flags().as_dict(), "pinned": {"BYPASS": False}, "untold": {}}),
         ("/api/routes", [{"match": "/reports/*", "ttl": 300}]),
     ],
 )

@@ -12,6 +12,8 @@ import pytest
 from config.flags import Flags
 from proxy.app import build_routes
 from proxy.fleet import Fleet
+from proxy.observe.events import PurgeKind
+from proxy.server.admin import UNTOLD, PurgeOrder
 from tests.redis_servers import Redis, client_of
 from tests.server.family import Parent, family
 from tests.support import holds, settings_for
@@ -80,10 +82,13 @@ async def test_what_others_flip_all_workers_are_told_and_what_is_flipped_here_al
     async with fleet_of_two(shared) as (one, _), fleet_of_two(shared) as (other, workers):
         await one.set_flags({"BYPASS": True, "ENABLE_ETAG": False}, everywhere=True)
         await holds(lambda: told(workers) == [True, True])
-        assert await other.pinned() == {"BYPASS": True, "ENABLE_ETAG": False}
+        assert (await other.behind_flags())["pinned"] == {"BYPASS": True, "ENABLE_ETAG": False}
         metrics = (await other.metrics(""))[0].decode()
         assert 'siding_flag_pinned{flag="BYPASS",worker="parent"} 1.0\n' in metrics
         assert 'siding_replica_hears{worker="parent"} 1.0\n' in metrics
+        # what it hears its workers hear as well, and count
+        assert 'siding_replica_messages_total{direction="told",worker="parent"}' in metrics
+        assert 'siding_replica_messages_total{direction="heard",worker="parent"}' not in metrics
         await other.set_flags({"BYPASS": False})
         assert other._everywhere is not None
         # as where something was missed
@@ -91,6 +96,28 @@ async def test_what_others_flip_all_workers_are_told_and_what_is_flipped_here_al
         await holds(lambda: all(worker.told[-1] == ("set_flags", Flags().as_dict()) for worker in workers))
         await one.set_flags({"BYPASS": True}, everywhere=True)
         await holds(lambda: told(workers) == [True, True])
+
+
+async def test_a_worker_that_hangs_is_said_not_to_have_answered(shared: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.channel.CALL_SECONDS", 0.05)
+    async with fleet_of_two(shared) as (fleet, workers):
+        assert "workersExpected" not in await fleet.set_flags({"BYPASS": True})
+        workers[0].knows.clear()
+        answer = await fleet.set_flags({"BYPASS": False})
+        assert (answer["BYPASS"], answer["workers"], answer["workersExpected"]) == (False, 1, 2)
+        # one that starts hears of it before it serves
+        fleet._members[0].listening = False
+        assert "workersExpected" not in await fleet.set_flags({"BYPASS": True})
+        workers[0].knows.set()
+
+
+@pytest.mark.parametrize("told", [(True, True), (True, False)])
+async def test_a_purge_says_whether_every_worker_has_told_the_replicas(shared: Redis, told: tuple[bool, bool]) -> None:
+    async with fleet_of_two(shared) as (fleet, workers):
+        for worker, one in zip(workers, told, strict=True):
+            worker.says = {"purged": "all", "everywhere": one}
+        answer = await fleet.purge(PurgeOrder(PurgeKind.ALL))
+        assert (answer["everywhere"], answer.get("note")) == (all(told), None if all(told) else UNTOLD)
 
 
 def _held(script: Any, turn: asyncio.Event, answer: asyncio.Event) -> Any:

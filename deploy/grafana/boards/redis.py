@@ -73,7 +73,7 @@ TIER = Board(
                 "Evictions in Redis",
                 "lines",
                 "cps",
-                {"evictions": "sum(rate(siding_shared_tier_evictions_total[$__rate_interval]))"},
+                {"evictions": "max(rate(siding_shared_tier_evictions_total[$__rate_interval]))"},
                 "Redis drops keys for want of memory: raise maxmemory; it should not evict under normal load.",
             ),
         ),

@@ -25,6 +25,7 @@ const byId = (id) => document.getElementById(id);
 const switches = [...document.querySelectorAll("[role=switch]")];
 let past = [];
 let heard = null;  // when the last snapshot came, by performance.now(), and by the clock
+let settings = {};  // of the flags, here
 let refused = "";  // why there is no stream
 
 /** Set a text only where it differs, so that nothing is redrawn or read out for nothing. */
@@ -165,16 +166,16 @@ function showMonitor(monitor) {
   put("pool-advice", here && monitor.pool.advice ? `What to do: ${monitor.pool.advice}.` : "");
   put("grading-words", here ? sentence(monitor.grading.inWords || "no figures yet") : why);
   put("monitor-flags-more", here
-    ? `It has its own, which the proxy's switches do not change. To flip one: siding rollback --admin ${monitor.url} --set NAME=off, or PATCH ${monitor.url}/api/flags.`
+    ? `It has its own, which the proxy's switches do not change. To flip one: siding rollback --admin ${monitor.url} --set NAME=off, or PATCH ${monitor.url}/api/flags. To hand all back to its settings: --settings.`
     : why);
-  const { pinned = {}, ...flags } = here ? monitor.flags : {};
+  const { pinned, settings, untold, ...flags } = here ? monitor.flags : {};
   const chips = byId("monitor-flags");
-  const told = JSON.stringify([flags, pinned]);
+  const told = JSON.stringify([flags, pinned, untold]);
   if (chips.dataset.shown !== told) {
     chips.dataset.shown = told;
     chips.replaceChildren(...Object.entries(flags).map(([name, on]) => {
       const chip = made("li", `${name}: `);
-      chip.append(made("b", on ? "on" : "off"), name in pinned ? ", pinned" : "");
+      chip.append(made("b", on ? "on" : "off"), name in (pinned || {}) ? ", pinned" : "", name in untold ? ", not told to others" : "");
       return chip;
     }));
   }
@@ -228,15 +229,43 @@ function showFlags(one) {
   put("d-ENABLE_REDIS_CACHE", one.shared
     ? "Off: the tier that replicas share is not used." : "No effect: REDIS_URL is not set, so there is no shared tier.");
   show("scope", one.shared);
-  const pins = Object.entries(one.pinned)
-    .map(([name, on]) => `${name} ${on ? "on" : "off"}${one.flags[name] === on ? "" : " (not here)"}`);
-  show("pinned", pins.length > 0);
-  put("pinned", `Pinned in all replicas, whatever their settings say: ${pins.join(", ")}. To hand one back: siding rollback --set NAME=setting.`);
+  const pins = Object.entries(one.pinned || {})
+    .map(([name, on]) => `${name} ${word(on)}${one.flags[name] === on ? "" : " (not here)"}`);
+  show("pinned-box", pins.length > 0 || one.pinned === null);
+  put("pinned", one.pinned === null
+    ? "Which are pinned in all replicas is not known: nothing has been heard from Redis yet."
+    : `Pinned in all replicas, whatever their settings say: ${pins.join(", ")}. To hand one back: siding rollback --set NAME=setting.`);
+  const untold = Object.entries(one.untold).map(([name, on]) => `${name} ${on === null ? "as its setting says" : word(on)}`);
+  show("untold", untold.length > 0);
+  put("untold", `Redis does not answer, so the other replicas are not told yet: ${untold.join(", ")}. If this proxy ends before it answers, that is lost.`);
+  settings = one.settings;
 }
+
+const word = (on) => on ? "on" : "off";
+
+/** Of a change that not all workers have said they make. */
+const notAnswered = ({ workers, workersExpected }) => workersExpected ? ` But only ${workers} of ${workersExpected} workers answered.` : "";
+
+async function handBack() {
+  const differ = switches.map((button) => [button.dataset.flag, settings[button.dataset.flag], button.getAttribute("aria-checked") === "true"])
+    .filter(([, setting, on]) => setting !== on).map(([name, setting]) => `${name} ${word(setting)}`);
+  if (!await confirmed("Hand all flags back?",
+    `In each replica they are from now on what its settings say, also after a restart. Here that changes: ${differ.join(", ") || "none"}.`, "Hand all back")) return;
+  const all = Object.fromEntries(Object.keys(settings).map((name) => [name, null]));
+  const answer = await change("PATCH", "/api/flags", { ...all, everywhere: true });
+  if (!answer.ok) return result("flag-result", false, `Nothing was handed back: ${answer.reason}`);
+  for (const button of switches) showSwitch(button, answer.document[button.dataset.flag]);
+  result("flag-result", answer.document.everywhere && !answer.document.workersExpected,
+    `All flags are what the settings say${notTold(answer.document) || " of each replica"}.${notAnswered(answer.document)}`);
+}
+
+/** Of a change everywhere: what is wrong with it, if anything. */
+const notTold = (document) => document.everywhere === false
+  ? " here alone: Redis does not answer. The other replicas hear of it once it does; if this proxy ends before, it is lost" : "";
 
 function showSwitch(button, on) {
   button.setAttribute("aria-checked", String(on));
-  put(button.querySelector(".word"), on ? "on" : "off");
+  put(button.querySelector(".word"), word(on));
 }
 
 async function flip(button) {
@@ -250,10 +279,10 @@ async function flip(button) {
   const answer = await change("PATCH", "/api/flags", { [name]: on, ...(everywhere ? { everywhere: true } : {}) });
   button.setAttribute("aria-busy", "false");
   if (answer.ok) {
-    showSwitch(button, answer.document[name]);
-    const told = answer.document.everywhere === false
-      ? " here; Redis could not be reached, so the other replicas hear of it later" : where;
-    result("flag-result", true, `${name} is ${answer.document[name] ? "on" : "off"}${told}.`);
+    const now = answer.document;
+    showSwitch(button, now[name]);
+    result("flag-result", now.everywhere !== false && !now.workersExpected,
+      `${name} is ${word(now[name])}${notTold(now) || where}.${notAnswered(now)}`);
   } else {
     result("flag-result", false, `${name} was not changed: ${answer.reason}`);
   }
@@ -280,8 +309,8 @@ async function purge() {
   const answer = await change("POST", "/api/purge", { [kind]: kind === "all" ? true : value, soft });
   if (!answer.ok) return result("purge-result", false, `Nothing was purged: ${answer.reason}`);
   const what = { url: value, prefix: `What begins with ${value}`, tag: `What is tagged ${value}`, all: "Everything" }[kind];
-  const part = answer.document.workersExpected
-    ? ` But only ${answer.document.workers} of ${answer.document.workersExpected} workers answered: purge again.` : "";
+  const part = (notAnswered(answer.document) && `${notAnswered(answer.document)} Purge again.`)
+    + (answer.document.everywhere === false ? " But Redis does not answer: the other replicas purge it once it does, and not if this proxy ends before." : "");
   result("purge-result", !part, `${what} ${soft ? "is made stale" : "is purged"} (${clock(Date.now() / 1000)}).${part}`);
 }
 
@@ -412,6 +441,7 @@ async function poll() {
 }
 
 for (const button of switches) button.addEventListener("click", () => flip(button));
+byId("hand-back").addEventListener("click", handBack);
 byId("purge-form").addEventListener("submit", (event) => { event.preventDefault(); purge(); });
 byId("purge-kind").addEventListener("change", purgeKindChanged);
 byId("forget").addEventListener("click", () => { keepToken(null); byId("purge-kind").focus(); });
