@@ -32,7 +32,7 @@ MAX_ANSWER_SHARE = 8
 
 _NOT_KEPT = ("x-ratelimit-", "x-request-id", "openai-processing-ms", "retry-after", "set-cookie", "date", "cf-", "age")
 """Of one answer's transport, not of its content."""
-_WITHOUT_EFFECT = frozenset({"user-agent", "accept", "x-request-id", "traceparent", "tracestate"})
+_WITHOUT_EFFECT = frozenset({"user-agent", "x-request-id", "traceparent", "tracestate"})
 _WITHOUT_EFFECT_PREFIXES = ("x-stainless-", "x-forwarded-", "forwarded", "sec-", "via")
 
 
