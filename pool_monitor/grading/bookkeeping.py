@@ -36,7 +36,7 @@ MOST_WAITING = 1000
 MOST_WAITING_BYTES = 64 * 1024 * 1024
 """Askings that wait to be counted, with their images: a class hands in its homework at once."""
 MOST_SEEN_BYTES = 1024 * 1024
-"""Of events, what is looked at for the usage that they state: the end."""
+"""Of an answer that is passed on, what is looked at for the usage that it states: of events the end."""
 SAVE_SECONDS = 30.0
 CLOSE_SECONDS = 2.0
 """How long is counted on at the end."""
@@ -163,6 +163,8 @@ class Bookkeeping:
 
     async def start(self) -> None:
         """Take the saved books over, see whether they can be saved, and begin to count."""
+        # nobody is served meanwhile: better nobody yet
+        await asyncio.to_thread(tokens.warm)
         if self._file is not None:
             await asyncio.to_thread(self._restore, self._file)
             try:
@@ -184,7 +186,6 @@ class Bookkeeping:
             log.warning("the books of grading in %s are of another version, so they begin anew", file)
 
     async def _count(self) -> None:
-        await asyncio.to_thread(tokens.warm)
         while True:
             asking = await self._waiting.get()
             try:

@@ -16,7 +16,7 @@ import orjson
 from aiohttp import hdrs, web
 
 from config.flags import Flags
-from pool_monitor.grading.bookkeeping import Bookkeeping
+from pool_monitor.grading.bookkeeping import MOST_SEEN_BYTES, Bookkeeping
 from pool_monitor.grading.calls import (
     CHAT,
     JSON,
@@ -45,8 +45,6 @@ from pool_monitor.grading.wire import OF_OCTETS, end_to_end
 from pool_monitor.request_traces import SERVED
 
 PREFIX = "/v1"
-MOST_SEEN_BYTES = 1024 * 1024
-"""Of an answer that is passed on, what is looked at afterwards for the usage that it states."""
 TRIED_SECONDS = 10.0
 """How long is waited for whether the upstream takes a key."""
 REFUSED = frozenset({401, 403})
