@@ -15,6 +15,7 @@ from pool_monitor.grading.batch_items import Refused
 from pool_monitor.grading.calls import Answer, Ask, Call, OwnFault, UpstreamFault, value_of
 from pool_monitor.grading.care import LONGEST_BELIEVED, RateLimits, error_code, is_hopeless, told_to_wait
 from pool_monitor.grading.jsons import encoded, loaded
+from pool_monitor.grading.receiving import done_to
 
 log = logging.getLogger("siding.grading")
 
@@ -200,7 +201,7 @@ class Asking:
                     return last
                 await self._sleep(fault.retry_after)
                 continue
-            last = reply_of(answer, calls)
+            last = await done_to(len(answer.content), reply_of, answer, calls)
             if answer.status != 429 or is_hopeless(answer.fields, error_code(answer.content)):
                 return last
             now, wall = self.clock(), self._wall()

@@ -18,6 +18,7 @@ from pool_monitor.grading.batch_files import PIECE_BYTES, Draft, File, Files, No
 from pool_monitor.grading.batch_input import Entered, body_at, error_of
 from pool_monitor.grading.batch_items import Item
 from pool_monitor.grading.calls import CHAT, Call, OwnFault, UpstreamFault
+from pool_monitor.grading.receiving import done_to
 
 log = logging.getLogger("siding.grading")
 
@@ -324,7 +325,7 @@ class Running:
 
 def _work(stream: BinaryIO, items: tuple[Item, ...], at: int, size: int) -> Work:
     async def load() -> Mapping[str, Any]:
-        return body_at(stream, at, size)
+        return await done_to(size, body_at, stream, at, size)
 
     return Work(items, load)
 

@@ -25,7 +25,7 @@ from pool_monitor.grading import sse, tokens
 from pool_monitor.grading.accounting import NO_TEMPLATE, Accounts, Tally, Usage, asked, passed, spared
 from pool_monitor.grading.calls import Expansion, UpstreamFault
 from pool_monitor.grading.decoding import without_coding
-from pool_monitor.grading.jsons import decoded, encoded
+from pool_monitor.grading.jsons import decoded, weight_of
 from pool_monitor.grading.models import Models
 from pool_monitor.grading.outcomes import Outcome, model_of, tier_of, usage_of
 from pool_monitor.grading.templates import Template
@@ -35,6 +35,8 @@ log = logging.getLogger("siding.grading")
 MOST_WAITING = 1000
 MOST_WAITING_BYTES = 64 * 1024 * 1024
 """Askings that wait to be counted, with their images: a class hands in its homework at once."""
+MOST_SEEN_BYTES = 1024 * 1024
+"""Of an answer that is passed on, what is looked at for the usage that it states: of events the end."""
 SAVE_SECONDS = 30.0
 CLOSE_SECONDS = 2.0
 """How long is counted on at the end."""
@@ -113,7 +115,7 @@ class Bookkeeping:
         """An asking in the compact form has ended."""
         if outcome.expansion is not Expansion.FAILED or outcome.usage is not None or outcome.begun:
             label = self._models.label(name_of(outcome, self._models), outcome.tier)
-            weight = len(encoded(outcome.call.body.get("messages"))) + len(outcome.compact) + len(outcome.full)
+            weight = weight_of(outcome.call.body.get("messages")) + len(outcome.compact) + len(outcome.full)
             stated = label, passed(Usage.of(outcome.usage))
             count = partial(tally_of, _with_messages_alone(outcome), self._models)
             self._later(_Asking(outcome.template.name, lambda: (label, count()), weight, stated))
@@ -161,6 +163,8 @@ class Bookkeeping:
 
     async def start(self) -> None:
         """Take the saved books over, see whether they can be saved, and begin to count."""
+        # nobody is served meanwhile: better nobody yet
+        await asyncio.to_thread(tokens.warm)
         if self._file is not None:
             await asyncio.to_thread(self._restore, self._file)
             try:
@@ -182,7 +186,6 @@ class Bookkeeping:
             log.warning("the books of grading in %s are of another version, so they begin anew", file)
 
     async def _count(self) -> None:
-        await asyncio.to_thread(tokens.warm)
         while True:
             asking = await self._waiting.get()
             try:
@@ -265,7 +268,7 @@ def stated(content: bytes, coding: str) -> Mapping[str, Any] | None:
         if (whole := decoded(plain)) is not None:
             return whole
         decoder = sse.Decoder()
-        events = [*decoder.feed(plain), decoder.rest()]
+        events = [*decoder.feed(plain[-MOST_SEEN_BYTES:]), decoder.rest()]
     except (ValueError, UpstreamFault):
         return None
     said = (one.document for one in reversed(events) if one is not None)

@@ -26,7 +26,8 @@ from pool_monitor.grading.outcomes import (
     saying,
     says_one_text,
 )
-from pool_monitor.grading.streamed import Streaming
+from pool_monitor.grading.receiving import done_to
+from pool_monitor.grading.streamed import Streaming, expanding
 from pool_monitor.grading.templates import Recognised, Template
 from pool_monitor.grading.upstream import Upstream
 from pool_monitor.grading.wire import OF_OCTETS, end_to_end
@@ -90,7 +91,7 @@ class Completions:
         if answer.status in REFUSED_AS_ASKED:
             return await self._again(call, outcome, REFUSED_BY_UPSTREAM)
         outcome.status = answer.status
-        completion = decoded(answer.content)
+        completion = await done_to(len(answer.content), decoded, answer.content)
         outcome.bill(completion)
         said = said_by(completion)
         if not answer.ok:
@@ -104,9 +105,9 @@ class Completions:
         try:
             if said.refused or said.finish_reason == CUT:
                 outcome.expansion = Expansion.REFUSED if said.refused else Expansion.CUT
-                outcome.full = _cut(outcome.template, said.content)
+                outcome.full = await expanding(len(said.content), _cut, outcome.template, said.content)
             else:
-                expanded = expand(outcome.template.shape, said.content)
+                expanded = await expanding(len(said.content), expand, outcome.template.shape, said.content)
                 outcome.expansion, outcome.full, outcome.notes = expanded.found, expanded.content, expanded.notes
         except NotCertain as doubt:
             return await self._again(call, outcome, str(doubt))

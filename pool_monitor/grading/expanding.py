@@ -57,6 +57,7 @@ class Expander:
     def __init__(self, shape: Shape, *, tells: bool = True) -> None:
         self._shape = shape
         self._tells = tells
+        self._shorts = shape.shorts
         self._scanner = Scanner(shape.rows.short or "")
         self._steps = list(_steps(shape, shape.fields))
         self._next = 0
@@ -76,7 +77,7 @@ class Expander:
         self._raw.append(text)
         parts = self._scanner.feed(text)
         first = self._scanner.first_key
-        if first is not None and first not in self._shape.shorts and first != EXCEPTIONS:
+        if first is not None and first not in self._shorts and first != EXCEPTIONS:
             if first != self._shape.fields[0].name:
                 raise NotCertain(Doubt.NOT_COMPACT, "its first key is of neither form")
             self.plain = True
@@ -106,7 +107,7 @@ class Expander:
             plain = {".".join(path) for path, one in self._shape.leaves() if one.rows is None}
             if not isinstance(member.value, dict) or not member.value.keys() <= plain:
                 raise NotCertain(Doubt.VALUE, "the exceptions are no fields of the answer")
-        elif member.key not in self._shape.shorts:
+        elif member.key not in self._shorts:
             raise NotCertain(Doubt.NOT_COMPACT, "a key is not of the compact form")
         self._said[member.key] = member.value
 

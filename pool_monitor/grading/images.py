@@ -21,18 +21,21 @@ PATCH = 32
 MOST_PATCHES = 1536
 HEAD_CHARACTERS = 87_384
 """Of base64, in which the size stands unless much comes before it: 64 KiB of the image."""
+MOST_CHARACTERS = 16 * HEAD_CHARACTERS
+"""It is looked for in no more: no other thread runs while base64 is decoded."""
 
 Size = tuple[int, int]
 
 
 def size_of(url: str) -> Size | None:
     """Width and height of an image in a `data:` URL; None where it cannot be told, as of one elsewhere."""
-    head, comma, content = url.partition(",")
-    if not comma or not head.lower().startswith("data:image/") or not head.lower().endswith(";base64"):
+    begin = url.find(",") + 1
+    head = url[: max(0, begin - 1)]
+    if not head.lower().startswith("data:image/") or not head.lower().endswith(";base64"):
         return None
-    for end in (HEAD_CHARACTERS, len(content)):
+    for most in (HEAD_CHARACTERS, MOST_CHARACTERS):
         try:
-            width, height = imagesize.get(io.BytesIO(base64.b64decode(content[:end])))
+            width, height = imagesize.get(io.BytesIO(base64.b64decode(url[begin : begin + most])))
         except (binascii.Error, ValueError, OSError, IndexError, OverflowError):
             continue
         if width > 0 and height > 0:

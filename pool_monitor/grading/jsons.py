@@ -13,6 +13,7 @@ MOST_VALUES = 100_000
 _MARK = re.compile(rb'[",\[{]')
 _IN_TEXT = re.compile(rb'(?:[^"\\]++|\\.){0,1000}+', re.DOTALL)
 """A part of a text: while one is looked for no other thread runs."""
+_PART_BYTES = 1024 * 1024
 _HALVES = re.compile("[\\ud800-\\udfff]")
 
 
@@ -48,6 +49,25 @@ def _behind_text(content: bytes, at: int) -> int:
     while (part := _IN_TEXT.match(content, at)) is not None and part.end() > at:
         at = part.end()
     return at + 1
+
+
+def holds(content: bytes, text: bytes) -> bool:
+    """Whether that text is in it; looked for in parts, between which other threads run."""
+    parts = range(0, len(content), _PART_BYTES)
+    return any(content.find(text, at, at + _PART_BYTES + len(text) - 1) >= 0 for at in parts)
+
+
+def weight_of(document: object) -> int:
+    """About how many bytes of memory a document takes, however long its texts are; they are not written for it."""
+    left, found = [document], 0
+    while left:
+        one = left.pop()
+        found += one.__sizeof__()
+        if isinstance(one, dict):
+            left += one.values()
+        elif isinstance(one, list):
+            left += one
+    return found
 
 
 def loaded(content: bytes) -> Any:

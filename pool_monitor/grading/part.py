@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import secrets
 import time
@@ -138,8 +139,8 @@ class GradingPart:
         if outcome.expansion in {Expansion.EXPANDED, Expansion.REPAIRED}:
             self.shadow.offer_original(outcome.call, outcome.template, outcome.full)
 
-    def _original_answered(self, call: Call, recognised: Recognised, answer: Answer) -> None:
-        said = said_by(stated(answer.content, coding_of(answer.fields)))
+    async def _original_answered(self, call: Call, recognised: Recognised, answer: Answer) -> None:
+        said = said_by(await asyncio.to_thread(stated, answer.content, coding_of(answer.fields)))
         if said is not None and said.content is not None and not said.refused:
             self.shadow.offer_compact(call, recognised, said.content)
 

@@ -13,7 +13,7 @@ from aiohttp import hdrs, web
 
 from config.told import Episode
 from pool_monitor.grading.calls import CallersFault
-from pool_monitor.grading.wire import in_pieces, length_of
+from pool_monitor.grading.wire import PIECE_BYTES, in_pieces, length_of
 
 log = logging.getLogger("siding.grading")
 
@@ -96,13 +96,20 @@ async def content_of(request: web.Request, most: int, share: Share | None = None
     length says so. Raises UpstreamFault where the caller stops sending."""
     if int(length_of(request.headers.get(hdrs.CONTENT_LENGTH, "0"))) > most:
         return b"", True
-    content = bytearray()
+    more = False
+    # tiny pieces would each take a hundred times their octets
+    arrived: list[bytes] = []
+    last, size = bytearray(), 0
     async with aclosing(pieces_of(request)) as pieces:
         async for piece in pieces:
-            content += piece
-            if (share is not None and not share.take(len(piece))) or len(content) > most:
-                return bytes(content), True
-    return bytes(content), False
+            last += piece
+            size += len(piece)
+            if len(last) >= PIECE_BYTES:
+                arrived.append(bytes(last))
+                last.clear()
+            if more := (share is not None and not share.take(len(piece))) or size > most:
+                break
+    return await done_to(size, b"".join, (*arrived, bytes(last))), more
 
 
 def all_of(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +16,7 @@ import orjson
 from aiohttp import hdrs, web
 
 from config.flags import Flags
-from pool_monitor.grading.bookkeeping import Bookkeeping
+from pool_monitor.grading.bookkeeping import MOST_SEEN_BYTES, Bookkeeping
 from pool_monitor.grading.calls import (
     CHAT,
     JSON,
@@ -32,7 +32,7 @@ from pool_monitor.grading.calls import (
 from pool_monitor.grading.collapse import Collapse, Telling
 from pool_monitor.grading.completions import Completions
 from pool_monitor.grading.decoding import Seen
-from pool_monitor.grading.jsons import is_crowded
+from pool_monitor.grading.jsons import holds, is_crowded
 from pool_monitor.grading.limits import Limits
 from pool_monitor.grading.observed import Found, Served
 from pool_monitor.grading.outcomes import Outcome
@@ -45,8 +45,6 @@ from pool_monitor.grading.wire import OF_OCTETS, end_to_end
 from pool_monitor.request_traces import SERVED
 
 PREFIX = "/v1"
-MOST_SEEN_BYTES = 1024 * 1024
-"""Of an answer that is passed on, what is looked at afterwards for the usage that it states."""
 TRIED_SECONDS = 10.0
 """How long is waited for whether the upstream takes a key."""
 REFUSED = frozenset({401, 403})
@@ -83,7 +81,7 @@ class Decision:
         return f"compact {self.recognised.template.digest}" if self.recognised is not None else "decoded"
 
 
-Offer = Callable[[Call, Recognised, Answer], None]
+Offer = Callable[[Call, Recognised, Answer], Awaitable[None]]
 """Told of answers to the original prompt that could have been asked for in the compact form."""
 
 
@@ -270,7 +268,7 @@ class Grading:
             else:
                 await self._as_told(request, content, call, telling, key)
                 if self._offer is not None and decision.could_be is not None and telling.status == 200:
-                    self._offer(call, decision.could_be, Answer(200, telling.fields, telling.content))
+                    await self._offer(call, decision.could_be, Answer(200, telling.fields, telling.content))
 
         return await self._shared(request, served, call, decision, key, produce)
 
@@ -352,7 +350,7 @@ class Grading:
         outcome: Outcome = await self._completions.produce(call, recognised, telling)
         served.expansion = outcome.expansion
         if outcome.expansion in _STORABLE:
-            self._keep(call, key, telling)
+            await self._keep(call, key, telling)
 
     async def _as_told(self, request: web.Request, content: bytes, call: Call, telling: Telling, key: bytes) -> None:
         fields = tuple(request.headers.items())
@@ -366,13 +364,15 @@ class Grading:
                 # as where it is not shared
                 if telling.status == 200:
                     self._books.passed(telling.content, coding_of(telling.fields))
-        self._keep(call, key, telling)
+        await self._keep(call, key, telling)
 
-    def _keep(self, call: Call, key: bytes, telling: Telling) -> None:
+    async def _keep(self, call: Call, key: bytes, telling: Telling) -> None:
         if telling.status != 200 or not self._keeps(call):
             return
         answer = Answer(telling.status, telling.fields, telling.content)
-        if is_whole(answer, stream=call.body.get("stream") is True):
+        # however few octets they are, of a coding or of events they may say much
+        stream = call.body.get("stream") is True
+        if self._stored.takes(answer) and await asyncio.to_thread(is_whole, answer, stream=stream):
             self._stored.keep(key, answer)
 
     # -- for batches and the like
@@ -396,7 +396,7 @@ class Grading:
                 telling.whole(await self._upstream.complete(call))
                 if telling.status == 200:
                     self._books.passed(telling.content, "")
-                self._keep(call, key, telling)
+                await self._keep(call, key, telling)
 
         shares = self._flags.dedup and not self._flags.bypass and shareable(call, known=decision.known)
         with self._observed(served, call.deadline):
@@ -424,7 +424,7 @@ class Grading:
 
 def _body_in(content: bytes, templates: Sequence[Template]) -> dict[str, Any] | Left:
     """What a chat completion of this content asks, or why that is not looked into."""
-    if not may_hold(content, templates) and _TEMPERATURE not in content:
+    if not may_hold(content, templates) and not holds(content, _TEMPERATURE):
         return Left.UNRECOGNISED
     if is_crowded(content):
         return Left.TOO_LARGE

@@ -22,7 +22,7 @@ from prometheus_client.metrics_core import Metric
 
 from config.tasks import end
 from pool_monitor.grading.calls import Answer, Ask, Call, Lane, UpstreamFault
-from pool_monitor.grading.jsons import decoded, encoded
+from pool_monitor.grading.jsons import decoded, weight_of
 from pool_monitor.grading.outcomes import said_by, tier_of, usage_of
 from pool_monitor.grading.paired import seeded
 from pool_monitor.grading.quality import Compared, Summary, compare, fields_of, summarise
@@ -177,7 +177,7 @@ class Shadow:
             self.tally[Shadowed.NOT_SAMPLED] += 1
             return
         asked = {name: value for name, value in body.items() if name not in _NOT_REPEATED}
-        job = _Job(call.asking_again(asked), template, form, answer, len(encoded(asked)) + len(answer))
+        job = _Job(call.asking_again(asked), template, form, answer, weight_of(asked) + len(answer))
         if self._queue.full() or self._waiting_bytes + job.weight > MOST_WAITING_BYTES:
             self.tally[Shadowed.TOO_MANY_WAITING] += 1
             return

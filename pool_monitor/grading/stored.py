@@ -32,7 +32,7 @@ MAX_ANSWER_SHARE = 8
 
 _NOT_KEPT = ("x-ratelimit-", "x-request-id", "openai-processing-ms", "retry-after", "set-cookie", "date", "cf-", "age")
 """Of one answer's transport, not of its content."""
-_WITHOUT_EFFECT = frozenset({"user-agent", "accept", "x-request-id", "traceparent", "tracestate"})
+_WITHOUT_EFFECT = frozenset({"user-agent", "x-request-id", "traceparent", "tracestate"})
 _WITHOUT_EFFECT_PREFIXES = ("x-stainless-", "x-forwarded-", "forwarded", "sec-", "via")
 
 
@@ -44,12 +44,16 @@ def is_whole(answer: Answer, *, stream: bool) -> bool:
             completion = decoded(content)
             return said_by(completion) is not None and not (completion or {}).get("error")
         decoder = sse.Decoder()
-        *documents, last = decoder.feed(content)
+        *events, last = decoder.feed(content)
     except (ValueError, UpstreamFault):
         return False
-    said = [event.document or {} for event in documents]
-    ended = any(_ends(document) for document in said)
-    return last.is_last and decoder.rest() is None and ended and not any(document.get("error") for document in said)
+    ended = False
+    # of an answer of many there is one document at a time
+    for document in (event.document or {} for event in events):
+        if document.get("error"):
+            return False
+        ended = ended or _ends(document)
+    return last.is_last and decoder.rest() is None and ended
 
 
 def _ends(chunk: Mapping[str, Any]) -> bool:
@@ -117,6 +121,10 @@ class Stored:
         self.held: Kept[bytes, _Answer] = Kept(max_bytes)
         self._writing: set[asyncio.Task[bool]] = set()
 
+    def takes(self, answer: Answer) -> bool:
+        """Whether there is room for an answer of that size."""
+        return len(answer.content) <= self._max_bytes // MAX_ANSWER_SHARE
+
     async def find(self, key: bytes) -> tuple[Answer, Found, float] | None:
         """The answer, where it was found, and the seconds it has left."""
         now = self._clock()
@@ -139,7 +147,7 @@ class Stored:
         """Keep a complete and successful answer, here and, in the background, in the tier."""
         fields = tuple((name, value) for name, value in answer.fields if not name.lower().startswith(_NOT_KEPT))
         answer = Answer(answer.status, fields, answer.content)
-        if len(answer.content) > self._max_bytes // MAX_ANSWER_SHARE:
+        if not self.takes(answer):
             return
         self.held.keep(key, _Answer(answer, self._clock() + self._ttl))
         if self._tier is not None and self._shared():

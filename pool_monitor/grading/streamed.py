@@ -5,9 +5,10 @@ Until the first question is told another answer can take the place of this one; 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from pool_monitor.grading import sse
 from pool_monitor.grading.answers import Doubt, NotCertain
@@ -26,8 +27,20 @@ from pool_monitor.grading.outcomes import (
     said_by,
     without_text,
 )
+from pool_monitor.grading.receiving import done_to
 from pool_monitor.grading.upstream import Streamed, Upstream
 from pool_monitor.grading.wire import OF_OCTETS, end_to_end
+
+TIMES_SLOWER = 16
+"""Than JSON is read, a compact answer is expanded."""
+
+Given = ParamSpec("Given")
+Found = TypeVar("Found")
+
+
+async def expanding(length: int, do: Callable[Given, Found], *given: Given.args, **more: Given.kwargs) -> Found:
+    """What is done to expand a text of that length, in a thread where it is long."""
+    return await done_to(length * TIMES_SLOWER, do, *given, **more)
 
 
 class Streaming:
@@ -123,15 +136,17 @@ class Streaming:
         async with aclosing(streamed.pieces()) as pieces:
             async for piece in pieces:
                 for event in decoder.feed(piece):
-                    self._take(event)
+                    await self._take(event)
+                # the next may be there already: others have their turn before it
+                await asyncio.sleep(0)
         if (rest := decoder.rest()) is not None:
-            self._take(rest)
-        self._end()
+            await self._take(rest)
+        await self._end()
         self._release()
 
-    def _take(self, event: sse.Event) -> None:
+    async def _take(self, event: sse.Event) -> None:
         if event.is_last:
-            self._end()
+            await self._end()
         document = event.document
         if document is None:
             if event.data.strip() and not event.is_last and not self._settled:
@@ -148,7 +163,7 @@ class Streaming:
         if not (isinstance(choices, list) and choices):
             self._pass(event.raw)
         elif len(choices) == 1 and isinstance(choices[0], dict) and choices[0].get("index") in (0, None):
-            self._take_choice(event, document, choices[0])
+            await self._take_choice(event, document, choices[0])
         elif self._settled:
             self._pass(self._silent(event, document))
         else:
@@ -167,7 +182,7 @@ class Streaming:
         silent = [*map(without_text, choices)]
         return event.raw if silent == choices else sse.event({**document, "choices": silent})
 
-    def _take_choice(self, event: sse.Event, document: dict[str, Any], choice: dict[str, Any]) -> None:
+    async def _take_choice(self, event: sse.Event, document: dict[str, Any], choice: dict[str, Any]) -> None:
         self._last = document
         given = choice.get("delta")
         delta: dict[str, Any] = given if isinstance(given, dict) else {}
@@ -183,9 +198,9 @@ class Streaming:
         text = ""
         if isinstance(content, str) and content and (not self._finished or self._expander.plain):
             self._compact_text.append(content)
-            text = self._expander.feed(content)
+            text = await expanding(len(content), self._expander.feed, content)
         if finish is not None and not self._finished:
-            text += self._finish(str(finish))
+            text += await self._finish(str(finish))
         silent = without_text(choice)
         if content and silent["delta"] and finish is None:
             self._pass(sse.event({**document, "choices": [silent]}))
@@ -195,17 +210,17 @@ class Streaming:
         elif not content:
             self._pass(self._silent(event, document))
 
-    def _end(self) -> None:
+    async def _end(self) -> None:
         """Of a stream that may not have said how the model ended. Raises NotCertain where the answer is not whole."""
         if not self._settled:
-            self._say(self._finish("stop"))
+            self._say(await self._finish("stop"))
 
-    def _finish(self, reason: str) -> str:
+    async def _finish(self, reason: str) -> str:
         self._finished = True
         if reason in {CUT, FILTERED}:
             self._outcome.expansion = Expansion.CUT if reason == CUT else Expansion.REFUSED
             return self._expander.cut()
-        finished = self._expander.finish()
+        finished = await expanding(sum(map(len, self._compact_text)), self._expander.finish)
         self._outcome.expansion, self._outcome.notes = finished.found, finished.notes
         return finished.content
 
@@ -263,7 +278,7 @@ class Streaming:
                 raise UpstreamFault(
                     answer.status if not answer.ok else 502, "upstream_no_answer", "the answer could not be completed"
                 )
-            rest = self._expander.resume(full_answer(self._outcome.template.shape, said.content))
+            rest = await expanding(len(said.content), self._rest_of, said.content)
         except NotCertain as doubt:
             self._end_with(UpstreamFault(502, "upstream_no_answer", f"the answer could not be completed: {doubt}"))
             return
@@ -279,6 +294,9 @@ class Streaming:
             usage = {**_chunk(self._last, {}, None), "choices": [], "usage": dict(self._outcome.usage)}
             self._telling.write(sse.event(usage))
         self._telling.write(sse.DONE)
+
+    def _rest_of(self, content: str) -> str:
+        return self._expander.resume(full_answer(self._outcome.template.shape, content))
 
     def _end_with(self, fault: UpstreamFault) -> None:
         """As the vendor ends a stream that fails."""

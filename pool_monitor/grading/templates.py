@@ -9,6 +9,7 @@ from hashlib import sha256
 from typing import Any
 
 from pool_monitor.grading.calls import Left
+from pool_monitor.grading.jsons import holds
 from pool_monitor.grading.shapes import Shape
 
 _ROLES = ("system", "developer", "user")
@@ -57,8 +58,8 @@ def words_pattern(original: str) -> re.Pattern[str]:
 
 def may_hold(content: bytes, templates: Sequence[Template]) -> bool:
     """Whether a request's content is worth decoding: False where no template can be in it."""
-    return any(template.anchor.encode() in content for template in templates) or (
-        bool(templates) and _ESCAPED in content
+    return any(holds(content, template.anchor.encode()) for template in templates) or (
+        bool(templates) and holds(content, _ESCAPED)
     )
 
 

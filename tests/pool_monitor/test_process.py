@@ -65,6 +65,24 @@ async def test_without_a_place_for_temporary_files_it_ends_with_status_1_and_one
     assert "TMPDIR" in line
 
 
+async def test_what_was_loaded_is_not_looked_through_for_garbage_while_it_serves() -> None:
+    script = """
+import gc, sys
+from pool_monitor import app
+from pool_monitor.__main__ import main
+
+async def serve(*_):
+    print("left", len(gc.get_objects()))
+
+app.serve = serve
+sys.exit(main([]))
+"""
+    async with python("-c", script, environ=environment(HOST="127.0.0.1", PORT="0", LOG_LEVEL="error")) as child:
+        assert await child.end() == 0
+    [line] = child.lines
+    assert int(line.removeprefix("left ")) < 1000
+
+
 async def test_it_serves_until_sigterm(database: str) -> None:
     environ = environment(DATABASE_URL=database, HOST="127.0.0.1", PORT="0", LOG_FORMAT="text")
     async with python(*MONITOR, environ=environ) as child:

@@ -8,6 +8,7 @@ import io
 import json
 import secrets
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,9 +21,9 @@ import pytest
 from aiohttp import web
 from backports import zstd
 
-from pool_monitor.grading import bookkeeping
-from pool_monitor.grading.bookkeeping import FILE, stated_in
-from pool_monitor.grading.serve import MOST_SEEN_BYTES
+from pool_monitor.grading import bookkeeping, tokens
+from pool_monitor.grading.bookkeeping import FILE, MOST_SEEN_BYTES, Bookkeeping, stated_in
+from pool_monitor.grading.models import load_models
 from tests.pool_monitor.grading.pictures import png, url
 from tests.pool_monitor.grading.samples import pretty
 from tests.pool_monitor.grading.upstreams import Asked, chunks, completion, streamed, whole
@@ -359,6 +360,16 @@ async def test_so_have_they_of_what_waits_at_the_end(tmp_path: Path, monkeypatch
     saved = orjson.loads((tmp_path / FILE).read_bytes())
     [[*_, tally]] = saved["tallies"]
     assert (tally["requests"], tally["reported_output"], tally["prompt_before"]) == (3, 150, 0)
+
+
+async def test_the_vocabulary_is_loaded_before_anybody_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While that goes on no other thread runs."""
+    loaded: list[bool] = []
+    monkeypatch.setattr(tokens, "warm", lambda: loaded.append(True))
+    books = Bookkeeping(load_models(), time.time, None, lambda *_: None)
+    await books.start()
+    assert loaded
+    await books.close()
 
 
 async def test_the_books_outlast_a_restart(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pool_monitor.grading.jsons import MOST_VALUES, is_crowded
+from pool_monitor.grading import jsons
+from pool_monitor.grading.jsons import MOST_VALUES, holds, is_crowded, weight_of
 
 TEXTS = st.text(st.sampled_from(',[{"\\\n:é'), max_size=9)
 VALUES = st.recursive(
@@ -43,3 +44,15 @@ def test_millions_of_tiny_values_are_a_crowd(one: bytes) -> None:
 
 def test_a_large_image_is_none() -> None:
     assert not is_crowded(b'{"messages":["' + b"A" * 5_000_000 + b'"]}')
+
+
+@given(st.binary(max_size=20), st.binary(min_size=1, max_size=5))
+def test_a_text_is_found_though_it_stands_in_two_parts(content: bytes, text: bytes) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jsons, "_PART_BYTES", 3)
+        assert holds(content, text) is (text in content)
+
+
+@given(VALUES)
+def test_a_document_weighs_no_less_than_what_it_says(document: object) -> None:
+    assert weight_of({"a": [document]}) >= len(orjson.dumps(document))

@@ -63,6 +63,7 @@ def test_order_and_white_space_do_not_matter() -> None:
         key_of(call(BODY, *FIELDS, ("OpenAI-Organization", "o")), SECRET, "f"),
         key_of(call(BODY, *FIELDS, ("Idempotency-Key", "1")), SECRET, "f"),
         key_of(call(BODY, *FIELDS, ("X-Student", "Zo\udceb")), SECRET, "f"),
+        key_of(call(BODY, *FIELDS, ("Accept", "text/event-stream")), SECRET, "f"),
         key_of(call(), SECRET, "g"),
         key_of(call(), b"t" * 32, "f"),
     ],

@@ -95,6 +95,7 @@ def test_an_image_never_costs_without_bound(width: int, height: int) -> None:
         (url(jpeg(1200, 1600, before=300_000), "jpeg"), (1200, 1600)),
         (url(gif(3, 5), "gif"), (3, 5)),
         (url(png(640, 480), "jpeg"), (640, 480)),
+        (url(jpeg(1200, 1600, before=2_000_000), "jpeg"), None),
         ("https://example.com/a.png", None),
         ("data:image/png;base64,", None),
         ("data:image/png;base64,!!!!", None),

@@ -1,0 +1,139 @@
+"""What grows with what callers and the model say is done beside the event loop, which serves others meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from pool_monitor.grading import batch_asking, batch_running, completions, part, serve
+from pool_monitor.grading.answers import compact
+from pool_monitor.grading.expanding import Expander
+from pool_monitor.grading.receiving import LARGE_BYTES
+from pool_monitor.grading.streamed import Streaming
+from tests.pool_monitor.grading.batching import begun, ended, line
+from tests.pool_monitor.grading.samples import answer, minified, pretty, question
+from tests.pool_monitor.grading.upstreams import TEMPLATE, Asked, chunks, completion, streamed, whole
+from tests.pool_monitor.grading.wrapped import Wrapped, graded, graded_in_a_stream, says, wrapping
+
+LONG = answer([question(number, "2 + 2", "4", "4", "CORRECT", "Good.") for number in range(1, 801)], "Good.", "")
+SAID = minified(compact(TEMPLATE.shape, LONG))
+
+
+@pytest.fixture
+def where(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, str], set[bool]]:
+    """Whether what is named so is done on the event loop's thread."""
+
+    def watch(owner: Any, name: str) -> set[bool]:
+        found: set[bool] = set()
+        do = getattr(owner, name)
+
+        def watched(*given: Any, **more: Any) -> Any:
+            found.add(threading.current_thread() is threading.main_thread())
+            return do(*given, **more)
+
+        monkeypatch.setattr(owner, name, watched)
+        return found
+
+    return watch
+
+
+Where = Callable[[Any, str], set[bool]]
+
+
+async def test_a_long_answer_is_expanded_there(wrapped: Wrapped, where: Where) -> None:
+    expands = where(completions, "expand")
+    wrapped.upstream.answering = says(SAID)
+    told = await graded(wrapped.sdk())
+    assert told.choices[0].message.content == pretty(LONG)
+    assert expands == {False}
+
+
+async def test_a_long_piece_of_a_stream_is_expanded_there(wrapped: Wrapped, where: Where) -> None:
+    feeds, finishes = where(Expander, "feed"), where(Expander, "finish")
+
+    async def at_once(asked: Asked, request: web.Request) -> web.StreamResponse:
+        return await streamed(request, chunks([SAID]))
+
+    wrapped.upstream.answering = at_once
+    text, _ = await graded_in_a_stream(wrapped.sdk())
+    assert text == pretty(LONG)
+    assert feeds == finishes == {False}
+
+
+async def test_others_have_their_turn_while_events_are_there(wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many have come."""
+    taken, most = 0, 0
+    take = Streaming._take
+
+    async def counted(self: Streaming, event: Any) -> None:
+        nonlocal taken
+        taken += 1
+        await take(self, event)
+
+    async def turns() -> None:
+        nonlocal taken, most
+        while True:
+            taken = 0
+            await asyncio.sleep(0)
+            most = max(most, taken)
+
+    monkeypatch.setattr(Streaming, "_take", counted)
+    wrapped.upstream.answering = says(SAID)
+    other = asyncio.create_task(turns())
+    try:
+        text, _ = await graded_in_a_stream(wrapped.sdk())
+    finally:
+        other.cancel()
+    assert text == pretty(LONG)
+    assert 0 < most <= 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_whether_an_answer_is_worth_keeping_is_found_out_there(
+    wrapped: Wrapped, where: Where, stream: bool
+) -> None:
+    reads = where(serve, "is_whole")
+    wrapped.upstream.answering = says(SAID)
+    await wrapped.flag(ENABLE_COMPLETION_CACHE=True)
+    for _ in range(2):
+        for prompt in ({}, {"prompt": "Tell a joke."}):
+            await (graded_in_a_stream if stream else graded)(wrapped.sdk(), temperature=0, **prompt)
+    assert len(wrapped.upstream.asked) == 2
+    assert reads == {False}
+
+
+async def test_an_answer_for_which_there_is_no_room_is_not_even_read(where: Where) -> None:
+    reads = where(serve, "is_whole")
+    async with wrapping(completion_cache_max_bytes=8 * 1000, enable_completion_cache="on") as wrapped:
+        wrapped.upstream.answering = says(SAID)
+        for _ in range(2):
+            await graded(wrapped.sdk(), temperature=0)
+        assert len(wrapped.upstream.asked) == 2
+    assert not reads
+
+
+async def test_lines_of_a_batch_and_their_answers_are_read_there(wrapped: Wrapped, where: Where) -> None:
+    loads, replies = where(batch_running, "body_at"), where(batch_asking, "reply_of")
+
+    async def at_length(asked: Asked, request: web.Request) -> web.StreamResponse:
+        return await whole(completion("a" * LARGE_BYTES))
+
+    wrapped.upstream.answering = at_length
+    body = {"model": "m", "messages": [{"role": "user", "content": "b" * LARGE_BYTES}]}
+    async with wrapped.sdk() as sdk:
+        batch = await ended(sdk, await begun(sdk, line(1, body=body)))
+    assert batch.request_counts.completed == 1
+    assert loads == replies == {False}
+
+
+async def test_an_answer_to_compare_with_is_read_there(where: Where) -> None:
+    reads = where(part, "stated")
+    async with wrapping(shadow_sample_rate=1, use_optimized_prompts="off") as wrapped:
+        wrapped.upstream.answering = says(SAID)
+        await graded(wrapped.sdk())
+    assert reads == {False}
