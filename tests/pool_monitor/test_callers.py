@@ -230,9 +230,9 @@ async def at_end(caller: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> b
         return await caller[0].read() == b""
 
 
-async def asked(caller: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> int:
+async def asked(caller: tuple[asyncio.StreamReader, asyncio.StreamWriter], path: str = "/healthz") -> int:
     reader, writer = caller
-    writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     head = await read_head(reader)
     assert head is not None
     await read_content(reader, head, to_end=False)
@@ -266,13 +266,6 @@ async def test_who_never_asked_makes_room_and_then_who_was_idle_longest(
     assert [record.levelname for record in caplog.records if "file descriptors" in record.message] == ["ERROR"]
 
 
-async def send_for_ever(writer: asyncio.StreamWriter) -> None:
-    while True:
-        writer.write(b"x")
-        await writer.drain()
-        await asyncio.sleep(0)
-
-
 async def test_who_has_just_come_makes_no_room_for_who_comes_next(
     wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -298,18 +291,47 @@ async def test_who_has_just_come_makes_no_room_for_who_comes_next(
         writer.write(LARGE.encode())
         await writer.drain()
     assert connected(monitor) == 8
-    # who was refused first makes room
+    # who comes now waits until one of them has left
     come.append(await asyncio.open_connection("127.0.0.1", monitor.port))
-    with pytest.raises(ConnectionError):
-        await send_for_ever(come[4][1])
+    asking = asyncio.create_task(asked(come[8]))
+    for _ in range(20):
+        await asyncio.sleep(0)
     assert connected(monitor) == 8
-    for caller in (*come[:4], *come[7:]):
+    assert not asking.done()
+    come[4][1].close()
+    assert await asking == 200
+    for caller in (*come[:4], come[7]):
         # an operator's
         assert await asked(caller) == 200
     for _, writer in come:
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
+
+
+async def test_who_came_as_one_too_many_is_served_once_there_is_room(
+    wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "LOOK_SHARE", 0)
+
+    async def models(asked: Asked, request: web.Request) -> web.StreamResponse:
+        return await whole({"object": "list", "data": []})
+
+    wrapped.upstream.answering = models
+    monitor = wrapped.monitor
+    monitor.monitor.room.most = 1
+
+    within = await asyncio.open_connection("127.0.0.1", monitor.port)
+    await until(lambda: connected(monitor) == 1)
+    one = await asyncio.open_connection("127.0.0.1", monitor.port)
+    assert await asked(one) == 200
+    assert [caller.too_many for caller in held(monitor)] == [False, True]
+    within[1].close()
+    await within[1].wait_closed()
+    await until(lambda: connected(monitor) == 1)
+    assert await asked(one, "/v1/models") == 200
+    one[1].close()
+    await one[1].wait_closed()
 
 
 async def test_who_is_refused_may_send_as_long_as_who_is_turned_away_unheard(wrapped: Wrapped) -> None:
