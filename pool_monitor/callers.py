@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import orjson
 from aiohttp import web
+from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -86,7 +87,7 @@ class Caller(RequestHandler):
     too_many -- there was no room for it.
     """
 
-    __slots__ = ("_came", "_connected", "_head", "_heard", "_lingering", "_taking", "room", "too_many")
+    __slots__ = ("_came", "_connected", "_content", "_head", "_heard", "_lingering", "_taking", "room", "too_many")
 
     def __init__(self, manager: web.Server, room: CallersRoom, **options: Any) -> None:
         super().__init__(manager, **options)
@@ -94,6 +95,8 @@ class Caller(RequestHandler):
         self.too_many = False
         self._connected: asyncio.Transport
         self._came = 0.0
+        # of the request that was parsed last
+        self._content: StreamReader | None = None
         self._head = 0
         self._heard = 0.0
         self._lingering: Lingering | None = None
@@ -183,8 +186,13 @@ class Caller(RequestHandler):
         most = timeout or 0.0
         if not self._request_in_progress:
             most = min(most, SILENT_SECONDS)
-        # to aiohttp (3.14) no time is time without end
-        await super().shutdown(max(most, 0.001))
+        # aiohttp (3.14) takes its time twice: for the handler, and for the task that has run it
+        try:
+            async with asyncio.timeout(most):
+                await super().shutdown(None)
+        except TimeoutError:
+            # no time at all is to it time without end
+            await super().shutdown(0.001)
 
     def data_received(self, data: bytes) -> None:
         """See asyncio."""
@@ -193,14 +201,22 @@ class Caller(RequestHandler):
         if self._lingering is not None:
             self._lingering.heard = self._loop.time()
             return
+        count, whole = self._request_count, self._content is None or self._content.is_eof()
         super().data_received(data)
-        if self._waiter is None or self._waiter.done():
+        if self._request_count != count:
+            self._content = self._messages[-1][1]
             self._head = 0
-            return
-        # all before it was whole
-        self._head += len(data)
-        if self._head > MOST_HEAD_BYTES:
+        elif whole:
+            self._head += len(data)
+            if self._head > MOST_HEAD_BYTES:
+                self._refuse_head()
+
+    def _refuse_head(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
             self._end_with("431 Request Header Fields Too Large", LARGE_HEAD, {})
+        else:
+            # nothing is read of it any more, and nothing follows the answer that is on its way
+            self.close()
 
     def pause_writing(self) -> None:
         """See asyncio."""
@@ -216,6 +232,8 @@ class Caller(RequestHandler):
         """See asyncio."""
         super().connection_lost(exc)
         self.room.gone(self)
+        # it keeps the connection, and would be kept by it
+        self._content = None
         if self._lingering is not None:
             self._lingering.end()
             self._lingering = None
