@@ -19,8 +19,8 @@ Start with `settings`: one definition a setting, with its default, bounds and me
     listen.py     listening sockets; descriptors.py has as many connections as the system lets one have; lag.py says how
                   late the event loop is; tasks.py ends tasks; spare_memory.py gives back what is free
     answers.py    applications whose answers are JSON; access.py says who may change something
-    room.py       how many clients may be connected; door.py lets them in, or wait; untaken.py what is on its way to or
-                  from one of them; ending.py how connections end
+    room.py       how many clients may be connected; untaken.py what is on its way to or from one of them; ending.py how
+                  connections end
     process.py    standard streams, and how a process is told to stop; interrupted.py is for Ctrl-C at its very start
     logs.py       the log on standard error; teller.py writes it, and waits for nobody; told.py says a thing once
     output.py     what a command says on standard output, be its disk full

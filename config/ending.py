@@ -19,7 +19,7 @@ class Lingering:
     """Sends the end of the stream and reads on, until the client has ended as well, is silent, or has had its time.
 
     Closing at once would have the kernel reset the connection, and the client lose answers that it has not read.
-    heard -- when something was received last, on the loop's clock: to be set then.
+    heard -- to be set when something is received.
     """
 
     __slots__ = ("_close", "_end", "_loop", "_timer", "heard")
@@ -29,15 +29,15 @@ class Lingering:
         self._close = close
         self._loop = asyncio.get_running_loop()
         self._end = self._loop.time() + LINGER_SECONDS
-        self.heard = 0.0
+        self.heard = False
         transport.write_eof()
         transport.resume_reading()
         self._timer = self._loop.call_later(SILENT_SECONDS, self._look)
 
     def _look(self) -> None:
-        due = min(self.heard + SILENT_SECONDS, self._end)
-        if self._loop.time() < due:
-            self._timer = self._loop.call_at(due, self._look)
+        if self.heard and self._loop.time() < self._end:
+            self.heard = False
+            self._timer = self._loop.call_later(SILENT_SECONDS, self._look)
         else:
             self._close()
 

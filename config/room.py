@@ -1,4 +1,4 @@
-"""How many clients may be connected, who goes where one comes too many, and how long that one is borne."""
+"""How many clients may be connected, and who goes where one comes too many."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import heapq
 import logging
 import sys
 import time
+from collections import OrderedDict
 from collections.abc import Collection
 from typing import Protocol
 
 from config.descriptors import SILENT_SECONDS
-from config.door import Door
 
 log = logging.getLogger("siding.room")
 
@@ -20,12 +20,8 @@ LOOK_SHARE = 20
 """Where nobody was idle, the look for one takes one part in so many of the time."""
 ARRIVAL_SECONDS = 1.0
 """Who has just come is about to ask: its request may be here, unread."""
-TOLD_SECONDS = 1.0
-"""Who has been told that there is no room, and sends nothing, makes room after so long for the next to be told."""
-SENDING_SECONDS = 10.0
-"""And who does send."""
 LEAST_TOLD = 16
-"""So many may be at that at once, where they are not one in `ROOM_SHARE` of those for whom there is room."""
+"""So many may be told at once that there is no room, where a `ROOM_SHARE` of those for whom there is would be fewer."""
 
 
 class Guest(Protocol):
@@ -44,34 +40,22 @@ class Guest(Protocol):
     def end_when_idle(self) -> None:
         """Close it."""
 
-    @property
-    def heard(self) -> float:
-        """When it sent something last since it was told that there is no room, on the monotonic clock, or 0."""
-        ...
-
     def cut(self) -> None:
-        """Now, whatever it sends."""
-
-
-def had_its_time(told: float, heard: float, now: float) -> bool:
-    """Whether one that was told so at `told`, and has sent something last at `heard`, may be cut for the next."""
-    return now >= told + (SENDING_SECONDS if heard > told else TOLD_SECONDS)
+        """Close it, whatever it sends."""
 
 
 class Room:
     """Of so many descriptors: what is left is for the origin, for Redis and for who looks after this process.
 
     libuv, where there is none left, cuts clients without a word (uv_listen). Who is too many is told so, and what it
-    still sends is read: closed at once it would see a reset instead. While as many are at that as may be, those who
-    come wait to be accepted, until some have left or had their time.
+    still sends is read: closed at once it would see a reset instead. Of those the first goes where they are too many.
 
-    most -- clients that may be connected. door -- by which they come, once they do.
+    most -- clients that may be connected.
     """
 
     def __init__(self, most: int = sys.maxsize) -> None:
         self.most = most
-        self.door: Door | None = None
-        self._told: dict[Guest, float] = {}
+        self._told: OrderedDict[Guest, None] = OrderedDict()
         self._said_until = self._looks_from = 0.0
         # connections that are being closed to make room, and whose room nobody has taken
         self._leaving = 0
@@ -91,19 +75,18 @@ class Room:
         return guest in self._told
 
     def tell(self, guest: Guest) -> None:
-        """It has been told that there is no room, and may still be sending."""
-        self._told[guest] = now = time.monotonic()
+        """It is told that there is no room, and may still be sending."""
+        self._told[guest] = None
+        self._bound()
+
+    def _bound(self) -> None:
         if len(self._told) > self.most_told:
-            for one in [one for one, told in self._told.items() if had_its_time(told, one.heard, now)]:
-                del self._told[one]
-                one.cut()
-        if self.door is not None and len(self._told) >= self.most_told:
-            self.door.shut(TOLD_SECONDS)
+            first, _ = self._told.popitem(last=False)
+            first.cut()
 
     def gone(self, guest: Guest) -> None:
         """It has left."""
-        if self._told.pop(guest, None) is not None and self.door is not None and len(self._told) < self.most_told:
-            self.door.let_in()
+        self._told.pop(guest, None)
 
     def admit(self, newcomer: Guest, guests: Collection[Guest]) -> bool:
         """Take one of `guests`, who has just come, where there is room; otherwise make some; False where none can be.

@@ -15,10 +15,10 @@ from aiohttp import web
 from prometheus_client.metrics_core import Metric
 
 from config.descriptors import most_clients
-from config.door import Door
 from config.ending import LINGER_SECONDS
 from config.everywhere import FlagsEverywhere
 from config.flags import Flags
+from config.listen import BACKLOG
 from config.settings import MonitorSettings
 from config.spare_memory import SpareMemory
 from config.tasks import end
@@ -116,7 +116,7 @@ class Monitor:
         # each may need another to the upstream
         self.room = CallersRoom(max(1, most_clients(DESCRIPTORS + settings.db_pool_max) // 2))
         self._runner: web.AppRunner | None = None
-        self._door: Door | None = None
+        self._listening: asyncio.Server | None = None
 
     def _share(self) -> Replicas | None:
         if self._tier is None or self._settings.database_url is None:
@@ -181,8 +181,10 @@ class Monitor:
         # what is forwarded goes on as it is coded
         options = {"loop": loop, "access_log": None, "auto_decompress": False, "lingering_time": LINGER_SECONDS}
         options |= HEAD_LIMITS
-        self._door = self.room.door = Door(lambda: Caller(server, self.room, **options), sock, self.room.at_once)
-        await self._door.open()
+        self._listening = await loop.create_server(
+            lambda: Caller(server, self.room, **options), sock=sock, backlog=self.room.at_once
+        )
+        sock.listen(BACKLOG)
 
     async def _advise(self) -> dict[str, object]:
         assert self._pool is not None
@@ -235,8 +237,8 @@ class Monitor:
         self._metrics.lag.stop()
         await end((self._chore,))
         self.parts.draining = True
-        if self._door is not None:
-            await self._door.close()
+        if self._listening is not None:
+            self._listening.close()
         if self._runner is not None:
             await self._runner.cleanup()
         await self.grading.close()

@@ -50,7 +50,7 @@ class CallersRoom(Room):
     @property
     def most_told(self) -> int:
         """See `Room`."""
-        return max(1, self.most // 2)
+        return self.most - len(self._unheard)
 
     @property
     def outside(self) -> int:
@@ -68,6 +68,7 @@ class CallersRoom(Room):
             first, _ = self._unheard.popitem(last=False)
             first.turn_away()
             self.tell(first)
+        self._bound()
 
     def heard(self, caller: Caller, guests: Collection[Guest]) -> bool:
         """It has asked; whether there is room by now."""
@@ -87,7 +88,7 @@ class Caller(RequestHandler):
     too_many -- there was no room for it.
     """
 
-    __slots__ = ("_came", "_connected", "_content", "_head", "_heard", "_lingering", "_taking", "room", "too_many")
+    __slots__ = ("_came", "_connected", "_content", "_head", "_lingering", "_taking", "room", "too_many")
 
     def __init__(self, manager: web.Server, room: CallersRoom, **options: Any) -> None:
         super().__init__(manager, **options)
@@ -98,7 +99,6 @@ class Caller(RequestHandler):
         # of the request that was parsed last
         self._content: StreamReader | None = None
         self._head = 0
-        self._heard = 0.0
         self._lingering: Lingering | None = None
         self._taking: Taking | None = None
 
@@ -166,11 +166,6 @@ class Caller(RequestHandler):
             # it has left
             self._connected.close()
 
-    @property
-    def heard(self) -> float:
-        """See `room.Guest`."""
-        return self._heard
-
     def cut(self) -> None:
         """Now, whatever it sends, and aiohttp still reads."""
         self._connected.abort()
@@ -196,10 +191,8 @@ class Caller(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """See asyncio."""
-        if self.too_many:
-            self._heard = self._loop.time()
         if self._lingering is not None:
-            self._lingering.heard = self._loop.time()
+            self._lingering.heard = True
             return
         count, whole = self._request_count, self._content is None or self._content.is_eof()
         super().data_received(data)

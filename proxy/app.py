@@ -17,9 +17,9 @@ from aiohttp import web
 
 from config.bulletin import Standing
 from config.descriptors import most_clients
-from config.door import Door
 from config.everywhere import set_flags as everywhere_or_here
 from config.flags import Flags
+from config.listen import BACKLOG
 from config.metrics import write_out
 from config.room import ROOM_SHARE, Room
 from config.rules import RouteTable, load_rules
@@ -149,7 +149,7 @@ class Worker:
         own_paths = PATHS if settings.public_metrics else frozenset()
         self._express = Express(shared, self.handler.requests, self._briefs, own_paths)
         self._server: ClientServer | None = None
-        self._door: Door | None = None
+        self._listener: asyncio.Server | None = None
         self._chores: list[asyncio.Task[None]] = []
 
     def _shared(self, digest: Callable[[bytes], str], mark: str) -> Shared:
@@ -236,8 +236,8 @@ class Worker:
         # the others are told that there is none
         room = Room(most - most // ROOM_SHARE)
         self._server = ClientServer(self.handler, self._refused, self._fast.lexicon, hits, self._express, room)
-        self._door = room.door = Door(self._server, sock)
-        await self._door.open()
+        self._listener = await asyncio.get_running_loop().create_server(self._server, sock=sock)
+        sock.listen(BACKLOG)
         self._listening = True
 
     async def drain(self) -> None:
@@ -246,9 +246,9 @@ class Worker:
         nginx gives both worker_shutdown_timeout.
         """
         self._draining = True
-        if self._door is None or self._server is None:
+        if self._listener is None or self._server is None:
             return
-        await self._door.close()
+        self._listener.close()
         self._server.begin_drain()
         deadline = time.monotonic() + self.settings.drain_seconds
         # a request whose task has yet to begin, and what a client sent behind one, only its connection knows of

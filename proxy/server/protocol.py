@@ -264,7 +264,7 @@ class ClientConnection(RequestHandler):
 
     def _receive(self, data: bytes) -> None:
         if self.ending.lingering is not None:
-            self.ending.lingering.heard = self._loop.time()
+            self.ending.lingering.heard = True
             return
         if self._close or self._force_close:
             # aiohttp takes nothing more
@@ -560,15 +560,9 @@ class ClientConnection(RequestHandler):
         if not self._at_work:
             self.force_close()
 
-    @property
-    def heard(self) -> float:
-        """See `room.Guest`."""
-        return self.ending.lingering.heard if self.ending.lingering is not None else 0.0
-
     def cut(self) -> None:
         """See `room.Guest`."""
-        if self.transport is not None:
-            self.transport.abort()
+        self.force_close()
 
     @property
     def idle(self) -> bool:

@@ -132,7 +132,7 @@ async def test_what_comes_after_the_answer_is_not_processed(origin: Origin) -> N
         assert (await client.response()).status == 400
         assert await end_of(client) == b""
         await client.send(f"GET /b HTTP/1.1\r\n{FIELDS}\r\n")
-        await until(lambda: (held := connection_of(proxy).ending.lingering) is not None and held.heard > 0)
+        await until(lambda: (held := connection_of(proxy).ending.lingering) is not None and held.heard)
         client.close()
         await until(lambda: not server_of(proxy).connections)
     assert origin.requests == []
@@ -149,7 +149,7 @@ async def test_the_end_of_the_proxy_waits_for_them_as_long_as_they_are_waited_fo
         sending = asyncio.create_task(send_for_ever(client))
         assert await end_of(client) == b""
         draining = asyncio.create_task(proxy.worker.drain())
-        await until(lambda: (held := connection_of(proxy).ending.lingering) is not None and held.heard > 0)
+        await until(lambda: (held := connection_of(proxy).ending.lingering) is not None and held.heard)
         assert not draining.done()
         sending.cancel()
         await draining
