@@ -6,6 +6,7 @@ import heapq
 import logging
 import sys
 import time
+from collections import OrderedDict
 from collections.abc import Collection
 from typing import Protocol
 
@@ -19,6 +20,8 @@ LOOK_SHARE = 20
 """Where nobody was idle, the look for one takes one part in so many of the time."""
 ARRIVAL_SECONDS = 1.0
 """Who has just come is about to ask: its request may be here, unread."""
+LEAST_TOLD = 16
+"""So many may be told at once that there is no room, where a `ROOM_SHARE` of those for whom there is would be fewer."""
 
 
 class Guest(Protocol):
@@ -37,25 +40,60 @@ class Guest(Protocol):
     def end_when_idle(self) -> None:
         """Close it."""
 
+    def cut(self) -> None:
+        """Close it, whatever it sends."""
+
 
 class Room:
     """Of so many descriptors: what is left is for the origin, for Redis and for who looks after this process.
 
-    libuv, where there is none left, cuts clients without a word (uv_listen). most -- clients that may be connected.
+    libuv, where there is none left, cuts clients without a word (uv_listen). Who is too many is told so, and what it
+    still sends is read: closed at once it would see a reset instead. Of those the first goes where they are too many.
+
+    most -- clients that may be connected.
     """
 
     def __init__(self, most: int = sys.maxsize) -> None:
         self.most = most
+        self._told: OrderedDict[Guest, None] = OrderedDict()
         self._said_until = self._looks_from = 0.0
         # connections that are being closed to make room, and whose room nobody has taken
         self._leaving = 0
+
+    @property
+    def most_told(self) -> int:
+        """How many may be told at once that there is no room."""
+        return max(LEAST_TOLD, self.most // ROOM_SHARE)
+
+    @property
+    def outside(self) -> int:
+        """How many of the guests there is no room for."""
+        return len(self._told)
+
+    def is_outside(self, guest: Guest) -> bool:
+        """Whether it is one of those."""
+        return guest in self._told
+
+    def tell(self, guest: Guest) -> None:
+        """It is told that there is no room, and may still be sending."""
+        self._told[guest] = None
+        self._bound()
+
+    def _bound(self) -> None:
+        if len(self._told) > self.most_told:
+            first, _ = self._told.popitem(last=False)
+            first.cut()
+
+    def gone(self, guest: Guest) -> None:
+        """It has left."""
+        self._told.pop(guest, None)
 
     def admit(self, newcomer: Guest, guests: Collection[Guest]) -> bool:
         """Take one of `guests`, who has just come, where there is room; otherwise make some; False where none can be.
 
         Of the idle ones some go, who never asked anything first.
         """
-        if len(guests) <= self.most:
+        if len(guests) - self.outside <= self.most:
             self._leaving = 0
             return True
         if self._leaving:
@@ -71,7 +109,7 @@ class Room:
         self._said_until = now + SILENT_SECONDS
         if now < self._looks_from:
             return False
-        idle = [one for one in guests if one.idle and one is not newcomer]
+        idle = [one for one in guests if one is not newcomer and one.idle and not self.is_outside(one)]
         ended = time.monotonic()
         self._looks_from = now if idle else ended + LOOK_SHARE * (ended - now)
         going = heapq.nsmallest(max(1, self.most // ROOM_SHARE), idle, key=lambda one: one.standing)

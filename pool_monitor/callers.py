@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import orjson
 from aiohttp import web
+from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -39,7 +40,6 @@ class CallersRoom(Room):
     def __init__(self, most: int) -> None:
         super().__init__(most)
         self._unheard: OrderedDict[Caller, None] = OrderedDict()
-        self._refused: OrderedDict[Caller, None] = OrderedDict()
 
     @property
     def at_once(self) -> int:
@@ -47,33 +47,38 @@ class CallersRoom(Room):
         for others."""
         return max(1, min(AT_ONCE, self.most // 8))
 
+    @property
+    def most_told(self) -> int:
+        """See `Room`."""
+        return self.most - len(self._unheard)
+
+    @property
+    def outside(self) -> int:
+        """See `Room`."""
+        return len(self._unheard) + super().outside
+
+    def is_outside(self, guest: Guest) -> bool:
+        """See `Room`."""
+        return guest in self._unheard or super().is_outside(guest)
+
     def listen_to(self, caller: Caller) -> None:
         """Who is too many has come."""
         self._unheard[caller] = None
         if len(self._unheard) > self.most - self.most // 2:
             first, _ = self._unheard.popitem(last=False)
             first.turn_away()
-            self._refused[first] = None
+            self.tell(first)
         self._bound()
 
-    def heard(self, caller: Caller) -> None:
-        """It has asked."""
+    def heard(self, caller: Caller, guests: Collection[Guest]) -> bool:
+        """It has asked; whether there is room by now."""
         self._unheard.pop(caller, None)
+        return self.admit(caller, guests)
 
-    def refuse(self, caller: Caller) -> None:
-        """It is told that there is no room, and may still be sending."""
-        self._refused[caller] = None
-        self._bound()
-
-    def _bound(self) -> None:
-        if self._refused and len(self._unheard) + len(self._refused) > self.most:
-            first, _ = self._refused.popitem(last=False)
-            first.cut()
-
-    def gone(self, caller: Caller) -> None:
-        """It has left."""
-        self._unheard.pop(caller, None)
-        self._refused.pop(caller, None)
+    def gone(self, guest: Guest) -> None:
+        """See `Room`."""
+        self._unheard.pop(cast("Caller", guest), None)
+        super().gone(guest)
 
 
 class Caller(RequestHandler):
@@ -83,7 +88,7 @@ class Caller(RequestHandler):
     too_many -- there was no room for it.
     """
 
-    __slots__ = ("_came", "_connected", "_head", "_lingering", "_taking", "room", "too_many")
+    __slots__ = ("_came", "_connected", "_content", "_head", "_lingering", "_taking", "room", "too_many")
 
     def __init__(self, manager: web.Server, room: CallersRoom, **options: Any) -> None:
         super().__init__(manager, **options)
@@ -91,6 +96,8 @@ class Caller(RequestHandler):
         self.too_many = False
         self._connected: asyncio.Transport
         self._came = 0.0
+        # of the request that was parsed last
+        self._content: StreamReader | None = None
         self._head = 0
         self._lingering: Lingering | None = None
         self._taking: Taking | None = None
@@ -102,10 +109,20 @@ class Caller(RequestHandler):
         self._came = self._loop.time()
         # of anything that the kernel does not take at once it is told
         self._connected.set_write_buffer_limits(0)
-        assert self._manager is not None
-        self.too_many = not self.room.admit(self, cast("Collection[Guest]", self._manager._connections))
+        self.too_many = not self.room.admit(self, self._guests)
         if self.too_many:
             self.room.listen_to(self)
+
+    @property
+    def _guests(self) -> Collection[Guest]:
+        # without a manager it has left
+        return cast("Collection[Guest]", self._manager._connections) if self._manager is not None else ()
+
+    def is_still_too_many(self) -> bool:
+        """Now that it has asked; there may be room by now."""
+        if self.too_many:
+            self.too_many = not self.room.heard(self, self._guests)
+        return self.too_many
 
     @property
     def idle(self) -> bool:
@@ -164,22 +181,35 @@ class Caller(RequestHandler):
         most = timeout or 0.0
         if not self._request_in_progress:
             most = min(most, SILENT_SECONDS)
-        # to aiohttp (3.14) no time is time without end
-        await super().shutdown(max(most, 0.001))
+        # aiohttp (3.14) takes its time twice: for the handler, and for the task that has run it
+        try:
+            async with asyncio.timeout(most):
+                await super().shutdown(None)
+        except TimeoutError:
+            # no time at all is to it time without end
+            await super().shutdown(0.001)
 
     def data_received(self, data: bytes) -> None:
         """See asyncio."""
         if self._lingering is not None:
             self._lingering.heard = True
             return
+        count, whole = self._request_count, self._content is None or self._content.is_eof()
         super().data_received(data)
-        if self._waiter is None or self._waiter.done():
+        if self._request_count != count:
+            self._content = self._messages[-1][1]
             self._head = 0
-            return
-        # all before it was whole
-        self._head += len(data)
-        if self._head > MOST_HEAD_BYTES:
+        elif whole:
+            self._head += len(data)
+            if self._head > MOST_HEAD_BYTES:
+                self._refuse_head()
+
+    def _refuse_head(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
             self._end_with("431 Request Header Fields Too Large", LARGE_HEAD, {})
+        else:
+            # nothing is read of it any more, and nothing follows the answer that is on its way
+            self.close()
 
     def pause_writing(self) -> None:
         """See asyncio."""
@@ -195,6 +225,8 @@ class Caller(RequestHandler):
         """See asyncio."""
         super().connection_lost(exc)
         self.room.gone(self)
+        # it keeps the connection, and would be kept by it
+        self._content = None
         if self._lingering is not None:
             self._lingering.end()
             self._lingering = None
@@ -213,13 +245,11 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 async def room_for_operators(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Of callers that are too many only those are answered who look after this process."""
     caller = request.protocol
-    if isinstance(caller, Caller) and caller.too_many:
-        caller.room.heard(caller)
-        if not request.path.startswith(OPERATORS):
-            caller.room.refuse(caller)
-            answer = answer_json(503, TOO_MANY, AGAIN)
-            answer.force_close()
-            return answer
+    if isinstance(caller, Caller) and caller.is_still_too_many() and not request.path.startswith(OPERATORS):
+        caller.room.tell(caller)
+        answer = answer_json(503, TOO_MANY, AGAIN)
+        answer.force_close()
+        return answer
     return await handler(request)
 
 

@@ -22,7 +22,7 @@ from config.everywhere import set_flags as everywhere_or_here
 from config.flags import Flags
 from config.listen import BACKLOG
 from config.metrics import write_out
-from config.room import Room
+from config.room import ROOM_SHARE, Room
 from config.rules import RouteTable, load_rules
 from config.settings import ProxySettings
 from config.spare_memory import SpareMemory
@@ -233,7 +233,9 @@ class Worker:
         if self.replicas is not None:
             self.replicas.start(logs)
         hits = Hits(self._fast, self._briefs, self._wall, self._traces.needs_span if self._traces is not None else None)
-        room = Room(most_clients(DESCRIPTORS))
+        most = most_clients(DESCRIPTORS)
+        # the others are told that there is none
+        room = Room(most - most // ROOM_SHARE)
         self._server = ClientServer(self.handler, self._refused, self._fast.lexicon, hits, self._express, room)
         self._listener = await asyncio.get_running_loop().create_server(self._server, sock=sock)
         sock.listen(BACKLOG)

@@ -198,11 +198,14 @@ class ClientConnection(RequestHandler):
         self.closing = self._server.draining
         if not self._server.room.admit(self, cast("Collection[Guest]", self._server._connections)):
             self._refuse(errors.OutOfDescriptors("Siding is out of file descriptors; try again later"))
-            self.force_close()
+            self._server.room.tell(self)
+            if not self.linger(unsure=True):
+                self.force_close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """What is being answered is given up."""
         super().connection_lost(exc)
+        self._server.room.gone(self)
         # it keeps the connection, and would be kept by it
         self._content = None
         self.ending.over()
@@ -556,6 +559,10 @@ class ClientConnection(RequestHandler):
         self._quiet = False
         if not self._at_work:
             self.force_close()
+
+    def cut(self) -> None:
+        """See `room.Guest`."""
+        self.force_close()
 
     @property
     def idle(self) -> bool:

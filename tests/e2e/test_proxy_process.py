@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 
 from tests.deploy.processes import environment, python, with_few_descriptors
 from tests.e2e.proxies import Running, proxy_process
-from tests.support import PATIENCE, Gate, Origin, Turn
+from tests.support import PATIENCE, Gate, Origin, Turn, read_head
 
 FRESH = "Cache-Control: max-age=60"
 
@@ -146,6 +147,48 @@ async def test_it_takes_the_file_descriptors_that_it_may_have(origin: Origin) ->
     async with python(*with_few_descriptors("proxy"), environ=environ) as child:
         assert "200 file descriptors are allowed, and 2148 may be needed" in await child.line("file descriptors")
         await child.line("in front of")
+
+
+async def test_who_uploads_where_descriptors_run_out_is_answered() -> None:
+    """Each sends all that it has before it reads, and it is more than the kernel holds."""
+    content = b"x" * 5_000_000
+    # fewer are told than may be at once: none is cut for another, however long this machine lets it wait
+    many, go, statuses = 76, asyncio.Event(), list[int]()
+
+    async def upstream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await go.wait()
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(2**16):
+                pass
+        writer.close()
+
+    async def one(port: int) -> None:
+        # who is connected for a second and has sent nothing yet may be closed
+        client = socket.create_connection(("127.0.0.1", port))
+        client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(content))
+        client.setblocking(False)
+        reader, writer = await asyncio.open_connection(sock=client)
+        writer.write(content)
+        await writer.drain()
+        head = await read_head(reader)
+        assert head is not None
+        statuses.append(head.status)
+        if len(statuses) == many - 64:
+            go.set()
+        writer.close()
+
+    async with await asyncio.start_server(upstream, "127.0.0.1", 0, backlog=200) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        environ = environment(UPSTREAM_URL=url, HOST="127.0.0.1", PORT="0", ADMIN_PORT="0", LOG_FORMAT="text")
+        async with python(*with_few_descriptors("proxy"), environ=environ) as child:
+            port = int(re.findall(r"http://[\w.]+:(\d+)(?=,)", await child.line("in front of"))[-2])
+            async with asyncio.timeout(4 * PATIENCE):
+                await asyncio.gather(*[one(port) for _ in range(many)])
+            child.send(signal.SIGTERM)
+            assert await child.end() == 0
+    assert Counter(statuses) == {503: many - 64, 204: 64}
+    assert "Too many open files" not in child.output
 
 
 async def test_sigterm_lets_requests_finish(origin: Origin) -> None:

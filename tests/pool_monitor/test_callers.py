@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 import pytest
 from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
 
 from config import ending, room
 from pool_monitor import callers
@@ -195,6 +196,55 @@ async def test_a_drain_of_no_time_waits_for_nobody() -> None:
                 await wrapped.monitor.monitor.close()
 
 
+async def test_a_drain_takes_its_time_once(wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch) -> None:
+    """aiohttp takes what it is given for the handler, and again for the task that has run it."""
+    asked_it, given = asyncio.Event(), list[float | None]()
+    shutdown = RequestHandler.shutdown
+
+    async def silent(asked: Asked, request: web.Request) -> web.StreamResponse:
+        asked_it.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def noted(connection: RequestHandler, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        given.append(timeout)
+        await shutdown(connection, timeout)
+
+    monkeypatch.setattr(RequestHandler, "shutdown", noted)
+    wrapped.upstream.answering = silent
+    async with one_that_asks(wrapped.monitor, "/v1/chat/completions", asked_for()), asyncio.timeout(10):
+        await asked_it.wait()
+        [caller] = held(wrapped.monitor)
+        await caller.shutdown(0.05)
+    # until it is over, which it is not; and then at once
+    assert given == [None, 0.001]
+
+
+async def test_the_head_of_the_next_request_is_not_held_either(wrapped: Wrapped) -> None:
+    asked_it, go = asyncio.Event(), asyncio.Event()
+
+    async def slowly(asked: Asked, request: web.Request) -> web.StreamResponse:
+        asked_it.set()
+        await go.wait()
+        return await whole({"object": "list", "data": []})
+
+    wrapped.upstream.answering = slowly
+    reader, writer = await asyncio.open_connection("127.0.0.1", wrapped.monitor.port)
+    writer.write(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n")
+    await asked_it.wait()
+    [caller] = held(wrapped.monitor)
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + 3 * (b"X-More: " + b"x" * 30_000 + b"\r\n"))
+    await until(lambda: caller._close)
+    go.set()
+    head = await read_head(reader)
+    assert head is not None
+    assert head.status == 200
+    await read_content(reader, head, to_end=False)
+    assert await reader.read() == b""
+    writer.close()
+    await writer.wait_closed()
+
+
 async def test_a_head_without_an_end_is_not_held(wrapped: Wrapped) -> None:
     line = b"X-More: " + b"x" * 30_000 + b"\r\n"
     reader, writer = await asyncio.open_connection("127.0.0.1", wrapped.monitor.port)
@@ -230,9 +280,9 @@ async def at_end(caller: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> b
         return await caller[0].read() == b""
 
 
-async def asked(caller: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> int:
+async def asked(caller: tuple[asyncio.StreamReader, asyncio.StreamWriter], path: str = "/healthz") -> int:
     reader, writer = caller
-    writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     head = await read_head(reader)
     assert head is not None
     await read_content(reader, head, to_end=False)
@@ -310,6 +360,31 @@ async def test_who_has_just_come_makes_no_room_for_who_comes_next(
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
+
+
+async def test_who_came_as_one_too_many_is_served_once_there_is_room(
+    wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "LOOK_SHARE", 0)
+
+    async def models(asked: Asked, request: web.Request) -> web.StreamResponse:
+        return await whole({"object": "list", "data": []})
+
+    wrapped.upstream.answering = models
+    monitor = wrapped.monitor
+    monitor.monitor.room.most = 1
+
+    within = await asyncio.open_connection("127.0.0.1", monitor.port)
+    await until(lambda: connected(monitor) == 1)
+    one = await asyncio.open_connection("127.0.0.1", monitor.port)
+    assert await asked(one) == 200
+    assert [caller.too_many for caller in held(monitor)] == [False, True]
+    within[1].close()
+    await within[1].wait_closed()
+    await until(lambda: connected(monitor) == 1)
+    assert await asked(one, "/v1/models") == 200
+    one[1].close()
+    await one[1].wait_closed()
 
 
 async def test_who_is_refused_may_send_as_long_as_who_is_turned_away_unheard(wrapped: Wrapped) -> None:
