@@ -6,8 +6,9 @@
 SHELL = /bin/sh
 VENV_PYTHON = .venv/bin/python
 PIP_INSTALL = $(VENV_PYTHON) -m pip --disable-pip-version-check install --quiet
-# As in the environment of the caller, these would lead out of .venv.
-unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV PIP_USER PIP_TARGET PIP_PREFIX
+# As in the environment of the caller, these would lead out of .venv; and without bytecode kept each process that
+# starts would compile all that it imports.
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV PIP_USER PIP_TARGET PIP_PREFIX PYTHONDONTWRITEBYTECODE
 # Packages are there once they have code.
 CODE = $(patsubst %/__init__.py,%,$(wildcard config/__init__.py deploy/__init__.py pool_monitor/__init__.py proxy/__init__.py tests/__init__.py))
 LOCK = $(VENV_PYTHON) -m uv --quiet pip compile --universal --python-version 3.11 --generate-hashes --upgrade --no-strip-extras \

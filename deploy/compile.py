@@ -8,6 +8,7 @@ It needs a C compiler, mypy and setuptools; the services need none of them.
 from __future__ import annotations
 
 import argparse
+import compileall
 import os
 import shutil
 import subprocess
@@ -44,7 +45,11 @@ SETUP = """\
 from mypyc.build import mypycify
 from setuptools import setup
 
-setup(name="siding", packages=[], ext_modules=mypycify({arguments!r}, opt_level={effort!r}, debug_level="0"))
+modules = mypycify({arguments!r}, opt_level={effort!r}, debug_level="0")
+for module in modules:
+    # to warn of a line that is indented oddly gcc reads the file from its start: most of its time
+    module.extra_compile_args = [*module.extra_compile_args, "-Wno-misleading-indentation"]
+setup(name="siding", packages=[], ext_modules=modules)
 """
 FAILED = 1
 
@@ -68,13 +73,11 @@ def compile_into(folder: Path, python: str = sys.executable, modules: Sequence[s
         # of what is not compiled nothing is said: some of it is for packages that need not be installed
         checks = ["--strict", "--ignore-missing-imports", "--follow-imports=silent"]
         arguments = [*checks, f"--python-executable={python}", *modules]
-        # to warn of lines that are indented oddly gcc reads the file from its start for each: most of its time
-        flags = f"{os.environ.get('CFLAGS', '')} -Wno-misleading-indentation"
         (work / "setup.py").write_text(SETUP.format(arguments=arguments, effort=str(effort)), encoding="utf-8")
         done = subprocess.run(
             [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"],
             cwd=work,
-            env={name: value for name, value in os.environ.items() if name != "MYPYPATH"} | {"CFLAGS": flags},
+            env={name: value for name, value in os.environ.items() if name != "MYPYPATH"},
             capture_output=True,
             text=True,
             check=False,
@@ -91,6 +94,8 @@ def compile_into(folder: Path, python: str = sys.executable, modules: Sequence[s
             shutil.copytree(
                 work / package, folder / package, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__")
             )
+            # what is there is of another file; whoever may not write there would compile it at each start
+            compileall.compile_dir(folder / package, quiet=2)
 
 
 def is_current(folder: Path, modules: Sequence[str] = MODULES) -> bool:

@@ -55,7 +55,7 @@ def main() -> int:
     except CompileError as fault:
         print(f"it could not be compiled:\n{fault}", file=sys.stderr)
         return 1
-    shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__", "node_modules"))
+    shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("node_modules"))
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, folder)
     look = [sys.executable, "-c", LOOK, str(folder), *MODULES]

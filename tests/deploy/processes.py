@@ -59,7 +59,7 @@ def environment(**changes: str) -> dict[str, str]:
     """This process's own without any setting of Siding's, and with `changes`."""
     passed_on = ("PATH", "HOME", "LANG", "TMPDIR", "COVERAGE")
     kept = {name: value for name, value in os.environ.items() if name.startswith(passed_on)}
-    return {**kept, "PYTHONDONTWRITEBYTECODE": "1", **changes}
+    return {**kept, **changes}
 
 
 @contextlib.asynccontextmanager

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
+import struct
 import subprocess
 import sys
+import sysconfig
+from importlib.util import cache_from_source
 from pathlib import Path
 
 import pytest
@@ -54,8 +58,14 @@ def test_what_was_compiled_of_another_source_goes_and_a_copy_of_this_one_is_know
     stale.parent.mkdir(parents=True)
     stale.write_bytes(b"of another source")
     assert not tool.is_current(tmp_path, modules)
+    bytecode = Path(cache_from_source(str(tmp_path / "proxy" / "app.py")))
+    bytecode.parent.mkdir()
+    bytecode.write_bytes(b"of another source")
     tool.compile_into(tmp_path, modules=modules, effort=0)
     assert not stale.exists()
+    # its header: a magic number, flags, when the source was changed, how long that is (importlib)
+    source = (tmp_path / "proxy" / "app.py").stat()
+    assert struct.unpack("<II", bytecode.read_bytes()[8:16]) == (int(source.st_mtime), source.st_size)
     assert tool.is_current(tmp_path, modules)
     assert not tool.is_current(tmp_path), "of the other modules nothing is compiled"
     for name in ("proxy/app.py", "proxy/errors.py"):
@@ -67,6 +77,21 @@ def test_what_was_compiled_of_another_source_goes_and_a_copy_of_this_one_is_know
         assert not tool.is_current(tmp_path, modules)
         file.write_bytes(octets)
     assert tool.is_current(tmp_path, modules)
+
+
+def test_it_is_compiled_as_the_interpreter_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it wants its integers to overflow, and without its assertions, which end a process."""
+    compiler, given, copy = tmp_path / "cc", tmp_path / "given", tmp_path / "copy"
+    cc = sysconfig.get_config_var("CC")
+    compiler.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >> "{given}"\nexec {cc} "$@"\n')
+    compiler.chmod(0o755)
+    copy.mkdir()
+    monkeypatch.setenv("CC", str(compiler))
+    tool.compile_into(copy, modules=["proxy/errors.py"])
+    assert set(shlex.split(sysconfig.get_config_var("CFLAGS"))) <= set(given.read_text().splitlines())
+    compiled = [*copy.rglob("*.so")]
+    assert compiled
+    assert not [path for path in compiled if b"__assert_fail" in path.read_bytes()]
 
 
 def test_what_cannot_be_compiled_changes_nothing(tmp_path: Path) -> None:
