@@ -21,6 +21,7 @@ import orjson
 from config.tasks import end
 from config.tier import FAULTS, Script, SharedTier, reason_of, run_script
 from config.tracing import apart
+from config.words import counted
 
 log = logging.getLogger("siding.bulletin")
 
@@ -38,6 +39,7 @@ DEAF_SECONDS = 1.5
 """Without a sign of life for so long, nothing that has been heard can be relied on."""
 RETRY_SECONDS = 0.5
 READ_SECONDS = 2.0
+CLOSE_SECONDS = 0.25
 LOOK_SECONDS = 10.0
 FOLLOW_SECONDS = 1.0
 """How often a reader asks whether the server is still the one to ask, and the log the one that it reads: where whispers
@@ -169,6 +171,9 @@ class Bulletin:
         self._heard_at = -DEAF_SECONDS
         self._deaf = False
         self._pending: list[bytes] = []
+        # of all entries, the number of the last that is there or was, and of the first that no log has
+        self._last, self._first = 0, 1
+        self._progress = asyncio.Event()
         self._keeping: dict[str, bytes] = {}
         # where it was told here, last
         self._kept_at: dict[str, Standing] = {}
@@ -228,14 +233,26 @@ class Bulletin:
         self._keeping |= {name: orjson.dumps(value) for name, value in (keep or {}).items()}
         if len(self._pending) > MOST_PENDING and instead:
             self._pending, self._elsewhere = [orjson.dumps(entry) for entry in instead], NOWHERE
+        # of those instead the last stands for all that they replace
+        self._last += len(entries)
         if self._sending is None or self._sending.done():
             self._sending = apart(self._send())
 
-    async def sent(self, seconds: float) -> bool:
-        """Wait until the log has what was told so far; False where it does not within that time."""
-        if self._sending is not None:
-            await asyncio.wait((self._sending,), timeout=seconds)
-        return not self.pending
+    async def sent(self, seconds: float, names: Collection[str] = ()) -> bool:
+        """Wait until the log has what was told so far, whatever is told meanwhile, and what is kept of those names.
+
+        False where it does not within that time.
+        """
+        last = self._last
+
+        def is_there() -> bool:
+            return self._first > last and not any(map(self.is_telling, names))
+
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not is_there():
+                    await self._progress.wait()
+        return is_there()
 
     async def _send(self) -> None:
         while self.pending and not self._closing:
@@ -264,6 +281,7 @@ class Bulletin:
             # what was replaced meanwhile, or told again, is still to be told
             if self._pending[: len(batch)] == batch:
                 self._pending = self._pending[len(batch) :]
+                self._first = self._last + 1 - len(self._pending)
                 for name, value in keeping.items():
                     self._kept_at[name] = upto
                     if self._keeping.get(name) is value:
@@ -271,6 +289,8 @@ class Bulletin:
             self._published_in, self.published, self._own_mark = *upto, mark if batch else ""
             self.told += len(batch)
             self._reader.logged(len(self._pending), upto)
+            self._progress.set()
+            self._progress = asyncio.Event()
 
     async def whisper(self, word: str) -> None:
         """Say to whoever waits for it now."""
@@ -492,12 +512,14 @@ class Bulletin:
         return True
 
     async def close(self) -> None:
-        """Stop."""
+        """Tell what is to be told, in so much time, and stop."""
+        await self.sent(CLOSE_SECONDS, tuple(self._keeping))
         # a cancellation alone may get lost
         self._closing = True
         await end([self._reading, self._sending])
-        if self._keeping:
-            log.warning("the other replicas were never told, and it is lost: %s", ", ".join(self._keeping))
+        if self.pending:
+            what = [counted(len(self._pending), "notice"), *self._keeping]
+            log.warning("the other replicas were never told, and it is lost: %s", ", ".join(what))
 
 
 def _state_of(listed: Sequence[bytes]) -> dict[bytes, bytes]:

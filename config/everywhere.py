@@ -97,7 +97,7 @@ class Pins:
         """See Tell."""
         self._telling |= flags
         self._bulletin.tell([[FLAGS, dict(flags), False]], keep=flags)
-        return await self._bulletin.sent(seconds)
+        return await self._bulletin.sent(seconds, flags)
 
     def took(self, number: int, by: str, changes: object, *, again: bool) -> None:
         """An entry; one's own says nothing new. again -- as they stood in another log, see `missing_in`."""

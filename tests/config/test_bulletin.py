@@ -16,6 +16,7 @@ import redis.asyncio
 from config import bulletin as module
 from config.bulletin import Bulletin
 from config.listen import spare_port
+from config.tasks import end
 from config.tier import FAILURES, SharedTier, State
 from tests.config.listeners import Listener
 from tests.redis_servers import CLUSTERS_FORGET, Redis, running_cluster, running_redis, running_sentinel
@@ -143,6 +144,41 @@ async def test_what_cannot_be_told_is_told_later(server: Redis) -> None:
         await holds(lambda: len(heard.entries) >= 2)
         # a call that was given up may have been done
         assert list(dict.fromkeys(heard.entries)) == ["a", "b"]
+
+
+async def test_what_was_told_is_there_whatever_is_told_behind_it(server: Redis) -> None:
+    async def go_on(one: Bulletin) -> None:
+        while True:
+            one.tell([["b"]])
+            await asyncio.sleep(0)
+
+    async with reading(server.url) as (one, heard):
+        more = asyncio.create_task(go_on(one))
+        await holds(lambda: "b" in heard.entries)
+        one.tell([["a"]], keep={"name": True})
+        assert await one.sent(PATIENCE, ["name"])
+        assert one.pending
+        await end([more])
+
+
+async def test_what_takes_the_place_of_too_much_is_waited_for(server: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_PENDING", 2)
+    async with reading(server.url) as (one, heard):
+        await holds(lambda: one.hears)
+        os.kill(server.process.pid, signal.SIGSTOP)
+        for entry in ("a", "b", "c"):
+            one.tell([[entry]], instead=[["all"]])
+        assert not await one.sent(0.01)
+        os.kill(server.process.pid, signal.SIGCONT)
+        assert await one.sent(PATIENCE)
+        await holds(lambda: heard.entries[-1:] == ["all"])
+
+
+async def test_who_ends_tells_what_is_still_to_be_told(server: Redis) -> None:
+    async with reading(server.url) as (_, heard):
+        async with reading(server.url) as (other, _):
+            other.tell([["a"]])
+        await holds(lambda: heard.entries == ["a"])
 
 
 async def test_a_log_that_nobody_reads_here_is_told_once(
