@@ -404,6 +404,35 @@ class Gate:
         await until(lambda: len(self.origin.requests) >= times)
 
 
+@contextlib.asynccontextmanager
+async def answering_at_once(go: asyncio.Event, answer: bytes) -> AsyncIterator[str]:
+    """The URL of an origin that answers all alike, but nobody before `go`, and reads what each sends to its end.
+
+    Whoever asks it is to have left before it ends.
+    """
+    connected = 0
+
+    async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connected
+        connected += 1
+        try:
+            await go.wait()
+            writer.write(answer)
+            with contextlib.suppress(ConnectionError):
+                # what it sends is not to be answered by a reset
+                while await reader.read(2**16):
+                    pass
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+        finally:
+            connected -= 1
+
+    async with await asyncio.start_server(one, "127.0.0.1", 0, backlog=200) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        await holds(lambda: not connected)
+
+
 async def holds(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
     """Wait for what another process brings about, or time. condition -- may be asynchronous."""
     async with asyncio.timeout(seconds):

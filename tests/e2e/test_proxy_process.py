@@ -18,7 +18,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 
 from tests.deploy.processes import environment, python, with_few_descriptors
 from tests.e2e.proxies import Running, proxy_process
-from tests.support import PATIENCE, Gate, Origin, Turn, read_head
+from tests.support import PATIENCE, Gate, Origin, Turn, answering_at_once, read_head
 
 FRESH = "Cache-Control: max-age=60"
 
@@ -155,14 +155,6 @@ async def test_who_uploads_where_descriptors_run_out_is_answered() -> None:
     # fewer are told than may be at once: none is cut for another, however long this machine lets it wait
     many, go, statuses = 76, asyncio.Event(), list[int]()
 
-    async def upstream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await go.wait()
-        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
-        with contextlib.suppress(ConnectionError):
-            while await reader.read(2**16):
-                pass
-        writer.close()
-
     async def one(port: int) -> None:
         # who is connected for a second and has sent nothing yet may be closed
         client = socket.create_connection(("127.0.0.1", port))
@@ -177,9 +169,10 @@ async def test_who_uploads_where_descriptors_run_out_is_answered() -> None:
         if len(statuses) == many - 64:
             go.set()
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
-    async with await asyncio.start_server(upstream, "127.0.0.1", 0, backlog=200) as server:
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with answering_at_once(go, b"HTTP/1.1 204 No Content\r\n\r\n") as url:
         environ = environment(UPSTREAM_URL=url, HOST="127.0.0.1", PORT="0", ADMIN_PORT="0", LOG_FORMAT="text")
         async with python(*with_few_descriptors("proxy"), environ=environ) as child:
             port = int(re.findall(r"http://[\w.]+:(\d+)(?=,)", await child.line("in front of"))[-2])

@@ -20,7 +20,7 @@ from config.listen import spare_port
 from config.settings import MonitorSettings
 from pool_monitor import app
 from tests.deploy.processes import PATIENCE, environment, python, with_few_descriptors
-from tests.support import read_head
+from tests.support import answering_at_once, read_head
 
 MONITOR = ("-m", "pool_monitor")
 
@@ -159,15 +159,6 @@ async def test_of_many_who_come_at_once_all_are_answered() -> None:
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n"
     go, refused = asyncio.Event(), 0
 
-    async def upstream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await go.wait()
-        writer.write(b"HTTP/1.1 418 Teapot\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-        with contextlib.suppress(ConnectionError):
-            # to its end: what it sends is not to be answered by a reset
-            while await reader.read(2**16):
-                pass
-        writer.close()
-
     async def status_of_one(port: int) -> int:
         nonlocal refused
         # who is connected for a second and has sent nothing yet may be closed
@@ -183,11 +174,13 @@ async def test_of_many_who_come_at_once_all_are_answered() -> None:
         if refused == 66:
             go.set()
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
         return answer.status
 
-    async with await asyncio.start_server(upstream, "127.0.0.1", 0, backlog=200) as server:
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-        environ = environment(HOST="127.0.0.1", PORT="0", LOG_FORMAT="text", GRADING_UPSTREAM_URL=url)
+    teapot = b"HTTP/1.1 418 Teapot\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    async with answering_at_once(go, teapot) as upstream:
+        environ = environment(HOST="127.0.0.1", PORT="0", LOG_FORMAT="text", GRADING_UPSTREAM_URL=f"{upstream}/v1")
         async with python(*with_few_descriptors("pool_monitor"), environ=environ) as child:
             port = int((await child.line("pool monitor: ")).split("http://")[1].split(",")[0].rpartition(":")[2])
             async with asyncio.timeout(4 * PATIENCE):
