@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import orjson
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 from prometheus_client.core import GaugeMetricFamily
@@ -194,6 +195,9 @@ class Caller(RequestHandler):
         if self._lingering is not None:
             self._lingering.heard = True
             return
+        if self._close or self._force_close:
+            self._take_rest(data)
+            return
         count, whole = self._request_count, self._content is None or self._content.is_eof()
         super().data_received(data)
         if self._request_count != count:
@@ -203,6 +207,15 @@ class Caller(RequestHandler):
             self._head += len(data)
             if self._head > MOST_HEAD_BYTES:
                 self._refuse_head()
+
+    def _take_rest(self, data: bytes) -> None:
+        """Of a request that is being answered: aiohttp, once it is to close, drops that as well."""
+        if self._parser is None or self._content is None or self._content.is_eof():
+            return
+        try:
+            self._parser.feed_data(data)
+        except HttpProcessingError:
+            self.force_close()
 
     def _refuse_head(self) -> None:
         if self._waiter is not None and not self._waiter.done():

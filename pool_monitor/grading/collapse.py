@@ -27,12 +27,13 @@ class Telling:
         self.fields: Fields = ()
         self._pieces: list[bytes] = []
         self._size = 0
-        self._content: bytes | None = b""
         self._fault: UpstreamFault | None = None
-        self._whole = False
-        self.begun = False
         self.ended = False
         self._news = asyncio.Event()
+
+    @property
+    def begun(self) -> bool:
+        return self.status > 0
 
     @property
     def broken(self) -> bool:
@@ -42,13 +43,10 @@ class Telling:
     @property
     def content(self) -> bytes:
         """What has been told so far."""
-        if self._content is None:
-            self._content = b"".join(self._pieces)
-        return self._content
+        return b"".join(self._pieces)
 
     def begin(self, status: int, fields: Fields) -> None:
         self.status, self.fields = status, fields
-        self.begun = True
         self._tell()
 
     def write(self, piece: bytes) -> None:
@@ -58,23 +56,20 @@ class Telling:
             raise UpstreamFault(502, "upstream_answer_too_large", f"the answer has more than {MAX_TOLD_BYTES} bytes")
         if piece:
             self._pieces.append(piece)
-            self._content = None
             self._tell()
 
     def whole(self, answer: Answer) -> None:
-        """Say everything; listeners hear of it at the end, whatever fails until then."""
+        """Begin, say everything, and end."""
         self.status, self.fields = answer.status, answer.fields
         self._pieces.append(answer.content)
-        self._content = None
-        self._whole = True
+        self.end()
 
     def end(self) -> None:
         self.ended = True
         self._tell()
 
     def fail(self, fault: UpstreamFault) -> None:
-        if not self._whole:
-            self._fault = fault
+        self._fault = fault
         self.end()
 
     def _tell(self) -> None:
@@ -85,7 +80,7 @@ class Telling:
         """Status and fields. Raises UpstreamFault where there are none."""
         while not self.begun and not self.ended:
             await self._news.wait()
-        if not self.status:
+        if not self.begun:
             raise self._fault or UpstreamFault(502, "upstream_no_answer", "the upstream gave no answer")
         return self.status, self.fields
 

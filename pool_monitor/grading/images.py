@@ -35,7 +35,9 @@ def size_of(url: str) -> Size | None:
         return None
     for most in (HEAD_CHARACTERS, MOST_CHARACTERS):
         try:
-            width, height = imagesize.get(io.BytesIO(base64.b64decode(url[begin : begin + most])))
+            # there may be line breaks; four characters are three octets
+            part = "".join(url[begin : begin + most].split())
+            width, height = imagesize.get(io.BytesIO(base64.b64decode(part[: len(part) // 4 * 4])))
         except (binascii.Error, ValueError, OSError, IndexError, OverflowError):
             continue
         if width > 0 and height > 0:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -139,10 +139,14 @@ class GradingPart:
         if outcome.expansion in {Expansion.EXPANDED, Expansion.REPAIRED}:
             self.shadow.offer_original(outcome.call, outcome.template, outcome.full)
 
-    async def _original_answered(self, call: Call, recognised: Recognised, answer: Answer) -> None:
-        said = said_by(await asyncio.to_thread(stated, answer.content, coding_of(answer.fields)))
-        if said is not None and said.content is not None and not said.refused:
-            self.shadow.offer_compact(call, recognised, said.content)
+    def _original_answered(self, call: Call, recognised: Recognised, answer: Answer) -> None:
+        def offer(document: Mapping[str, Any] | None) -> None:
+            said = said_by(document)
+            if said is not None and said.content is not None and not said.refused:
+                self.shadow.offer_compact(call, recognised, said.content)
+
+        if self.shadow.draws():
+            self.grading.look_into(answer, partial(stated, answer.content, coding_of(answer.fields)), offer)
 
     def levels(self) -> Iterable[Metric]:
         """What stands now, as gauges."""

@@ -6,16 +6,19 @@ Whatever is not understood is forwarded octet for octet, and so is everything un
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import orjson
 from aiohttp import hdrs, web
 
 from config.flags import Flags
+from config.tracing import apart
 from pool_monitor.grading.bookkeeping import MOST_SEEN_BYTES, Bookkeeping
 from pool_monitor.grading.calls import (
     CHAT,
@@ -44,9 +47,15 @@ from pool_monitor.grading.upstream import Upstream
 from pool_monitor.grading.wire import OF_OCTETS, end_to_end
 from pool_monitor.request_traces import SERVED
 
+T = TypeVar("T")
+
+log = logging.getLogger("siding.grading")
+
 PREFIX = "/v1"
 TRIED_SECONDS = 10.0
 """How long is waited for whether the upstream takes a key."""
+SHORT_BYTES = 64 * 1024
+"""Of an answer that may be looked into at once, by whoever it was told to."""
 REFUSED = frozenset({401, 403})
 _TEMPERATURE = b'"temperature"'
 _NOT_SENT_ON = OF_OCTETS | {"host", "content-length", "content-type", "content-encoding", "accept-encoding", "expect"}
@@ -81,7 +90,7 @@ class Decision:
         return f"compact {self.recognised.template.digest}" if self.recognised is not None else "decoded"
 
 
-Offer = Callable[[Call, Recognised, Answer], Awaitable[None]]
+Offer = Callable[[Call, Recognised, Answer], None]
 """Told of answers to the original prompt that could have been asked for in the compact form."""
 
 
@@ -121,10 +130,12 @@ class Grading:
         self._room = Room(limits.content_bytes * TOGETHER)
         self._detail = detail
         self.collapse = Collapse()
+        self._looking: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
         """End what is still asked for."""
         await self.collapse.close()
+        await asyncio.gather(*self._looking)
         await self._stored.close()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -268,7 +279,7 @@ class Grading:
             else:
                 await self._as_told(request, content, call, telling, key)
                 if self._offer is not None and decision.could_be is not None and telling.status == 200:
-                    await self._offer(call, decision.could_be, Answer(200, telling.fields, telling.content))
+                    self._offer(call, decision.could_be, Answer(200, telling.fields, telling.content))
 
         return await self._shared(request, served, call, decision, key, produce)
 
@@ -350,7 +361,7 @@ class Grading:
         outcome: Outcome = await self._completions.produce(call, recognised, telling)
         served.expansion = outcome.expansion
         if outcome.expansion in _STORABLE:
-            await self._keep(call, key, telling)
+            self._keep(call, key, Answer(telling.status, telling.fields, telling.content))
 
     async def _as_told(self, request: web.Request, content: bytes, call: Call, telling: Telling, key: bytes) -> None:
         fields = tuple(request.headers.items())
@@ -362,18 +373,35 @@ class Grading:
                         telling.write(piece)
             finally:
                 # as where it is not shared
-                if telling.status == 200:
-                    self._books.passed(telling.content, coding_of(telling.fields))
-        await self._keep(call, key, telling)
+                told = Answer(telling.status, telling.fields, telling.content)
+                if told.status == 200:
+                    self._books.passed(told.content, coding_of(told.fields))
+        self._keep(call, key, told)
 
-    async def _keep(self, call: Call, key: bytes, telling: Telling) -> None:
-        if telling.status != 200 or not self._keeps(call):
+    def _keep(self, call: Call, key: bytes, answer: Answer) -> None:
+        def keep(whole: bool) -> None:
+            if whole and self._keeps(call):
+                self._stored.keep(key, answer)
+
+        if answer.status == 200 and self._keeps(call) and self._stored.takes(answer):
+            stream = call.body.get("stream") is True
+            self.look_into(answer, partial(is_whole, answer, stream=stream), keep)
+
+    def look_into(self, answer: Answer, look: Callable[[], T], then: Callable[[T], None]) -> None:
+        """Into one that has been told, so nobody waits for it: a long one in a thread, or one that may become long."""
+        if len(answer.content) <= SHORT_BYTES and not coding_of(answer.fields):
+            then(look())
             return
-        answer = Answer(telling.status, telling.fields, telling.content)
-        # however few octets they are, of a coding or of events they may say much
-        stream = call.body.get("stream") is True
-        if self._stored.takes(answer) and await asyncio.to_thread(is_whole, answer, stream=stream):
-            self._stored.keep(key, answer)
+
+        async def beside() -> None:
+            try:
+                then(await asyncio.to_thread(look))
+            except Exception:
+                log.exception("an answer that was told could not be looked into")
+
+        task = apart(beside())
+        self._looking.add(task)
+        task.add_done_callback(self._looking.discard)
 
     # -- for batches and the like
 
@@ -396,7 +424,7 @@ class Grading:
                 telling.whole(await self._upstream.complete(call))
                 if telling.status == 200:
                     self._books.passed(telling.content, "")
-                await self._keep(call, key, telling)
+                self._keep(call, key, Answer(telling.status, telling.fields, telling.content))
 
         shares = self._flags.dedup and not self._flags.bypass and shareable(call, known=decision.known)
         with self._observed(served, call.deadline):

@@ -164,17 +164,24 @@ class Shadow:
 
     def offer_original(self, call: Call, template: Template, answer: str) -> None:
         """The caller, who sent `call`, got this full answer, made of the compact one: ask the original prompt too."""
-        self._offer(call, call.body, template, Form.ORIGINAL, answer)
+        if self.draws():
+            self._offer(call, call.body, template, Form.ORIGINAL, answer)
+
+    def draws(self) -> bool:
+        """Whether this is one of those that are compared."""
+        if self._closed or self.rate <= 0:
+            return False
+        if self._chance.random() >= self.rate:
+            self.tally[Shadowed.NOT_SAMPLED] += 1
+            return False
+        return True
 
     def offer_compact(self, call: Call, recognised: Recognised, answer: str) -> None:
-        """The caller got this answer to the original prompt: ask the compact one too."""
+        """The caller got this answer to the original prompt, and it was drawn: ask the compact one too."""
         self._offer(call, recognised.body, recognised.template, Form.COMPACT, answer)
 
     def _offer(self, call: Call, body: Mapping[str, Any], template: Template, form: Form, answer: str) -> None:
-        if self._closed or self.rate <= 0:
-            return
-        if self._chance.random() >= self.rate:
-            self.tally[Shadowed.NOT_SAMPLED] += 1
+        if self._closed:
             return
         asked = {name: value for name, value in body.items() if name not in _NOT_REPEATED}
         job = _Job(call.asking_again(asked), template, form, answer, weight_of(asked) + len(answer))

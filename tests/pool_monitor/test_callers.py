@@ -196,6 +196,27 @@ async def test_a_drain_of_no_time_waits_for_nobody() -> None:
                 await wrapped.monitor.monitor.close()
 
 
+@pytest.mark.parametrize("rest", [b"", b"not the size of a chunk\r\n"], ids=["whole", "malformed"])
+async def test_a_drain_takes_the_rest_of_what_is_sent(wrapped: Wrapped, rest: bytes) -> None:
+    wrapped.upstream.answering = says(SAID)
+    content = orjson.dumps(asked_for())
+    reader, writer = await asyncio.open_connection("127.0.0.1", wrapped.monitor.port)
+    lines = ["POST /v1/chat/completions HTTP/1.1", "Host: localhost", "Content-Type: application/json"]
+    writer.write("\r\n".join([*lines, "Transfer-Encoding: chunked", "", f"{len(content):x}\r\n"]).encode())
+    writer.write(content[:10])
+    await until(lambda: wrapped.monitor.monitor.grading.grading._room.held > 0)
+    [caller] = held(wrapped.monitor)
+    closing = asyncio.create_task(wrapped.monitor.monitor.close())
+    await until(lambda: caller._close)
+    writer.write(content[10:] + b"\r\n" + (rest or b"0\r\n\r\n"))
+    async with asyncio.timeout(10):
+        head = await read_head(reader)
+        await closing
+    assert (head.status if head is not None else None) == (None if rest else 200)
+    writer.close()
+    await writer.wait_closed()
+
+
 async def test_a_drain_takes_its_time_once(wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch) -> None:
     """aiohttp takes what it is given for the handler, and again for the task that has run it."""
     asked_it, given = asyncio.Event(), list[float | None]()
@@ -366,6 +387,7 @@ async def test_who_came_as_one_too_many_is_served_once_there_is_room(
     wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(room, "LOOK_SHARE", 0)
+    monkeypatch.setattr(callers, "ARRIVAL_SECONDS", 1000)
 
     async def models(asked: Asked, request: web.Request) -> web.StreamResponse:
         return await whole({"object": "list", "data": []})

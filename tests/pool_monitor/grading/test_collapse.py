@@ -176,34 +176,4 @@ async def test_an_answer_that_is_there_is_told_at_once() -> None:
     answer = Answer(200, FIELDS, b"kept")
     telling = Telling()
     telling.whole(answer)
-    telling.end()
     assert await telling.answer() == answer
-
-
-async def test_an_answer_that_is_whole_is_told_whatever_fails_behind_it() -> None:
-    answer, kept = Answer(200, FIELDS, b"whole"), asyncio.Event()
-
-    async def produce(telling: Telling) -> None:
-        telling.whole(answer)
-        await kept.wait()
-        raise ZeroDivisionError
-
-    async with Collapse().join(None, produce) as (telling, _):
-        asking = asyncio.create_task(telling.answer())
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        # who waits for it does not leave before it is kept
-        assert not asking.done()
-        kept.set()
-        assert await asking == answer
-
-
-async def test_what_was_told_is_put_together_once() -> None:
-    telling = Telling()
-    telling.begin(200, FIELDS)
-    for piece in (b"a", b"b"):
-        telling.write(piece)
-    assert telling.content == b"ab"
-    assert telling.content is telling.content
-    telling.write(b"c")
-    assert telling.content == b"abc"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from pool_monitor.grading import batch_asking, batch_running, completions, part, serve
+from pool_monitor.grading import batch_asking, batch_running, completions, part, serve, stored
 from pool_monitor.grading.answers import compact
 from pool_monitor.grading.expanding import Expander
 from pool_monitor.grading.receiving import LARGE_BYTES
@@ -19,9 +19,15 @@ from tests.pool_monitor.grading.batching import begun, ended, line
 from tests.pool_monitor.grading.samples import answer, minified, pretty, question
 from tests.pool_monitor.grading.upstreams import TEMPLATE, Asked, chunks, completion, streamed, whole
 from tests.pool_monitor.grading.wrapped import Wrapped, graded, graded_in_a_stream, says, wrapping
+from tests.support import until
 
 LONG = answer([question(number, "2 + 2", "4", "4", "CORRECT", "Good.") for number in range(1, 801)], "Good.", "")
 SAID = minified(compact(TEMPLATE.shape, LONG))
+
+
+@pytest.fixture(autouse=True)
+def _little_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "SHORT_BYTES", 1024)
 
 
 @pytest.fixture
@@ -43,6 +49,11 @@ def where(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, str], set[bool]]:
 
 
 Where = Callable[[Any, str], set[bool]]
+
+
+async def looked_into(wrapped: Wrapped) -> None:
+    """Until nothing that was told is looked into any more."""
+    await until(lambda: not wrapped.monitor.monitor.grading.grading._looking)
 
 
 async def test_a_long_answer_is_expanded_there(wrapped: Wrapped, where: Where) -> None:
@@ -103,6 +114,7 @@ async def test_whether_an_answer_is_worth_keeping_is_found_out_there(
     for _ in range(2):
         for prompt in ({}, {"prompt": "Tell a joke."}):
             await (graded_in_a_stream if stream else graded)(wrapped.sdk(), temperature=0, **prompt)
+            await looked_into(wrapped)
     assert len(wrapped.upstream.asked) == 2
     assert reads == {False}
 
@@ -134,6 +146,45 @@ async def test_lines_of_a_batch_and_their_answers_are_read_there(wrapped: Wrappe
 async def test_an_answer_to_compare_with_is_read_there(where: Where) -> None:
     reads = where(part, "stated")
     async with wrapping(shadow_sample_rate=1, use_optimized_prompts="off") as wrapped:
-        wrapped.upstream.answering = says(SAID)
+        wrapped.upstream.answering = says(pretty(LONG))
         await graded(wrapped.sdk())
+        await looked_into(wrapped)
     assert reads == {False}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_nobody_waits_until_an_answer_was_looked_into(
+    wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    """And who leaves once it has been told takes nothing with it."""
+    go = threading.Event()
+    is_whole = stored.is_whole
+
+    def slow(*given: Any, **more: Any) -> bool:
+        assert go.wait(10)
+        return is_whole(*given, **more)
+
+    monkeypatch.setattr(serve, "is_whole", slow)
+    wrapped.upstream.answering = says(SAID)
+    await wrapped.flag(ENABLE_COMPLETION_CACHE=True)
+    ask = graded_in_a_stream if stream else graded
+    await ask(wrapped.sdk(), temperature=0)
+    go.set()
+    await looked_into(wrapped)
+    await ask(wrapped.sdk(), temperature=0)
+    assert len(wrapped.upstream.asked) == 1
+
+
+async def test_what_cannot_be_looked_into_is_told_all_the_same(
+    wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*given: Any, **more: Any) -> bool:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(serve, "is_whole", broken)
+    wrapped.upstream.answering = says(SAID)
+    await wrapped.flag(ENABLE_COMPLETION_CACHE=True)
+    text, _ = await graded_in_a_stream(wrapped.sdk(), temperature=0)
+    assert text == pretty(LONG)
+    await looked_into(wrapped)
+    assert "could not be looked into" in caplog.text
