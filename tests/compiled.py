@@ -62,7 +62,7 @@ def main() -> int:
     looked = subprocess.run(look, cwd=folder, stdin=subprocess.DEVNULL, check=False)
     if looked.returncode:
         return looked.returncode
-    options = ["-q", "-p", "no:cacheprovider", *(f"--deselect=tests/{name}" for name in NOT)]
+    options = ["-q", "-p", "no:cacheprovider", "--show-capture=no", *(f"--deselect=tests/{name}" for name in NOT)]
     command = [sys.executable, "-m", "pytest", *options, *(f"tests/{name}" for name in TESTS)]
     return subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, check=False).returncode
 

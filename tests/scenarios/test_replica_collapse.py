@@ -13,10 +13,13 @@ from tests.scenarios.replicas import FRESH, leases, parted, replicas_of, settled
 from tests.support import PATIENCE, Gate, Origin, Proxy, Turn, gather, holds, until
 
 
-async def test_many_clients_of_several_replicas_are_one_fetch(origin: Origin, shared: Redis) -> None:
+async def test_many_clients_of_several_replicas_are_one_fetch(
+    origin: Origin, shared: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gate = Gate(origin, FRESH)
-    # this process is all of them and their clients, and busy for longer than a call of Redis may take
-    async with several(origin, shared.url, 4, redis_timeout_ms=1000) as proxies:
+    # this process is all of them and their clients, and busy for longer than a call of Redis, or a lease, may take
+    monkeypatch.setattr(shared_store, "LEASE_SECONDS", 60.0)
+    async with several(origin, shared.url, 4, redis_timeout_ms=10_000) as proxies:
         clients = [asyncio.create_task(proxy.get("/a")) for proxy in proxies for _ in range(25)]
         await until(lambda: all(proxy.worker.handler.in_flight == 25 for proxy in proxies))
         await gate.asked()
