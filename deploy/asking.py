@@ -67,14 +67,19 @@ class Stand:
     @property
     def words(self) -> list[str]:
         """What is not as the settings say, and nobody would think of."""
-        here = {name: "" if self.flags.get(name) == on else " (not here)" for name, on in self.pinned.items()}
-        pinned = ", ".join(f"{name} {word(on)}{here[name]}" for name, on in self.pinned.items())
-        untold = ", ".join(f"{name} {SETTING if on is None else word(on)}" for name, on in self.untold.items())
+        pinned, untold = self._listed(self.pinned), self._listed(self.untold)
         return [
             *([f"set in all replicas, whatever their settings say: {pinned}"] if pinned else []),
             *([] if self.known else ["which are set in all replicas is not known: it has not heard from Redis yet"]),
             *([f"{NOT_TOLD}: {untold}"] if untold else []),
         ]
+
+    def _listed(self, pins: Mapping[str, bool | None]) -> str:
+        here = {name: self.settings.get(name) if on is None else on for name, on in pins.items()}
+        return ", ".join(
+            f"{name} {SETTING if on is None else word(on)}{'' if self.flags.get(name) == here[name] else ' (not here)'}"
+            for name, on in pins.items()
+        )
 
 
 SETTING = "setting"

@@ -33,10 +33,12 @@ class Channel:
     """Both ends are alike: each may call, tell and answer.
 
     answer -- called with the name and argument of what the other side asks. It runs in a task of its own.
+    seconds -- how long a call waits for its answer.
     """
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
+        self.seconds = CALL_SECONDS
         self._writer: asyncio.StreamWriter | None = None
         self._reader_task: asyncio.Task[None] | None = None
         self._calls: dict[int, asyncio.Future[object]] = {}
@@ -62,10 +64,10 @@ class Channel:
 
     async def _answered(self, number: int, name: str, waiting: asyncio.Future[object]) -> object:
         try:
-            async with asyncio.timeout(CALL_SECONDS):
+            async with asyncio.timeout(self.seconds):
                 return await waiting
         except TimeoutError:
-            raise ChannelError(f"no answer to {name!r} within {CALL_SECONDS:.0f} s") from None
+            raise ChannelError(f"no answer to {name!r} within {self.seconds:.0f} s") from None
         finally:
             del self._calls[number]
 

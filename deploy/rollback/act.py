@@ -130,7 +130,7 @@ async def _json(
         raise _NobodyToTell
     sent = fields is not None and "Authorization" in fields
     advice = "the environment's ADMIN_TOKEN is not its token" if sent else "put the token into ADMIN_TOKEN"
-    advice = f"; {advice}" if status in {401, 403} else ""
+    advice = f"; {advice}" if status == 401 else ""
     message = error.get("message", "is it an admin listener?")
     raise Failed(f"{admin} does not do it ({status}): {message}{advice}")
 

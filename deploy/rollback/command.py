@@ -28,7 +28,7 @@ NOT_YET = (
     "  Redis is away, and the other replicas are not told yet: "
     "until it answers, --here, and one --admin for each replica"
 )
-GUESSED = "  (to the settings of each: what had been set in all replicas is not known here)"
+GUESSED = "its undo leads to the settings of each replica: what had been set in all is not known there"
 UNDO_FILE = "siding-undo-%Y%m%d-%H%M%S.sh"
 OPTIONS: Mapping[str, Mapping[str, tuple[str | None, bool, str]]] = {
     "flags, effective at once": {
@@ -139,8 +139,15 @@ async def _flags(options: argparse.Namespace, wanted: Changes, secret: str | Non
         stands = [asyncio.create_task(standing(client, one)) for one in admins]
         await asyncio.wait(stands, timeout=TOGETHER_SECONDS)
         flips = zip(admins, stands, strict=True)
-        statuses = await asyncio.gather(*(_flip(client, *one, wanted, secret, here=options.here) for one in flips))
-        status = max(statuses)
+        undos: dict[str, switches.Undo] = {}
+        try:
+            status = max(
+                await asyncio.gather(*(_flip(client, *one, wanted, secret, undos, here=options.here) for one in flips))
+            )
+        finally:
+            # also of what was done before Ctrl-C
+            if undo := switches.undo_line(this_tool(), undos):
+                say(f"undo: {undo}", otherwise=f"siding rollback: undo: {undo}")
         if options.url:
             return max(status, await _shown(client, options.url, options.path or "/", wanted))
         if status == DONE:
@@ -154,19 +161,23 @@ async def _flip(
     before: asyncio.Task[Stand],
     wanted: Changes,
     secret: str | None,
+    undos: dict[str, switches.Undo],
     *,
     here: bool,
 ) -> int:
+    """undos -- gets what leads back, by listener."""
     began = time.monotonic()
     try:
         done = await flip(client, admin, await before, wanted, secret, here=here)
     except Failed as fault:
         told = [str(fault)]
-        if fault.before is not None and (undo := _undo(fault.before, wanted, admin, here=here)):
-            told.append(f"it may be done all the same; undo: {undo}")
+        if fault.before is not None:
+            undos[admin] = undo = switches.undoing(fault.before, wanted, here=here)
+            told += ["it may be done all the same"] if undo.steps else []
+            told += [GUESSED] if undo.guessed else []
         print("\n".join(f"siding rollback: {line}" for line in told), file=sys.stderr)
         return FELL_SHORT
-    undo = _undo(done.before, wanted, admin, here=here or done.told is Told.HERE)
+    undos[admin] = undo = switches.undoing(done.before, wanted, here=here or done.told is Told.HERE)
     was, after = done.before.flags, done.after.flags
     told = [
         f"{admin}: {done.told}, in {1000 * (time.monotonic() - began):.0f} ms",
@@ -175,23 +186,14 @@ async def _flip(
             for name, on in wanted.items()
             if name in after
         ),
-        f"  undo: {undo}" if undo else "  nothing changed: they stood so before",
-        *([GUESSED] if undo and not done.before.known else []),
+        *([] if undo.steps else ["  nothing changed: they stood so before"]),
+        *([f"  {GUESSED}"] if undo.guessed else []),
         *([f"  only {done.done_by} have answered: the others do it once they go on"] if done.done_by else []),
         *([NOT_YET] if done.told is Told.NOT_YET else []),
         *(f"  {words}" for words in done.after.words),
     ]
-    say("\n".join(told), otherwise=f"siding rollback: undo: {undo}" if undo else "")
+    say("\n".join(told))
     return FELL_SHORT if done.told is Told.NOT_YET or done.done_by else DONE
-
-
-def _undo(before: Stand, wanted: Changes, admin: str, *, here: bool) -> str:
-    """The line that leads back; empty where there is nothing to undo."""
-    everywhere, alone = switches.undoing(before, wanted, here=here)
-    steps = [(changes, there) for changes, there in ((everywhere, False), (alone, True)) if changes]
-    return "; ".join(
-        shlex.join(switches.undo_words(this_tool(), changes, admin, here=there)) for changes, there in steps
-    )
 
 
 async def _shown(client: aiohttp.ClientSession, url: str, target: str, wanted: Changes) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -49,18 +50,47 @@ def order(
     return wanted
 
 
-def undoing(before: Stand, wanted: Changes, *, here: bool) -> tuple[Changes, Changes]:
-    """What leads back to how they stood: first in all replicas, then in this one alone.
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """What leads back to how the flags of a listener stood: first in all replicas, then in this one alone.
 
-    here -- it was done in this one alone.
+    guessed -- the former, which leads to the settings of each.
     """
+
+    everywhere: Changes
+    alone: Changes
+    guessed: bool = False
+
+    @property
+    def steps(self) -> list[tuple[Changes, bool]]:
+        """What to set, and whether in this one alone."""
+        return [(changes, here) for changes, here in ((self.everywhere, False), (self.alone, True)) if changes]
+
+
+def undoing(before: Stand, wanted: Changes, *, here: bool) -> Undo:
+    """here -- it was done in this one alone."""
     asked = {name: on for name, on in wanted.items() if name in before.flags}
     everywhere = {} if here else {name: before.pins.get(name) for name, on in asked.items()}
     # how they stand in this one then
     left = {name: before.settings.get(name) if on is None else on for name, on in (asked | everywhere).items()}
-    return (
-        {name: on for name, on in everywhere.items() if on != asked[name]},
-        {name: before.flags[name] for name, on in left.items() if on is not None and on != before.flags[name]},
+    changed = {name: on for name, on in everywhere.items() if on != asked[name]}
+    alone = {name: before.flags[name] for name, on in left.items() if on is not None and on != before.flags[name]}
+    return Undo(changed, alone, guessed=not before.known and bool(changed.keys() - before.untold.keys()))
+
+
+def in_order(undos: Mapping[str, Undo]) -> list[tuple[str, Changes, bool]]:
+    """By admin listener -> whom to tell what, and whether that one alone.
+
+    They may be replicas: what one sets in all of them would take what another has for itself alone.
+    """
+    steps = [(admin, *step) for admin, undo in undos.items() for step in undo.steps]
+    return sorted(steps, key=lambda step: step[2])
+
+
+def undo_line(tool: Sequence[str], undos: Mapping[str, Undo]) -> str:
+    """For the shell; empty where there is nothing to undo."""
+    return "; ".join(
+        shlex.join(undo_words(tool, changes, admin, here=here)) for admin, changes, here in in_order(undos)
     )
 
 

@@ -487,6 +487,17 @@ def test_a_bad_address_is_said_without_its_secret(capsys: pytest.CaptureFixture[
             "it does: BYPASS on, ENABLE_ETAG setting",
         ),
         (
+            {
+                "BYPASS": False,
+                "ENABLE_ETAG": True,
+                "ENABLE_DEDUP": True,
+                "settings": {"ENABLE_ETAG": False, "ENABLE_DEDUP": True},
+                "untold": {"BYPASS": True, "ENABLE_ETAG": None, "ENABLE_DEDUP": None},
+            },
+            "not told to the other replicas, as Redis does not answer, and lost if this one ends before it does: "
+            "BYPASS on (not here), ENABLE_ETAG setting (not here), ENABLE_DEDUP setting",
+        ),
+        (
             {"BYPASS": False, "pinned": None, "untold": {}},
             "which are set in all replicas is not known: it has not heard from Redis yet",
         ),

@@ -395,7 +395,7 @@ def test_the_commands_of_the_documents_are_understood(document: str, fewest: int
         if name == "rollback" and given.around:
             assert rollback.main([word for word in arguments if word != "--yes"], {}) == 0, words
         elif name == "rollback" and not (given.drill or given.here):
-            assert switches.order(given.flag, given.set, everything=given.all)
+            assert switches.order(given.flag, given.set, everything=given.all, back=given.settings)
 
 
 def test_what_the_guide_switches_on_while_it_runs_are_flags() -> None:

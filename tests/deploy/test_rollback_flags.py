@@ -49,14 +49,17 @@ async def pinned(admin: str) -> dict[str, bool]:
 def arguments_in(line: str) -> list[str]:
     """Of a printed command: what follows the words that start the tool here."""
     tool, _, rest = line.partition(" rollback --admin ")
-    assert tool.removeprefix("siding rollback:").strip() == f"undo: {shlex.join(this_tool())}"
+    assert tool == shlex.join(this_tool())
     return ["--admin", *shlex.split(rest)]
 
 
 def undo_of(child: Child) -> list[list[str]]:
-    (line,) = [line for line in child.lines if line.startswith("  undo: ")]
-    first, *others = line.split("; ")
-    return [arguments_in(first), *(arguments_in(f"undo: {other}") for other in others)]
+    (line,) = [line for line in child.lines if line.startswith("undo: ")]
+    return steps_in(line)
+
+
+def steps_in(line: str) -> list[list[str]]:
+    return [arguments_in(step) for step in line.removeprefix("undo: ").split("; ")]
 
 
 async def undo(child: Child, token: str | None = TOKEN) -> None:
@@ -97,9 +100,8 @@ async def test_all_in_both_services_and_back(stack: Up) -> None:
     assert child.output.count(": in all replicas, in ") == 2
     for admin in before:
         assert {name for name, on in (await flags(admin)).items() if on} == {"BYPASS"}
-    for line in [line for line in child.lines if line.startswith("  undo: ")]:
-        assert line.endswith(" --settings")
-        await rollback(*arguments_in(line))
+    assert [step[2:] for step in undo_of(child)] == [["--settings"]] * 2
+    await undo(child)
     assert {admin: await flags(admin) for admin in before} == before
     assert {admin: await pinned(admin) for admin in before} == {admin: {} for admin in before}
 
@@ -178,10 +180,13 @@ async def test_what_is_no_admin_listener_is_said(stack: Up) -> None:
 
 
 @contextlib.asynccontextmanager
-async def listener_that_breaks(breaks_at: str) -> AsyncIterator[str]:
-    """An admin listener whose connection is lost at its first answer to a `PATCH`, or at the `GET` after that."""
+async def listener_that_breaks(breaks_at: str | None, *, knows: bool = True) -> AsyncIterator[str]:
+    """An admin listener whose connection is lost at its first answer to a `PATCH`, or at the `GET` after that.
+
+    knows -- what is set in all replicas.
+    """
     standing = {"ENABLE_ETAG": True, "BYPASS": False}
-    behind = {"settings": dict(standing), "pinned": {"ENABLE_ETAG": True}, "untold": {}}
+    behind = {"settings": dict(standing), "pinned": {"ENABLE_ETAG": True} if knows else None, "untold": {}}
     seen: list[str] = []
 
     async def answer(request: web.Request) -> web.Response:
@@ -218,10 +223,37 @@ async def test_what_may_be_done_though_nobody_says_so_can_be_undone(breaks_at: s
     async with listener_that_breaks(breaks_at) as admin:
         child = await rollback("--flag", "ENABLE_ETAG", "--admin", admin)
     assert child.process.returncode == 1
-    [fault, undo] = child.lines
+    [fault, may, _] = child.lines
     assert f"{admin} does not answer" in fault
-    words = undo.partition("may be done all the same; undo: ")[2]
-    assert words == shlex.join([*this_tool(), "rollback", "--admin", admin, "--set", "ENABLE_ETAG=on"])
+    assert may == "siding rollback: it may be done all the same"
+    assert undo_of(child) == [["--admin", admin, "--set", "ENABLE_ETAG=on"]]
+
+
+@pytest.mark.parametrize("breaks_at", ["PATCH", None])
+@pytest.mark.parametrize("here", [False, True])
+async def test_an_undo_that_is_guessed_is_said_to_be(
+    breaks_at: str | None, here: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with listener_that_breaks(breaks_at, knows=False) as admin:
+        options = command.parser().parse_args([*admins(admin), *(["--here"] if here else [])])
+        await command._flags(options, {"ENABLE_ETAG": False}, None)
+    assert ("what had been set in all is not known there" in "".join(capsys.readouterr())) is not here
+
+
+async def test_what_is_refused_for_another_reason_is_not_blamed_on_the_token(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        if request.method == "GET":
+            return web.json_response({"BYPASS": False})
+        return web.json_response({"error": {"message": "the Host must be localhost"}}, status=403)
+
+    app = web.Application()
+    app.router.add_route("*", "/api/flags", answer)
+    async with serving(app) as url:
+        options = command.parser().parse_args(admins(url))
+        assert await command._flags(options, {"BYPASS": True}, TOKEN) == 1
+    assert capsys.readouterr().err == f"siding rollback: {url} does not do it (403): the Host must be localhost\n"
 
 
 @pytest.mark.asyncio(loop_scope="session")
@@ -261,7 +293,10 @@ async def test_one_listener_that_hangs_does_not_hold_up_the_others(stack: Up) ->
         async with python(*ROLLBACK, *options, environ=environment(ADMIN_TOKEN=TOKEN)) as child:
             await child.line("  ENABLE_DEDUP on -> off")
             assert child.process.returncode is None, "it waits for the other"
-    await rollback("--set", "ENABLE_DEDUP=setting", "--admin", stack.admin)
+            child.press_ctrl_c()
+            await child.end()
+    await undo(child)
+    assert (await flags(stack.admin))["ENABLE_DEDUP"]
 
 
 @pytest.mark.asyncio(loop_scope="session")
@@ -288,8 +323,9 @@ async def test_nobody_who_listens_keeps_nothing_from_being_done_or_undone(
     _, told = await process.communicate()
     lines = told.decode().splitlines()
     assert (process.returncode, lines[: len(said)]) == (0, said)
-    undos = sorted(arguments_in(line) for line in lines[len(said) :])
-    assert undos == sorted(
+    (line,) = lines[len(said) :]
+    undos = steps_in(line.removeprefix("siding rollback: "))
+    assert sorted(undos) == sorted(
         ["--admin", admin, "--set", "ENABLE_DEDUP=setting"] for admin in (stack.admin, stack.monitor)
     )
     for undo in undos:
@@ -365,12 +401,11 @@ async def test_where_replicas_differ_each_gets_back_its_own_by_here_alone(tmp_pa
         before = {admin: await flags(admin) for admin in (one.admin, other.admin)}
         child = await rollback("--all", "--here", *admins(one.admin, other.admin), token=None)
         assert child.process.returncode == 0, child.output
-        for line in [line for line in child.lines if line.startswith("  undo: ")]:
-            await rollback(*arguments_in(line), token=None)
+        await undo(child, token=None)
         assert {admin: await flags(admin) for admin in before} == before
         # what is done everywhere is undone everywhere, and each has its own again
         child = await rollback("--all", *admins(one.admin), token=None)
-        assert "  set in all replicas, whatever their settings say: ENABLE_QUERY_CACHE off, " in child.lines[-2]
+        assert "  set in all replicas, whatever their settings say: ENABLE_QUERY_CACHE off, " in child.lines[-3]
         await undo(child, token=None)
         assert await flags(one.admin) == before[one.admin]
 
@@ -388,13 +423,28 @@ async def test_where_replicas_differ_each_gets_back_its_own_by_here_alone(tmp_pa
         assert child.process.returncode == 0, child.output
         assert "  ENABLE_ETAG off -> on (its setting)" in child.lines
         assert undo_of(child)[0][-1] == "ENABLE_ETAG=off"
-        assert "ENABLE_ETAG" not in child.lines[-2].partition(" say: ")[2]
+        assert "ENABLE_ETAG" not in child.lines[-3].partition(" say: ")[2]
         # what is flipped here alone does not last, and that is said
         child = await rollback("--set", "BYPASS=on", "--here", *admins(other.admin), token=None)
-        assert "BYPASS off (not here)" in child.lines[-2]
+        assert "BYPASS off (not here)" in child.lines[-3]
         await undo(child, token=None)
         assert await flags(other.admin) == before[other.admin]
         assert await flags(one.admin) == before[one.admin]
+
+
+async def test_each_of_two_replicas_gets_back_what_it_had_for_itself_alone(tmp_path: Path) -> None:
+    async with (
+        running_redis(tmp_path) as redis,
+        proxy_process(NOBODY, redis_url=redis.url) as one,
+        proxy_process(NOBODY, redis_url=redis.url) as other,
+    ):
+        for admin, flag in ((one.admin, "ENABLE_ETAG"), (other.admin, "ENABLE_DEDUP")):
+            await rollback("--flag", flag, "--here", *admins(admin), token=None)
+        before = {admin: await flags(admin) for admin in (one.admin, other.admin)}
+        assert before[one.admin] != before[other.admin]
+        await undo(await rollback("--all", *admins(*before), token=None), token=None)
+        assert {admin: await flags(admin) for admin in before} == before
+        assert {admin: await pinned(admin) for admin in before} == {admin: {} for admin in before}
 
 
 def admins(*urls: str) -> list[str]:

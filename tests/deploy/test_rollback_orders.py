@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from config.flags import Changes, FlagName
 from deploy.asking import Answer, Stand, stand_in
-from deploy.rollback.switches import BadOrder, Seen, expected, judged, order, undo_words, undoing
+from deploy.rollback.switches import BadOrder, Seen, Undo, expected, in_order, judged, order, undo_line, undoing
 
 BACK: dict[str, bool | None] = dict.fromkeys([name.value for name in FlagName])
 
@@ -80,38 +78,67 @@ def test_what_undoes_an_order(
 ) -> None:
     flags, settings = ETAG | DEDUP, {"ENABLE_ETAG": True, "ENABLE_DEDUP": True}
     before = Stand(flags, settings, pinned, known=True, untold={})
-    assert undoing(before, wanted, here=here) == (everywhere, alone)
+    assert undoing(before, wanted, here=here) == Undo(everywhere, alone)
 
 
 SOME = st.dictionaries(st.sampled_from([name.value for name in FlagName]), st.booleans())
 EVERY = st.fixed_dictionaries({name.value: st.booleans() for name in FlagName})
 
 
-@given(EVERY, EVERY, SOME, st.dictionaries(st.sampled_from(list(FlagName)), st.none() | st.booleans()), st.booleans())
-def test_undone_all_stands_as_it_did_pins_included(
-    flags: dict[str, bool], settings: dict[str, bool], pinned: dict[str, bool], wanted: Changes, here: bool
-) -> None:
-    stand, pins = dict(flags), dict(pinned)
+WANTED = st.dictionaries(st.sampled_from([name.value for name in FlagName]), st.none() | st.booleans())
+TWO = st.fixed_dictionaries({"a": EVERY, "b": EVERY})
 
-    def done(changes: Changes, *, here: bool) -> None:
+
+@given(TWO, TWO, SOME, WANTED, st.booleans())
+def test_undone_all_stands_as_it_did_pins_included(
+    flags: dict[str, dict[str, bool]],
+    settings: dict[str, dict[str, bool]],
+    pinned: dict[str, bool],
+    wanted: Changes,
+    here: bool,
+) -> None:
+    """Of two replicas, both named."""
+    stands, pins = {admin: dict(stand) for admin, stand in flags.items()}, dict(pinned)
+
+    def done(admin: str, changes: Changes, here: bool) -> None:
         for name, on in changes.items():
-            stand[name] = settings[name] if on is None else on
+            for one in [admin] if here else stands:
+                stands[one][name] = settings[one][name] if on is None else on
             if here:
                 continue
             pins.pop(name, None)
             pins.update({} if on is None else {name: on})
 
-    done(wanted, here=here)
-    everywhere, alone = undoing(Stand(flags, settings, pinned, known=True, untold={}), wanted, here=here)
-    done(everywhere, here=False)
-    done(alone, here=True)
-    assert (stand, pins) == (flags, pinned)
+    for admin in flags:
+        done(admin, wanted, here)
+    before = {admin: Stand(flags[admin], settings[admin], pinned, known=True, untold={}) for admin in flags}
+    for step in in_order({admin: undoing(stand, wanted, here=here) for admin, stand in before.items()}):
+        done(*step)
+    assert (stands, pins) == (flags, pinned)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "untold", "known", "here", "guessed"),
+    [
+        ({"ENABLE_ETAG": False}, {}, False, False, True),
+        ({"ENABLE_ETAG": False}, {}, True, False, False),
+        # these are exact
+        ({"ENABLE_ETAG": False}, {}, False, True, False),
+        ({"ENABLE_ETAG": None}, {}, False, False, False),
+        ({"ENABLE_ETAG": False}, ETAG, False, False, False),
+    ],
+)
+def test_what_may_have_been_set_in_all_replicas_is_guessed(
+    wanted: Changes, untold: Changes, known: bool, here: bool, guessed: bool
+) -> None:
+    before = Stand(ETAG, ETAG, {}, known=known, untold=untold)
+    assert undoing(before, wanted, here=here).guessed is guessed
 
 
 def test_what_all_replicas_are_yet_to_hear_of_is_led_back_to_as_well() -> None:
     told = {"pinned": {"BYPASS": False, "ENABLE_ETAG": False}, "untold": {"BYPASS": True, "ENABLE_ETAG": None}}
     before = stand_in({"BYPASS": True, "ENABLE_ETAG": True, "settings": {"BYPASS": False, "ENABLE_ETAG": True}, **told})
-    assert undoing(before, {"BYPASS": False, "ENABLE_ETAG": False}, here=False) == (
+    assert undoing(before, {"BYPASS": False, "ENABLE_ETAG": False}, here=False) == Undo(
         {"BYPASS": True, "ENABLE_ETAG": None},
         {},
     )
@@ -119,7 +146,8 @@ def test_what_all_replicas_are_yet_to_hear_of_is_led_back_to_as_well() -> None:
 
 def test_the_command_that_undoes_all_is_short() -> None:
     def words(changes: Changes, *, here: bool = False) -> str:
-        first, *others = shlex.join(undo_words(["siding"], changes, "http://a", here=here)).split(" --admin http://a ")
+        undo = Undo({}, changes) if here else Undo(changes, {})
+        first, *others = undo_line(["siding"], {"http://a": undo}).split(" --admin http://a ")
         assert first == "siding rollback"
         return " ".join(others)
 
@@ -128,6 +156,7 @@ def test_the_command_that_undoes_all_is_short() -> None:
     assert words({"BYPASS": None, "ENABLE_ETAG": True}) == "--set BYPASS=setting --set ENABLE_ETAG=on"
     assert "--settings" not in words(dict.fromkeys(BACK, True))
     assert words({"BYPASS": False}, here=True) == "--set BYPASS=off --here"
+    assert undo_line(["siding"], {"http://a": Undo({}, {})}) == ""
 
 
 def test_under_bypass_nothing_comes_from_the_cache() -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import aiohttp
 import pytest
+from aiohttp import web
 from playwright.async_api import Browser, Page, expect
 
 from deploy.asking import ways
@@ -19,7 +20,7 @@ from tests.deploy.stacks import running_stack
 from tests.e2e.browsers import PATIENCE_MS, Tab, running_browser, tab
 from tests.e2e.proxies import proxy_process
 from tests.redis_servers import running_redis
-from tests.support import Client, Origin, Turn
+from tests.support import Client, Origin, Turn, serving
 
 FRESH = "Cache-Control: max-age=60"
 NASTY = "/<img/src=x/onerror=document.title='taken'>"
@@ -352,6 +353,9 @@ async def test_what_is_lost_if_redis_stays_away_is_said(browser: Browser, origin
         await expect(page.locator("#untold")).to_contain_text(
             "not told yet: ENABLE_ETAG off. If this proxy ends before"
         )
+        await page.get_by_label("Flip in all replicas").uncheck()
+        await page.get_by_role("switch", name="ENABLE_ETAG").click()
+        await expect(page.locator("#untold")).to_contain_text("not told yet: ENABLE_ETAG off (not here). If this")
         assert await page.evaluate(CONTRAST) == []
         await page.get_by_label("Path or URL").fill("/a")
         await page.get_by_role("button", name="Purge", exact=True).click()
@@ -386,6 +390,37 @@ async def test_before_the_whole_stack_it_shows_the_monitor_too(browser: Browser)
         async with session.patch(f"{up.monitor}/api/flags", json={"USE_OPTIMIZED_PROMPTS": False}) as answer:
             assert answer.status == 200
         await expect(prompts).to_have_text("USE_OPTIMIZED_PROMPTS: off", timeout=PATIENCE_MS)
+        assert opened.faults == []
+
+
+async def test_services_that_do_not_know_yet_what_they_have_not_told_are_shown(
+    browser: Browser, origin: Origin
+) -> None:
+    """Proxy, monitor and page are not of the same age while they are deployed one after the other."""
+    documents: dict[str, dict[str, Any]] = {
+        "/api/metrics/database-pool": {"state": "off", "verdict": "off", "activeConnections": 0},
+        "/api/metrics/grading": {},
+        "/api/flags": {"USE_OPTIMIZED_PROMPTS": True},
+    }
+    app = web.Application()
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response(documents[request.path])
+
+    app.router.add_get("/{path:.*}", answer)
+    async with (
+        serving(app) as monitor,
+        proxy_process(origin.url, pool_monitor_url=monitor) as proxy,
+        tab(browser, f"{proxy.admin}/") as opened,
+    ):
+        page = opened.page
+        await live(page)
+        prompts = page.get_by_role("listitem").filter(has_text="USE_OPTIMIZED_PROMPTS")
+        await expect(prompts).to_have_text("USE_OPTIMIZED_PROMPTS: on", timeout=PATIENCE_MS)
+        async with aiohttp.ClientSession() as session, session.get(f"{proxy.admin}/api/live") as told:
+            snapshot = await told.json()
+        del snapshot["untold"]
+        await page.evaluate("take", snapshot)
         assert opened.faults == []
 
 

@@ -10,23 +10,26 @@ import pytest
 from proxy.server.admin import UNTOLD
 from tests.redis_servers import Redis, client_of
 from tests.scenarios.replicas import FRESH, REPORTS, admin, heard, parted, ready, settled, several
-from tests.support import Origin, Proxy, holds
+from tests.support import PATIENCE, Origin, Proxy, holds
 
 
 @pytest.mark.parametrize("order", [b'{"url": "/a"}', b'{"prefix": "/"}', b'{"all": true}', b'{"tag": "t"}'])
-async def test_a_purge_reaches_the_others(origin: Origin, pair: list[Proxy], order: bytes) -> None:
-    one, other = pair
-    origin.respond(b"old", FRESH, "Surrogate-Key: t")
-    for proxy in (one, other):
-        assert (await proxy.get("/a")).content == b"old"
-        await settled(proxy)
-    origin.respond(b"new", FRESH)
-    answer = await admin(one, "POST", "/api/purge", order)
-    assert (answer.status, b'"everywhere":true' in answer.content) == (200, True)
-    await heard(one, other)
-    for proxy in (other, one):
-        assert (await proxy.get("/a")).content == b"new"
-    assert len(origin.requests) <= 3
+async def test_a_purge_reaches_the_others(
+    origin: Origin, shared: Redis, order: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.store.replicas.TOLD_SECONDS", PATIENCE)
+    async with several(origin, shared.url, redis_timeout_ms=5000) as (one, other):
+        origin.respond(b"old", FRESH, "Surrogate-Key: t")
+        for proxy in (one, other):
+            assert (await proxy.get("/a")).content == b"old"
+            await settled(proxy)
+        origin.respond(b"new", FRESH)
+        answer = await admin(one, "POST", "/api/purge", order)
+        assert (answer.status, b'"everywhere":true' in answer.content) == (200, True)
+        await heard(one, other)
+        for proxy in (other, one):
+            assert (await proxy.get("/a")).content == b"new"
+        assert len(origin.requests) <= 3
 
 
 async def test_what_was_purged_does_not_come_back_from_the_tier(origin: Origin, pair: list[Proxy]) -> None:

@@ -16,7 +16,7 @@ from proxy.observe.events import PurgeKind
 from proxy.server.admin import UNTOLD, PurgeOrder
 from tests.redis_servers import Redis, client_of
 from tests.server.family import Parent, family
-from tests.support import holds, settings_for
+from tests.support import PATIENCE, holds, settings_for
 
 ORIGIN = "http://127.0.0.1:1"
 
@@ -99,10 +99,12 @@ async def test_what_others_flip_all_workers_are_told_and_what_is_flipped_here_al
 
 
 async def test_a_worker_that_hangs_is_said_not_to_have_answered(shared: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.channel.CALL_SECONDS", 0.05)
+    monkeypatch.setattr("proxy.channel.CALL_SECONDS", PATIENCE)
     async with fleet_of_two(shared) as (fleet, workers):
         assert "workersExpected" not in await fleet.set_flags({"BYPASS": True})
         workers[0].knows.clear()
+        assert fleet._members[0].channel is not None
+        fleet._members[0].channel.seconds = 0.05
         answer = await fleet.set_flags({"BYPASS": False})
         assert (answer["BYPASS"], answer["workers"], answer["workersExpected"]) == (False, 1, 2)
         # one that starts hears of it before it serves

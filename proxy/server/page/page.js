@@ -175,7 +175,7 @@ function showMonitor(monitor) {
     chips.dataset.shown = told;
     chips.replaceChildren(...Object.entries(flags).map(([name, on]) => {
       const chip = made("li", `${name}: `);
-      chip.append(made("b", on ? "on" : "off"), name in (pinned || {}) ? ", pinned" : "", name in untold ? ", not told to others" : "");
+      chip.append(made("b", on ? "on" : "off"), name in (pinned || {}) ? ", pinned" : "", name in (untold || {}) ? ", not told to others" : "");
       return chip;
     }));
   }
@@ -229,13 +229,14 @@ function showFlags(one) {
   put("d-ENABLE_REDIS_CACHE", one.shared
     ? "Off: the tier that replicas share is not used." : "No effect: REDIS_URL is not set, so there is no shared tier.");
   show("scope", one.shared);
-  const pins = Object.entries(one.pinned || {})
-    .map(([name, on]) => `${name} ${word(on)}${one.flags[name] === on ? "" : " (not here)"}`);
+  const listed = (pins) => Object.entries(pins || {}).map(([name, on]) =>
+    `${name} ${on === null ? "as its setting says" : word(on)}${one.flags[name] === (on ?? one.settings[name]) ? "" : " (not here)"}`);
+  const pins = listed(one.pinned);
   show("pinned-box", pins.length > 0 || one.pinned === null);
   put("pinned", one.pinned === null
     ? "Which are pinned in all replicas is not known: nothing has been heard from Redis yet."
     : `Pinned in all replicas, whatever their settings say: ${pins.join(", ")}. To hand one back: siding rollback --set NAME=setting.`);
-  const untold = Object.entries(one.untold).map(([name, on]) => `${name} ${on === null ? "as its setting says" : word(on)}`);
+  const untold = listed(one.untold);
   show("untold", untold.length > 0);
   put("untold", `Redis does not answer, so the other replicas are not told yet: ${untold.join(", ")}. If this proxy ends before it answers, that is lost.`);
   settings = one.settings;
