@@ -9,10 +9,13 @@ from config.everywhere import UNTOLD
 from config.flags import FlagName
 from tests.redis_servers import Redis
 from tests.scenarios.replicas import admin, parted, settled
-from tests.support import Origin, Proxy, holds, running_proxy
+from tests.support import PATIENCE, Origin, Proxy, holds, running_proxy
 
 
-async def test_flags_are_flipped_everywhere(origin: Origin, shared: Redis, pair: list[Proxy]) -> None:
+async def test_flags_are_flipped_everywhere(
+    origin: Origin, shared: Redis, pair: list[Proxy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("config.everywhere.TELL_SECONDS", PATIENCE)
     one, other = pair
     answer = await admin(one, "PATCH", "/api/flags", b'{"BYPASS": true, "ENABLE_ETAG": "off", "everywhere": true}')
     assert answer.status == 200
