@@ -140,6 +140,8 @@ def _command_line(
     model: type[Settings], argv: Sequence[str], prog: str, commands: Mapping[str, str], faults: list[str]
 ) -> dict[str, str] | None:
     """The options that are given; None if the line cannot be read."""
+    if not argv:
+        return {}
     width = max(map(len, commands), default=0)
     lines = ["A setting on the command line goes before the environment, and that before the file."]
     if commands:
