@@ -513,13 +513,15 @@ class Bulletin:
 
     async def close(self) -> None:
         """Tell what is to be told, in so much time, and stop."""
-        await self.sent(CLOSE_SECONDS, tuple(self._keeping))
-        # a cancellation alone may get lost
-        self._closing = True
-        await end([self._reading, self._sending])
+        try:
+            await self.sent(CLOSE_SECONDS, tuple(self._keeping))
+        finally:
+            # a cancellation alone may get lost
+            self._closing = True
+            await end([self._reading, self._sending])
         if self.pending:
             what = [counted(len(self._pending), "notice"), *self._keeping]
-            log.warning("the other replicas were never told, and it is lost: %s", ", ".join(what))
+            log.warning("the other replicas may never have been told, and it is lost: %s", ", ".join(what))
 
 
 def _state_of(listed: Sequence[bytes]) -> dict[bytes, bytes]:

@@ -95,7 +95,7 @@ def compile_into(folder: Path, python: str = sys.executable, modules: Sequence[s
                 work / package, folder / package, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__")
             )
             # what is there is of another file; whoever may not write there would compile it at each start
-            compileall.compile_dir(folder / package, quiet=2)
+            compileall.compile_dir(folder / package, quiet=2, force=True)
 
 
 def is_current(folder: Path, modules: Sequence[str] = MODULES) -> bool:

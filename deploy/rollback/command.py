@@ -146,7 +146,7 @@ async def _flags(options: argparse.Namespace, wanted: Changes, secret: str | Non
             )
         finally:
             # also of what was done before Ctrl-C
-            if undo := switches.undo_line(this_tool(), undos):
+            if undo := switches.undo_line(this_tool(), {one: undos[one] for one in admins if one in undos}):
                 say(f"undo: {undo}", otherwise=f"siding rollback: undo: {undo}")
         if options.url:
             return max(status, await _shown(client, options.url, options.path or "/", wanted))
@@ -177,6 +177,11 @@ async def _flip(
             told += [GUESSED] if undo.guessed else []
         print("\n".join(f"siding rollback: {line}" for line in told), file=sys.stderr)
         return FELL_SHORT
+    except asyncio.CancelledError:
+        # it may be done all the same
+        if before.done() and not before.cancelled() and before.exception() is None:
+            undos[admin] = switches.undoing(before.result(), wanted, here=here)
+        raise
     undos[admin] = undo = switches.undoing(done.before, wanted, here=here or done.told is Told.HERE)
     was, after = done.before.flags, done.after.flags
     told = [

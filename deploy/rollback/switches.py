@@ -81,10 +81,11 @@ def undoing(before: Stand, wanted: Changes, *, here: bool) -> Undo:
 def in_order(undos: Mapping[str, Undo]) -> list[tuple[str, Changes, bool]]:
     """By admin listener -> whom to tell what, and whether that one alone.
 
-    They may be replicas: what one sets in all of them would take what another has for itself alone.
+    They may be replicas: what one sets in all of them would take what another has for itself alone, and what is guessed
+    at one would take what is known at another.
     """
     steps = [(admin, *step) for admin, undo in undos.items() for step in undo.steps]
-    return sorted(steps, key=lambda step: step[2])
+    return sorted(steps, key=lambda step: (step[2], not undos[step[0]].guessed))
 
 
 def undo_line(tool: Sequence[str], undos: Mapping[str, Undo]) -> str:

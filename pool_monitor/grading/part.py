@@ -34,7 +34,7 @@ from pool_monitor.grading.models import Models
 from pool_monitor.grading.outcomes import Outcome, said_by
 from pool_monitor.grading.reading import read_answer
 from pool_monitor.grading.serve import Grading
-from pool_monitor.grading.shadow import Budget, Shadow
+from pool_monitor.grading.shadow import Budget, Shadow, Shadowed
 from pool_monitor.grading.stored import Stored
 from pool_monitor.grading.templates import Recognised, Template
 from pool_monitor.grading.to_caller import without_own_fields
@@ -144,6 +144,8 @@ class GradingPart:
             said = said_by(document)
             if said is not None and said.content is not None and not said.refused:
                 self.shadow.offer_compact(call, recognised, said.content)
+            else:
+                self.shadow.tally[Shadowed.UNREADABLE] += 1
 
         if self.shadow.draws():
             self.grading.look_into(answer, partial(stated, answer.content, coding_of(answer.fields)), offer)

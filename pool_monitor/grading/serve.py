@@ -54,8 +54,12 @@ log = logging.getLogger("siding.grading")
 PREFIX = "/v1"
 TRIED_SECONDS = 10.0
 """How long is waited for whether the upstream takes a key."""
-SHORT_BYTES = 64 * 1024
-"""Of an answer that may be looked into at once, by whoever it was told to."""
+SHORT_BYTES = 16 * 1024
+"""Of an answer that is looked into at once, before its end is told."""
+MOST_LOOKED_INTO = 64
+"""Answers that may wait to be looked into; what comes then is neither kept nor compared."""
+LOOKING_SECONDS = 2.0
+"""How long is waited for those at the end."""
 REFUSED = frozenset({401, 403})
 _TEMPERATURE = b'"temperature"'
 _NOT_SENT_ON = OF_OCTETS | {"host", "content-length", "content-type", "content-encoding", "accept-encoding", "expect"}
@@ -135,7 +139,8 @@ class Grading:
     async def close(self) -> None:
         """End what is still asked for."""
         await self.collapse.close()
-        await asyncio.gather(*self._looking)
+        if self._looking:
+            await asyncio.wait(self._looking, timeout=LOOKING_SECONDS)
         await self._stored.close()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -388,10 +393,7 @@ class Grading:
             self.look_into(answer, partial(is_whole, answer, stream=stream), keep)
 
     def look_into(self, answer: Answer, look: Callable[[], T], then: Callable[[T], None]) -> None:
-        """Into one that has been told, so nobody waits for it: a long one in a thread, or one that may become long."""
-        if len(answer.content) <= SHORT_BYTES and not coding_of(answer.fields):
-            then(look())
-            return
+        """Into one that has been told. Nobody waits for a long one, or one that may become long: it is in a thread."""
 
         async def beside() -> None:
             try:
@@ -399,9 +401,12 @@ class Grading:
             except Exception:
                 log.exception("an answer that was told could not be looked into")
 
-        task = apart(beside())
-        self._looking.add(task)
-        task.add_done_callback(self._looking.discard)
+        if len(answer.content) <= SHORT_BYTES and not coding_of(answer.fields):
+            then(look())
+        elif len(self._looking) < MOST_LOOKED_INTO:
+            task = apart(beside())
+            self._looking.add(task)
+            task.add_done_callback(self._looking.discard)
 
     # -- for batches and the like
 

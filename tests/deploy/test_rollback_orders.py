@@ -207,3 +207,12 @@ STEPPED_AROUND = answer(Cache_Status="siding; fwd=bypass; detail=failed-open")
 )
 def test_what_answers_say_of_a_flag(name: str, on: bool, answers: list[Answer], verdict: Seen) -> None:
     assert judged(FlagName(name), on, answers)[0] is verdict
+
+
+def test_what_is_guessed_at_one_does_not_take_what_is_known_at_another() -> None:
+    known, guessed = Undo({"ENABLE_ETAG": True}, {}), Undo({"ENABLE_ETAG": None}, {"BYPASS": True}, guessed=True)
+    assert in_order({"a": known, "b": guessed}) == [
+        ("b", {"ENABLE_ETAG": None}, False),
+        ("a", {"ENABLE_ETAG": True}, False),
+        ("b", {"BYPASS": True}, True),
+    ]

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from pool_monitor.grading import batch_asking, batch_running, completions, part, serve, stored
 from pool_monitor.grading.answers import compact
+from pool_monitor.grading.calls import Answer
 from pool_monitor.grading.expanding import Expander
 from pool_monitor.grading.receiving import LARGE_BYTES
 from pool_monitor.grading.streamed import Streaming
@@ -188,3 +189,14 @@ async def test_what_cannot_be_looked_into_is_told_all_the_same(
     assert text == pretty(LONG)
     await looked_into(wrapped)
     assert "could not be looked into" in caplog.text
+
+
+async def test_of_answers_only_so_many_wait_to_be_looked_into(wrapped: Wrapped) -> None:
+    go, looked = threading.Event(), list[bool]()
+    told = Answer(200, (), SAID.encode())
+    grading = wrapped.monitor.monitor.grading.grading
+    for _ in range(serve.MOST_LOOKED_INTO + 5):
+        grading.look_into(told, lambda: go.wait(10), looked.append)
+    go.set()
+    await looked_into(wrapped)
+    assert looked == [True] * serve.MOST_LOOKED_INTO
