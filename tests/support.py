@@ -10,6 +10,7 @@ import contextlib
 import inspect
 import os
 import resource
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -402,6 +403,23 @@ class Gate:
 
     async def asked(self, times: int = 1) -> None:
         await until(lambda: len(self.origin.requests) >= times)
+
+
+async def answered_after_all(port: int, head: bytes, content: bytes) -> Message:
+    """The head of the answer to a client that sends all that it has before it reads."""
+    # who is connected for a second and has sent nothing yet may be closed
+    client = socket.create_connection(("127.0.0.1", port))
+    client.sendall(head)
+    client.setblocking(False)
+    reader, writer = await asyncio.open_connection(sock=client)
+    writer.write(content)
+    await writer.drain()
+    answer = await read_head(reader)
+    assert answer is not None
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+    return answer
 
 
 @contextlib.asynccontextmanager

@@ -18,7 +18,7 @@ import pytest
 from deploy import compile as tool
 from tests.deploy.processes import ROOT, environment
 
-SECONDS = 1200
+SECONDS = 600
 """The longest wait for a copy and its tests."""
 
 

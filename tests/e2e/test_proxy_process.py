@@ -18,7 +18,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 
 from tests.deploy.processes import environment, python, with_few_descriptors
 from tests.e2e.proxies import Running, proxy_process
-from tests.support import PATIENCE, Gate, Origin, Turn, answering_at_once, read_head
+from tests.support import PATIENCE, Gate, Origin, Turn, answered_after_all, answering_at_once
 
 FRESH = "Cache-Control: max-age=60"
 
@@ -156,21 +156,10 @@ async def test_who_uploads_where_descriptors_run_out_is_answered() -> None:
     many, go, statuses = 76, asyncio.Event(), list[int]()
 
     async def one(port: int) -> None:
-        # who is connected for a second and has sent nothing yet may be closed
-        client = socket.create_connection(("127.0.0.1", port))
-        client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(content))
-        client.setblocking(False)
-        reader, writer = await asyncio.open_connection(sock=client)
-        writer.write(content)
-        await writer.drain()
-        head = await read_head(reader)
-        assert head is not None
-        statuses.append(head.status)
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(content)
+        statuses.append((await answered_after_all(port, head, content)).status)
         if len(statuses) == many - 64:
             go.set()
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
 
     async with answering_at_once(go, b"HTTP/1.1 204 No Content\r\n\r\n") as url:
         environ = environment(UPSTREAM_URL=url, HOST="127.0.0.1", PORT="0", ADMIN_PORT="0", LOG_FORMAT="text")

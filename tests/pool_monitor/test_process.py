@@ -20,7 +20,7 @@ from config.listen import spare_port
 from config.settings import MonitorSettings
 from pool_monitor import app
 from tests.deploy.processes import PATIENCE, environment, python, with_few_descriptors
-from tests.support import answering_at_once, read_head
+from tests.support import answered_after_all, answering_at_once
 
 MONITOR = ("-m", "pool_monitor")
 
@@ -161,21 +161,10 @@ async def test_of_many_who_come_at_once_all_are_answered() -> None:
 
     async def status_of_one(port: int) -> int:
         nonlocal refused
-        # who is connected for a second and has sent nothing yet may be closed
-        caller = socket.create_connection(("127.0.0.1", port))
-        caller.sendall(head.encode())
-        caller.setblocking(False)
-        reader, writer = await asyncio.open_connection(sock=caller)
-        writer.write(content)
-        await writer.drain()
-        answer = await read_head(reader)
-        assert answer is not None
+        answer = await answered_after_all(port, head.encode(), content)
         refused += answer.status == 503
         if refused == 66:
             go.set()
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
         return answer.status
 
     teapot = b"HTTP/1.1 418 Teapot\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
