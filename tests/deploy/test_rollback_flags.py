@@ -229,6 +229,28 @@ async def test_what_may_be_done_though_nobody_says_so_can_be_undone(breaks_at: s
     assert undo_of(child) == [["--admin", admin, "--set", "ENABLE_ETAG=on"]]
 
 
+async def test_what_was_told_before_ctrl_c_can_be_undone_though_no_answer_came() -> None:
+    told, ended = asyncio.Event(), asyncio.Event()
+
+    async def answer(request: web.Request) -> web.Response:
+        if request.method == "PATCH":
+            told.set()
+            await ended.wait()
+        return web.json_response({"BYPASS": False, "settings": {"BYPASS": False}, "pinned": {}, "untold": {}})
+
+    app = web.Application()
+    app.router.add_route("*", "/api/flags", answer)
+    async with serving(app) as admin:
+        async with python(*ROLLBACK, "--flag", "BYPASS", "--admin", admin, environ=environment()) as child:
+            async with asyncio.timeout(PATIENCE):
+                await told.wait()
+            child.press_ctrl_c()
+            assert await child.end() == 1
+        ended.set()
+    assert undo_of(child) == [["--admin", admin, "--set", "BYPASS=setting"]]
+    assert child.lines[-1] == "siding rollback: stopped; what was done so far stays done"
+
+
 @pytest.mark.parametrize("breaks_at", ["PATCH", None])
 @pytest.mark.parametrize("here", [False, True])
 async def test_an_undo_that_is_guessed_is_said_to_be(
