@@ -39,7 +39,8 @@ DEAF_SECONDS = 1.5
 """Without a sign of life for so long, nothing that has been heard can be relied on."""
 RETRY_SECONDS = 0.5
 READ_SECONDS = 2.0
-CLOSE_SECONDS = 0.25
+CLOSE_SECONDS = 2.0
+"""So long who ends tries to tell the rest: more than once, for it may be a single call that fails."""
 LOOK_SECONDS = 10.0
 FOLLOW_SECONDS = 1.0
 """How often a reader asks whether the server is still the one to ask, and the log the one that it reads: where whispers

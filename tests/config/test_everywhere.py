@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import redis.asyncio
 
+from config.bulletin import RETRY_SECONDS
 from config.everywhere import FLAGS, FlagsEverywhere, behind, set_flags
 from config.flags import Flags
 from config.listen import spare_port
@@ -134,6 +135,22 @@ async def test_who_ends_before_the_others_are_told_says_what_is_lost(caplog: pyt
         assert "it is lost" not in caplog.text
     lost = "1 notice, BYPASS, ENABLE_ETAG"
     assert f"the other replicas may never have been told, and it is lost: {lost}" in caplog.messages
+
+
+async def test_who_ends_tells_the_rest_though_the_first_call_fails(
+    server: Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("config.bulletin.RETRY_SECONDS", RETRY_SECONDS)
+    async with relayed(server.port) as relay, replica(server.port) as (flags, _):
+        async with replica(relay.port) as (_, ending):
+            await holds(lambda: ending.bulletin.hears)
+            relay.stop()
+            assert not await ending.pins.tell({"BYPASS": True}, 0.01)
+            await holds(lambda: ending.bulletin._tier.failed > 0)
+            relay.cut()
+            relay.go()
+        assert flags.bypass
+    assert "it is lost" not in caplog.text
 
 
 async def test_who_flips_last_has_the_last_word_there_too(server: Redis) -> None:
