@@ -124,6 +124,8 @@ class _Arriving:
         except TimeoutError:
             raise errors.RequestTimeout(f"no content came for {READ_SECONDS:.0f} s") from None
         except (RequestPayloadError, http_exceptions.HttpProcessingError) as fault:
+            # the content keeps it, and would be kept by it
+            fault.__traceback__ = None
             raise errors.MalformedRequest("the framing of the request's content is broken") from fault
         except ConnectionError as fault:
             raise ClientGone("the client left while sending its content") from fault
