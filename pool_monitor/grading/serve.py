@@ -25,7 +25,6 @@ from pool_monitor.grading.calls import (
     JSON,
     Answer,
     Call,
-    CallersFault,
     Expansion,
     Lane,
     Left,
@@ -39,7 +38,7 @@ from pool_monitor.grading.jsons import holds, is_crowded
 from pool_monitor.grading.limits import Limits
 from pool_monitor.grading.observed import Found, Served
 from pool_monitor.grading.outcomes import Outcome
-from pool_monitor.grading.receiving import LARGE_BYTES, TOGETHER, Room, Share, all_of, content_of, done_to
+from pool_monitor.grading.receiving import LARGE_BYTES, TIMES_SLOWER, TOGETHER, Room, Share, all_of, content_of, done_to
 from pool_monitor.grading.stored import Stored, is_whole, key_of, repeatable, shareable
 from pool_monitor.grading.templates import Recognised, Template, may_hold, recognise, with_detail
 from pool_monitor.grading.to_caller import as_it_came, broken_off, tell, tell_answer
@@ -266,17 +265,16 @@ class Grading:
 
     async def _looked_into(self, request: web.Request, served: Served, content: bytes) -> web.StreamResponse:
         body = await done_to(len(content), _body_in, content, self._templates)
-        decision = Decision(body) if isinstance(body, Left) else self._decided(self.call_of(request, body))
+        if isinstance(body, Left):
+            decision = Decision(body)
+        else:
+            decision = self._decided(self.call_of(request, body).asking(body, content))
         served.left, served.template = decision.left, decision.template
         call = decision.call
         if call is None or not shareable(call, known=decision.known):
             return await self._forward(request, served, content)
         form = decision.form if decision.recognised is not None else _form_of(request)
-        try:
-            key = await self._key(call, form, len(content))
-        except TypeError:
-            served.left = Left.TOO_DEEP
-            return await self._forward(request, served, content)
+        key = await self._key(call, form, len(content))
 
         async def produce(telling: Telling) -> None:
             if decision.recognised is not None:
@@ -308,7 +306,7 @@ class Grading:
     async def _key(self, call: Call, form: str, size: int) -> bytes:
         """See key_of. Answers of another upstream, or to another detail, are others."""
         form = f"{self._upstream.url} {self._detail} {form}"
-        return await done_to(size, key_of, call, self._secret, form)
+        return await done_to(size * TIMES_SLOWER, key_of, call, self._secret, form)
 
     def _keeps(self, call: Call) -> bool:
         return self._flags.completion_cache and not self._flags.bypass and repeatable(call)
@@ -433,10 +431,7 @@ class Grading:
 
         shares = self._flags.dedup and not self._flags.bypass and shareable(call, known=decision.known)
         with self._observed(served, call.deadline):
-            try:
-                key = await self._key(call, decision.form, LARGE_BYTES + 1)
-            except TypeError as fault:
-                raise CallersFault(400, "invalid_request", "it is nested too deep") from fault
+            key = await self._key(call, decision.form, LARGE_BYTES + 1)
             if (kept := await self._kept(call, decision, key, served)) is not None:
                 return kept[0]
             key_in_flight = _in_lane(key, call) if shares else None

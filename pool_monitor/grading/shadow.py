@@ -97,9 +97,10 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """call -- with the body that is to be asked, in `form`. answer -- what the caller got to the other one."""
+    """call -- the caller's. body -- that is to be asked, in `form`. answer -- what the caller got to the other one."""
 
     call: Call
+    body: Mapping[str, Any]
     template: Template
     form: Form
     answer: str
@@ -184,7 +185,8 @@ class Shadow:
         if self._closed:
             return
         asked = {name: value for name, value in body.items() if name not in _NOT_REPEATED}
-        job = _Job(call.asking_again(asked), template, form, answer, weight_of(asked) + len(answer))
+        weight = weight_of(asked) + len(call.content) + len(answer)
+        job = _Job(call, asked, template, form, answer, weight)
         if self._queue.full() or self._waiting_bytes + job.weight > MOST_WAITING_BYTES:
             self.tally[Shadowed.TOO_MANY_WAITING] += 1
             return
@@ -212,12 +214,13 @@ class Shadow:
             del job
 
     async def _compare(self, job: _Job) -> Shadowed:
-        estimated = await asyncio.to_thread(self._price, job.call.body, None)
+        estimated = await asyncio.to_thread(self._price, job.body, None)
         if estimated is None:
             return Shadowed.NO_PRICE
         if not self.budget.spend(estimated, self._wall()):
             return Shadowed.OVER_BUDGET
-        call = replace(job.call, lane=Lane.SHADOW, deadline=self._clock() + self._seconds)
+        call = await asyncio.to_thread(job.call.asking_again, job.body)
+        call = replace(call, lane=Lane.SHADOW, deadline=self._clock() + self._seconds)
         try:
             async with asyncio.timeout(self._seconds):
                 answer = await self._ask(call)

@@ -65,15 +65,14 @@ def _ends(chunk: Mapping[str, Any]) -> bool:
 def key_of(call: Call, secret: bytes, form: str) -> bytes:
     """What equal requests have in common: content in its canonical form, credential, and other fields.
 
-    form -- what is done to it on the way; answers of one form are not those of another. Raises TypeError where the
-    content is nested too deep.
+    form -- what is done to it on the way; answers of one form are not those of another.
     """
     fields = sorted((name.lower(), value) for name, value in call.fields if _has_effect(name.lower()))
     found = hmac.new(secret, digestmod=hashlib.sha256)
     for text in (form, call.credential, *(part for field in fields for part in field)):
         part = text.encode("utf-8", "surrogateescape")
         found.update(b"%d:" % len(part) + part)
-    found.update(canonical(call.body))
+    found.update(canonical(call.body, call.content))
     return found.digest()
 
 

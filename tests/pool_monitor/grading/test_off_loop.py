@@ -131,7 +131,7 @@ async def test_an_answer_for_which_there_is_no_room_is_not_even_read(where: Wher
 
 
 async def test_lines_of_a_batch_and_their_answers_are_read_there(wrapped: Wrapped, where: Where) -> None:
-    loads, replies = where(batch_running, "body_at"), where(batch_asking, "reply_of")
+    loads, replies = where(batch_running, "asked_at"), where(batch_asking, "reply_of")
 
     async def at_length(asked: Asked, request: web.Request) -> web.StreamResponse:
         return await whole(completion("a" * LARGE_BYTES))
