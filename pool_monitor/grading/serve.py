@@ -31,7 +31,7 @@ from pool_monitor.grading.calls import (
     UpstreamFault,
     coding_of,
 )
-from pool_monitor.grading.collapse import Collapse, Telling
+from pool_monitor.grading.collapse import Collapse, Produce, Telling
 from pool_monitor.grading.completions import Completions
 from pool_monitor.grading.decoding import Seen
 from pool_monitor.grading.jsons import holds, is_crowded
@@ -47,6 +47,7 @@ from pool_monitor.grading.wire import OF_OCTETS, end_to_end
 from pool_monitor.request_traces import SERVED
 
 T = TypeVar("T")
+Looking = asyncio.Task[None]
 
 log = logging.getLogger("siding.grading")
 
@@ -133,7 +134,7 @@ class Grading:
         self._room = Room(limits.content_bytes * TOGETHER)
         self._detail = detail
         self.collapse = Collapse()
-        self._looking: set[asyncio.Task[None]] = set()
+        self._looking: set[Looking] = set()
 
     async def close(self) -> None:
         """End what is still asked for."""
@@ -276,13 +277,13 @@ class Grading:
         form = decision.form if decision.recognised is not None else _form_of(request)
         key = await self._key(call, form, len(content))
 
-        async def produce(telling: Telling) -> None:
+        async def produce(telling: Telling) -> Looking | None:
             if decision.recognised is not None:
-                await self._expanded(call, decision.recognised, telling, served, key)
-            else:
-                await self._as_told(request, content, call, telling, key)
-                if self._offer is not None and decision.could_be is not None and telling.status == 200:
-                    self._offer(call, decision.could_be, Answer(200, telling.fields, telling.content))
+                return await self._expanded(call, decision.recognised, telling, served, key)
+            looking = await self._as_told(request, content, call, telling, key)
+            if self._offer is not None and decision.could_be is not None and telling.status == 200:
+                self._offer(call, decision.could_be, Answer(200, telling.fields, telling.content))
+            return looking
 
         return await self._shared(request, served, call, decision, key, produce)
 
@@ -318,7 +319,7 @@ class Grading:
         call: Call,
         decision: Decision,
         key: bytes,
-        produce: Callable[[Telling], Any],
+        produce: Produce,
     ) -> web.StreamResponse:
         """From what is kept, or from an equal request that is being asked, or asked now."""
         if (kept := await self._kept(call, decision, key, served)) is not None:
@@ -360,13 +361,18 @@ class Grading:
         if answer.ok:
             self._books.spared(template, answer.content, coding_of(answer.fields))
 
-    async def _expanded(self, call: Call, recognised: Recognised, telling: Telling, served: Served, key: bytes) -> None:
+    async def _expanded(
+        self, call: Call, recognised: Recognised, telling: Telling, served: Served, key: bytes
+    ) -> Looking | None:
         outcome: Outcome = await self._completions.produce(call, recognised, telling)
         served.expansion = outcome.expansion
-        if outcome.expansion in _STORABLE:
-            self._keep(call, key, Answer(telling.status, telling.fields, telling.content))
+        if outcome.expansion not in _STORABLE:
+            return None
+        return self._keep(call, key, Answer(telling.status, telling.fields, telling.content))
 
-    async def _as_told(self, request: web.Request, content: bytes, call: Call, telling: Telling, key: bytes) -> None:
+    async def _as_told(
+        self, request: web.Request, content: bytes, call: Call, telling: Telling, key: bytes
+    ) -> Looking | None:
         fields = tuple(request.headers.items())
         async with self._upstream.forward("POST", _target_of(request), fields, content) as answer:
             telling.begin(answer.status, tuple(pair for pair in answer.fields if pair[0].lower() != "content-length"))
@@ -379,18 +385,19 @@ class Grading:
                 told = Answer(telling.status, telling.fields, telling.content)
                 if told.status == 200:
                     self._books.passed(told.content, coding_of(told.fields))
-        self._keep(call, key, told)
+        return self._keep(call, key, told)
 
-    def _keep(self, call: Call, key: bytes, answer: Answer) -> None:
+    def _keep(self, call: Call, key: bytes, answer: Answer) -> Looking | None:
         def keep(whole: bool) -> None:
             if whole and self._keeps(call):
                 self._stored.keep(key, answer)
 
         if answer.status == 200 and self._keeps(call) and self._stored.takes(answer):
             stream = call.body.get("stream") is True
-            self.look_into(answer, partial(is_whole, answer, stream=stream), keep)
+            return self.look_into(answer, partial(is_whole, answer, stream=stream), keep)
+        return None
 
-    def look_into(self, answer: Answer, look: Callable[[], T], then: Callable[[T], None]) -> None:
+    def look_into(self, answer: Answer, look: Callable[[], T], then: Callable[[T], None]) -> Looking | None:
         """Into one that has been told. Nobody waits for a long one, or one that may become long: it is in a thread."""
 
         async def beside() -> None:
@@ -405,6 +412,8 @@ class Grading:
             task = apart(beside())
             self._looking.add(task)
             task.add_done_callback(self._looking.discard)
+            return task
+        return None
 
     # -- for batches and the like
 
@@ -420,14 +429,13 @@ class Grading:
         decision = Decision(Left.OFF, call=call) if self._flags.bypass else self._decided(call)
         served = Served(chat=True, left=decision.left)
 
-        async def produce(telling: Telling) -> None:
+        async def produce(telling: Telling) -> Looking | None:
             if decision.recognised is not None:
-                await self._expanded(call, decision.recognised, telling, served, key)
-            else:
-                telling.whole(await self._upstream.complete(call))
-                if telling.status == 200:
-                    self._books.passed(telling.content, "")
-                self._keep(call, key, Answer(telling.status, telling.fields, telling.content))
+                return await self._expanded(call, decision.recognised, telling, served, key)
+            telling.whole(await self._upstream.complete(call))
+            if telling.status == 200:
+                self._books.passed(telling.content, "")
+            return self._keep(call, key, Answer(telling.status, telling.fields, telling.content))
 
         shares = self._flags.dedup and not self._flags.bypass and shareable(call, known=decision.known)
         with self._observed(served, call.deadline):

@@ -157,7 +157,7 @@ async def test_an_answer_to_compare_with_is_read_there(where: Where) -> None:
 async def test_nobody_waits_until_an_answer_was_looked_into(
     wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
-    """And who leaves once it has been told takes nothing with it."""
+    """And who leaves once it has been told takes nothing with it; who asks again meanwhile is told it, too."""
     go = threading.Event()
     is_whole = stored.is_whole
 
@@ -169,10 +169,12 @@ async def test_nobody_waits_until_an_answer_was_looked_into(
     wrapped.upstream.answering = says(SAID)
     await wrapped.flag(ENABLE_COMPLETION_CACHE=True)
     ask = graded_in_a_stream if stream else graded
-    await ask(wrapped.sdk(), temperature=0)
+    told = [await ask(wrapped.sdk(), temperature=0) for _ in range(2)]
     go.set()
     await looked_into(wrapped)
-    await ask(wrapped.sdk(), temperature=0)
+    assert not wrapped.monitor.monitor.grading.grading.collapse._askings
+    told.append(await ask(wrapped.sdk(), temperature=0))
+    assert told == told[:1] * 3
     assert len(wrapped.upstream.asked) == 1
 
 
