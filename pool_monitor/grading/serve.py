@@ -397,8 +397,13 @@ class Grading:
             return self.look_into(answer, partial(is_whole, answer, stream=stream), keep)
         return None
 
-    def look_into(self, answer: Answer, look: Callable[[], T], then: Callable[[T], None]) -> Looking | None:
-        """Into one that has been told. Nobody waits for a long one, or one that may become long: it is in a thread."""
+    def look_into(
+        self, answer: Answer, look: Callable[[], T], then: Callable[[T], None], left: Callable[[], None] | None = None
+    ) -> Looking | None:
+        """Into one that has been told. Nobody waits for a long one, or one that may become long: it is in a thread.
+
+        left -- called where too many are looked into already.
+        """
 
         async def beside() -> None:
             try:
@@ -413,6 +418,8 @@ class Grading:
             self._looking.add(task)
             task.add_done_callback(self._looking.discard)
             return task
+        elif left is not None:
+            left()
         return None
 
     # -- for batches and the like

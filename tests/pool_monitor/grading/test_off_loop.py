@@ -145,7 +145,7 @@ async def test_lines_of_a_batch_and_their_answers_are_read_there(wrapped: Wrappe
 
 
 async def test_an_answer_to_compare_with_is_read_there(where: Where) -> None:
-    reads = where(part, "stated")
+    reads = where(part, "told_by")
     async with wrapping(shadow_sample_rate=1, use_optimized_prompts="off") as wrapped:
         wrapped.upstream.answering = says(pretty(LONG))
         await graded(wrapped.sdk())
@@ -198,7 +198,7 @@ async def test_of_answers_only_so_many_wait_to_be_looked_into(wrapped: Wrapped) 
     told = Answer(200, (), SAID.encode())
     grading = wrapped.monitor.monitor.grading.grading
     for _ in range(serve.MOST_LOOKED_INTO + 5):
-        grading.look_into(told, lambda: go.wait(10), looked.append)
+        grading.look_into(told, lambda: go.wait(10), looked.append, lambda: looked.append(False))
     go.set()
     await looked_into(wrapped)
-    assert looked == [True] * serve.MOST_LOOKED_INTO
+    assert looked == [False] * 5 + [True] * serve.MOST_LOOKED_INTO
