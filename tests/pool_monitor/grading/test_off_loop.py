@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from pool_monitor.app import THREADS
 from pool_monitor.grading import batch_asking, batch_running, completions, part, serve, stored
 from pool_monitor.grading.answers import compact
 from pool_monitor.grading.calls import Answer
@@ -19,7 +20,7 @@ from pool_monitor.grading.streamed import Streaming
 from tests.pool_monitor.grading.batching import begun, ended, line
 from tests.pool_monitor.grading.samples import answer, minified, pretty, question
 from tests.pool_monitor.grading.upstreams import TEMPLATE, Asked, chunks, completion, streamed, whole
-from tests.pool_monitor.grading.wrapped import Wrapped, graded, graded_in_a_stream, says, wrapping
+from tests.pool_monitor.grading.wrapped import Wrapped, asked_for, graded, graded_in_a_stream, says, wrapping
 from tests.support import until
 
 LONG = answer([question(number, "2 + 2", "4", "4", "CORRECT", "Good.") for number in range(1, 801)], "Good.", "")
@@ -142,6 +143,26 @@ async def test_lines_of_a_batch_and_their_answers_are_read_there(wrapped: Wrappe
         batch = await ended(sdk, await begun(sdk, line(1, body=body)))
     assert batch.request_counts.completed == 1
     assert loads == replies == {False}
+
+
+async def test_no_thread_needs_to_be_started_later(wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch is not failed by a machine that has none left."""
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def at_length(asked: Asked, request: web.Request) -> web.StreamResponse:
+        return await whole(completion("a" * LARGE_BYTES))
+
+    wrapped.upstream.answering = at_length
+    lines = [line(number, body={**asked_for(), "user": "b" * LARGE_BYTES}) for number in range(8)]
+    together = threading.Barrier(THREADS)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        await asyncio.gather(*(asyncio.to_thread(together.wait, 10) for _ in range(THREADS)))
+        async with wrapped.sdk() as sdk:
+            batch = await ended(sdk, await begun(sdk, b"\n".join(lines)))
+    assert batch.request_counts.completed == 8
 
 
 async def test_an_answer_to_compare_with_is_read_there(where: Where) -> None:
