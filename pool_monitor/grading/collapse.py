@@ -37,7 +37,7 @@ class Telling:
 
     @property
     def broken(self) -> bool:
-        """Whether it ended in the middle."""
+        """Whether it ended in the middle, or before it began."""
         return self._fault is not None
 
     @property
@@ -134,8 +134,8 @@ class Collapse:
         Gives the answer on its way and whether another had begun it.
         """
         asking = self._askings.get(key) if key is not None else None
-        collapsed = asking is not None
-        if asking is None:
+        collapsed = asking is not None and not asking.telling.broken
+        if asking is None or not collapsed:
             asking = self._begin(key, produce)
         asking.listeners += 1
         try:
