@@ -199,6 +199,8 @@ class Left(StrEnum):
     """audio and other modalities"""
     SIDE_EFFECTS = "side-effects"
     """the vendor keeps what it says, or searches the web"""
+    ODD_STREAM = "odd-stream"
+    """`stream` is neither true nor false: what is made of it is the upstream's to say"""
     FIELDS = "fields"
     """beyond ASCII, which the vendor's SDK cannot send"""
 
