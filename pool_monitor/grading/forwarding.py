@@ -60,7 +60,7 @@ class Forwarded:
 
     def __init__(self, response: aiohttp.ClientResponse, ended: Callable[[BaseException | None], None]) -> None:
         self.status = response.status
-        self.reason = response.reason
+        self.reason = sendable(response.reason or "")
         self.fields = end_to_end(as_text(response.raw_headers))
         self._content = response.content
         self._ended = ended

@@ -12,7 +12,7 @@ import orjson
 MOST_VALUES = 100_000
 _MARK = re.compile(rb'[",\[{]')
 _STRUCTURE = re.compile(rb'[",:\[\]{}]')
-_BEYOND_A_DOUBLE = re.compile(rb"[\d.]{17}|[eE][+-]?\d{3}")
+_BEYOND_A_DOUBLE = re.compile(rb"[\d.]{16}|[eE][+-]?\d{3}")
 """A number that may say more than is read of it: fifteen digits can be told apart."""
 _IN_TEXT = re.compile(rb'(?:[^"\\]++|\\.){0,1000}+', re.DOTALL)
 """A part of a text: while one is looked for no other thread runs."""

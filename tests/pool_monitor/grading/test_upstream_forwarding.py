@@ -87,6 +87,12 @@ async def test_fields_are_forwarded_without_those_of_one_hop(bench: Bench) -> No
     ]
 
 
+async def test_the_reason_is_sendable(bench: Bench) -> None:
+    bench.origin.respond(status="299 Tout va tr\xe8s bien")
+    async with bench.upstream.forward("GET", "/models", (), None) as answer:
+        assert answer.reason == "Tout va tr\xe8s bien"
+
+
 async def test_framing_is_the_callers(bench: Bench) -> None:
     async def content() -> AsyncIterator[bytes]:
         yield b"one"
