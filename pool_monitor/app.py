@@ -7,8 +7,10 @@ import getpass
 import logging
 import os
 import socket
+import threading
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -53,6 +55,8 @@ log = logging.getLogger("siding.monitor")
 
 DESCRIPTORS = 512
 """What may be needed beside the pool: callers, and what is asked for them at the grading upstream."""
+THREADS = 8
+"""For what would hold up the event loop."""
 FLUSH_SECONDS = 2.0
 """How long the last spans may take to be delivered, once all else has ended."""
 
@@ -72,6 +76,19 @@ def tuning_of(settings: MonitorSettings) -> Tuning:
         octets=settings.db_query_max_bytes,
         pgbouncer={"auto": None, "yes": True, "no": False}[settings.db_pgbouncer],
     )
+
+
+def started_threads() -> ThreadPoolExecutor:
+    """All of them run at once: later a machine may have none left to start."""
+    executor, go = ThreadPoolExecutor(THREADS, thread_name_prefix="monitor"), threading.Event()
+    try:
+        for _ in range(THREADS):
+            executor.submit(go.wait)
+    except RuntimeError as fault:
+        log.warning("fewer threads than wanted can be started: %s", fault)
+    finally:
+        go.set()
+    return executor
 
 
 class Monitor:
@@ -138,6 +155,7 @@ class Monitor:
 
     async def start(self, sock: socket.socket) -> None:
         """Serve on `sock`, which must be listening."""
+        asyncio.get_running_loop().set_default_executor(started_threads())
         self._metrics.lag.start()
         self._chore = asyncio.create_task(SpareMemory().run())
         if self._everywhere is not None:

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from pool_monitor.grading.calls import Expansion
+from pool_monitor.grading.jsons import refuse
 from pool_monitor.grading.shapes import (
     EXCEPTIONS,
     NOTHING,
@@ -259,10 +260,6 @@ def built(shape: Shape, said: Mapping[str, Any], rows: list[Document]) -> Docume
     return fill(shape.fields, ())
 
 
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is not JSON")
-
-
 def _finite(number: str) -> float:
     if math.isinf(value := float(number)):
         raise ValueError("a number is too large")
@@ -277,4 +274,4 @@ def _each_once(pairs: list[tuple[str, Any]]) -> Document:
 
 def decoded(text: str) -> Any:
     """JSON, strictly. Raises ValueError."""
-    return json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_each_once)
+    return json.loads(text, parse_constant=refuse, parse_float=_finite, object_pairs_hook=_each_once)

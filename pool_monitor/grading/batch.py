@@ -15,7 +15,6 @@ from config.tasks import end
 from pool_monitor.grading.batch_asking import NO_TOKENS, Asking, Refusals, Reply, Tokens, refusal
 from pool_monitor.grading.batch_items import Item
 from pool_monitor.grading.calls import Call, OwnFault, UpstreamFault
-from pool_monitor.grading.jsons import encoded
 
 log = logging.getLogger("siding.grading")
 
@@ -34,12 +33,12 @@ def tell_failed(what: str, fault: BaseException) -> None:
         log.error(what, exc_info=fault)
 
 
-Load = Callable[[], Awaitable[Mapping[str, Any]]]
+Load = Callable[[], Awaitable[tuple[Mapping[str, Any], bytes]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What is asked once. items -- those that want it. load -- gives the body."""
+    """What is asked once. items -- those that want it. load -- gives the body, decoded and as it came."""
 
     items: tuple[Item, ...]
     load: Load
@@ -130,7 +129,7 @@ class Result:
         if self.reply.ok:
             document["response"] = orjson.Fragment(self.reply.body)
         else:
-            document["error"] = orjson.Fragment(encoded(self.reply.error))
+            document["error"] = orjson.Fragment(self.reply.error)
         return orjson.dumps(document)
 
 
@@ -242,22 +241,22 @@ class Run:
         self._begin(works)
 
     async def _do(self, work: Work) -> None:
-        body = await work.load()
-        reply = self._refused(body) or await self._asked(body)
+        call = self._asker.asking(*await work.load())
+        reply = self._refused(call) or await self._asked(call)
         if self.kept and reply.may_change:
             self._failed.append(work)
         for place, item in enumerate(work.items):
             self._add(Result(item, reply, first=place == 0))
         self._tell()
 
-    def _refused(self, body: Mapping[str, Any]) -> Reply | None:
+    def _refused(self, call: Call) -> Reply | None:
         """What is told of an item that is not asked, where all before it were refused."""
-        last = self._refusals.last(None) or self._refusals.last(str(body.get("model")))
+        last = self._refusals.last(None) or self._refusals.last(call.model)
         return replace(last, request_id="", tokens=NO_TOKENS, calls=0) if last is not None else None
 
-    async def _asked(self, body: Mapping[str, Any]) -> Reply:
-        reply = await self._asking.reply(self._asker, body, self._until)
-        self._refusals.heed(reply, str(body.get("model")))
+    async def _asked(self, call: Call) -> Reply:
+        reply = await self._asking.reply(call, self._until)
+        self._refusals.heed(reply, call.model)
         return reply
 
     def _add(self, result: Result) -> None:

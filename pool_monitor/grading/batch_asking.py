@@ -14,7 +14,7 @@ from pool_monitor.grading.accounting import tokens_in
 from pool_monitor.grading.batch_items import Refused
 from pool_monitor.grading.calls import Answer, Ask, Call, OwnFault, UpstreamFault, value_of
 from pool_monitor.grading.care import LONGEST_BELIEVED, RateLimits, error_code, is_hopeless, told_to_wait
-from pool_monitor.grading.jsons import encoded, loaded
+from pool_monitor.grading.jsons import loaded, member_of, on_one_line
 from pool_monitor.grading.receiving import done_to
 
 log = logging.getLogger("siding.grading")
@@ -73,10 +73,11 @@ class Reply:
         return self.status == 429 or self.status >= 500
 
     @property
-    def error(self) -> Any:
+    def error(self) -> bytes:
         """What went wrong, as OpenAI's errors tell it."""
         document = loaded(self.body)
-        return (document.get("error") if isinstance(document, dict) else None) or document
+        told = isinstance(document, dict) and document.get("error")
+        return member_of(self.body, "error") if told else self.body
 
 
 MOST_REFUSED = 8
@@ -128,8 +129,7 @@ def reply_of(answer: Answer, calls: int) -> Reply:
     request_id = value_of(answer.fields, "x-request-id") or ""
     try:
         document = loaded(answer.content)
-        # on one line, which the upstream's own text need not be
-        body = encoded(document)
+        body = on_one_line(answer.content, document)
     except (ValueError, RecursionError):
         status = 502 if answer.ok else answer.status
         fault = UpstreamFault(status, "upstream_no_json", f"the upstream answered {answer.status} without JSON")
@@ -182,9 +182,8 @@ class Asking:
         self._sleep = sleep
         self.clock = clock
 
-    async def reply(self, asker: Call, body: Mapping[str, Any], until: float) -> Reply:
-        """What becomes of a completion that is asked by `asker`, at the latest at `until`. Raises nothing."""
-        call = asker.asking(body)
+    async def reply(self, call: Call, until: float) -> Reply:
+        """What becomes of a completion that is asked, at the latest at `until`. Raises nothing."""
         key = call.keyed(self._secret, call.model)
         last: Reply | None = None
         calls, attempts = 0, 0

@@ -140,7 +140,7 @@ class BatchCompletions:
         return asker.keyed(self._secret, "", given)
 
     def _run(self, asker: Call, parsed: Sequence[Parsed], kept: bool) -> Run:
-        groups = together(parsed, lambda one: one.body is not None and self._shares(one.body))
+        groups = together(parsed, lambda one: one.content is not None and self._shares(orjson.loads(one.content)))
         return Run(
             self._asking,
             asker,
@@ -151,11 +151,11 @@ class BatchCompletions:
 
 
 def _work(group: Sequence[Parsed]) -> Work:
-    body = group[0].body
-    assert body is not None
+    content = group[0].content
+    assert content is not None
 
-    async def load() -> Mapping[str, Any]:
-        return body
+    async def load() -> tuple[Mapping[str, Any], bytes]:
+        return await done_to(len(content), orjson.loads, content), content
 
     return Work(tuple(one.item for one in group), load)
 

@@ -12,7 +12,7 @@ import orjson
 from config.words import counted, quoted
 from pool_monitor.grading.batch_files import File, Octets, lines_of
 from pool_monitor.grading.batch_items import Item, Parsed, Refused, Shares, parse_line, together
-from pool_monitor.grading.jsons import is_crowded
+from pool_monitor.grading.jsons import is_crowded, member_of
 
 MOST_LINES = 50_000
 """As many as OpenAI takes."""
@@ -83,7 +83,7 @@ def entered_in(stream: BinaryIO, file: File, shares: Shares, most: int = MOST_LI
             message = f"The batch has more than {counted(most, 'request')}."
             raise Unusable([error_of("too_many_requests", message)])
         one = _without_twins(parse_line(len(parsed), line, number, strict=True), seen)
-        parsed.append(replace(one, body=None))
+        parsed.append(replace(one, content=None))
         places.append((at, len(line)))
         numbers.append(number)
     if not parsed:
@@ -95,7 +95,7 @@ def entered_in(stream: BinaryIO, file: File, shares: Shares, most: int = MOST_LI
         raise Unusable(wrong[:MOST_ERRORS])
     groups = [
         (tuple(one.item for one in group), *places[group[0].item.index])
-        for group in together(parsed, lambda one: shares(body_at(stream, *places[one.item.index])))
+        for group in together(parsed, lambda one: shares(asked_at(stream, *places[one.item.index])[0]))
     ]
     return Entered(groups, refused)
 
@@ -115,7 +115,7 @@ def _without_twins(one: Parsed, seen: set[str]) -> Parsed:
     return one
 
 
-def body_at(stream: BinaryIO, at: int, size: int) -> Mapping[str, Any]:
-    """What is asked by the line there. Raises OSError."""
-    body: Mapping[str, Any] = orjson.loads(os.pread(stream.fileno(), size, at))["body"]
-    return body
+def asked_at(stream: BinaryIO, at: int, size: int) -> tuple[Mapping[str, Any], bytes]:
+    """What is asked by the line there, decoded and as it came. Raises OSError."""
+    content = member_of(os.pread(stream.fileno(), size, at), "body")
+    return orjson.loads(content), content

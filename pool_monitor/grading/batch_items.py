@@ -11,7 +11,7 @@ import orjson
 
 from config.words import counted, quoted
 from pool_monitor.grading.calls import CHAT, CallersFault, UpstreamFault
-from pool_monitor.grading.jsons import MOST_VALUES, canonical, is_crowded
+from pool_monitor.grading.jsons import MOST_VALUES, canonical, is_crowded, member_of, parts_of
 
 MOST_ID_CHARACTERS = 512
 MOST_IN_ARRAY = 1_000_000
@@ -52,11 +52,11 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """An item with its content. digest -- the same for equal content, in its canonical form."""
+    """An item. digest -- the same for equal content, in its canonical form. content -- what is asked, as it came."""
 
     item: Item
     digest: bytes
-    body: Mapping[str, Any] | None
+    content: bytes | None
 
 
 class _Bad(Exception):
@@ -73,16 +73,18 @@ def malformed(message: str) -> UpstreamFault:
 # -- items
 
 
-def parse_item(index: int, document: object, *, strict: bool = False) -> Parsed:
+def parse_item(index: int, content: bytes, document: object, *, strict: bool = False) -> Parsed:
     """An item that is a chat completion's body, or OpenAI's line of a batch. strict -- only the latter will do."""
     custom_id = document.get("custom_id") if isinstance(document, dict) else None
     named = custom_id if isinstance(custom_id, str) and len(custom_id) <= MOST_ID_CHARACTERS else None
     try:
         body = _body_of(document, strict)
-        content = _canonical(body)
     except _Bad as bad:
-        return Parsed(Item(index, named, bad.refused), _digest_of(document), None)
-    return Parsed(Item(index, named if _is_line(document) else None), hashlib.sha256(content).digest(), body)
+        return Parsed(Item(index, named, bad.refused), hashlib.sha256(content).digest(), None)
+    if body is not document:
+        content = member_of(content, "body")
+    digest = hashlib.sha256(canonical(body, content)).digest()
+    return Parsed(Item(index, named if _is_line(document) else None), digest, content)
 
 
 def parse_line(index: int, line: bytes, number: int, *, strict: bool = False) -> Parsed:
@@ -95,7 +97,7 @@ def parse_line(index: int, line: bytes, number: int, *, strict: bool = False) ->
     except orjson.JSONDecodeError as fault:
         refused = Refused("invalid_json_line", f"line {number} is not JSON: {fault}")
         return Parsed(Item(index, None, refused), hashlib.sha256(line).digest(), None)
-    return parse_item(index, document, strict=strict)
+    return parse_item(index, line, document, strict=strict)
 
 
 def _is_line(document: object) -> bool:
@@ -132,20 +134,6 @@ def _checked(body: object) -> dict[str, Any]:
     return body
 
 
-def _canonical(body: Mapping[str, Any]) -> bytes:
-    try:
-        return canonical(body)
-    except TypeError:
-        raise _Bad("invalid_body", "`body` is nested too deeply", "body") from None
-
-
-def _digest_of(document: object) -> bytes:
-    try:
-        return hashlib.sha256(orjson.dumps(document, option=orjson.OPT_SORT_KEYS)).digest()
-    except orjson.JSONEncodeError:
-        return b""
-
-
 # -- all of them
 
 
@@ -164,7 +152,8 @@ def parse_array(content: bytes, most: int) -> list[Parsed]:
             "the content must be a JSON array of requests; for NDJSON give application/x-ndjson as its type"
         )
     _check_count(len(documents), most)
-    return [parse_item(index, document) for index, document in enumerate(documents)]
+    items = zip(parts_of(content), documents, strict=True)
+    return [parse_item(index, content[slice(*span)], document) for index, (span, document) in enumerate(items)]
 
 
 def parse_lines(content: bytes, most: int) -> list[Parsed]:

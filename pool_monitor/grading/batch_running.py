@@ -15,9 +15,10 @@ from config.words import counted, quoted
 from pool_monitor.grading.batch import Crew, Work, tell_failed
 from pool_monitor.grading.batch_asking import NO_TOKENS, Asking, Refusals, Reply, Tokens, refusal
 from pool_monitor.grading.batch_files import PIECE_BYTES, Draft, File, Files, NoRoom, new_id
-from pool_monitor.grading.batch_input import Entered, body_at, error_of
+from pool_monitor.grading.batch_input import Entered, asked_at, error_of
 from pool_monitor.grading.batch_items import Item
 from pool_monitor.grading.calls import CHAT, Call, OwnFault, UpstreamFault
+from pool_monitor.grading.jsons import loaded
 from pool_monitor.grading.receiving import done_to
 
 log = logging.getLogger("siding.grading")
@@ -128,7 +129,7 @@ def output_line(item: Item, reply: Reply) -> bytes:
         request_id = reply.request_id or new_id("req_siding-")
         response = {"status_code": reply.status, "request_id": request_id, "body": body}
     else:
-        fault = reply.error
+        fault = loaded(reply.error)
         code = "request_timeout" if reply.status == 504 else fault["code"]
         error = {"code": code, "message": fault["message"]}
     return _line(item, response, error)
@@ -226,15 +227,14 @@ class Running:
             log.warning("a cancelled batch gives up %s", counted(crew.active, "request"))
 
     async def _do(self, work: Work) -> None:
-        body = await work.load()
-        model = str(body.get("model"))
-        if self._refusals.last(model) is not None:
+        call = self._asker.asking(*await work.load())
+        if self._refusals.last(call.model) is not None:
             return
-        reply = await self._asking.reply(self._asker, body, self._until)
+        reply = await self._asking.reply(call, self._until)
         if not reply.answered and self._asking.clock() >= self._until:
             return
         self._batch.tokens += reply.tokens
-        self._heed(reply, model)
+        self._heed(reply, call.model)
         for item in work.items:
             # before it is written: it has its line, even if it is given up meanwhile
             del self._left[item.index]
@@ -324,8 +324,8 @@ class Running:
 
 
 def _work(stream: BinaryIO, items: tuple[Item, ...], at: int, size: int) -> Work:
-    async def load() -> Mapping[str, Any]:
-        return await done_to(size, body_at, stream, at, size)
+    async def load() -> tuple[Mapping[str, Any], bytes]:
+        return await done_to(size, asked_at, stream, at, size)
 
     return Work(items, load)
 

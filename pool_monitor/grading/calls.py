@@ -10,6 +10,8 @@ from typing import Any
 
 import orjson
 
+from pool_monitor.grading.jsons import encoded, rewritten
+
 CHAT = "/v1/chat/completions"
 JSON = "application/json"
 
@@ -54,8 +56,9 @@ class Lane(StrEnum):
 class Call:
     """A chat completion that is asked of the upstream.
 
-    body -- the decoded JSON. fields -- the request's own fields without hop-by-hop ones, Host, Content-Length,
-    Content-Type and Accept-Encoding; Authorization is among them where the caller sent it.
+    body -- the decoded JSON. content -- it as the caller wrote it; empty where it is of our own making.
+    fields -- the request's own fields without hop-by-hop ones, Host, Content-Length, Content-Type and Accept-Encoding;
+    Authorization is among them where the caller sent it.
     deadline -- monotonic seconds. template -- the name of the one whose prompt it has; only told.
     """
 
@@ -64,6 +67,12 @@ class Call:
     deadline: float
     lane: Lane = Lane.CALLER
     template: str | None = None
+    content: bytes = b""
+
+    @property
+    def octets(self) -> bytes:
+        """The body as it is sent."""
+        return self.content or encoded(self.body)
 
     @property
     def credential(self) -> str:
@@ -87,19 +96,23 @@ class Call:
         model = self.body.get("model")
         return model if isinstance(model, str) else ""
 
-    def asking(self, body: Mapping[str, Any]) -> Call:
+    def asking(self, body: Mapping[str, Any], content: bytes = b"") -> Call:
         """The same with another body."""
-        return replace(self, body=body)
+        return replace(self, body=body, content=content)
+
+    def _changed_to(self, body: Mapping[str, Any]) -> Call:
+        """With a body made of its own, of which stays as it came what is not changed."""
+        return self.asking(body, rewritten(self.content, self.body, body) if self.content else b"")
 
     def asking_apart(self, body: Mapping[str, Any], what: str) -> Call:
         """The same with another body of its own: under the caller's Idempotency-Key stands the answer to the caller's
         own body, whenever that is asked; one is made of it for `what`."""
         fields = [(name, f"{value}-{what}" if name.lower() == KEY else value) for name, value in self.fields]
-        return replace(self, body=body, fields=tuple(fields))
+        return replace(self._changed_to(body), fields=tuple(fields))
 
     def asking_again(self, body: Mapping[str, Any]) -> Call:
         """The same with another body, whatever was answered before."""
-        return replace(self, body=body, fields=tuple(pair for pair in self.fields if pair[0].lower() != KEY))
+        return replace(self._changed_to(body), fields=tuple(pair for pair in self.fields if pair[0].lower() != KEY))
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,10 +199,10 @@ class Left(StrEnum):
     """audio and other modalities"""
     SIDE_EFFECTS = "side-effects"
     """the vendor keeps what it says, or searches the web"""
+    ODD_STREAM = "odd-stream"
+    """`stream` is neither true nor false: what is made of it is the upstream's to say"""
     FIELDS = "fields"
     """beyond ASCII, which the vendor's SDK cannot send"""
-    TOO_DEEP = "too-deep"
-    """nested deeper than can be written again"""
 
 
 class Expansion(StrEnum):

@@ -37,7 +37,7 @@ class Telling:
 
     @property
     def broken(self) -> bool:
-        """Whether it ended in the middle."""
+        """Whether it ended in the middle, or before it began."""
         return self._fault is not None
 
     @property
@@ -106,11 +106,12 @@ class Telling:
         return Answer(status, fields, b"".join([piece async for piece in self.pieces()]))
 
 
-Produce = Callable[[Telling], Awaitable[None]]
+Produce = Callable[[Telling], Awaitable[asyncio.Future[None] | None]]
+"""Gives what is done with the answer behind its end, if anything: who asks before that is over is told it, too."""
 
 
 class _Asking:
-    def __init__(self, telling: Telling, task: asyncio.Task[None]) -> None:
+    def __init__(self, telling: Telling, task: asyncio.Task[asyncio.Future[None] | None]) -> None:
         self.telling = telling
         self.task = task
         self.listeners = 0
@@ -121,7 +122,7 @@ class Collapse:
 
     def __init__(self) -> None:
         self._askings: dict[bytes, _Asking] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[asyncio.Future[None] | None]] = set()
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -133,15 +134,15 @@ class Collapse:
         Gives the answer on its way and whether another had begun it.
         """
         asking = self._askings.get(key) if key is not None else None
-        collapsed = asking is not None
-        if asking is None:
+        collapsed = asking is not None and not asking.telling.broken
+        if asking is None or not collapsed:
             asking = self._begin(key, produce)
         asking.listeners += 1
         try:
             yield asking.telling, collapsed
         finally:
             asking.listeners -= 1
-            if not asking.listeners:
+            if not asking.listeners and not asking.task.done():
                 self._forget(key, asking)
                 asking.task.cancel()
 
@@ -153,9 +154,13 @@ class Collapse:
         if key is not None:
             self._askings[key] = asking
 
-        def over(done: asyncio.Task[None]) -> None:
+        def over(done: asyncio.Task[asyncio.Future[None] | None]) -> None:
             self._tasks.discard(done)
-            self._forget(key, asking)
+            behind = None if done.cancelled() else done.result()
+            if behind is None:
+                self._forget(key, asking)
+            else:
+                behind.add_done_callback(lambda _: self._forget(key, asking))
 
         task.add_done_callback(over)
         return asking
@@ -169,11 +174,12 @@ class Collapse:
         await end(self._tasks)
 
 
-async def _run(produce: Produce, telling: Telling) -> None:
+async def _run(produce: Produce, telling: Telling) -> asyncio.Future[None] | None:
     """Whatever happens, the listeners hear of it."""
     try:
-        await produce(telling)
+        behind = await produce(telling)
         telling.end()
+        return behind
     except UpstreamFault as fault:
         telling.fail(fault)
     except asyncio.CancelledError:
@@ -182,3 +188,4 @@ async def _run(produce: Produce, telling: Telling) -> None:
     except Exception:
         log.exception("asking the grading upstream failed")
         telling.fail(OwnFault())
+    return None

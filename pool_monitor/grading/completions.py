@@ -15,7 +15,7 @@ from pool_monitor.grading.calls import Answer, Call, Expansion, UpstreamFault
 from pool_monitor.grading.collapse import Telling
 from pool_monitor.grading.expanding import Expander, expand
 from pool_monitor.grading.health import Health
-from pool_monitor.grading.jsons import decoded, encoded
+from pool_monitor.grading.jsons import decoded, rewritten
 from pool_monitor.grading.outcomes import (
     CUT,
     NO_COMPLETION,
@@ -57,7 +57,8 @@ class Completions:
         """Tell the answer to a call whose prompt was recognised. Raises UpstreamFault."""
         call = replace(call, template=recognised.template.name)
         outcome = Outcome(call, recognised.template, recognised.body)
-        compact = call.asking_apart(recognised.body, f"compact-{recognised.template.digest}")
+        what = f"compact-{recognised.template.digest}"
+        compact = await expanding(len(call.content), call.asking_apart, recognised.body, what)
         try:
             if call.body.get("stream") is True:
                 await Streaming(self._upstream, self._clock, call, compact, outcome, telling).run()
@@ -111,7 +112,7 @@ class Completions:
                 outcome.expansion, outcome.full, outcome.notes = expanded.found, expanded.content, expanded.notes
         except NotCertain as doubt:
             return await self._again(call, outcome, str(doubt))
-        return _with_content(answer, saying(completion, outcome.full))
+        return await _with_content(answer, completion, saying(completion, outcome.full))
 
     async def _again(self, call: Call, outcome: Outcome, reason: str) -> Answer:
         """The answer to the original prompt, with what both cost."""
@@ -128,11 +129,12 @@ class Completions:
         outcome.bill_again(completion)
         if completion is None or first is None:
             return answer
-        return _with_content(answer, {**completion, "usage": outcome.usage})
+        return await _with_content(answer, completion, {**completion, "usage": outcome.usage})
 
 
-def _with_content(answer: Answer, document: Mapping[str, Any]) -> Answer:
-    return replace(answer, fields=end_to_end(answer.fields, OF_OCTETS), content=encoded(document))
+async def _with_content(answer: Answer, before: Mapping[str, Any], after: Mapping[str, Any]) -> Answer:
+    content = await expanding(len(answer.content), rewritten, answer.content, before, after)
+    return replace(answer, fields=end_to_end(answer.fields, OF_OCTETS), content=content)
 
 
 def _cut(template: Template, content: str) -> str:

@@ -60,7 +60,7 @@ class Forwarded:
 
     def __init__(self, response: aiohttp.ClientResponse, ended: Callable[[BaseException | None], None]) -> None:
         self.status = response.status
-        self.reason = response.reason
+        self.reason = sendable(response.reason or "")
         self.fields = end_to_end(as_text(response.raw_headers))
         self._content = response.content
         self._ended = ended
@@ -103,7 +103,7 @@ class Forwarding:
         sleep: Callable[[float], Awaitable[object]],
     ) -> None:
         self._session = session
-        self._base = base
+        self._base = URL(base, encoded=True)
         self._connect_seconds = connect_seconds
         self._silence = silence
         self._clock = clock
@@ -144,7 +144,8 @@ class Forwarding:
             raise CallersFault(404, "unknown_url", "there is no such path below /v1")
         if "#" in path:
             raise CallersFault(400, "invalid_url", "a request's target has no fragment")
-        return URL(self._base + path, encoded=True)
+        # as a path it keeps the mark of a query that is empty
+        return self._base.with_path(self._base.raw_path.rstrip("/") + path, encoded=True)
 
     async def _answered(
         self, method: str, url: URL, fields: CIMultiDict[str], content: Content

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import orjson
 
 MOST_VALUES = 100_000
 _MARK = re.compile(rb'[",\[{]')
+_STRUCTURE = re.compile(rb'[",:\[\]{}]')
+_BEYOND_A_DOUBLE = re.compile(rb"[\d.]{16}|[eE][+-]?\d{3}")
+"""A number that may say more than is read of it: fifteen digits can be told apart."""
 _IN_TEXT = re.compile(rb'(?:[^"\\]++|\\.){0,1000}+', re.DOTALL)
 """A part of a text: while one is looked for no other thread runs."""
 _PART_BYTES = 1024 * 1024
@@ -46,6 +49,9 @@ def _is_crowded_beside_texts(content: bytes, most: int) -> bool:
 
 
 def _behind_text(content: bytes, at: int) -> int:
+    end = content.find(b'"', at)
+    if content.find(b"\\", at, end) < 0 <= end:
+        return end + 1
     while (part := _IN_TEXT.match(content, at)) is not None and part.end() > at:
         at = part.end()
     return at + 1
@@ -76,7 +82,7 @@ def loaded(content: bytes) -> Any:
         return orjson.loads(content)
     except orjson.JSONDecodeError as fault:
         try:
-            return json.loads(content)
+            return json.loads(content.decode("utf-8-sig", "surrogatepass"))
         except RecursionError:
             raise fault from None
 
@@ -90,10 +96,121 @@ def decoded(content: bytes) -> dict[str, Any] | None:
     return document if isinstance(document, dict) else None
 
 
-def canonical(document: Mapping[str, Any]) -> bytes:
+def canonical(document: Mapping[str, Any], content: bytes = b"") -> bytes:
     """The same for equal documents, whatever their white space and the order of their members. Members of members are
-    told apart by their order: a schema's is that of the answer. Raises TypeError where it is nested too deep."""
-    return orjson.dumps(dict(sorted(document.items())))
+    told apart by their order: a schema's is that of the answer.
+
+    content -- that the document was read of; it stands for one that says more than was read, as numbers beyond a double
+    and members that are there twice do, or is nested deeper than can be written.
+    """
+    try:
+        written = orjson.dumps(dict(sorted(document.items())))
+    except TypeError:
+        return content
+    said = _beside_texts(content or written)
+    whole = said.count(b":") == _beside_texts(written).count(b":") and not _BEYOND_A_DOUBLE.search(said)
+    return written if whole else content or written
+
+
+def _beside_texts(content: bytes) -> bytes:
+    parts, at = [], 0
+    while (begin := content.find(b'"', at)) >= 0:
+        parts.append(content[at:begin])
+        at = _behind_text(content, begin + 1)
+    return b"".join((*parts, content[at:]))
+
+
+Span = tuple[int, int]
+
+
+def parts_of(content: bytes, at: int = 0) -> list[Span]:
+    """Where what an array or an object has stands there: values, or keys and values in turn. at -- where it begins."""
+    parts: list[Span] = []
+    depth = begin = 0
+    while (found := _STRUCTURE.search(content, at)) is not None:
+        octet, at = found[0], found.end()
+        if octet == b'"':
+            at = _behind_text(content, at)
+        elif octet in b"{[":
+            depth += 1
+            begin = at if depth == 1 else begin
+        elif depth == 1:
+            parts.append((begin, found.start()))
+            begin = at
+            if octet in b"]}":
+                break
+        elif octet in b"]}":
+            depth -= 1
+    return parts if len(parts) > 1 or any(content[begin:end].strip() for begin, end in parts) else []
+
+
+def _members_of(content: bytes, at: int) -> list[tuple[str, Span, Span]]:
+    parts = parts_of(content, at)
+    return [(loaded(content[slice(*key)]), key, value) for key, value in zip(parts[::2], parts[1::2], strict=True)]
+
+
+def member_of(content: bytes, name: str) -> bytes:
+    """The value of an object's member as it stands there, of twins the last one's."""
+    found = {given: value for given, _, value in _members_of(content, 0)}
+    return content[slice(*found[name])]
+
+
+def rewritten(content: bytes, before: object, after: object) -> bytes:
+    """`after` as JSON: what it has of `before` itself, which was read of `content`, stays as it stands there."""
+    return b"".join(_rewritten(memoryview(content), content, (0, len(content)), before, after))
+
+
+def _rewritten(
+    view: memoryview, content: bytes, span: Span, before: object, after: object
+) -> Iterator[bytes | memoryview]:
+    if after is before:
+        yield view[slice(*span)]
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        between = b"["
+        for part, one, other in zip(parts_of(content, span[0]), before, after, strict=True):
+            yield between
+            yield from _rewritten(view, content, part, one, other)
+            between = b","
+        yield b"]" if before else b"[]"
+    elif isinstance(before, dict) and isinstance(after, dict):
+        between = b"{"
+        members = _members_of(content, span[0])
+        last = {name: value for name, _, value in members}
+        for name, key, value in members:
+            if name in after:
+                yield from (between, view[slice(*key)], b":")
+                changed = after[name] if value is last[name] else before[name]
+                yield from _rewritten(view, content, value, before[name], changed)
+                between = b","
+        for name in after:
+            if name not in before:
+                yield from (between, encoded(name), b":", encoded(after[name]))
+                between = b","
+        yield b"}" if between == b"," else b"{}"
+    else:
+        yield encoded(after)
+
+
+def on_one_line(content: bytes, document: object) -> bytes:
+    """The document that was read of `content`, as it stands there, if that is JSON to the letter."""
+    try:
+        orjson.loads(content)
+    except orjson.JSONDecodeError:
+        try:
+            json.loads(content.decode(), parse_constant=refuse)
+        except ValueError:
+            return encoded(document)
+    return without_line_ends(content)
+
+
+def without_line_ends(content: bytes) -> bytes:
+    """JSON, whose texts have none, on one line."""
+    return content.replace(b"\r", b" ").replace(b"\n", b" ")
+
+
+def refuse(constant: str) -> Any:
+    """For `parse_constant`."""
+    raise ValueError(f"{constant} is not JSON")
 
 
 def encoded(document: object) -> bytes:

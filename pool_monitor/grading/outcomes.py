@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +85,24 @@ def said_by(completion: Mapping[str, Any] | None) -> Said | None:
     except (KeyError, IndexError, TypeError, AttributeError):
         return None
     return Said(content if isinstance(content, str) else None, finish, bool(refusal) or finish == FILTERED)
+
+
+def said_in(chunks: Iterable[Mapping[str, Any]]) -> Said | None:
+    """The same of one that was streamed."""
+    texts: list[str] = []
+    finish, refused, begun = None, False, False
+    for chunk in chunks:
+        try:
+            choice = chunk["choices"][0]
+            delta = choice.get("delta") or {}
+            content, refusal = delta.get("content"), delta.get("refusal")
+        except (KeyError, IndexError, TypeError, AttributeError):
+            continue
+        begun = True
+        finish = choice.get("finish_reason") or finish
+        refused = refused or bool(refusal)
+        texts += [content] if isinstance(content, str) else []
+    return Said("".join(texts) or None, finish, refused or finish == FILTERED) if begun else None
 
 
 def says_one_text(completion: Mapping[str, Any]) -> bool:

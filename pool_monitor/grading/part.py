@@ -5,9 +5,8 @@ from __future__ import annotations
 import random
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -23,16 +22,16 @@ from pool_monitor.grading.batch_http import BatchCompletions
 from pool_monitor.grading.batch_runs import Runs
 from pool_monitor.grading.batches import Batches
 from pool_monitor.grading.batches_http import BatchesApi
-from pool_monitor.grading.bookkeeping import Bookkeeping, stated
-from pool_monitor.grading.calls import Answer, Call, Expansion, coding_of
+from pool_monitor.grading.bookkeeping import Bookkeeping
+from pool_monitor.grading.calls import Answer, Call, Expansion
 from pool_monitor.grading.care import RateLimits
 from pool_monitor.grading.completions import Completions
 from pool_monitor.grading.costs import price
 from pool_monitor.grading.limits import Limits
 from pool_monitor.grading.metrics import GradingMetrics, levels
 from pool_monitor.grading.models import Models
-from pool_monitor.grading.outcomes import Outcome, said_by
-from pool_monitor.grading.reading import read_answer
+from pool_monitor.grading.outcomes import Outcome, Said
+from pool_monitor.grading.reading import read_answer, told_by
 from pool_monitor.grading.serve import Grading
 from pool_monitor.grading.shadow import Budget, Shadow, Shadowed
 from pool_monitor.grading.stored import Stored
@@ -138,17 +137,23 @@ class GradingPart:
         self.books.expanded(outcome)
         if outcome.expansion in {Expansion.EXPANDED, Expansion.REPAIRED}:
             self.shadow.offer_original(outcome.call, outcome.template, outcome.full)
+        elif outcome.expansion is Expansion.REFUSED:
+            self.shadow.offer_refused()
 
     def _original_answered(self, call: Call, recognised: Recognised, answer: Answer) -> None:
-        def offer(document: Mapping[str, Any] | None) -> None:
-            said = said_by(document)
-            if said is not None and said.content is not None and not said.refused:
+        def offer(said: Said | None) -> None:
+            if said is not None and said.refused:
+                self.shadow.tally[Shadowed.REFUSED] += 1
+            elif said is not None and said.content is not None:
                 self.shadow.offer_compact(call, recognised, said.content)
             else:
                 self.shadow.tally[Shadowed.UNREADABLE] += 1
 
+        def left() -> None:
+            self.shadow.tally[Shadowed.TOO_MANY_WAITING] += 1
+
         if self.shadow.draws():
-            self.grading.look_into(answer, partial(stated, answer.content, coding_of(answer.fields)), offer)
+            self.grading.look_into(answer, partial(told_by, answer), offer, left)
 
     def levels(self) -> Iterable[Metric]:
         """What stands now, as gauges."""

@@ -1,4 +1,4 @@
-"""Pure: the full answer in what a model said, as a document; to compare, not to pass on."""
+"""Pure: what a model said, and the full answer in that, as a document; to compare, not to pass on."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any
 
+from pool_monitor.grading import jsons, sse
 from pool_monitor.grading.answers import NotCertain, decoded
+from pool_monitor.grading.calls import Answer, UpstreamFault, coding_of
+from pool_monitor.grading.decoding import without_coding
 from pool_monitor.grading.expanding import expand
+from pool_monitor.grading.outcomes import Said, said_by, said_in
 from pool_monitor.grading.templates import Template
 
 
@@ -16,6 +20,19 @@ class Form(StrEnum):
 
     ORIGINAL = "original"
     COMPACT = "compact"
+
+
+def told_by(answer: Answer) -> Said | None:
+    """What a completion says that was answered as it came, whole or as events; None where that cannot be read."""
+    decoder = sse.Decoder()
+    try:
+        content = without_coding(answer.content, coding_of(answer.fields))
+        if (whole := jsons.decoded(content)) is not None:
+            return said_by(whole)
+        events = [*decoder.feed(content), decoder.rest()]
+    except (ValueError, UpstreamFault):
+        return None
+    return said_in(document for event in events if event is not None and (document := event.document) is not None)
 
 
 Read = Callable[[Template, Form, str], Mapping[str, Any] | None]

@@ -25,6 +25,8 @@ TOGETHER = 4
 
 LARGE_BYTES = 256 * 1024
 """What is done to more is done beside the event loop."""
+TIMES_SLOWER = 16
+"""Than JSON is read is what goes from mark to mark in Python."""
 
 Given = ParamSpec("Given")
 Found = TypeVar("Found")

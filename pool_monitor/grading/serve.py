@@ -25,21 +25,20 @@ from pool_monitor.grading.calls import (
     JSON,
     Answer,
     Call,
-    CallersFault,
     Expansion,
     Lane,
     Left,
     UpstreamFault,
     coding_of,
 )
-from pool_monitor.grading.collapse import Collapse, Telling
+from pool_monitor.grading.collapse import Collapse, Produce, Telling
 from pool_monitor.grading.completions import Completions
 from pool_monitor.grading.decoding import Seen
 from pool_monitor.grading.jsons import holds, is_crowded
 from pool_monitor.grading.limits import Limits
 from pool_monitor.grading.observed import Found, Served
 from pool_monitor.grading.outcomes import Outcome
-from pool_monitor.grading.receiving import LARGE_BYTES, TOGETHER, Room, Share, all_of, content_of, done_to
+from pool_monitor.grading.receiving import LARGE_BYTES, TIMES_SLOWER, TOGETHER, Room, Share, all_of, content_of, done_to
 from pool_monitor.grading.stored import Stored, is_whole, key_of, repeatable, shareable
 from pool_monitor.grading.templates import Recognised, Template, may_hold, recognise, with_detail
 from pool_monitor.grading.to_caller import as_it_came, broken_off, tell, tell_answer
@@ -48,6 +47,7 @@ from pool_monitor.grading.wire import OF_OCTETS, end_to_end
 from pool_monitor.request_traces import SERVED
 
 T = TypeVar("T")
+Looking = asyncio.Task[None]
 
 log = logging.getLogger("siding.grading")
 
@@ -134,7 +134,7 @@ class Grading:
         self._room = Room(limits.content_bytes * TOGETHER)
         self._detail = detail
         self.collapse = Collapse()
-        self._looking: set[asyncio.Task[None]] = set()
+        self._looking: set[Looking] = set()
 
     async def close(self) -> None:
         """End what is still asked for."""
@@ -266,25 +266,24 @@ class Grading:
 
     async def _looked_into(self, request: web.Request, served: Served, content: bytes) -> web.StreamResponse:
         body = await done_to(len(content), _body_in, content, self._templates)
-        decision = Decision(body) if isinstance(body, Left) else self._decided(self.call_of(request, body))
+        if isinstance(body, Left):
+            decision = Decision(body)
+        else:
+            decision = self._decided(self.call_of(request, body).asking(body, content))
         served.left, served.template = decision.left, decision.template
         call = decision.call
         if call is None or not shareable(call, known=decision.known):
             return await self._forward(request, served, content)
         form = decision.form if decision.recognised is not None else _form_of(request)
-        try:
-            key = await self._key(call, form, len(content))
-        except TypeError:
-            served.left = Left.TOO_DEEP
-            return await self._forward(request, served, content)
+        key = await self._key(call, form, len(content))
 
-        async def produce(telling: Telling) -> None:
+        async def produce(telling: Telling) -> Looking | None:
             if decision.recognised is not None:
-                await self._expanded(call, decision.recognised, telling, served, key)
-            else:
-                await self._as_told(request, content, call, telling, key)
-                if self._offer is not None and decision.could_be is not None and telling.status == 200:
-                    self._offer(call, decision.could_be, Answer(200, telling.fields, telling.content))
+                return await self._expanded(call, decision.recognised, telling, served, key)
+            looking = await self._as_told(request, content, call, telling, key)
+            if self._offer is not None and decision.could_be is not None and telling.status == 200:
+                self._offer(call, decision.could_be, Answer(200, telling.fields, telling.content))
+            return looking
 
         return await self._shared(request, served, call, decision, key, produce)
 
@@ -308,7 +307,7 @@ class Grading:
     async def _key(self, call: Call, form: str, size: int) -> bytes:
         """See key_of. Answers of another upstream, or to another detail, are others."""
         form = f"{self._upstream.url} {self._detail} {form}"
-        return await done_to(size, key_of, call, self._secret, form)
+        return await done_to(size * TIMES_SLOWER, key_of, call, self._secret, form)
 
     def _keeps(self, call: Call) -> bool:
         return self._flags.completion_cache and not self._flags.bypass and repeatable(call)
@@ -320,7 +319,7 @@ class Grading:
         call: Call,
         decision: Decision,
         key: bytes,
-        produce: Callable[[Telling], Any],
+        produce: Produce,
     ) -> web.StreamResponse:
         """From what is kept, or from an equal request that is being asked, or asked now."""
         if (kept := await self._kept(call, decision, key, served)) is not None:
@@ -362,13 +361,18 @@ class Grading:
         if answer.ok:
             self._books.spared(template, answer.content, coding_of(answer.fields))
 
-    async def _expanded(self, call: Call, recognised: Recognised, telling: Telling, served: Served, key: bytes) -> None:
+    async def _expanded(
+        self, call: Call, recognised: Recognised, telling: Telling, served: Served, key: bytes
+    ) -> Looking | None:
         outcome: Outcome = await self._completions.produce(call, recognised, telling)
         served.expansion = outcome.expansion
-        if outcome.expansion in _STORABLE:
-            self._keep(call, key, Answer(telling.status, telling.fields, telling.content))
+        if outcome.expansion not in _STORABLE:
+            return None
+        return self._keep(call, key, Answer(telling.status, telling.fields, telling.content))
 
-    async def _as_told(self, request: web.Request, content: bytes, call: Call, telling: Telling, key: bytes) -> None:
+    async def _as_told(
+        self, request: web.Request, content: bytes, call: Call, telling: Telling, key: bytes
+    ) -> Looking | None:
         fields = tuple(request.headers.items())
         async with self._upstream.forward("POST", _target_of(request), fields, content) as answer:
             telling.begin(answer.status, tuple(pair for pair in answer.fields if pair[0].lower() != "content-length"))
@@ -381,19 +385,25 @@ class Grading:
                 told = Answer(telling.status, telling.fields, telling.content)
                 if told.status == 200:
                     self._books.passed(told.content, coding_of(told.fields))
-        self._keep(call, key, told)
+        return self._keep(call, key, told)
 
-    def _keep(self, call: Call, key: bytes, answer: Answer) -> None:
+    def _keep(self, call: Call, key: bytes, answer: Answer) -> Looking | None:
         def keep(whole: bool) -> None:
             if whole and self._keeps(call):
                 self._stored.keep(key, answer)
 
         if answer.status == 200 and self._keeps(call) and self._stored.takes(answer):
             stream = call.body.get("stream") is True
-            self.look_into(answer, partial(is_whole, answer, stream=stream), keep)
+            return self.look_into(answer, partial(is_whole, answer, stream=stream), keep)
+        return None
 
-    def look_into(self, answer: Answer, look: Callable[[], T], then: Callable[[T], None]) -> None:
-        """Into one that has been told. Nobody waits for a long one, or one that may become long: it is in a thread."""
+    def look_into(
+        self, answer: Answer, look: Callable[[], T], then: Callable[[T], None], left: Callable[[], None] | None = None
+    ) -> Looking | None:
+        """Into one that has been told. Nobody waits for a long one, or one that may become long: it is in a thread.
+
+        left -- called where too many are looked into already.
+        """
 
         async def beside() -> None:
             try:
@@ -407,6 +417,10 @@ class Grading:
             task = apart(beside())
             self._looking.add(task)
             task.add_done_callback(self._looking.discard)
+            return task
+        elif left is not None:
+            left()
+        return None
 
     # -- for batches and the like
 
@@ -422,21 +436,17 @@ class Grading:
         decision = Decision(Left.OFF, call=call) if self._flags.bypass else self._decided(call)
         served = Served(chat=True, left=decision.left)
 
-        async def produce(telling: Telling) -> None:
+        async def produce(telling: Telling) -> Looking | None:
             if decision.recognised is not None:
-                await self._expanded(call, decision.recognised, telling, served, key)
-            else:
-                telling.whole(await self._upstream.complete(call))
-                if telling.status == 200:
-                    self._books.passed(telling.content, "")
-                self._keep(call, key, Answer(telling.status, telling.fields, telling.content))
+                return await self._expanded(call, decision.recognised, telling, served, key)
+            telling.whole(await self._upstream.complete(call))
+            if telling.status == 200:
+                self._books.passed(telling.content, "")
+            return self._keep(call, key, Answer(telling.status, telling.fields, telling.content))
 
         shares = self._flags.dedup and not self._flags.bypass and shareable(call, known=decision.known)
         with self._observed(served, call.deadline):
-            try:
-                key = await self._key(call, decision.form, LARGE_BYTES + 1)
-            except TypeError as fault:
-                raise CallersFault(400, "invalid_request", "it is nested too deep") from fault
+            key = await self._key(call, decision.form, LARGE_BYTES + 1)
             if (kept := await self._kept(call, decision, key, served)) is not None:
                 return kept[0]
             key_in_flight = _in_lane(key, call) if shares else None

@@ -21,7 +21,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from config.tasks import end
-from pool_monitor.grading.calls import Answer, Ask, Call, Lane, UpstreamFault
+from pool_monitor.grading.calls import Ask, Call, Lane, UpstreamFault
 from pool_monitor.grading.jsons import decoded, weight_of
 from pool_monitor.grading.outcomes import said_by, tier_of, usage_of
 from pool_monitor.grading.paired import seeded
@@ -46,6 +46,7 @@ class Shadowed(StrEnum):
     """What became of an answer that was offered for comparison."""
 
     NOT_SAMPLED = "not-sampled"
+    """by chance, before anybody looked what it says"""
     COMPARED = "compared"
     TOO_MANY_WAITING = "too-many-waiting"
     OVER_BUDGET = "over-budget"
@@ -54,6 +55,8 @@ class Shadowed(StrEnum):
     UPSTREAM_ERROR = "upstream-error"
     NO_ANSWER = "no-answer"
     """none in time, or none at all"""
+    REFUSED = "refused"
+    """one of the answers is, by the model or a filter: there are no grades to compare"""
     UNREADABLE = "unreadable"
     """one of the answers is not in the full form, and cannot be made it with certainty"""
     FAULT = "fault"
@@ -97,9 +100,10 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """call -- with the body that is to be asked, in `form`. answer -- what the caller got to the other one."""
+    """call -- the caller's. body -- that is to be asked, in `form`. answer -- what the caller got to the other one."""
 
     call: Call
+    body: Mapping[str, Any]
     template: Template
     form: Form
     answer: str
@@ -167,6 +171,11 @@ class Shadow:
         if self.draws():
             self._offer(call, call.body, template, Form.ORIGINAL, answer)
 
+    def offer_refused(self) -> None:
+        """The model, or a filter, refused the caller an answer."""
+        if self.draws():
+            self.tally[Shadowed.REFUSED] += 1
+
     def draws(self) -> bool:
         """Whether this is one of those that are compared."""
         if self._closed or self.rate <= 0:
@@ -184,7 +193,8 @@ class Shadow:
         if self._closed:
             return
         asked = {name: value for name, value in body.items() if name not in _NOT_REPEATED}
-        job = _Job(call.asking_again(asked), template, form, answer, weight_of(asked) + len(answer))
+        weight = weight_of(asked) + len(call.content) + len(answer)
+        job = _Job(call, asked, template, form, answer, weight)
         if self._queue.full() or self._waiting_bytes + job.weight > MOST_WAITING_BYTES:
             self.tally[Shadowed.TOO_MANY_WAITING] += 1
             return
@@ -212,12 +222,13 @@ class Shadow:
             del job
 
     async def _compare(self, job: _Job) -> Shadowed:
-        estimated = await asyncio.to_thread(self._price, job.call.body, None)
+        estimated = await asyncio.to_thread(self._price, job.body, None)
         if estimated is None:
             return Shadowed.NO_PRICE
         if not self.budget.spend(estimated, self._wall()):
             return Shadowed.OVER_BUDGET
-        call = replace(job.call, lane=Lane.SHADOW, deadline=self._clock() + self._seconds)
+        call = await asyncio.to_thread(job.call.asking_again, job.body)
+        call = replace(call, lane=Lane.SHADOW, deadline=self._clock() + self._seconds)
         try:
             async with asyncio.timeout(self._seconds):
                 answer = await self._ask(call)
@@ -225,7 +236,8 @@ class Shadow:
             # it may be billed all the same
             self.dollars += estimated
             return Shadowed.NO_ANSWER
-        said, usage, tier = _said(answer)
+        completion = decoded(answer.content)
+        said, usage, tier = said_by(completion), usage_of(completion), tier_of(completion)
         body = {**call.body, "service_tier": tier} if tier else call.body
         spent = (self._price(body, usage) if usage is not None else estimated) if answer.ok else 0.0
         spent = estimated if spent is None else spent
@@ -233,7 +245,10 @@ class Shadow:
         self.dollars += spent
         if not answer.ok:
             return Shadowed.UPSTREAM_ERROR
-        compared = await asyncio.to_thread(self._compared, job, said)
+        if said is not None and said.refused:
+            return Shadowed.REFUSED
+        whole = said.content if said is not None and said.finish_reason == "stop" else None
+        compared = await asyncio.to_thread(self._compared, job, whole)
         if compared is None:
             return Shadowed.UNREADABLE
         self._kept.append((job.template.name, compared))
@@ -282,7 +297,9 @@ class Shadow:
     def levels(self) -> Iterable[Metric]:
         """The same for Prometheus."""
         self.budget.turn(self._wall())
-        offers = CounterMetricFamily(f"{PREFIX}_offers", "Answers offered for comparison.", labels=["outcome"])
+        offers = CounterMetricFamily(
+            f"{PREFIX}_offers", "Answers to known prompts, by what became of comparing them.", labels=["outcome"]
+        )
         for outcome in Shadowed:
             offers.add_metric([outcome.value], self.tally[outcome])
         yield offers
@@ -301,11 +318,3 @@ def _summaries(kept: list[tuple[str, Compared]]) -> tuple[Summary, dict[str, Sum
     if len(names) == 1:
         return by_template[names[0]], by_template
     return summarise([compared for _, compared in kept], seeded(), WHAT), by_template
-
-
-def _said(answer: Answer) -> tuple[str | None, Mapping[str, Any] | None, str]:
-    """What a completion says to its end, its `usage`, and its tier."""
-    completion = decoded(answer.content)
-    said = said_by(completion)
-    content = said.content if said is not None and said.finish_reason == "stop" else None
-    return content, usage_of(completion), tier_of(completion)

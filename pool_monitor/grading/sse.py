@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pool_monitor.grading.calls import UpstreamFault
-from pool_monitor.grading.jsons import decoded, encoded
+from pool_monitor.grading.jsons import decoded, encoded, rewritten, without_line_ends
 
 DONE = b"data: [DONE]\n\n"
 MAX_EVENT_BYTES = 8 * 1024 * 1024
@@ -34,6 +34,10 @@ class Event:
     def document(self) -> dict[str, Any] | None:
         """The JSON object it holds; None where it holds none."""
         return decoded(self.data)
+
+    def saying(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> bytes:
+        """An event that says `after` and leaves as it is what it has of `before`, which this one says."""
+        return b"data: " + without_line_ends(rewritten(self.data, before, after)) + b"\n\n"
 
 
 class Decoder:

@@ -65,15 +65,14 @@ def _ends(chunk: Mapping[str, Any]) -> bool:
 def key_of(call: Call, secret: bytes, form: str) -> bytes:
     """What equal requests have in common: content in its canonical form, credential, and other fields.
 
-    form -- what is done to it on the way; answers of one form are not those of another. Raises TypeError where the
-    content is nested too deep.
+    form -- what is done to it on the way; answers of one form are not those of another.
     """
     fields = sorted((name.lower(), value) for name, value in call.fields if _has_effect(name.lower()))
     found = hmac.new(secret, digestmod=hashlib.sha256)
     for text in (form, call.credential, *(part for field in fields for part in field)):
         part = text.encode("utf-8", "surrogateescape")
         found.update(b"%d:" % len(part) + part)
-    found.update(canonical(call.body))
+    found.update(canonical(call.body, call.content))
     return found.digest()
 
 
@@ -127,21 +126,27 @@ class Stored:
 
     async def find(self, key: bytes) -> tuple[Answer, Found, float] | None:
         """The answer, where it was found, and the seconds it has left."""
-        now = self._clock()
-        kept = self.held.find(key)
-        if kept is not None and kept.until > now:
-            return kept.answer, Found.HIT, kept.until - now
-        if kept is not None:
-            self.held.drop(key)
-        if self._tier is None or not self._shared():
-            return None
+        here = self._here(key)
+        if here is not None or self._tier is None or not self._shared():
+            return here
         found = await self._tier.read(_place(key), ())
         answer = _unpacked(found[0], key) if found is not None and found[0] is not None else None
         if found is None or answer is None or found[1] <= 0:
-            return None
+            # it may have been kept meanwhile
+            return self._here(key)
         left = min(self._ttl, found[1])
         self.held.keep(key, _Answer(answer, self._clock() + left))
         return answer, Found.SHARED, left
+
+    def _here(self, key: bytes) -> tuple[Answer, Found, float] | None:
+        kept = self.held.find(key)
+        if kept is None:
+            return None
+        left = kept.until - self._clock()
+        if left > 0:
+            return kept.answer, Found.HIT, left
+        self.held.drop(key)
+        return None
 
     def keep(self, key: bytes, answer: Answer) -> None:
         """Keep a complete and successful answer, here and, in the background, in the tier."""

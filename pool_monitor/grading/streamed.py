@@ -27,19 +27,16 @@ from pool_monitor.grading.outcomes import (
     said_by,
     without_text,
 )
-from pool_monitor.grading.receiving import done_to
+from pool_monitor.grading.receiving import TIMES_SLOWER, done_to
 from pool_monitor.grading.upstream import Streamed, Upstream
 from pool_monitor.grading.wire import OF_OCTETS, end_to_end
-
-TIMES_SLOWER = 16
-"""Than JSON is read, a compact answer is expanded."""
 
 Given = ParamSpec("Given")
 Found = TypeVar("Found")
 
 
 async def expanding(length: int, do: Callable[Given, Found], *given: Given.args, **more: Given.kwargs) -> Found:
-    """What is done to expand a text of that length, in a thread where it is long."""
+    """What is done to expand a text of that length, or to put it in its place, in a thread where it is long."""
     return await done_to(length * TIMES_SLOWER, do, *given, **more)
 
 
@@ -70,7 +67,7 @@ class Streaming:
         self._finished = False
         self._over = False
         """A refusal or an error has come: nothing more is expanded, and no more text is told."""
-        self._last: dict[str, Any] = {}
+        self._last: tuple[sse.Event, dict[str, Any]] = sse.Event(b"", b"{}"), {}
         self._compact_text: list[str] = []
         self._full_text: list[str] = []
 
@@ -180,10 +177,10 @@ class Streaming:
         if not isinstance(choices, list) or self._expander.plain:
             return event.raw
         silent = [*map(without_text, choices)]
-        return event.raw if silent == choices else sse.event({**document, "choices": silent})
+        return event.raw if silent == choices else event.saying(document, {**document, "choices": silent})
 
     async def _take_choice(self, event: sse.Event, document: dict[str, Any], choice: dict[str, Any]) -> None:
-        self._last = document
+        self._last = event, document
         given = choice.get("delta")
         delta: dict[str, Any] = given if isinstance(given, dict) else {}
         # some compatible APIs say "" as long as there is none
@@ -203,10 +200,10 @@ class Streaming:
             text += await self._finish(str(finish))
         silent = without_text(choice)
         if content and silent["delta"] and finish is None:
-            self._pass(sse.event({**document, "choices": [silent]}))
+            self._pass(event.saying(document, {**document, "choices": [silent]}))
         self._say(text)
         if finish is not None:
-            self._pass(sse.event({**document, "choices": [silent]}))
+            self._pass(event.saying(document, {**document, "choices": [silent]}))
         elif not content:
             self._pass(self._silent(event, document))
 
@@ -235,9 +232,13 @@ class Streaming:
             return
         self._release()
         self._full_text.append(text)
-        self._telling.write(sse.event(_chunk(self._last, {"content": text}, None)))
+        self._tell_chunk({"content": text})
         if self._outcome.first_question is None and self._expander.emitted_rows:
             self._outcome.first_question = self._clock() - self._began
+
+    def _tell_chunk(self, delta: Mapping[str, Any], finish: str | None = None, **more: Any) -> None:
+        event, document = self._last
+        self._telling.write(event.saying(document, _chunk(document, delta, finish) | more))
 
     def _release(self) -> None:
         if not self._told:
@@ -288,11 +289,10 @@ class Streaming:
         self._outcome.answered_again()
         self._outcome.bill_again(completion)
         self._say(rest)
-        self._telling.write(sse.event(_chunk(self._last, {}, said.finish_reason or "stop")))
+        self._tell_chunk({}, said.finish_reason or "stop")
         options = self._call.body.get("stream_options")
         if isinstance(options, Mapping) and options.get("include_usage") and self._outcome.usage is not None:
-            usage = {**_chunk(self._last, {}, None), "choices": [], "usage": dict(self._outcome.usage)}
-            self._telling.write(sse.event(usage))
+            self._tell_chunk({}, choices=[], usage=dict(self._outcome.usage))
         self._telling.write(sse.DONE)
 
     def _rest_of(self, content: str) -> str:

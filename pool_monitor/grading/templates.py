@@ -153,6 +153,8 @@ def _reason_to_leave(body: Mapping[str, Any], messages: list[Any]) -> Left | Non
         return Left.STRUCTURED_OUTPUT
     if body.get("store") or body.get("web_search_options") is not None:
         return Left.SIDE_EFFECTS
+    if not isinstance(body.get("stream"), bool | None):
+        return Left.ODD_STREAM
     if body.get("n") not in (None, 1):
         return Left.SEVERAL_CHOICES
     if any(body.get(name) for name in ("tools", "functions", "tool_choice", "function_call")):

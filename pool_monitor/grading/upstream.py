@@ -273,7 +273,7 @@ class Upstream:
         left = call.deadline - self._clock()
         try:
             async with asyncio.timeout(left):
-                response = await self._vendor.post(self._with_own(call.fields), call.body, stream=stream)
+                response = await self._vendor.post(self._with_own(call.fields), call.octets, stream=stream)
         except FAULTS as fault:
             failure = failure_of(fault)
             # most of what is asked at the end of a batch's time, or of long waiting, has no answer by then

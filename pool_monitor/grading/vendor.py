@@ -10,7 +10,6 @@ from typing import Any, cast
 import aiohttp
 import httpx2
 import openai
-import orjson
 from openai._vendor.httpx_aiohttp import AiohttpTransport
 
 from pool_monitor.grading.calls import Fields
@@ -62,9 +61,8 @@ class Vendor:
         """Close the session as well."""
         await self._client.close()
 
-    async def post(self, fields: Fields, body: Mapping[str, Any], *, stream: bool) -> httpx2.Response:
+    async def post(self, fields: Fields, content: bytes, *, stream: bool) -> httpx2.Response:
         """The response, be it an error; a good one's content is still to come where it is streamed. Raises FAULTS."""
-        content = orjson.dumps(body)
         headers: dict[str, str | openai.Omit] = {**self._unset, **_joined(fields)}
         headers |= {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         large = len(content) > LARGE_BYTES

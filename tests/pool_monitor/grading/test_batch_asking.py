@@ -32,7 +32,7 @@ class Upstream:
         return Answer(200, (), b"{}") if self.now >= self._free else Answer(429, self._fields, LIMITED)
 
     async def reply(self) -> Reply:
-        return await self.asking.reply(Call({"model": "m"}, (), 0.0), {"model": "m"}, 24 * HOUR)
+        return await self.asking.reply(Call({"model": "m"}, (), 0.0), 24 * HOUR)
 
 
 async def test_a_wait_that_is_too_long_to_be_believed_is_seen_to_the_end_all_the_same() -> None:
@@ -50,7 +50,7 @@ async def test_a_wait_that_is_too_long_to_be_believed_is_seen_to_the_end_all_the
 async def test_who_is_refused_again_and_again_or_for_too_long_is_told(told: str | None, calls: int) -> None:
     upstream = Upstream(told, free=30 * HOUR)
     reply = await upstream.reply()
-    assert (reply.status, reply.body, reply.calls) == (429, LIMITED.replace(b": ", b":"), calls)
+    assert (reply.status, reply.body, reply.calls) == (429, LIMITED, calls)
 
 
 async def test_another_is_asked_for_before_the_time_that_one_was_told() -> None:

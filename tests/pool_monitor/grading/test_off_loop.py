@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from pool_monitor.app import THREADS
 from pool_monitor.grading import batch_asking, batch_running, completions, part, serve, stored
 from pool_monitor.grading.answers import compact
 from pool_monitor.grading.calls import Answer
@@ -19,7 +20,7 @@ from pool_monitor.grading.streamed import Streaming
 from tests.pool_monitor.grading.batching import begun, ended, line
 from tests.pool_monitor.grading.samples import answer, minified, pretty, question
 from tests.pool_monitor.grading.upstreams import TEMPLATE, Asked, chunks, completion, streamed, whole
-from tests.pool_monitor.grading.wrapped import Wrapped, graded, graded_in_a_stream, says, wrapping
+from tests.pool_monitor.grading.wrapped import Wrapped, asked_for, graded, graded_in_a_stream, says, wrapping
 from tests.support import until
 
 LONG = answer([question(number, "2 + 2", "4", "4", "CORRECT", "Good.") for number in range(1, 801)], "Good.", "")
@@ -131,7 +132,7 @@ async def test_an_answer_for_which_there_is_no_room_is_not_even_read(where: Wher
 
 
 async def test_lines_of_a_batch_and_their_answers_are_read_there(wrapped: Wrapped, where: Where) -> None:
-    loads, replies = where(batch_running, "body_at"), where(batch_asking, "reply_of")
+    loads, replies = where(batch_running, "asked_at"), where(batch_asking, "reply_of")
 
     async def at_length(asked: Asked, request: web.Request) -> web.StreamResponse:
         return await whole(completion("a" * LARGE_BYTES))
@@ -144,8 +145,28 @@ async def test_lines_of_a_batch_and_their_answers_are_read_there(wrapped: Wrappe
     assert loads == replies == {False}
 
 
+async def test_no_thread_needs_to_be_started_later(wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch is not failed by a machine that has none left."""
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def at_length(asked: Asked, request: web.Request) -> web.StreamResponse:
+        return await whole(completion("a" * LARGE_BYTES))
+
+    wrapped.upstream.answering = at_length
+    lines = [line(number, body={**asked_for(), "user": "b" * LARGE_BYTES}) for number in range(8)]
+    together = threading.Barrier(THREADS)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        await asyncio.gather(*(asyncio.to_thread(together.wait, 10) for _ in range(THREADS)))
+        async with wrapped.sdk() as sdk:
+            batch = await ended(sdk, await begun(sdk, b"\n".join(lines)))
+    assert batch.request_counts.completed == 8
+
+
 async def test_an_answer_to_compare_with_is_read_there(where: Where) -> None:
-    reads = where(part, "stated")
+    reads = where(part, "told_by")
     async with wrapping(shadow_sample_rate=1, use_optimized_prompts="off") as wrapped:
         wrapped.upstream.answering = says(pretty(LONG))
         await graded(wrapped.sdk())
@@ -157,7 +178,7 @@ async def test_an_answer_to_compare_with_is_read_there(where: Where) -> None:
 async def test_nobody_waits_until_an_answer_was_looked_into(
     wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
-    """And who leaves once it has been told takes nothing with it."""
+    """And who leaves once it has been told takes nothing with it; who asks again meanwhile is told it, too."""
     go = threading.Event()
     is_whole = stored.is_whole
 
@@ -169,10 +190,12 @@ async def test_nobody_waits_until_an_answer_was_looked_into(
     wrapped.upstream.answering = says(SAID)
     await wrapped.flag(ENABLE_COMPLETION_CACHE=True)
     ask = graded_in_a_stream if stream else graded
-    await ask(wrapped.sdk(), temperature=0)
+    told = [await ask(wrapped.sdk(), temperature=0) for _ in range(2)]
     go.set()
     await looked_into(wrapped)
-    await ask(wrapped.sdk(), temperature=0)
+    assert not wrapped.monitor.monitor.grading.grading.collapse._askings
+    told.append(await ask(wrapped.sdk(), temperature=0))
+    assert told == told[:1] * 3
     assert len(wrapped.upstream.asked) == 1
 
 
@@ -196,7 +219,7 @@ async def test_of_answers_only_so_many_wait_to_be_looked_into(wrapped: Wrapped) 
     told = Answer(200, (), SAID.encode())
     grading = wrapped.monitor.monitor.grading.grading
     for _ in range(serve.MOST_LOOKED_INTO + 5):
-        grading.look_into(told, lambda: go.wait(10), looked.append)
+        grading.look_into(told, lambda: go.wait(10), looked.append, lambda: looked.append(False))
     go.set()
     await looked_into(wrapped)
-    assert looked == [True] * serve.MOST_LOOKED_INTO
+    assert looked == [False] * 5 + [True] * serve.MOST_LOOKED_INTO

@@ -6,11 +6,21 @@ import asyncio
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from pool_monitor.grading.shadow import Shadowed
 from tests.pool_monitor.grading.samples import pretty
-from tests.pool_monitor.grading.upstreams import COMPACT
-from tests.pool_monitor.grading.wrapped import FULL, SAID, Wrapped, asked_for, graded, says, wrapping
+from tests.pool_monitor.grading.upstreams import COMPACT, Asked, chunks, completion, streamed, whole
+from tests.pool_monitor.grading.wrapped import (
+    FULL,
+    SAID,
+    Wrapped,
+    asked_for,
+    graded,
+    graded_in_a_stream,
+    says,
+    wrapping,
+)
 from tests.support import until
 
 
@@ -44,6 +54,46 @@ async def test_the_other_prompt_is_asked_in_the_background(on: bool) -> None:
         assert told["budget"]["callsToday"] == 1
         assert told["verdict"] == "not-enough"
         assert wrapped.metric("siding_grading_quality_offers_total", outcome="compared") == 1
+
+
+async def test_the_other_prompt_is_asked_after_a_stream_as_well() -> None:
+    async with wrapping(shadow_sample_rate=1, use_optimized_prompts="off") as wrapped:
+        wrapped.upstream.answering = says(SAID)
+        await graded_in_a_stream(wrapped.sdk())
+        await compared(wrapped, 1)
+        assert [asked.compact for asked in wrapped.upstream.asked] == [False, True]
+
+
+async def refuses(asked: Asked, request: web.Request) -> web.StreamResponse:
+    if not asked.body.get("stream"):
+        return await whole(completion(None, refusal="No."))
+    said = b'data: {"id":"1","choices":[{"index":0,"delta":{"refusal":"No."},"finish_reason":null}]}\n\n'
+    return await streamed(request, [said, *chunks([])[1:]])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("on", [True, False])
+async def test_a_refusal_is_told_apart(on: bool, stream: bool) -> None:
+    """It is neither compared nor a fault of the prompt's."""
+    async with wrapping(shadow_sample_rate=1, use_optimized_prompts=on) as wrapped:
+        wrapped.upstream.answering = refuses
+        await (graded_in_a_stream if stream else graded)(wrapped.sdk())
+        told = (await wrapped.monitor.get("/api/metrics/grading-quality")).document
+        assert {name: count for name, count in told["offers"].items() if count} == {"refused": 1}
+        assert len(wrapped.upstream.asked) == 1
+
+
+@pytest.mark.parametrize("answered", [[b"{}"], [b"data: {}\n\n", b"data: [DONE]\n\n"], chunks([])])
+async def test_what_is_no_answer_is_not_compared(answered: list[bytes]) -> None:
+    async def answering(asked: Asked, request: web.Request) -> web.StreamResponse:
+        return await streamed(request, answered)
+
+    async with wrapping(shadow_sample_rate=1, use_optimized_prompts="off") as wrapped:
+        wrapped.upstream.answering = answering
+        await wrapped.monitor.ask("POST", "/v1/chat/completions", json=asked_for())
+        told = (await wrapped.monitor.get("/api/metrics/grading-quality")).document
+        assert {name: count for name, count in told["offers"].items() if count} == {"unreadable": 1}
+        assert len(wrapped.upstream.asked) == 1
 
 
 async def test_a_caller_does_not_wait_for_it() -> None:

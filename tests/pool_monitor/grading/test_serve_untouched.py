@@ -70,6 +70,7 @@ async def test_what_is_forwarded_is_so_octet_for_octet(wrapped: Wrapped, target:
         ("several-choices", {"n": 2}),
         ("tools", {"tools": [{"type": "function", "function": {"name": "f"}}]}),
         ("sampling", {"logprobs": True}),
+        ("odd-stream", {"stream": 0}),
         ("unrecognised", {"prompt": "Grade this essay."}),
     ],
 )

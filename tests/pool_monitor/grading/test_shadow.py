@@ -271,6 +271,7 @@ async def test_without_a_price_nothing_is_asked() -> None:
         (Answer(429, (), b"{}"), Shadowed.UPSTREAM_ERROR, 0.0),
         (Answer(500, (), b"not JSON"), Shadowed.UPSTREAM_ERROR, 0.0),
         (Answer(200, (), b"not JSON"), Shadowed.UNREADABLE, 0.25),
+        (completion(pretty(RIGHT), "content_filter"), Shadowed.REFUSED, 0.125),
         (Answer(200, (), b"[]"), Shadowed.UNREADABLE, 0.25),
         (completion("I cannot grade this."), Shadowed.UNREADABLE, 0.125),
         (completion(pretty(RIGHT)[:-40]), Shadowed.UNREADABLE, 0.125),

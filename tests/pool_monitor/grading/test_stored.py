@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -165,6 +166,16 @@ async def test_another_replica_finds_it(clock: Clock, tier: SharedTier) -> None:
     again = await other.find(b"k")
     assert again is not None
     assert again[1] is Found.HIT
+
+
+async def test_what_is_kept_while_the_tier_is_asked_is_found(clock: Clock, tier: SharedTier) -> None:
+    shares = True
+    one = Stored(60.0, 10**6, clock, tier, lambda: shares)
+    finding = asyncio.create_task(one.find(b"k"))
+    await asyncio.sleep(0)
+    shares = False
+    one.keep(b"k", ANSWER)
+    assert await finding == (ANSWER, Found.HIT, 60.0)
 
 
 async def test_with_the_flag_off_the_tier_is_left_alone(clock: Clock, tier: SharedTier) -> None:

@@ -106,6 +106,8 @@ def test_what_stands_around_it_stays_word_for_word(before: str, after: str) -> N
         (asked(ORIGINAL, logprobs=True), Left.SAMPLING),
         (asked(ORIGINAL, logit_bias={"1": 1}), Left.SAMPLING),
         (asked(ORIGINAL, stop=["}"]), Left.SAMPLING),
+        (asked(ORIGINAL, stream=1), Left.ODD_STREAM),
+        (asked(ORIGINAL, stream="true"), Left.ODD_STREAM),
         (asked(ORIGINAL, prediction={}), None),
         (asked(ORIGINAL, prediction={"type": "content"}), Left.SAMPLING),
         (asked(ORIGINAL, modalities=["text", "audio"]), Left.NOT_TEXT),

@@ -15,7 +15,15 @@ from tests.support import Turn, read_chunked, until
 
 
 async def test_a_target_is_forwarded_octet_for_octet(bench: Bench) -> None:
-    for path in ("/files/a%2Fb%20c/content?x=%20+%27&y=[1]&z=%c3%bc", "/models", "/a//b/../c;d=e?q=1?2", "?x", ""):
+    for path in (
+        "/files/a%2Fb%20c/content?x=%20+%27&y=[1]&z=%c3%bc",
+        "/models",
+        "/a//b/../c;d=e?q=1?2",
+        "?x",
+        "",
+        "/a?",
+        "?",
+    ):
         await bench.forward("GET", path)
     assert [request.target for request in bench.origin.requests] == [
         "/v1/files/a%2Fb%20c/content?x=%20+%27&y=[1]&z=%c3%bc",
@@ -23,6 +31,8 @@ async def test_a_target_is_forwarded_octet_for_octet(bench: Bench) -> None:
         "/v1/a//b/../c;d=e?q=1?2",
         "/v1?x",
         "/v1",
+        "/v1/a?",
+        "/v1?",
     ]
     with pytest.raises(UpstreamFault) as fault:
         await bench.forward("GET", "@other.example/")
@@ -75,6 +85,12 @@ async def test_fields_are_forwarded_without_those_of_one_hop(bench: Bench) -> No
         ("X-Twice", "b"),
         ("Content-Length", "2"),
     ]
+
+
+async def test_the_reason_is_sendable(bench: Bench) -> None:
+    bench.origin.respond(status="299 Tout va tr\xe8s bien")
+    async with bench.upstream.forward("GET", "/models", (), None) as answer:
+        assert answer.reason == "Tout va tr\xe8s bien"
 
 
 async def test_framing_is_the_callers(bench: Bench) -> None:
