@@ -47,8 +47,13 @@ def split_list(value: str) -> list[str]:
     Empty members are dropped. A quotation mark that nobody closes begins no quoted string: it would hide what follows,
     a `no-store` say.
     """
+    return [member for part in parts_of(value) if (member := part.strip(OWS))]
+
+
+def parts_of(value: str) -> list[str]:
+    """What stands between the commas of a list, white space and nothing included."""
     if '"' not in value:
-        return [member for part in value.split(",") if (member := part.strip(OWS))]
+        return value.split(",")
     parts, start, quoted, escaped = [], 0, False, False
     for position, char in enumerate(value):
         if escaped:
@@ -60,8 +65,7 @@ def split_list(value: str) -> list[str]:
         elif char == ",":
             parts.append(value[start:position])
             start = position + 1
-    parts += value[start:].split(",") if quoted else [value[start:]]
-    return [member for part in parts if (member := part.strip(OWS))]
+    return parts + (value[start:].split(",") if quoted else [value[start:]])
 
 
 def _unquoted(text: str) -> str:

@@ -70,6 +70,8 @@ _KINDS: Final = {
         )
     },
 }
+_ODD: Final = re.compile(rb"[^a-z0-9-]")
+"""Octets of a name by which the field may be taken for another (see `cache_key`)."""
 _NOT_PLAIN: Final = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"http2-settings", b"max-forwards"})
 ALWAYS_ANEW: Final = frozenset({Kind.CREDENTIAL, Kind.REQUEST_ID, Kind.TRACE, Kind.LENGTH})
 """Kinds whose lines are not remembered: they are hardly ever twice the same, or nobody's to keep."""
@@ -226,7 +228,8 @@ class Lines:
         lower = raw.lower()
         if not lower or lower.translate(_TCHAR) != lower or lower in _NOT_PLAIN:
             return None
-        found = (int(_KINDS.get(lower, Kind.QUIET)), lower, raw.decode("ascii"))
+        otherwise = Kind.QUIET if _ODD.search(lower) is None else Kind.PLACE
+        found = (int(_KINDS.get(lower, otherwise)), lower, raw.decode("ascii"))
         if len(raw) <= MAX_KNOWN_BYTES:
             if len(self._names) >= MAX_NAMES:
                 self._names.clear()

@@ -112,6 +112,40 @@ async def test_a_host_that_forwarded_hides_is_in_the_key(origin: Origin, forward
     assert len(origin.requests) == 2
 
 
+@pytest.mark.parametrize("name", ["X_Forwarded_Host", "X_Lang", "x.lang"])
+async def test_a_field_that_an_origin_takes_for_another_is_in_the_key(origin: Origin, name: str) -> None:
+    """As CGI has it, and what came of it: HTTP_X_LANG may have been written X-Lang or X_Lang."""
+
+    async def script(turn: Turn) -> None:
+        await echo(turn, name, fields=(FRESH, "Vary: X-Lang"))
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy:
+        for _ in range(3):
+            assert (await proxy.get("/a", f"{name}: evil")).content == f"{name}=evil".encode()
+            assert (await proxy.get("/a")).content == f"{name}=None".encode()
+    assert len(origin.requests) == 2
+
+
+@pytest.mark.parametrize("host", ["App.Example", "app.example:80"])
+async def test_a_host_in_another_form_has_answers_of_its_own_that_are_purged_together(
+    origin: Origin, host: str
+) -> None:
+    async def script(turn: Turn) -> None:
+        await echo(turn, "host")
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy:
+        for _ in range(3):
+            assert (await proxy.get("/a", host=host)).content == f"host={host}".encode()
+            assert (await proxy.get("/a")).content == b"host=app.example"
+        assert len(origin.requests) == 2
+        await proxy.request("POST", "/a")
+        await proxy.get("/a", host=host)
+        await proxy.get("/a")
+    assert len(origin.requests) == 5
+
+
 @pytest.mark.parametrize("credential", ["Cookie: session=alice", "X-Api-Key: alice"])
 async def test_a_guess_never_shares_what_was_made_for_a_credential(origin: Origin, credential: str) -> None:
     """RFC 9111 4.2.2 would let a cache guess; then Bob has Alice's page for a tenth of its age."""
