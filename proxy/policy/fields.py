@@ -265,6 +265,9 @@ def parse_weights(value: str) -> list[tuple[str, float]]:
 
 # -- cache directives (RFC 9111 5.2): token [ "=" ( token / quoted-string ) ]
 
+_DIRECTIVE = re.compile(r"""[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?:=(?:"(?:[^"\\]|\\.)*"|[^\s;"]*))?""", re.DOTALL)
+_FORBIDDING = re.compile(r"(?<![\w-])(?:no-store|no-cache|private|must-revalidate|proxy-revalidate)(?![\w-])")
+
 
 class Directives:
     """The directives of a Cache-Control field, known ones and others. Names are asked for in lower case."""
@@ -306,7 +309,10 @@ class Directives:
 
 
 def parse_directives(values: Iterable[str]) -> Directives:
-    """The directives in the values of all Cache-Control lines, in order (RFC 9111 5.2)."""
+    """The directives in the values of all Cache-Control lines, in order (RFC 9111 5.2).
+
+    What is none, as two that a semicolon parts, still forbids what it names: many mean `private` by it.
+    """
     arguments: dict[str, list[str | None]] = {}
     for value in values:
         for member in split_list(value):
@@ -315,4 +321,7 @@ def parse_directives(values: Iterable[str]) -> Directives:
             # white space at the equals sign is an error: the directive counts, its argument does not
             given = (_unquoted(argument) if name == bare else "") if equals else None
             arguments.setdefault(bare.lower(), []).append(given)
+            if _DIRECTIVE.fullmatch(member) is None:
+                for found in _FORBIDDING.findall(member.lower()):
+                    arguments.setdefault(found, []).append(None)
     return Directives(arguments)

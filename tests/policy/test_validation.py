@@ -136,6 +136,25 @@ def test_the_origins_own_validators_are_sent(lines: Lines, made_etag: bool, aske
     assert request == replace(REQUEST, fields=Fields([*PLAIN, *asked]))
 
 
+@pytest.mark.parametrize(
+    ("asked", "before", "rule", "dated"),
+    [
+        ([("Cookie", "a=b")], [], None, False),
+        ([], [], None, True),
+        ([("Cookie", "a=b")], [("ETag", '"a"')], None, True),
+        ([("Cookie", "a=b")], [("Cache-Control", "max-age=1")], None, True),
+        ([("Cookie", "a=b")], [("CDN-Cache-Control", "max-age=1")], None, True),
+        ([("Cookie", "a=b")], [], Rule("/a", frozenset({"GET"}), 60, public=True), True),
+    ],
+)
+def test_a_date_confirms_no_guess_that_a_page_is_another_users_as_well(
+    asked: list[tuple[str, str]], before: list[tuple[str, str]], rule: Rule | None, dated: bool
+) -> None:
+    request = RequestHead("GET", "/a", Fields(asked))
+    was = stored([("Last-Modified", MODIFIED), *before])
+    assert ("if-modified-since" in conditional(request, was, rule, ("cdn-cache-control",)).fields) is dated
+
+
 def test_a_post_is_not_made_conditional() -> None:
     request = conditional(replace(REQUEST, method="POST"), stored([("ETag", '"a"'), ("Last-Modified", MODIFIED)]))
     assert request == replace(REQUEST, method="POST", fields=Fields(PLAIN))

@@ -164,6 +164,24 @@ async def test_a_guess_never_shares_what_was_made_for_a_credential(origin: Origi
     assert nobody.status == 502
 
 
+@pytest.mark.parametrize("first", ["Cookie: session=alice", "Accept: a"])
+async def test_a_page_that_has_not_changed_since_may_be_anothers(origin: Origin, first: str) -> None:
+    """An origin that gives each user another page and dates both answers Bob's date with 304, and means his."""
+
+    async def script(turn: Turn) -> None:
+        if "if-modified-since" in turn.request.names:
+            await turn.answer(status="304 Not Modified")
+        else:
+            await echo(turn, "cookie", fields=("Last-Modified: Fri, 01 Jan 2021 00:00:00 GMT",))
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy:
+        await proxy.get("/me", first)
+        proxy.clock.now += 100 * 86_400
+        for _ in range(3):
+            assert (await proxy.get("/me", "Cookie: session=bob")).content == b"cookie=session=bob"
+
+
 async def test_a_stated_lifetime_is_the_origins_word(origin: Origin) -> None:
     origin.respond("all", FRESH)
     async with running_proxy(origin.url) as proxy:
