@@ -75,6 +75,7 @@ class OriginConnection:
         self.method = method
         self._on_interim = on_interim
         self._asked = bool(method)
+        self._last_asked = False
         self._upgrading = False
         self._lines: list[tuple[str, str]] = []
         self._reason = b""
@@ -96,9 +97,10 @@ class OriginConnection:
 
     # -- asking
 
-    def ask(self, method: str, wire: bytes, on_interim: OnInterim | None, *, upgrade: bool) -> None:
-        """Send a request's head (and content, if it is in `wire`)."""
+    def ask(self, method: str, wire: bytes, on_interim: OnInterim | None, *, upgrade: bool, last: bool = False) -> None:
+        """Send a request's head (and content, if it is in `wire`). last -- the connection is not to be used again."""
         self._begin(method, on_interim)
+        self._last_asked = last
         self._upgrading = upgrade
         self._last = self._loop.time()
         if self._timer is None:
@@ -460,7 +462,7 @@ class OriginConnection:
         elif without:
             self.length = None if self.method == "HEAD" else 0
         self._until_close = not without and not declared and codings[-1:] != ["chunked"]
-        self._keep = not self._until_close and _keeps_alive(version, fields)
+        self._keep = not (self._until_close or self._last_asked) and _keeps_alive(version, fields)
         self.head = head
         self._release_continue()
         if self.method == "HEAD":

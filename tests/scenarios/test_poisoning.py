@@ -222,3 +222,19 @@ async def test_an_event_stream_is_nobody_elses(origin: Origin, tmp_path: Path) -
             client.writer.transport.abort()
             await until(lambda count=count: len(gone) == count)  # type: ignore[misc]
     assert gone == [b"", b""]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "OPTIONS", "TRACE"])
+async def test_content_that_an_origin_does_not_read_is_nobodys_request(origin: Origin, method: str) -> None:
+    async def script(turn: Turn) -> None:
+        await turn.answer(turn.request.target, "Date: Sun, 29 Nov 2026 00:00:00 GMT")
+        if turn.request.get("connection") == "close":
+            turn.writer.close()
+
+    origin.script, origin.read_content = script, False
+    async with running_proxy(origin.url) as proxy:
+        client = await proxy.connect()
+        for _ in range(3):
+            await client.request(method, "/a", content=b"GET /smuggled HTTP/1.1\r\nHost: app.example\r\n\r\n")
+            assert (await proxy.get("/alice")).content == b"/alice"
+    assert [request.target for request in origin.requests] == 3 * ["/a", "/alice"]
