@@ -9,6 +9,7 @@ Everything that happens on the socket ends in the state below; those who wait ar
 from __future__ import annotations
 
 import asyncio
+import re
 import select
 from collections.abc import AsyncIterator, Callable
 from typing import Final, cast
@@ -36,6 +37,7 @@ _COMPRESSING: Final = frozenset({"compress", "deflate", "gzip", "x-compress", "x
 """The registered transfer codings that change octets (RFC 9112 7.2). What is none of them, as the identity of old
 servers, changes nothing."""
 _WITHOUT_CONTENT: Final = frozenset({204, 304})
+_REASON: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _OWS: Final = b" \t"
 
 
@@ -433,7 +435,9 @@ class OriginConnection:
         if status < 100 or not version.startswith("1."):
             # llhttp reads other protocols' status lines as well (RFC 9112 2.3, RFC 9110 15)
             raise errors.OriginMalformed(f"{self._name}'s answer is not HTTP/1.1")
-        head = ResponseHead(status, self._reason.decode("latin-1"), Fields(self._lines))
+        # llhttp takes controls in it, and whoever reads it is to ignore it anyway (RFC 9112 4)
+        reason = self._reason if _REASON.fullmatch(self._reason) else b""
+        head = ResponseHead(status, reason.decode("latin-1"), Fields(self._lines))
         if status == 101:
             if not self._upgrading or "upgrade" not in head.fields:
                 raise errors.OriginMalformed(f"{self._name} switched protocols without being asked to")

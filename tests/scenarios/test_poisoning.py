@@ -53,6 +53,16 @@ async def test_a_field_that_connection_names_is_not_in_the_secondary_key(origin:
     assert german.content == b"accept-language=de"
 
 
+async def test_an_origin_cannot_take_away_by_connection_what_forbids_to_share(origin: Origin) -> None:
+    async def script(turn: Turn) -> None:
+        await echo(turn, "cookie", fields=(FRESH, "Vary: Cookie", "Connection: vary, set-cookie"))
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy:
+        await proxy.get("/a", "Cookie: a=1")
+        assert (await proxy.get("/a", "Cookie: a=2")).content == b"cookie=a=2"
+
+
 async def test_a_field_that_connection_names_is_not_in_a_rules_key(origin: Origin, tmp_path: Path) -> None:
     async def script(turn: Turn) -> None:
         await echo(turn, "x-tenant")
