@@ -66,7 +66,9 @@ _REWRITING = frozenset(REWRITING_FIELDS)
 _ODD = re.compile(r"[^a-z0-9-]")
 _MADE_HERE = frozenset({"x-forwarded-for", "x-request-id", "traceparent"})
 """Request fields that are another each time by the time the origin sees them."""
-_DOT_SEGMENT = re.compile(r"(?:\A|[/\\])\.{1,2}(?:[/\\;]|\Z)")
+_DOT_SEGMENT = re.compile(r"(?:\A|[/\\])\s*\.{1,2}\s*(?:[/\\;?#\0]|\Z)")
+_HIDDEN = re.compile(r"%(?:c[01]|u)", re.IGNORECASE)
+"""What some origins decode to a dot or a slash, though it is no UTF-8."""
 _SEPARATED = re.compile(r";|%26|%3b", re.IGNORECASE)
 _END_OF_NAME = re.compile(r"[\[\0]")
 _NOT_IN_NAMES = re.compile(r"[ .\[]")
@@ -112,7 +114,13 @@ def rule_applies(rule: RouteRule, head: RequestHead) -> bool:
     that it is not. A named cookie stands for the whole Cookie field: the operator says it is the session.
     Nor when the path has a dot segment: to the origin it may be another path, which the rule is not about.
     """
-    if _DOT_SEGMENT.search(unquote(unquote(head.path))):
+    path = head.path
+    if "%" in path:
+        once = unquote(path)
+        if _HIDDEN.search(path) or _HIDDEN.search(once):
+            return False
+        path = unquote(once)
+    if _DOT_SEGMENT.search(path):
         return False
     if rule.public:
         return True
