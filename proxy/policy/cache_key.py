@@ -63,6 +63,8 @@ REWRITING_FIELDS = (
 X-Forwarded-Host would poison every other client's page."""
 
 _REWRITING = frozenset(REWRITING_FIELDS)
+MIMICKED = _REWRITING | frozenset(CREDENTIAL_FIELDS) | {"accept-encoding", "if-none-match", "if-modified-since"}
+"""Fields that count whatever a response varies on, and so do those that an origin may take for them (see `as_read`)."""
 _ODD = re.compile(r"[^a-z0-9-]")
 _MADE_HERE = frozenset({"x-forwarded-for", "x-request-id", "traceparent"})
 """Request fields that are another each time by the time the origin sees them."""
@@ -237,17 +239,30 @@ def _written_anew(name: str) -> str:
     return _NOT_IN_NAMES.sub("_", name.strip().casefold())
 
 
-def _rewriting(fields: Fields) -> set[str]:
-    """The names of the fields that may change an answer unsaid.
+def as_read(name: str) -> str:
+    """A field's name, in lower case, in the one form that stands for all that an origin may take for the same.
 
-    So may every one with something else in its name than letters, digits and dashes: to an origin behind CGI (RFC 3875
-    4.1.18) it may be that with dashes in its place, whatever it is that is known, keyed or varied by here.
+    Behind CGI (RFC 3875 4.1.18), and what came of it, X_Lang and X.Lang are HTTP_X_LANG as X-Lang is.
     """
+    return _ODD.sub("-", name)
+
+
+def _rewriting(fields: Fields) -> set[str]:
+    """The names of the fields that may change an answer unsaid."""
     names = fields.names()
     found = set(names & _REWRITING)
     if _ODD.search("".join(names)):
-        found.update(filter(_ODD.search, names))
+        found.update([name for name in names if _ODD.search(name) and as_read(name) in MIMICKED])
     return found
+
+
+def _mimics(name: str, fields: Fields) -> tuple[str, ...]:
+    """The values of the fields that an origin may take for those called `name`, each with what it is called."""
+    names = fields.names()
+    if not ((_ODD.search("".join(names)) and "-" in name) or _ODD.search(name)):
+        return ()
+    meant, found = as_read(name), sorted(names - {name})
+    return tuple([f"\n{other}\n{value}" for other in found if as_read(other) == meant for value in fields.all(other)])
 
 
 def _add_rewriting(parts: list[str], fields: Fields, digest: Digest) -> None:
@@ -287,7 +302,7 @@ def _add_rule(parts: list[str], rule: RouteRule, fields: Fields, content: bytes,
         if kind == "authorization":
             parts.append(_part("authorization", fields.all("authorization"), digest))
         elif kind == "header":
-            parts.append(_part(f"header:{name}", fields.all(name), digest))
+            parts.append(_part(f"header:{name}", (*fields.all(name), *_mimics(name, fields)), digest))
         elif kind == "cookie":
             value = _cookie(fields, name)
             parts.append(_part(f"cookie:{name}", () if value is None else (value,), digest))
@@ -341,6 +356,9 @@ def vary_names(fields: Fields) -> tuple[str, ...] | None:
 def _normal(name: str, fields: Fields) -> str | None:
     """A selecting field's value as far as it matters (RFC 9111 4.1): white space and line breaks do not in a list."""
     values = fields.all(name)
+    mimics = _mimics(name, fields)
+    if mimics:
+        return "\n".join((*values, *mimics))
     if not values:
         return None
     if name in _NO_LISTS:

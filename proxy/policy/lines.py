@@ -10,7 +10,7 @@ import re
 from enum import IntEnum
 from typing import Final
 
-from proxy.policy.cache_key import CREDENTIAL_FIELDS, REWRITING_FIELDS, Place, asked_part
+from proxy.policy.cache_key import CREDENTIAL_FIELDS, MIMICKED, REWRITING_FIELDS, Place, as_read, asked_part
 from proxy.policy.forwarding import HOP_BY_HOP
 from proxy.policy.messages import Line
 
@@ -70,8 +70,6 @@ _KINDS: Final = {
         )
     },
 }
-_ODD: Final = re.compile(rb"[^a-z0-9-]")
-"""Octets of a name by which the field may be taken for another (see `cache_key`)."""
 _NOT_PLAIN: Final = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"http2-settings", b"max-forwards"})
 ALWAYS_ANEW: Final = frozenset({Kind.CREDENTIAL, Kind.REQUEST_ID, Kind.TRACE, Kind.LENGTH})
 """Kinds whose lines are not remembered: they are hardly ever twice the same, or nobody's to keep."""
@@ -228,7 +226,7 @@ class Lines:
         lower = raw.lower()
         if not lower or lower.translate(_TCHAR) != lower or lower in _NOT_PLAIN:
             return None
-        otherwise = Kind.QUIET if _ODD.search(lower) is None else Kind.PLACE
+        otherwise = Kind.PLACE if as_read(lower.decode("ascii")) in MIMICKED else Kind.QUIET
         found = (int(_KINDS.get(lower, otherwise)), lower, raw.decode("ascii"))
         if len(raw) <= MAX_KNOWN_BYTES:
             if len(self._names) >= MAX_NAMES:

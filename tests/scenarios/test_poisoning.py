@@ -137,6 +137,21 @@ async def test_a_field_that_an_origin_takes_for_another_is_in_the_key(origin: Or
     assert len(origin.requests) == 2
 
 
+async def test_a_field_that_an_origin_takes_for_a_keyed_one_is_in_a_rules_key(origin: Origin, tmp_path: Path) -> None:
+    async def script(turn: Turn) -> None:
+        await echo(turn, "x_tenant", fields=())
+
+    origin.script = script
+    rules = '[[route]]\nmatch = "/a"\nkey = ["header:x-tenant"]\n'
+    async with running_proxy(origin.url, rules=rules, directory=tmp_path) as proxy:
+        for _ in range(3):
+            for tenant in ("one", "two"):
+                found = await proxy.get("/a", f"X_Tenant: {tenant}")
+                assert found.content == f"x_tenant={tenant}".encode()
+            assert (await proxy.get("/a")).content == b"x_tenant=None"
+    assert len(origin.requests) == 3
+
+
 @pytest.mark.parametrize("host", ["App.Example", "app.example:80"])
 async def test_a_host_in_another_form_has_answers_of_its_own_that_are_purged_together(
     origin: Origin, host: str
