@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from proxy.policy.cache_key import vary_names
+from proxy.policy.cache_key import CREDENTIAL_FIELDS, vary_names
 from proxy.policy.decisions import Verdict
 from proxy.policy.fields import parse_date, parse_etag, strong_match, weak_match
 from proxy.policy.freshness import freshness_of, response_directives, withheld_fields
@@ -35,8 +35,17 @@ MAX_CANDIDATES = 16
 
 
 def candidates(variants: Sequence[StoredResponse]) -> tuple[StoredResponse, ...]:
-    """Those stored for other selecting fields, of which the origin may say that one will do, latest first."""
-    tagged = [stored for stored in variants if stored.part is None and _origin_etag(stored) is not None]
+    """Those stored for other selecting fields, of which the origin may say that one will do, latest first.
+
+    Not those of another user: many origins make a tag of a page's version, and not of for whom it is.
+    """
+    tagged = [
+        stored
+        for stored in variants
+        if stored.part is None
+        and _origin_etag(stored) is not None
+        and not any(name in CREDENTIAL_FIELDS and value is not None for name, value in stored.secondary_key)
+    ]
     return tuple(reversed(tagged[-MAX_CANDIDATES:]))
 
 

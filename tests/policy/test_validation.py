@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from config.rule import Rule
+from proxy.policy.cache_key import CREDENTIAL_FIELDS
 from proxy.policy.decisions import Verdict
 from proxy.policy.fields import format_date
 from proxy.policy.freshness import current_age
@@ -172,6 +173,12 @@ PART = replace(stored([("ETag", '"p"')]), content=b"01234", part=Part(0, 10, to_
 def test_candidates_are_those_the_origin_knows_by_a_tag() -> None:
     assert candidates([TAGGED, DATED, MADE, PART, WEAK]) == (WEAK, TAGGED)
     assert len(candidates([TAGGED] * 100)) == MAX_CANDIDATES
+
+
+@pytest.mark.parametrize("name", CREDENTIAL_FIELDS)
+def test_what_is_another_users_is_no_candidate(name: str) -> None:
+    mine, nobodys = (replace(TAGGED, secondary_key=((name, value), ("a", "1"))) for value in ("alice", None))
+    assert candidates([mine, nobodys]) == (nobodys,)
 
 
 @pytest.mark.parametrize(

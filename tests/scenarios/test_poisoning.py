@@ -207,6 +207,22 @@ async def test_a_page_that_has_not_changed_since_may_be_anothers(origin: Origin,
             assert (await proxy.get("/me", "Cookie: session=bob")).content == b"cookie=session=bob"
 
 
+async def test_the_tag_of_another_users_page_is_not_asked_about(origin: Origin) -> None:
+    """An origin that makes it of the page's version means the page of whoever asks."""
+
+    async def script(turn: Turn) -> None:
+        if "if-none-match" in turn.request.names:
+            await turn.answer(b"", status="304 Not Modified")
+        else:
+            await echo(turn, "cookie", fields=(FRESH, 'ETag: "7"', "Vary: Cookie"))
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy:
+        for name in ("alice", "bob", "alice"):
+            assert (await proxy.get("/me", f"Cookie: {name}")).content == f"cookie={name}".encode()
+    assert len(origin.requests) == 2
+
+
 async def test_a_stated_lifetime_is_the_origins_word(origin: Origin) -> None:
     origin.respond("all", FRESH)
     async with running_proxy(origin.url) as proxy:
