@@ -17,9 +17,11 @@ UNDERSTOOD = frozenset(
 )
 """Statuses whose meaning for a cache is known here: the final ones of RFC 9110 15 but for 206 and 304."""
 
-ABOUT_THE_REQUEST = frozenset({304, 408, 411, 412, 413, 415, 416, 417, 421, 425, 426, 428, 429, 431, 511})
-"""Answers to what other requests for the same target do not have: a precondition, a range, too large a field, content,
-a connection, haste (RFC 6585 3 to 6)."""
+ABOUT_THE_REQUEST = frozenset(
+    {304, 401, 406, 407, 408, 411, 412, 413, 415, 416, 417, 421, 425, 426, 428, 429, 431, 511}
+)
+"""Answers to what other requests for the same target do not have: a precondition, a range, wrong credentials or none,
+little that is accepted, too large a field, content, a connection, haste (RFC 6585 3 to 6)."""
 
 _OF_CONTENT = frozenset({"content-type", "content-length", "content-encoding", "expect", "transfer-encoding", "range"})
 

@@ -257,7 +257,9 @@ def test_statuses_that_are_never_stored(directives: str) -> None:
     assert verdict(answer, 304, rule=SHARED) is Verdict.STATUS
     # RFC 6585: "MUST NOT be stored by a cache"
     assert {verdict(answer, status) for status in (428, 429, 431, 511)} == {Verdict.STATUS}
-    assert {verdict(answer, status) for status in (408, 411, 413, 415, 417, 421, 425, 426)} == {Verdict.STATUS}
+    assert {verdict(answer, status) for status in (401, 406, 407, 408, 411, 413, 415, 417, 421, 425, 426)} == {
+        Verdict.STATUS
+    }
 
 
 def test_must_understand_keeps_out_what_is_not_understood() -> None:
