@@ -439,7 +439,8 @@ class OriginConnection:
         reason = self._reason if _REASON.fullmatch(self._reason) else b""
         head = ResponseHead(status, reason.decode("latin-1"), Fields(self._lines))
         if status == 101:
-            if not self._upgrading or "upgrade" not in head.fields:
+            # no other upgrade is ever offered (see `forwarding.wants_websocket`)
+            if not self._upgrading or (head.fields.get("upgrade") or "").lower() != "websocket":
                 raise errors.OriginMalformed(f"{self._name} switched protocols without being asked to")
             self.head = head
             self._wake()
