@@ -22,7 +22,7 @@ _NAME = re.compile(r"\{([^{}/]*)\}")
 _ANY = "\0"
 
 
-_DOT_SEGMENT = re.compile(r"[/\\]\.{1,2}(?:[/\\;]|\Z)")
+_DOT_SEGMENT = re.compile(r"[/\\]\s*\.{1,2}\s*(?:[/\\;?#\0]|\Z)")
 
 
 def has_dot_segment(text: str) -> bool:

@@ -42,6 +42,9 @@ AGREE_ON_TLS: Final = "agree on TLS"
 """What making a connection consists of."""
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "PROPFIND", "REPORT", "SEARCH"})
 """Methods that may be sent again (RFC 9110 9.2.2)."""
+WITHOUT_MEANING: Final = frozenset({"GET", "HEAD", "DELETE", "OPTIONS", "TRACE"})
+"""Methods whose content means nothing (RFC 9110 9.3). Some origins do not read it, and take it for the next request: so
+it is the last on its connection."""
 
 
 class OriginClient:
@@ -122,7 +125,8 @@ class OriginClient:
         on_interim -- is given each 1xx. on_sent -- called once its head is on the way, and not before.
         Raises NoAnswer, and whatever `content` raises.
         """
-        wire = _wire(method, target, fields, content, length)
+        last = method in WITHOUT_MEANING and content is not None and content != b""
+        wire = _wire(method, target, fields, content, length, last=last and not upgrade)
         repeatable = method in IDEMPOTENT and not isinstance(content, AsyncIterator)
         await self._enter()
         connection: OriginConnection | None = None
@@ -133,7 +137,7 @@ class OriginClient:
                 if connection is None:
                     connection = await self._connect()
                 self._busy.add(connection)
-                connection.ask(method, wire, on_interim, upgrade=upgrade)
+                connection.ask(method, wire, on_interim, upgrade=upgrade, last=last)
                 if on_sent is not None:
                     on_sent()
                 if isinstance(content, AsyncIterator):
@@ -490,13 +494,15 @@ class OriginTunnel:
         self._response.close()
 
 
-def _wire(method: str, target: str, fields: Fields, content: Content, length: int | None) -> bytes:
-    """The request's head with its framing, and the content if it is at hand (RFC 9112 6)."""
+def _wire(method: str, target: str, fields: Fields, content: Content, length: int | None, *, last: bool) -> bytes:
+    """The request's head with its framing, and the content if it is at hand (RFC 9112 6). last -- none follows it."""
     framing, body = "", b""
     if isinstance(content, bytes):
         framing, body = f"Content-Length: {len(content)}\r\n", content
     elif content is not None:
         framing = "Transfer-Encoding: chunked\r\n" if length is None else f"Content-Length: {length}\r\n"
+    if last:
+        framing += "Connection: close\r\n"
     return f"{method} {target} HTTP/1.1\r\n".encode("latin-1") + fields.wire() + f"{framing}\r\n".encode() + body
 
 

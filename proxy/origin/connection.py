@@ -9,6 +9,7 @@ Everything that happens on the socket ends in the state below; those who wait ar
 from __future__ import annotations
 
 import asyncio
+import re
 import select
 from collections.abc import AsyncIterator, Callable
 from typing import Final, cast
@@ -36,6 +37,7 @@ _COMPRESSING: Final = frozenset({"compress", "deflate", "gzip", "x-compress", "x
 """The registered transfer codings that change octets (RFC 9112 7.2). What is none of them, as the identity of old
 servers, changes nothing."""
 _WITHOUT_CONTENT: Final = frozenset({204, 304})
+_REASON: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _OWS: Final = b" \t"
 
 
@@ -75,6 +77,7 @@ class OriginConnection:
         self.method = method
         self._on_interim = on_interim
         self._asked = bool(method)
+        self._last_asked = False
         self._upgrading = False
         self._lines: list[tuple[str, str]] = []
         self._reason = b""
@@ -96,9 +99,10 @@ class OriginConnection:
 
     # -- asking
 
-    def ask(self, method: str, wire: bytes, on_interim: OnInterim | None, *, upgrade: bool) -> None:
-        """Send a request's head (and content, if it is in `wire`)."""
+    def ask(self, method: str, wire: bytes, on_interim: OnInterim | None, *, upgrade: bool, last: bool = False) -> None:
+        """Send a request's head (and content, if it is in `wire`). last -- the connection is not to be used again."""
         self._begin(method, on_interim)
+        self._last_asked = last
         self._upgrading = upgrade
         self._last = self._loop.time()
         if self._timer is None:
@@ -431,9 +435,12 @@ class OriginConnection:
         if status < 100 or not version.startswith("1."):
             # llhttp reads other protocols' status lines as well (RFC 9112 2.3, RFC 9110 15)
             raise errors.OriginMalformed(f"{self._name}'s answer is not HTTP/1.1")
-        head = ResponseHead(status, self._reason.decode("latin-1"), Fields(self._lines))
+        # llhttp takes controls in it, and whoever reads it is to ignore it anyway (RFC 9112 4)
+        reason = self._reason if _REASON.fullmatch(self._reason) else b""
+        head = ResponseHead(status, reason.decode("latin-1"), Fields(self._lines))
         if status == 101:
-            if not self._upgrading or "upgrade" not in head.fields:
+            # no other upgrade is ever offered (see `forwarding.wants_websocket`)
+            if not self._upgrading or (head.fields.get("upgrade") or "").lower() != "websocket":
                 raise errors.OriginMalformed(f"{self._name} switched protocols without being asked to")
             self.head = head
             self._wake()
@@ -460,7 +467,7 @@ class OriginConnection:
         elif without:
             self.length = None if self.method == "HEAD" else 0
         self._until_close = not without and not declared and codings[-1:] != ["chunked"]
-        self._keep = not self._until_close and _keeps_alive(version, fields)
+        self._keep = not (self._until_close or self._last_asked) and _keeps_alive(version, fields)
         self.head = head
         self._release_continue()
         if self.method == "HEAD":

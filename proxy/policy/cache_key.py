@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 from urllib.parse import unquote, unquote_to_bytes
 
-from proxy.policy.fields import OWS, parse_weights, split_list
+from proxy.policy.fields import OWS, parse_weights, parts_of, split_list, valid_token
 from proxy.policy.json_content import Document
 from proxy.policy.messages import Fields, RequestHead, RouteRule, SecondaryKey
 
@@ -30,17 +30,27 @@ CREDENTIAL_FIELDS = (
 """Fields that say who is asking."""
 
 REWRITING_FIELDS = (
+    "x-envoy-original-path",
     "x-forwarded-host",
     "x-forwarded-proto",
     "x-forwarded-port",
+    "x-forwarded",
+    "x-forwarded-path",
     "x-forwarded-prefix",
+    "x-forwarded-protocol",
     "x-forwarded-scheme",
     "x-forwarded-server",
     "x-forwarded-ssl",
+    "x-forwarded-uri",
     "x-host",
+    "x-host-override",
+    "x-http-host-override",
     "x-original-host",
+    "x-original-method",
+    "x-original-uri",
     "x-original-url",
     "x-rewrite-url",
+    "x-script-name",
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
@@ -53,11 +63,17 @@ REWRITING_FIELDS = (
 X-Forwarded-Host would poison every other client's page."""
 
 _REWRITING = frozenset(REWRITING_FIELDS)
+MIMICKED = _REWRITING | frozenset(CREDENTIAL_FIELDS) | {"accept-encoding", "if-none-match", "if-modified-since"}
+"""Fields that count whatever a response varies on, and so do those that an origin may take for them (see `as_read`)."""
+_ODD = re.compile(r"[^a-z0-9-]")
 _MADE_HERE = frozenset({"x-forwarded-for", "x-request-id", "traceparent"})
 """Request fields that are another each time by the time the origin sees them."""
-_DOT_SEGMENT = re.compile(r"(?:\A|[/\\])\.{1,2}(?:[/\\;]|\Z)")
+_DOT_SEGMENT = re.compile(r"(?:\A|[/\\])\s*\.{1,2}\s*(?:[/\\;?#\0]|\Z)")
+_HIDDEN = re.compile(r"%(?:c[01]|u)", re.IGNORECASE)
+"""What some origins decode to a dot or a slash, though it is no UTF-8."""
+_SEPARATED = re.compile(r";|%26|%3b", re.IGNORECASE)
 _END_OF_NAME = re.compile(r"[\[\0]")
-_NOT_IN_NAMES = re.compile(r"[ .]")
+_NOT_IN_NAMES = re.compile(r"[ .\[]")
 _UNREAD = re.compile("[%\ufffd]")
 """In a decoded name: what is encoded twice, or in a way that is not known here."""
 _PLAIN_PAIR = re.compile(r"""[^\s"=\\]+=(?:[^\s"=\\]*|"[^"=\\]*")""")
@@ -65,6 +81,9 @@ _NAMES_HOST_OR_PROTO = re.compile(r"(?:host|proto)\s*=", re.IGNORECASE)
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _WEIGHTED = frozenset({"accept-encoding", "accept-language"})
 """Selecting fields whose members are told apart by weight alone, so that neither order nor case matters."""
+_PLAIN_WEIGHT = re.compile(r"[A-Za-z0-9*-]+[ \t]*(?:;[ \t]*[qQ]=(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?))?")
+_NO_LISTS = frozenset({"authorization", "cookie", "origin", "referer", "user-agent"})
+"""Fields in which a comma, and white space at it, are characters like any other."""
 MAX_VARY_NAMES = 32
 """A response that varies on more names than this is treated as varying on everything."""
 
@@ -97,7 +116,13 @@ def rule_applies(rule: RouteRule, head: RequestHead) -> bool:
     that it is not. A named cookie stands for the whole Cookie field: the operator says it is the session.
     Nor when the path has a dot segment: to the origin it may be another path, which the rule is not about.
     """
-    if _DOT_SEGMENT.search(unquote(unquote(head.path))):
+    path = head.path
+    if "%" in path:
+        once = unquote(path)
+        if _HIDDEN.search(path) or _HIDDEN.search(once):
+            return False
+        path = unquote(once)
+    if _DOT_SEGMENT.search(path):
         return False
     if rule.public:
         return True
@@ -150,7 +175,8 @@ def place_of(head: RequestHead, digest: Digest) -> Place:
     parts: list[str] = []
     _add_rewriting(parts, head.fields, digest)
     authority = authority_of(head)
-    return Place(_joined_parts([head.scheme, authority]), _joined_parts(parts), f"{head.scheme}://{authority}")
+    # an origin may answer by what RFC 9110 4.2.3 says is the same
+    return Place(_joined_parts([head.scheme, head.authority]), _joined_parts(parts), f"{head.scheme}://{authority}")
 
 
 def key_at(place: Place, method: str, asked: str) -> str:
@@ -171,7 +197,7 @@ def _joined_parts(parts: list[str]) -> str:
 def portable(head: RequestHead, rule: RouteRule | None) -> bool:
     """Whether the request's keys hold no digest, and so are those of a process with another digest as well."""
     fields = head.fields
-    if "authorization" in fields or not _REWRITING.isdisjoint(fields.names()):
+    if "authorization" in fields or _rewriting(fields):
         return False
     return rule is None or all(kind == "query" for kind, _ in rule.key)
 
@@ -188,27 +214,59 @@ def _keyed_arguments(rule: RouteRule, query: str | None) -> list[str] | None:
 def _ambiguous(query: str, names: list[str]) -> bool:
     """Whether some origin may read an argument called one of `names` where `_arguments` reads another, or none.
 
-    A form's names are decoded (RFC 3986 2.1, and + for a space); some origins also separate at `;`, leave the case
-    aside, read `q[]` as a list called q, or end a name at NUL and write _ for what it may not hold.
+    A form's names are decoded (RFC 3986 2.1, and + for a space); some origins also separate at `;`, or decode before
+    they separate, leave the case aside, read `q[]` as a list called q, end a name at NUL and write _ for what it may
+    not hold, a bracket that nobody closes among it.
     """
-    meant = {_as_read(name.encode()) for name in names}
+    meant = {read for name in names for read in _as_read(name.encode())}
     for part in query.split("&"):
         seen = part.partition("=")[0] in names
-        for pair in part.split(";")[1 if seen else 0 :]:
-            read = _as_read(pair.partition("=")[0].encode("latin-1", "replace"))
-            if read in meant or _UNREAD.search(read):
-                return True
+        for pair in _SEPARATED.split(part)[1 if seen else 0 :]:
+            for read in _as_read(pair.partition("=")[0].encode("latin-1", "replace")):
+                if read in meant or _UNREAD.search(read):
+                    return True
     return False
 
 
-def _as_read(name: bytes) -> str:
-    """An argument's name in the one form that stands for all that an origin may take for the same."""
+def _as_read(name: bytes) -> tuple[str, str]:
+    """An argument's name in the two forms that stand for all that an origin may take for the same."""
     decoded = unquote_to_bytes(name.replace(b"+", b" ")).decode("utf-8", "replace")
-    return _NOT_IN_NAMES.sub("_", _END_OF_NAME.split(decoded, maxsplit=1)[0].strip().casefold())
+    ended = _END_OF_NAME.split(decoded, maxsplit=1)[0]
+    return _written_anew(ended), _written_anew(decoded)
+
+
+def _written_anew(name: str) -> str:
+    return _NOT_IN_NAMES.sub("_", name.strip().casefold())
+
+
+def as_read(name: str) -> str:
+    """A field's name, in lower case, in the one form that stands for all that an origin may take for the same.
+
+    Behind CGI (RFC 3875 4.1.18), and what came of it, X_Lang and X.Lang are HTTP_X_LANG as X-Lang is.
+    """
+    return _ODD.sub("-", name)
+
+
+def _rewriting(fields: Fields) -> set[str]:
+    """The names of the fields that may change an answer unsaid."""
+    names = fields.names()
+    found = set(names & _REWRITING)
+    if _ODD.search("".join(names)):
+        found.update([name for name in names if _ODD.search(name) and as_read(name) in MIMICKED])
+    return found
+
+
+def _mimics(name: str, fields: Fields) -> tuple[str, ...]:
+    """The values of the fields that an origin may take for those called `name`, each with what it is called."""
+    names = fields.names()
+    if not ((_ODD.search("".join(names)) and "-" in name) or _ODD.search(name)):
+        return ()
+    meant, found = as_read(name), sorted(names - {name})
+    return tuple([f"\n{other}\n{value}" for other in found if as_read(other) == meant for value in fields.all(other)])
 
 
 def _add_rewriting(parts: list[str], fields: Fields, digest: Digest) -> None:
-    for name in sorted(fields.names() & _REWRITING):
+    for name in sorted(_rewriting(fields)):
         values = fields.all(name) if name != "forwarded" else _host_and_proto(fields.all(name))
         if values:
             parts.append(f"{name}={digest(_joined('field', name, values))}")
@@ -244,7 +302,7 @@ def _add_rule(parts: list[str], rule: RouteRule, fields: Fields, content: bytes,
         if kind == "authorization":
             parts.append(_part("authorization", fields.all("authorization"), digest))
         elif kind == "header":
-            parts.append(_part(f"header:{name}", fields.all(name), digest))
+            parts.append(_part(f"header:{name}", (*fields.all(name), *_mimics(name, fields)), digest))
         elif kind == "cookie":
             value = _cookie(fields, name)
             parts.append(_part(f"cookie:{name}", () if value is None else (value,), digest))
@@ -281,7 +339,8 @@ def _arguments(query: str | None, name: str) -> list[str]:
 def vary_names(fields: Fields) -> tuple[str, ...] | None:
     """The selecting field names of a response, sorted; None where it varies on everything (RFC 9110 12.5.5).
 
-    That is so as well where it varies on a field that is another with each request.
+    That is so as well where it varies on a field that is another with each request, or on what is no field's name,
+    such as two that no comma parts.
     """
     lines = fields.all("vary")
     if not lines:
@@ -289,17 +348,27 @@ def vary_names(fields: Fields) -> tuple[str, ...] | None:
     names = {member.lower() for line in lines for member in split_list(line)}
     if "*" in names or len(names) > MAX_VARY_NAMES or not names.isdisjoint(_MADE_HERE):
         return None
+    if not all(map(valid_token, names)):
+        return None
     return tuple(sorted(names))
 
 
 def _normal(name: str, fields: Fields) -> str | None:
-    """A selecting field's value as far as it matters (RFC 9111 4.1): white space and line breaks do not."""
+    """A selecting field's value as far as it matters (RFC 9111 4.1): white space and line breaks do not in a list."""
     values = fields.all(name)
+    mimics = _mimics(name, fields)
+    if mimics:
+        return "\n".join((*values, *mimics))
     if not values:
         return None
-    members = [member for value in values for member in split_list(value)]
-    if name in _WEIGHTED:
-        return ",".join(sorted({f"{member};q={weight:g}" for member, weight in parse_weights(",".join(members))}))
+    if name in _NO_LISTS:
+        return "\n".join(values)
+    # an empty member is none to who reads a list; who does not know that it is one may answer by it
+    members = [part.strip(OWS) for value in values for part in parts_of(value)]
+    if name in _WEIGHTED and all(map(_PLAIN_WEIGHT.fullmatch, members)):
+        weights = parse_weights(",".join(members))
+        if len(dict(weights)) == len(weights):
+            return ",".join(sorted([f"{member};q={weight:g}" for member, weight in weights]))
     return ",".join(members)
 
 

@@ -47,8 +47,13 @@ def split_list(value: str) -> list[str]:
     Empty members are dropped. A quotation mark that nobody closes begins no quoted string: it would hide what follows,
     a `no-store` say.
     """
+    return [member for part in parts_of(value) if (member := part.strip(OWS))]
+
+
+def parts_of(value: str) -> list[str]:
+    """What stands between the commas of a list, white space and nothing included."""
     if '"' not in value:
-        return [member for part in value.split(",") if (member := part.strip(OWS))]
+        return value.split(",")
     parts, start, quoted, escaped = [], 0, False, False
     for position, char in enumerate(value):
         if escaped:
@@ -60,8 +65,7 @@ def split_list(value: str) -> list[str]:
         elif char == ",":
             parts.append(value[start:position])
             start = position + 1
-    parts += value[start:].split(",") if quoted else [value[start:]]
-    return [member for part in parts if (member := part.strip(OWS))]
+    return parts + (value[start:].split(",") if quoted else [value[start:]])
 
 
 def _unquoted(text: str) -> str:
@@ -261,6 +265,9 @@ def parse_weights(value: str) -> list[tuple[str, float]]:
 
 # -- cache directives (RFC 9111 5.2): token [ "=" ( token / quoted-string ) ]
 
+_DIRECTIVE = re.compile(r"""[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?:=(?:"(?:[^"\\]|\\.)*"|[^\s;"]*))?""", re.DOTALL)
+_FORBIDDING = re.compile(r"(?<![\w-])(?:no-store|no-cache|private|must-revalidate|proxy-revalidate)(?![\w-])")
+
 
 class Directives:
     """The directives of a Cache-Control field, known ones and others. Names are asked for in lower case."""
@@ -302,7 +309,10 @@ class Directives:
 
 
 def parse_directives(values: Iterable[str]) -> Directives:
-    """The directives in the values of all Cache-Control lines, in order (RFC 9111 5.2)."""
+    """The directives in the values of all Cache-Control lines, in order (RFC 9111 5.2).
+
+    What is none, as two that a semicolon parts, still forbids what it names: many mean `private` by it.
+    """
     arguments: dict[str, list[str | None]] = {}
     for value in values:
         for member in split_list(value):
@@ -311,4 +321,7 @@ def parse_directives(values: Iterable[str]) -> Directives:
             # white space at the equals sign is an error: the directive counts, its argument does not
             given = (_unquoted(argument) if name == bare else "") if equals else None
             arguments.setdefault(bare.lower(), []).append(given)
+            if _DIRECTIVE.fullmatch(member) is None:
+                for found in _FORBIDDING.findall(member.lower()):
+                    arguments.setdefault(found, []).append(None)
     return Directives(arguments)

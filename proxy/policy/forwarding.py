@@ -28,10 +28,24 @@ HOP_BY_HOP = frozenset(
 """Fields for one connection only (RFC 9110 7.6.1, RFC 9112 appendix C.2.2 for the last but one)."""
 
 _FRAMING = frozenset({"content-length"})
-_NOT_TO_BE_NAMED = frozenset({"host", "content-length", "authorization", "cookie", "cache-control", "content-type"})
+_NOT_TO_BE_NAMED = frozenset(
+    {
+        "authorization",
+        "cache-control",
+        "content-encoding",
+        "content-length",
+        "content-range",
+        "content-type",
+        "cookie",
+        "expires",
+        "host",
+        "set-cookie",
+        "vary",
+    }
+)
 """Fields that `Connection` cannot take away: without them the message means something else, and a client could
-make an origin believe that another (anonymous, internal) one is asking. RFC 9110 7.6.1 forbids senders to name
-fields meant for all recipients."""
+make an origin believe that another (anonymous, internal) one is asking, or an origin have shared what it says is not to
+be. RFC 9110 7.6.1 forbids senders to name fields meant for all recipients."""
 
 _LIMITED = frozenset({"TRACE", "OPTIONS"})
 MOST_FORWARDS = 10**9

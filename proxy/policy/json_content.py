@@ -42,10 +42,19 @@ class Document:
         value = self._parsed[0] if self._parsed is not None else None
         if not isinstance(value, dict):
             return b"whole\n" + self.whole()
+        meant = _as_read(name)
+        if any(other != name and _as_read(other) == meant for other in value):
+            return b"whole\n" + self.whole()
         if name not in value:
             return b"absent\n%b" % self._media
         text = canonical(value[name])
         return b"whole\n" + self.whole() if text is None else b"member\n%b\n%b" % (self._media, text)
+
+
+def _as_read(name: str) -> str:
+    """A member's name in the one form that stands for all that an origin may take for the same: some leave aside the
+    case, characters that are none, or whether words are parted by _ or a capital."""
+    return "".join(filter(str.isalnum, name)).casefold()
 
 
 class _Ambiguous(ValueError):

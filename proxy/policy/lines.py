@@ -10,7 +10,7 @@ import re
 from enum import IntEnum
 from typing import Final
 
-from proxy.policy.cache_key import CREDENTIAL_FIELDS, REWRITING_FIELDS, Place, asked_part
+from proxy.policy.cache_key import CREDENTIAL_FIELDS, MIMICKED, REWRITING_FIELDS, Place, as_read, asked_part
 from proxy.policy.forwarding import HOP_BY_HOP
 from proxy.policy.messages import Line
 
@@ -226,7 +226,8 @@ class Lines:
         lower = raw.lower()
         if not lower or lower.translate(_TCHAR) != lower or lower in _NOT_PLAIN:
             return None
-        found = (int(_KINDS.get(lower, Kind.QUIET)), lower, raw.decode("ascii"))
+        otherwise = Kind.PLACE if as_read(lower.decode("ascii")) in MIMICKED else Kind.QUIET
+        found = (int(_KINDS.get(lower, otherwise)), lower, raw.decode("ascii"))
         if len(raw) <= MAX_KNOWN_BYTES:
             if len(self._names) >= MAX_NAMES:
                 self._names.clear()

@@ -17,8 +17,11 @@ UNDERSTOOD = frozenset(
 )
 """Statuses whose meaning for a cache is known here: the final ones of RFC 9110 15 but for 206 and 304."""
 
-ABOUT_THE_REQUEST = frozenset({304, 412, 416})
-"""Answers to a precondition or a range, which other requests for the same target do not have."""
+ABOUT_THE_REQUEST = frozenset(
+    {304, 401, 406, 407, 408, 411, 412, 413, 415, 416, 417, 421, 425, 426, 428, 429, 431, 511}
+)
+"""Answers to what other requests for the same target do not have: a precondition, a range, wrong credentials or none,
+little that is accepted, too large a field, content, a connection, haste (RFC 6585 3 to 6)."""
 
 _OF_CONTENT = frozenset({"content-type", "content-length", "content-encoding", "expect", "transfer-encoding", "range"})
 
@@ -83,18 +86,21 @@ def _cacheable(response: ResponseHead, directives: Directives, rule: RouteRule |
     return None if explicit else Verdict.NO_FRESHNESS
 
 
-def guarded(life: Freshness, request: RequestHead, response: ResponseHead, rule: RouteRule | None) -> Freshness:
-    """`life`, but with the origin to be asked each time where only a guess would share one user's answer.
+def is_guessed(request: RequestHead, response: ResponseHead, rule: RouteRule | None) -> bool:
+    """Whether only a guess would share one user's answer.
 
     RFC 9111 allows the guess whatever cookies came along, for it takes the origin to say private. Many origins do not.
     """
-    if rule is not None:
-        # it applies only where it is public, or every credential is part of the key
-        return life
+    if rule is not None or not credential_fields(request):
+        # a rule applies only where it is public, or every credential is part of the key
+        return False
     directives = response_directives(response.fields)
-    if directives.has("public") or is_explicit(directives, response.fields) or not credential_fields(request):
-        return life
-    return replace(life, no_cache=True)
+    return not (directives.has("public") or is_explicit(directives, response.fields))
+
+
+def guarded(life: Freshness, request: RequestHead, response: ResponseHead, rule: RouteRule | None) -> Freshness:
+    """`life`, but with the origin to be asked each time where it is guessed."""
+    return replace(life, no_cache=True) if is_guessed(request, response, rule) else life
 
 
 def _cookie_allowed(directives: Directives, rule: RouteRule | None) -> bool:
@@ -169,5 +175,7 @@ def may_store(request: RequestHead, response: ResponseHead, freshness: Freshness
     # 8. some request could select it (4.1)
     if vary_names(fields) is None:
         return Verdict.VARY_STAR
-    # 9. and it could then be used
+    # 9. and it could then be used: of two users' pages, an entity tag tells which one it is, a date does not
+    if is_guessed(request, response, rule) and parse_etag(fields.get("etag") or "") is None:
+        return Verdict.NO_FRESHNESS
     return Verdict.STORE if _of_use(request.method, fields, freshness) else Verdict.NO_FRESHNESS

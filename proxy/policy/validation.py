@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from proxy.policy.cache_key import vary_names
+from proxy.policy.cache_key import CREDENTIAL_FIELDS, vary_names
 from proxy.policy.decisions import Verdict
 from proxy.policy.fields import parse_date, parse_etag, strong_match, weak_match
 from proxy.policy.freshness import freshness_of, response_directives, withheld_fields
 from proxy.policy.invalidation import groups, response_tags
 from proxy.policy.messages import NO_CODINGS, Fields, Question, RequestHead, ResponseHead, RouteRule, StoredResponse
-from proxy.policy.storability import askers_own, forbidden, guarded
+from proxy.policy.storability import askers_own, forbidden, guarded, is_guessed
 from proxy.policy.targeted import governing
 
 PRECONDITIONS = ("if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "if-range")
@@ -35,8 +35,17 @@ MAX_CANDIDATES = 16
 
 
 def candidates(variants: Sequence[StoredResponse]) -> tuple[StoredResponse, ...]:
-    """Those stored for other selecting fields, of which the origin may say that one will do, latest first."""
-    tagged = [stored for stored in variants if stored.part is None and _origin_etag(stored) is not None]
+    """Those stored for other selecting fields, of which the origin may say that one will do, latest first.
+
+    Not those of another user: many origins make a tag of a page's version, and not of for whom it is.
+    """
+    tagged = [
+        stored
+        for stored in variants
+        if stored.part is None
+        and _origin_etag(stored) is not None
+        and not any(name in CREDENTIAL_FIELDS and value is not None for name, value in stored.secondary_key)
+    ]
     return tuple(reversed(tagged[-MAX_CANDIDATES:]))
 
 
@@ -89,12 +98,15 @@ def confirmed(stored: Sequence[StoredResponse], fields: Fields) -> StoredRespons
     return stored[0] if len(stored) == 1 and _origin_etag(stored[0]) is None else None
 
 
-def conditional(request: RequestHead, stored: StoredResponse) -> RequestHead:
+def conditional(
+    request: RequestHead, stored: StoredResponse, rule: RouteRule | None = None, targets: tuple[str, ...] = ()
+) -> RequestHead:
     """The request that validates `stored` with the origin's own validators (RFC 9111 4.3.1).
 
     The client's preconditions and range are taken out: they are evaluated here, on the outcome. A stored response
     without a validator makes the request unconditional, and so does POST, for which a condition that holds means
-    412 (RFC 9110 13.1.2).
+    412 (RFC 9110 13.1.2). So does a date where it is a guess that what is stored is for this user as well: what he
+    would be given may be another page, which has not changed since either.
     """
     fields = request.fields.without(_THE_CLIENTS_OWN)
     if request.method != "GET":
@@ -103,7 +115,9 @@ def conditional(request: RequestHead, stored: StoredResponse) -> RequestHead:
     if etag is not None:
         fields = fields.adding(("If-None-Match", etag))
     if modified is not None and parse_date(modified) is not None:
-        fields = fields.adding(("If-Modified-Since", modified))
+        governed = replace(stored.head, fields=governing(stored.head.fields, targets))
+        if etag is not None or not is_guessed(request, governed, rule):
+            fields = fields.adding(("If-Modified-Since", modified))
     return replace(request, fields=fields)
 
 

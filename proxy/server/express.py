@@ -19,7 +19,7 @@ from config.rules import Rule
 from proxy import errors
 from proxy.observe.briefs import Briefs
 from proxy.observe.events import Brief, BriefKind, Observation
-from proxy.origin.client import IDEMPOTENT, OriginResponse
+from proxy.origin.client import IDEMPOTENT, WITHOUT_MEANING, OriginResponse
 from proxy.origin.connection import OnInterim, OriginConnection
 from proxy.origin.fetch import SMALL_BYTES, SMALL_SECONDS
 from proxy.policy import cache_key, invalidation, plain
@@ -107,6 +107,8 @@ class Express:
         """Ask the origin on behalf of `client` on its `seat`; None where it is not to be done here, or not at once."""
         method = request.start.method
         if method == "HEAD" or request.watched or len(content) > self._max_request_bytes:
+            return None
+        if content and method in WITHOUT_MEANING:
             return None
         now = self.clock()
         if self._flags.bypass:

@@ -92,9 +92,9 @@ class Index:
         self._ruled: dict[bytes, str] = {}
         self._octets: dict[bytes, bytes] = {}
         self._kinds: dict[BriefKind, BriefKind] = {}
-        self._keyed = {b"content-type", b"content-encoding"} | {
-            name.encode() for rule in routes.rules for part, name in rule.key if part == "header"
-        }
+        headers = {name for rule in routes.rules for part, name in rule.key if part == "header"}
+        self._keyed = {b"content-type", b"content-encoding"} | {name.encode() for name in headers}
+        self._mimicked = {cache_key.as_read(name) for name in headers}
         self.on = False
         self._flipped("", False)
         flags.subscribe(self._flipped)
@@ -166,7 +166,10 @@ class Index:
 
     def _mark(self, plain: Plain, content: bytes) -> bytes:
         """Stands for everything that a key under a rule may be made of; nobody can tell what from it."""
-        lines = [line.line for line in plain.lines() if line.kind in _KEYED or line.lower in self._keyed]
+        known = plain.lines()
+        lines = [line.line for line in known if line.kind in _KEYED or line.lower in self._keyed]
+        if self._mimicked:
+            lines += [line.line for line in known if cache_key.as_read(line.lower.decode("ascii")) in self._mimicked]
         parts = [
             plain.start.method,
             plain.start.target,

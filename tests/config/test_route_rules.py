@@ -142,7 +142,16 @@ def test_dots_that_are_no_segments(file: Path, path: str) -> None:
         ),
         *(
             (route(path), f"match: {path!r} has a segment . or .., and no rule applies to a path with one")
-            for path in ("/a/../b", "/./*", "/a/.", "/a/%2e%2E/c", "/{id}/%252e", "/a/..;x=1")
+            for path in (
+                "/a/../b",
+                "/./*",
+                "/a/.",
+                "/a/%2e%2E/c",
+                "/{id}/%252e",
+                "/a/..;x=1",
+                "/a/..%00b",
+                "/a/%0a../b",
+            )
         ),
         ("[[route]]\nttl = 1\n", "match: it is missing"),
         ("[[route]]\nmatch = 3\n", "match: 3 is not text"),

@@ -128,6 +128,19 @@ async def test_nonsense_after_the_head_is_a_fault(origin: Origin) -> None:
             await read_all(await ask(client))
 
 
+@pytest.mark.parametrize(
+    ("reason", "told"), [(b"Caf\xe9\t!", "Caf\xe9\t!"), (b"", ""), (b"O\0K", ""), (b"\x1b[2J", ""), (b"O\x7fK", "")]
+)
+async def test_a_reason_with_controls_is_none(origin: Origin, reason: bytes, told: str) -> None:
+    async def script(turn: Turn) -> None:
+        await turn.send(b"HTTP/1.1 200 %b\r\nContent-Length: 2\r\n\r\nhi" % reason)
+
+    origin.script = script
+    async with client_of(origin.url) as client:
+        response = await ask(client)
+        assert (response.head.reason, await read_all(response)) == (told, b"hi")
+
+
 async def test_interim_responses_are_told(origin: Origin) -> None:
     told: list[ResponseHead] = []
 

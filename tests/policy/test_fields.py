@@ -389,6 +389,30 @@ def test_the_fields_a_qualified_directive_lists(value: str, names: tuple[str, ..
     assert parse_directives([value]).names_in("no-cache") == names
 
 
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("private; max-age=60", {"private"}),
+        ("max-age=60; No-Store", {"no-store"}),
+        ("max-age=60, private;", {"private"}),
+        ("max-age=60 private", {"private"}),
+        ("no-cache no-store", {"no-cache", "no-store"}),
+        ("max-age=60;must-revalidate", {"must-revalidate"}),
+        ("public; max-age=60", set()),
+        ("x-private; y=1", set()),
+        ("private-x y", set()),
+        ('a="x; private"', set()),
+        ("a=private", set()),
+        ("max-age=60, a:b", set()),
+    ],
+)
+def test_what_is_parted_by_something_else_than_a_comma_forbids_what_it_names(value: str, found: set[str]) -> None:
+    directives = parse_directives([value])
+    names = ("private", "no-store", "no-cache", "must-revalidate", "proxy-revalidate", "public")
+    assert {name for name in names if directives.has(name)} == found
+    assert not any(directives.names_in(name) for name in found)
+
+
 # -- structured fields and parts
 
 

@@ -46,7 +46,9 @@ def test_fields_that_connection_names(connection: str) -> None:
     assert strip(fields(("Connection", connection), ("X-Mine", "1"), ("X-Other", "2"))) == fields(("X-Other", "2"))
 
 
-@pytest.mark.parametrize("name", ["Host", "Authorization", "Cookie", "Cache-Control", "Content-Type"])
+@pytest.mark.parametrize(
+    "name", ["Host", "Authorization", "Cookie", "Cache-Control", "Content-Type", "Expires", "Set-Cookie", "Vary"]
+)
 def test_fields_that_connection_may_not_take_away(name: str) -> None:
     assert strip(fields(("Connection", name), (name, "x"))) == fields((name, "x"))
 

@@ -226,6 +226,16 @@ def test_a_cookie_in_the_request_alone_forbids_nothing() -> None:
 # -- the status
 
 
+@pytest.mark.parametrize("asked", [[("Cookie", "a=b")], [("X-Api-Key", "a")]])
+def test_what_is_guessed_is_told_from_another_users_by_an_entity_tag_alone(asked: Lines) -> None:
+    dated = [("Last-Modified", EARLIER)]
+    assert verdict(dated, asked=asked) is Verdict.NO_FRESHNESS
+    assert verdict([*dated, ("ETag", '"a"')], asked=asked) is Verdict.STORE
+    assert verdict([*dated, ("Cache-Control", "public")], asked=asked) is Verdict.STORE
+    assert verdict([*dated, ("Cache-Control", "max-age=0")], asked=asked) is Verdict.STORE
+    assert verdict(dated) is verdict(dated, asked=asked, rule=PUBLIC) is Verdict.STORE
+
+
 STATED = [200, 203, 204, 299, 301, 302, 303, 307, 308, 400, 404, 410, 499, 500, 502, 503, 504, 599]
 
 
@@ -245,6 +255,11 @@ def test_statuses_that_are_never_stored(directives: str) -> None:
     assert verdict(answer, 412) is Verdict.STATUS
     assert verdict(answer, 416) is Verdict.STATUS
     assert verdict(answer, 304, rule=SHARED) is Verdict.STATUS
+    # RFC 6585: "MUST NOT be stored by a cache"
+    assert {verdict(answer, status) for status in (428, 429, 431, 511)} == {Verdict.STATUS}
+    assert {verdict(answer, status) for status in (401, 406, 407, 408, 411, 413, 415, 417, 421, 425, 426)} == {
+        Verdict.STATUS
+    }
 
 
 def test_must_understand_keeps_out_what_is_not_understood() -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from config.rule import Rule
+from proxy.policy.cache_key import CREDENTIAL_FIELDS
 from proxy.policy.decisions import Verdict
 from proxy.policy.fields import format_date
 from proxy.policy.freshness import current_age
@@ -136,6 +137,25 @@ def test_the_origins_own_validators_are_sent(lines: Lines, made_etag: bool, aske
     assert request == replace(REQUEST, fields=Fields([*PLAIN, *asked]))
 
 
+@pytest.mark.parametrize(
+    ("asked", "before", "rule", "dated"),
+    [
+        ([("Cookie", "a=b")], [], None, False),
+        ([], [], None, True),
+        ([("Cookie", "a=b")], [("ETag", '"a"')], None, True),
+        ([("Cookie", "a=b")], [("Cache-Control", "max-age=1")], None, True),
+        ([("Cookie", "a=b")], [("CDN-Cache-Control", "max-age=1")], None, True),
+        ([("Cookie", "a=b")], [], Rule("/a", frozenset({"GET"}), 60, public=True), True),
+    ],
+)
+def test_a_date_confirms_no_guess_that_a_page_is_another_users_as_well(
+    asked: list[tuple[str, str]], before: list[tuple[str, str]], rule: Rule | None, dated: bool
+) -> None:
+    request = RequestHead("GET", "/a", Fields(asked))
+    was = stored([("Last-Modified", MODIFIED), *before])
+    assert ("if-modified-since" in conditional(request, was, rule, ("cdn-cache-control",)).fields) is dated
+
+
 def test_a_post_is_not_made_conditional() -> None:
     request = conditional(replace(REQUEST, method="POST"), stored([("ETag", '"a"'), ("Last-Modified", MODIFIED)]))
     assert request == replace(REQUEST, method="POST", fields=Fields(PLAIN))
@@ -153,6 +173,12 @@ PART = replace(stored([("ETag", '"p"')]), content=b"01234", part=Part(0, 10, to_
 def test_candidates_are_those_the_origin_knows_by_a_tag() -> None:
     assert candidates([TAGGED, DATED, MADE, PART, WEAK]) == (WEAK, TAGGED)
     assert len(candidates([TAGGED] * 100)) == MAX_CANDIDATES
+
+
+@pytest.mark.parametrize("name", CREDENTIAL_FIELDS)
+def test_what_is_another_users_is_no_candidate(name: str) -> None:
+    mine, nobodys = (replace(TAGGED, secondary_key=((name, value), ("a", "1"))) for value in ("alice", None))
+    assert candidates([mine, nobodys]) == (nobodys,)
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,16 @@ async def test_a_field_that_connection_names_is_not_in_the_secondary_key(origin:
     assert german.content == b"accept-language=de"
 
 
+async def test_an_origin_cannot_take_away_by_connection_what_forbids_to_share(origin: Origin) -> None:
+    async def script(turn: Turn) -> None:
+        await echo(turn, "cookie", fields=(FRESH, "Vary: Cookie", "Connection: vary, set-cookie"))
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy:
+        await proxy.get("/a", "Cookie: a=1")
+        assert (await proxy.get("/a", "Cookie: a=2")).content == b"cookie=a=2"
+
+
 async def test_a_field_that_connection_names_is_not_in_a_rules_key(origin: Origin, tmp_path: Path) -> None:
     async def script(turn: Turn) -> None:
         await echo(turn, "x-tenant")
@@ -112,6 +122,55 @@ async def test_a_host_that_forwarded_hides_is_in_the_key(origin: Origin, forward
     assert len(origin.requests) == 2
 
 
+@pytest.mark.parametrize("name", ["X_Forwarded_Host", "X_Lang", "x.lang"])
+async def test_a_field_that_an_origin_takes_for_another_is_in_the_key(origin: Origin, name: str) -> None:
+    """As CGI has it, and what came of it: HTTP_X_LANG may have been written X-Lang or X_Lang."""
+
+    async def script(turn: Turn) -> None:
+        await echo(turn, name, fields=(FRESH, "Vary: X-Lang"))
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy:
+        for _ in range(3):
+            assert (await proxy.get("/a", f"{name}: evil")).content == f"{name}=evil".encode()
+            assert (await proxy.get("/a")).content == f"{name}=None".encode()
+    assert len(origin.requests) == 2
+
+
+async def test_a_field_that_an_origin_takes_for_a_keyed_one_is_in_a_rules_key(origin: Origin, tmp_path: Path) -> None:
+    async def script(turn: Turn) -> None:
+        await echo(turn, "x_tenant", fields=())
+
+    origin.script = script
+    rules = '[[route]]\nmatch = "/a"\nkey = ["header:x-tenant"]\n'
+    async with running_proxy(origin.url, rules=rules, directory=tmp_path) as proxy:
+        for _ in range(3):
+            for tenant in ("one", "two"):
+                found = await proxy.get("/a", f"X_Tenant: {tenant}")
+                assert found.content == f"x_tenant={tenant}".encode()
+            assert (await proxy.get("/a")).content == b"x_tenant=None"
+    assert len(origin.requests) == 3
+
+
+@pytest.mark.parametrize("host", ["App.Example", "app.example:80"])
+async def test_a_host_in_another_form_has_answers_of_its_own_that_are_purged_together(
+    origin: Origin, host: str
+) -> None:
+    async def script(turn: Turn) -> None:
+        await echo(turn, "host")
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy:
+        for _ in range(3):
+            assert (await proxy.get("/a", host=host)).content == f"host={host}".encode()
+            assert (await proxy.get("/a")).content == b"host=app.example"
+        assert len(origin.requests) == 2
+        await proxy.request("POST", "/a")
+        await proxy.get("/a", host=host)
+        await proxy.get("/a")
+    assert len(origin.requests) == 5
+
+
 @pytest.mark.parametrize("credential", ["Cookie: session=alice", "X-Api-Key: alice"])
 async def test_a_guess_never_shares_what_was_made_for_a_credential(origin: Origin, credential: str) -> None:
     """RFC 9111 4.2.2 would let a cache guess; then Bob has Alice's page for a tenth of its age."""
@@ -128,6 +187,40 @@ async def test_a_guess_never_shares_what_was_made_for_a_credential(origin: Origi
         nobody = await proxy.get("/me", f"{name}: bob")
     assert bob.content.endswith(b"=bob") or bob.content.endswith(b" bob")
     assert nobody.status == 502
+
+
+@pytest.mark.parametrize("first", ["Cookie: session=alice", "Accept: a"])
+async def test_a_page_that_has_not_changed_since_may_be_anothers(origin: Origin, first: str) -> None:
+    """An origin that gives each user another page and dates both answers Bob's date with 304, and means his."""
+
+    async def script(turn: Turn) -> None:
+        if "if-modified-since" in turn.request.names:
+            await turn.answer(status="304 Not Modified")
+        else:
+            await echo(turn, "cookie", fields=("Last-Modified: Fri, 01 Jan 2021 00:00:00 GMT",))
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy:
+        await proxy.get("/me", first)
+        proxy.clock.now += 100 * 86_400
+        for _ in range(3):
+            assert (await proxy.get("/me", "Cookie: session=bob")).content == b"cookie=session=bob"
+
+
+async def test_the_tag_of_another_users_page_is_not_asked_about(origin: Origin) -> None:
+    """An origin that makes it of the page's version means the page of whoever asks."""
+
+    async def script(turn: Turn) -> None:
+        if "if-none-match" in turn.request.names:
+            await turn.answer(b"", status="304 Not Modified")
+        else:
+            await echo(turn, "cookie", fields=(FRESH, 'ETag: "7"', "Vary: Cookie"))
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy:
+        for name in ("alice", "bob", "alice"):
+            assert (await proxy.get("/me", f"Cookie: {name}")).content == f"cookie={name}".encode()
+    assert len(origin.requests) == 2
 
 
 async def test_a_stated_lifetime_is_the_origins_word(origin: Origin) -> None:
@@ -170,3 +263,19 @@ async def test_an_event_stream_is_nobody_elses(origin: Origin, tmp_path: Path) -
             client.writer.transport.abort()
             await until(lambda count=count: len(gone) == count)  # type: ignore[misc]
     assert gone == [b"", b""]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "OPTIONS", "TRACE"])
+async def test_content_that_an_origin_does_not_read_is_nobodys_request(origin: Origin, method: str) -> None:
+    async def script(turn: Turn) -> None:
+        await turn.answer(turn.request.target, "Date: Sun, 29 Nov 2026 00:00:00 GMT")
+        if turn.request.get("connection") == "close":
+            turn.writer.close()
+
+    origin.script, origin.read_content = script, False
+    async with running_proxy(origin.url) as proxy:
+        client = await proxy.connect()
+        for _ in range(3):
+            await client.request(method, "/a", content=b"GET /smuggled HTTP/1.1\r\nHost: app.example\r\n\r\n")
+            assert (await proxy.get("/alice")).content == b"/alice"
+    assert [request.target for request in origin.requests] == 3 * ["/a", "/alice"]

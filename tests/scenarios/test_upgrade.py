@@ -74,6 +74,17 @@ async def test_without_the_origins_101_there_is_no_tunnel(origin: Origin) -> Non
     assert [request.target for request in origin.requests] == ["/ws", "/next"]
 
 
+@pytest.mark.parametrize("upgrade", ["Upgrade: h2c", "Upgrade: websocket, h2c", "Server: a"])
+async def test_a_protocol_that_was_not_asked_for_is_no_tunnel(origin: Origin, upgrade: str) -> None:
+    async def script(turn: Turn) -> None:
+        await turn.send(f"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n{upgrade}\r\n\r\n")
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy:
+        fields = ("Connection: Upgrade", "Upgrade: websocket")
+        assert (await proxy.get("/ws", *fields)).status == 502
+
+
 async def test_the_origin_closing_ends_the_client(origin: Origin) -> None:
     async def script(turn: Turn) -> None:
         await turn.send(AGREED)
