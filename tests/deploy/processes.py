@@ -74,8 +74,7 @@ async def python(
         sys.executable,
         *("-W", "error", *arguments),
         cwd=ROOT,
-        # none of them asks the world by https: not to load whom this machine trusts is a sixth of each start
-        env={"SSL_CERT_FILE": os.devnull, **(environment() if environ is None else environ)},
+        env=environment() if environ is None else environ,
         stdout=asyncio.subprocess.PIPE,
         stderr=stderr,
         start_new_session=True,
