@@ -10,7 +10,8 @@ Start with `settings`: one definition a setting, with its default, bounds and me
     rules.py      route rules: the rules file, and which rule a request falls under
     rule.py       one rule: what may stand in it, and what is refused because it would leak
     patterns.py   path patterns of rules, and finding the first of many that matches
-    tier.py       the Redis that replicas share, never the outage; redis_place.py reads its URL
+    tier.py       the Redis that replicas share, never the outage; redis_place.py reads its URL, redis_client.py is the
+                  library, and is imported only where there is one
     metrics.py    what both services measure of their process, and how metrics are written out; tier_metrics.py: of the
                   tier
     bulletin.py   a numbered log that all replicas read; everywhere.py flips flags by it

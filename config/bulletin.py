@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 import orjson
 
 from config.tasks import end
-from config.tier import FAULTS, Script, SharedTier, reason_of, run_script
+from config.tier import Script, SharedTier, reason_of
 from config.tracing import apart
 from config.words import counted
 
@@ -354,7 +354,7 @@ class Bulletin:
                             followed = time.monotonic()
                             await self._tier.follow(client)
                             await self._greet(client)
-            except FAULTS as fault:
+            except self._tier.faults as fault:
                 self._lost(fault)
                 # where nothing else is asked, the breaker would never know that nobody answers
                 await self._tier.knock()
@@ -378,7 +378,7 @@ class Bulletin:
     async def _greet(self, client: Any) -> None:
         """Find the place in the log."""
         keys = (self._state, self._entries, self._whispers)
-        listed, first, whisper = await run_script(client, _HELLO, keys, *self._known())
+        listed, first, whisper = await self._tier.run_script(client, _HELLO, keys, *self._known())
         state = _state_of(listed)
         place = Standing(state[b"generation"].decode(), int(state[b"last"]))
         if place.log == self._generation:
@@ -431,7 +431,7 @@ class Bulletin:
         mark = str(secrets.randbits(MARK_BITS))
         told = (mark, self.by, KEPT_ENTRIES, *NOWHERE, len(keep), *pairs, *map(orjson.dumps, entries))
         known = (secrets.token_hex(8), *place, "")
-        generation, number = await run_script(client, _TELL, (self._state, self._entries), *known, *told)
+        generation, number = await self._tier.run_script(client, _TELL, (self._state, self._entries), *known, *told)
         return (int(number), frozenset(keep)) if generation.decode() == place.log else None
 
     async def _skip(self, client: Any, *, foreign: bool = False) -> None:
@@ -439,7 +439,7 @@ class Bulletin:
 
         foreign -- the next entry is another log's, though it stands in this one: somebody has put it there.
         """
-        listed, following = await run_script(client, _NEXT, (self._state, self._entries), self.position + 1)
+        listed, following = await self._tier.run_script(client, _NEXT, (self._state, self._entries), self.position + 1)
         state = _state_of(listed)
         if state.get(b"generation", b"").decode() != self._generation:
             # the connection is to another server by now, whose log is yet to be found

@@ -1,12 +1,15 @@
-"""What both services have of a process: its standard streams, and how it is told to stop."""
+"""What both services have of a process: its standard streams, how it loads what it needs, and is told to stop."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from config.output import in_vain, tell_the_rest
 
@@ -32,6 +35,17 @@ def open_standard_streams() -> None:
         in_vain()
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
     tell_the_rest()
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """What is imported here stays: to look through it for garbage, time and again, takes a tenth of a start."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 async def until_stopped() -> None:

@@ -20,13 +20,6 @@ from enum import StrEnum
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-import redis.asyncio
-from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
-from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
-
 from config.redis_place import Mode, Place, read_place
 from config.tasks import end
 from config.tracing import apart, here
@@ -41,18 +34,12 @@ QUIET_SECONDS = 60.0
 """From one word on what is refused to the next."""
 REST_SECONDS = 1.0
 """From one try to the next, give or take a fifth, so that replicas do not all come back at once."""
-SENTINEL_SECONDS = 0.3
-"""For a connection to a Sentinel."""
 FOLLOW_SECONDS = 0.7
 """For all Sentinels together to say who is the master, where it is only to be seen whether it is still the same."""
 MASTERS = 3
 """How often one is looked for until all connections are sure to be to it."""
 MAX_CALLS = 32
 """Calls, and so connections to each server; further ones wait within their time: a burst is no storm of connects."""
-
-FAULTS = (TimeoutError, OSError, RedisError, RedisClusterException, ValueError, AttributeError, RuntimeError)
-"""What a call may raise where the tier cannot be had: redis-py looks for connections that it has closed meanwhile, and
-that a cluster is away is no `RedisError`; and to uvloop it is a RuntimeError to write where the other side has left."""
 
 _Answer = TypeVar("_Answer")
 Observe = Callable[["Result", float], None]
@@ -100,7 +87,11 @@ class SharedTier:
         self.observe = observe
         self._place = read_place(url)
         self._seconds = seconds
-        self._client, self._closing = _connected(self._place, seconds)
+        # who has no Redis does not wait for it, with all that it loads
+        from config import redis_client  # noqa: PLC0415
+
+        self._redis = redis_client
+        self._client, self._closing = redis_client.connected(self._place, seconds)
         self._turns = asyncio.Semaphore(MAX_CALLS)
         self._whereabouts = _whereabouts(self._place)
         self._masters: WeakKeyDictionary[Any, deque[Any]] = WeakKeyDictionary()
@@ -168,7 +159,26 @@ class SharedTier:
 
     async def script(self, script: Script, keys: Sequence[str], *arguments: str | bytes | float) -> Any:
         """What a script answers, whose keys are all in one slot; None where the tier cannot be had."""
-        return await self.run(lambda client: run_script(client, script, keys, *arguments), "EVALSHA")
+        return await self.run(lambda client: self.run_script(client, script, keys, *arguments), "EVALSHA")
+
+    async def run_script(
+        self, client: Any, script: Script, keys: Sequence[str], *arguments: str | bytes | float
+    ) -> Any:
+        """Run a script by its digest, or by its text where the server has not had it yet. Raises FAULTS."""
+        try:
+            return await client.evalsha(script.digest, len(keys), *keys, *arguments)
+        except self._redis.NoScriptError:
+            return await client.eval(script.text, len(keys), *keys, *arguments)
+
+    @property
+    def faults(self) -> tuple[type[Exception], ...]:
+        """`config.redis_client.FAULTS`."""
+        return self._redis.FAULTS
+
+    @property
+    def refusal(self) -> type[Exception]:
+        """What a call raises that was answered, by a refusal."""
+        return self._redis.ResponseError
 
     async def knock(self) -> None:
         """Ask it for nothing but an answer, unless it is left alone already: so the breaker learns how it stands."""
@@ -186,10 +196,10 @@ class SharedTier:
         try:
             async with asyncio.timeout(seconds), self._turns:
                 answer = await call(self._client)
-        except FAULTS as fault:
-            timed_out = isinstance(fault, TimeoutError | redis.exceptions.TimeoutError)
+        except self._redis.FAULTS as fault:
+            timed_out = isinstance(fault, self._redis.TIMEOUTS)
             self._called(Result.TIMED_OUT if timed_out else Result.FAILED, time.monotonic() - began, command)
-            if isinstance(fault, ResponseError):
+            if isinstance(fault, self._redis.ResponseError):
                 self._refused(command, str(fault))
             self._fail(fault)
             return None
@@ -236,7 +246,7 @@ class SharedTier:
 
     async def look(self, client: Any) -> None:
         """See how many keys its servers have dropped for want of memory. Raises FAULTS."""
-        everywhere = {"target_nodes": redis.asyncio.RedisCluster.PRIMARIES} if self._place.mode is Mode.CLUSTER else {}
+        everywhere = {"target_nodes": self._redis.PRIMARIES} if self._place.mode is Mode.CLUSTER else {}
         found = await client.info("stats", **everywhere)
         servers = found.values() if everywhere and "evicted_keys" not in found else (found,)
         self.evictions = sum(int(server["evicted_keys"]) for server in servers)
@@ -252,7 +262,7 @@ class SharedTier:
     async def _follow(self, pool: Any) -> None:
         masters = self._masters.setdefault(pool, deque([pool.master_address], MASTERS))
         # Sentinels that hang are not to keep the reader from reading
-        with suppress(*FAULTS):
+        with suppress(*self._redis.FAULTS):
             async with asyncio.timeout(FOLLOW_SECONDS):
                 masters.append(await pool.get_master_address())
             if len(set(masters)) > 1:
@@ -262,16 +272,16 @@ class SharedTier:
     @asynccontextmanager
     async def listening(self, seconds: float) -> AsyncIterator[Any]:
         """A client of its own that may wait so long for an answer. What it does is not bounded, and raises FAULTS."""
-        client, closing = _connected(self._place, seconds)
+        client, closing = self._redis.connected(self._place, seconds)
         try:
             yield client
         finally:
-            await _closed(closing)
+            await self._redis.closed(closing)
 
     async def close(self) -> None:
         """Close its connections."""
         await end([self._trying])
-        await _closed(self._closing)
+        await self._redis.closed(self._closing)
 
 
 def reason_of(fault: BaseException) -> str:
@@ -283,67 +293,6 @@ def _begin(pipeline: Any, counter: str) -> None:
     pipeline.set(counter, time.time_ns() // 1000, nx=True)
 
 
-async def run_script(client: Any, script: Script, keys: Sequence[str], *arguments: str | bytes | float) -> Any:
-    """Run a script by its digest, or by its text where the server has not had it yet."""
-    try:
-        return await client.evalsha(script.digest, len(keys), *keys, *arguments)
-    except NoScriptError:
-        return await client.eval(script.text, len(keys), *keys, *arguments)
-
-
-async def _closed(closing: Sequence[Callable[[], Awaitable[None]]]) -> None:
-    for close in closing:
-        try:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                await close()
-        except FAULTS as fault:
-            log.debug("a connection of the shared tier did not close well: %s", fault)
-
-
-def _connected(place: Place, seconds: float) -> tuple[Any, list[Callable[[], Awaitable[None]]]]:
-    """A client for the place, which connects when it is first used, and what closes it. seconds -- for an answer."""
-    options: dict[str, Any] = {
-        "username": place.username,
-        "password": place.password,
-        "socket_timeout": seconds,
-        "socket_connect_timeout": CONNECT_SECONDS,
-        "retry": None,
-        # without news of the server's maintenance, for which each connection would have to ask
-        "protocol": 2,
-    }
-    match place.mode:
-        case Mode.CLUSTER:
-            nodes = [ClusterNode(host, port) for host, port in place.hosts]
-            cluster = redis.asyncio.RedisCluster(
-                startup_nodes=nodes,
-                ssl=place.tls,
-                max_connections=MAX_CALLS,
-                require_full_coverage=False,
-                **{**options, "retry": Retry(NoBackoff(), 1)},
-            )
-            return cluster, [cluster.aclose]
-        case Mode.SENTINEL:
-            watching = {
-                "socket_timeout": CALL_SECONDS,
-                "socket_connect_timeout": SENTINEL_SECONDS,
-                # the next one is asked at once
-                "retry": None,
-                "ssl": place.tls,
-                "username": place.sentinel_username,
-                "password": place.sentinel_password,
-            }
-            sentinel = Sentinel(place.hosts, sentinel_kwargs=watching)  # type: ignore[no-untyped-call]
-            master = sentinel.master_for(
-                place.service, db=place.number, ssl=place.tls, max_connections=MAX_CALLS, **options
-            )
-            return master, [master.aclose, *(one.aclose for one in sentinel.sentinels)]
-    pool = redis.asyncio.ConnectionPool(
-        max_connections=MAX_CALLS, connection_class=_connection_class(place), **_where(place), **options
-    )
-    client = redis.asyncio.Redis(connection_pool=pool)
-    return client, [client.aclose, pool.aclose]
-
-
 def _whereabouts(place: Place) -> dict[str, str | int]:
     """For spans; which of several servers it was is not known there."""
     if place.mode is Mode.SOCKET:
@@ -352,16 +301,3 @@ def _whereabouts(place: Place) -> dict[str, str | int]:
         return {}
     [(host, port)] = place.hosts
     return {"db.namespace": str(place.number), "server.address": host, "server.port": port}
-
-
-def _connection_class(place: Place) -> type[redis.asyncio.connection.AbstractConnection]:
-    if place.mode is Mode.SOCKET:
-        return redis.asyncio.UnixDomainSocketConnection
-    return redis.asyncio.SSLConnection if place.tls else redis.asyncio.Connection
-
-
-def _where(place: Place) -> dict[str, Any]:
-    if place.mode is Mode.SOCKET:
-        return {"path": place.path, "db": place.number}
-    [(host, port)] = place.hosts
-    return {"host": host, "port": port, "db": place.number}

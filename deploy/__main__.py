@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import config.interrupted  # noqa: F401 - before what takes its time
 from config.output import say
-from config.process import open_standard_streams
+from config.process import loading, open_standard_streams
 from config.version import VERSION
 
 ABOUT = """\
@@ -48,7 +48,8 @@ def up(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     known, rest = parser.parse_known_args(list(argv))
     chosen = {variable: getattr(known, option.replace("-", "_")) for option, (variable, _) in REPLACED.items()}
     given = {variable: value for variable, value in chosen.items() if value is not None}
-    from deploy import local  # noqa: PLC0415 - each command imports what it needs, and nothing else
+    with loading():
+        from deploy import local  # noqa: PLC0415 - each command imports what it needs, and nothing else
 
     named = {variable: f"--{option}" for option, (variable, _) in REPLACED.items() if variable in given}
     return local.main(rest, {**environ, **given}, "siding up", named)
@@ -68,11 +69,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         case "up":
             return up(rest, os.environ)
         case "check":
-            from deploy.check import command as check  # noqa: PLC0415
+            with loading():
+                from deploy.check import command as check  # noqa: PLC0415
 
             return _told_of_ctrl_c(check.main, rest)
         case "rollback":
-            from deploy.rollback import command as rollback  # noqa: PLC0415
+            with loading():
+                from deploy.rollback import command as rollback  # noqa: PLC0415
 
             return _told_of_ctrl_c(rollback.main, rest)
         case "-h" | "--help":

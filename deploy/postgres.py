@@ -113,10 +113,12 @@ class Postgres:
             return ""
 
     async def _answers(self) -> bool:
-        process = await self._spawn(
-            "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port), output=asyncio.subprocess.DEVNULL
-        )
-        return await process.wait() == 0
+        try:
+            connection = await asyncpg.connect(self.url(), ssl=False)
+        except (OSError, asyncpg.PostgresError):
+            return False
+        await connection.close()
+        return True
 
     def send(self, number: signal.Signals) -> None:
         """A signal to every process of the server."""

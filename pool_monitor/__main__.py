@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import config.interrupted  # noqa: F401 - before what takes its time
 from config.load import load
-from config.process import INTERRUPTED, open_standard_streams
+from config.process import INTERRUPTED, loading, open_standard_streams
 from config.settings import MonitorSettings
 
 PROG = "siding-monitor"
@@ -50,7 +50,8 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{PROG} {given[0]}: stopped", file=sys.stderr)
             return INTERRUPTED
     settings = load(MonitorSettings, given, os.environ, prog=PROG, commands=COMMANDS)
-    from pool_monitor.serving import serve  # noqa: PLC0415
+    with loading():
+        from pool_monitor.serving import serve  # noqa: PLC0415
 
     return serve(settings)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import importlib
 import logging
 import os
 import socket
@@ -28,7 +29,6 @@ from config.tier import SharedTier
 from config.tier_metrics import TierMetrics, tier_levels
 from config.tracing import set_up
 from pool_monitor import changes
-from pool_monitor.advisor.advise import from_server
 from pool_monitor.callers import Caller, CallersRoom, callers_levels, room_for_operators
 from pool_monitor.endpoints import Parts, monitor_app
 from pool_monitor.finder import Finder
@@ -38,7 +38,6 @@ from pool_monitor.grading.template_files import load_templates
 from pool_monitor.grading.templates import Template
 from pool_monitor.grading.wire import HEAD_LIMITS
 from pool_monitor.observe import Metrics, pool_levels
-from pool_monitor.pgbouncer import Bouncer
 from pool_monitor.pool import Pool, Tuning
 from pool_monitor.proxy_tags import ProxyTags
 from pool_monitor.queries import Query
@@ -50,6 +49,7 @@ from pool_monitor.server_stats import Sampler
 
 if TYPE_CHECKING:
     from config.otel import Tracing
+    from pool_monitor.pgbouncer import Bouncer
 
 log = logging.getLogger("siding.monitor")
 
@@ -178,6 +178,8 @@ class Monitor:
         else:
             log.warning("DATABASE_URL is not set: the pool part is off")
         if self._settings.pgbouncer_admin_url is not None:
+            from pool_monitor.pgbouncer import Bouncer  # noqa: PLC0415 - with a driver of its own
+
             self.bouncer = Bouncer(self._settings.pgbouncer_admin_url)
             self.bouncer.start()
             self.parts.bouncer = self.bouncer.document
@@ -206,8 +208,11 @@ class Monitor:
 
     async def _advise(self) -> dict[str, object]:
         assert self._pool is not None
+        # it reads SQL with what takes a tenth of a second to load, for which nobody waits at the start or on the loop
+        advise = await asyncio.to_thread(importlib.import_module, "pool_monitor.advisor.advise")
         async with self._pool.acquire("advice") as connection:
-            return await from_server(connection)
+            advice: dict[str, object] = await advise.from_server(connection)
+            return advice
 
     def _heard(self, listening: bool, hears: bool) -> None:
         if listening:

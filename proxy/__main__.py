@@ -7,7 +7,7 @@ import sys
 
 import config.interrupted  # noqa: F401 - before what takes its time
 from config.load import load
-from config.process import open_standard_streams
+from config.process import loading, open_standard_streams
 from config.settings import ProxySettings
 
 
@@ -15,7 +15,8 @@ def main(argv: list[str] | None = None) -> int:
     """Returns the exit status: 0 stopped as asked, 1 cannot listen, 2 a bad setting."""
     open_standard_streams()
     settings = load(ProxySettings, sys.argv[1:] if argv is None else argv, os.environ, prog="siding-proxy")
-    from proxy.serving import serve  # noqa: PLC0415 - it takes its time, which --help and a bad setting do not
+    with loading():
+        from proxy.serving import serve  # noqa: PLC0415 - it takes its time, which --help and a bad setting do not
 
     return serve(settings)
 

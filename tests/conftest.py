@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from aiohttp import web_app
 
 from tests.redis_servers import Redis, running_redis
 from tests.support import Origin
@@ -14,6 +16,17 @@ from tests.support import Origin
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes long by itself begins first, so that nobody waits for it at the end."""
     items.sort(key=lambda item: item.get_closest_marker("first") is None)
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded stays: to look through it for garbage takes a tenth of a second each time."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_runtest_logfinish() -> None:
+    """aiohttp keeps the last 1024 applications, and with them all that their handlers know: whole monitors."""
+    web_app._cached_build_middleware.cache_clear()
 
 
 @pytest.fixture

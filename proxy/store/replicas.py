@@ -9,8 +9,6 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from redis.exceptions import ResponseError
-
 from config.bulletin import Standing
 from config.flags import Flags
 from config.tasks import end
@@ -92,7 +90,7 @@ class Replicas:
         async def swap(client: Any) -> bytes:
             try:
                 before: bytes | None = await client.set(self._whose, self._mark, get=True)
-            except ResponseError:
+            except self.tier.refusal:
                 # it reads and does not write, which is no reason to leave it alone
                 return self._mark
             return self._mark if before is None else before

@@ -26,6 +26,7 @@ from pool_monitor.grading.template_files import load_templates
 from tests.deploy.processes import PATIENCE, ROOT, environment
 from tests.grading_simulators import Running, running_simulator
 from tests.pool_monitor.grading.samples import SCHEMA
+from tests.sdk import sdk
 
 [TEMPLATE] = load_templates()
 
@@ -36,10 +37,6 @@ async def simulator() -> AsyncIterator[Running]:
         yield running
 
 
-def sdk(simulator: Running) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(api_key="sk-test", base_url=simulator.url, max_retries=0)
-
-
 def asked(prompt: str, *texts: str, image: str = "AAAA", **more: Any) -> dict[str, Any]:
     parts: list[Any] = [{"type": "text", "text": text} for text in texts]
     parts.append({"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}})
@@ -48,7 +45,7 @@ def asked(prompt: str, *texts: str, image: str = "AAAA", **more: Any) -> dict[st
 
 
 async def said(simulator: Running, **given: Any) -> Any:
-    async with sdk(simulator) as client:
+    async with sdk(simulator.url) as client:
         answer = await client.chat.completions.create(**given)
         return json.loads(answer.choices[0].message.content or "")
 
@@ -94,7 +91,7 @@ async def test_the_prompt_decides_the_form_and_the_image_the_sheet(simulator: Ru
 
 async def test_streams_are_the_same_in_pieces(simulator: Running) -> None:
     given = asked(TEMPLATE.original, "sheet: ten-questions", stream=True, stream_options={"include_usage": True})
-    async with sdk(simulator) as client:
+    async with sdk(simulator.url) as client:
         got = [chunk async for chunk in await client.chat.completions.create(**given)]
     text = "".join(one.choices[0].delta.content or "" for one in got if one.choices)
     assert json.loads(text) == in_full(NAMED["ten-questions"])
@@ -103,7 +100,7 @@ async def test_streams_are_the_same_in_pieces(simulator: Running) -> None:
 
 
 async def test_a_limit_cuts(simulator: Running) -> None:
-    async with sdk(simulator) as client:
+    async with sdk(simulator.url) as client:
         answer = await client.chat.completions.create(**asked(TEMPLATE.original, max_tokens=40))
     assert answer.choices[0].finish_reason == "length"
     assert answer.usage is not None
@@ -111,7 +108,7 @@ async def test_a_limit_cuts(simulator: Running) -> None:
 
 
 async def test_the_rest_of_the_api(simulator: Running) -> None:
-    async with sdk(simulator) as client:
+    async with sdk(simulator.url) as client:
         assert [one.id async for one in await client.models.list()] == ["gpt-4o-mini"]
         vectors = await client.embeddings.create(model="text-embedding-3-small", input=["a", "b"])
         file = await client.files.create(file=("a.txt", b"content"), purpose="user_data")
@@ -169,7 +166,7 @@ async def test_broken_connections(simulator: Running, way: Way, stream: bool) ->
     simulator.state.always = way
 
     async def ask() -> None:
-        async with sdk(simulator) as client:
+        async with sdk(simulator.url) as client:
             answer = await client.chat.completions.create(**asked(TEMPLATE.original, stream=stream))
             if stream:
                 [_ async for _ in answer]
@@ -179,7 +176,7 @@ async def test_broken_connections(simulator: Running, way: Way, stream: bool) ->
 
 
 async def test_refusals_and_filters(simulator: Running) -> None:
-    async with sdk(simulator) as client:
+    async with sdk(simulator.url) as client:
         simulator.state.next = [Way.REFUSAL, Way.FILTER]
         refused = await client.chat.completions.create(**asked(TEMPLATE.original))
         filtered = await client.chat.completions.create(**asked(TEMPLATE.original))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +19,17 @@ from config.load import load
 from config.settings import MonitorSettings
 from pool_monitor.admission import Granted
 from pool_monitor.app import Monitor
+from pool_monitor.grading.models import load_models
+from pool_monitor.grading.template_files import load_templates
 from pool_monitor.queries import load_queries
 from tests.support import PATIENCE, holds, serving
 
 if TYPE_CHECKING:
     from config.otel import Tracing
+
+
+# those that come with Siding
+_templates, _models = functools.cache(load_templates), functools.cache(load_models)
 
 
 @dataclass
@@ -75,7 +82,8 @@ async def running_monitor(
         path = directory / "queries.toml"
         path.write_text(queries)
         loaded = load_queries(path)
-    monitor = Monitor(load(MonitorSettings, [], environ, prog="siding-monitor"), loaded, tracing=tracing)
+    given = load(MonitorSettings, [], environ, prog="siding-monitor")
+    monitor = Monitor(given, loaded, _templates(), _models(), tracing)
     sock = open_socket("127.0.0.1", 0)
     await monitor.start(sock)
     try:

@@ -21,6 +21,7 @@ from tests.pool_monitor.grading.samples import asked
 from tests.pool_monitor.grading.upstreams import Answering, Asked, running_upstream
 from tests.pool_monitor.support import Client, running_monitor
 from tests.redis_servers import Redis
+from tests.sdk import sdk
 from tests.support import running_proxy
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -128,8 +129,8 @@ async def test_the_query_cache_in_redis(
     assert all(call.parent in servers for call in calls)
 
 
-def sdk(monitor: Client) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(api_key=HUNTER, base_url=f"{monitor.session._base_url}/v1", max_retries=0)
+def sdk_of(monitor: Client) -> openai.AsyncOpenAI:
+    return sdk(f"{monitor.session._base_url}/v1", HUNTER)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -138,7 +139,7 @@ async def test_a_grading_with_its_tokens(stream: bool, collector: Collector, mon
     async with (
         running_simulator() as simulator,
         running_monitor(None, tracing=tracing, grading_upstream_url=simulator.url) as monitor,
-        sdk(monitor) as client,
+        sdk_of(monitor) as client,
     ):
         more: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
         body = asked(f"page {HUNTER}", **more)
@@ -258,7 +259,7 @@ async def test_a_shared_grading_is_asked_once(collector: Collector, monkeypatch:
         running_monitor(
             None, tracing=tracing, grading_upstream_url=simulator.url, enable_completion_cache=True
         ) as monitor,
-        sdk(monitor) as client,
+        sdk_of(monitor) as client,
     ):
         for _ in range(2):
             await client.chat.completions.create(**asked("page 1", temperature=0))

@@ -11,7 +11,7 @@ from config import room
 from proxy.server import protocol
 from tests.fast.passing import connection_of, one_that_does_not_read
 from tests.fast.sides import server_of
-from tests.support import Client, Gate, Message, Origin, Proxy, Turn, running_proxy, until
+from tests.support import Client, Gate, Message, Origin, Proxy, Turn, holds, running_proxy, until
 
 
 async def test_a_client_that_leaves_cancels_its_request(origin: Origin) -> None:
@@ -197,7 +197,7 @@ async def test_who_has_not_read_an_answer_makes_no_room_for_more(
         for _ in range(2):
             refused = await (await proxy.connect()).response()
             assert json.loads(refused.content)["error"]["code"] == "out-of-descriptors"
-        await until(lambda: server.connections == [connection])
+        await holds(lambda: server.connections == [connection])
 
 
 async def test_where_all_are_busy_the_newcomer_is_told_so(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,5 +219,5 @@ async def test_where_all_are_busy_the_newcomer_is_told_so(origin: Origin, monkey
             assert await client.at_end()
         gate.open.set()
         assert [(await client.response()).status for client in busy] == [200, 200]
-        await until(lambda: len(server.connections) == 2)
+        await holds(lambda: len(server.connections) == 2)
         assert (await (await proxy.connect()).request("GET", "/a")).status == 200

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import gc
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -167,12 +167,10 @@ WAYS: list[tuple[Script, list[Do]]] = [
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _only_what_is_new() -> Iterator[None]:
+def _only_what_is_new() -> None:
     """What other tests have left is not looked through each time."""
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 CASES = [pytest.param(script, do, id=f"{script.__name__}-{do.__name__}") for script, dos in WAYS for do in dos]

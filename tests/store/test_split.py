@@ -175,11 +175,15 @@ class Tier:
         first = world.servers[0]
         self.calling, self.reading = Place(first), Place(first)
         self._client, self._reader = Client(world, self.calling), Client(world, self.reading)
+        self.faults = (TimeoutError, ReadOnlyError)
+
+    async def run_script(self, client: Client, script: Script, keys: Sequence[str], *arguments: Any) -> Any:
+        return await client.evalsha(script.digest, len(keys), *keys, *arguments)
 
     async def script(self, script: Script, keys: Sequence[str], *arguments: Any) -> Any:
         try:
-            return await self._client.evalsha(script.digest, len(keys), *keys, *arguments)
-        except (TimeoutError, ReadOnlyError):
+            return await self.run_script(self._client, script, keys, *arguments)
+        except self.faults:
             return None
 
     @asynccontextmanager

@@ -26,6 +26,7 @@ from tests.pool_monitor.grading.wrapped import (
     wrapping,
 )
 from tests.pool_monitor.support import running_monitor
+from tests.sdk import sdk
 
 
 async def test_the_upstream_is_asked_for_less_and_the_caller_cannot_tell(wrapped: Wrapped) -> None:
@@ -223,9 +224,8 @@ async def test_a_request_that_is_refused_in_its_compact_form_is_asked_as_it_was(
 
 async def test_without_an_upstream_the_error_is_in_the_vendors_form() -> None:
     async with running_monitor(None, grading_upstream_url="http://127.0.0.1:1/v1") as monitor:
-        sdk = openai.AsyncOpenAI(api_key="k", base_url=f"{monitor.session._base_url}/v1", max_retries=0)
         with pytest.raises(openai.APIStatusError) as fault:
-            await graded(sdk)
+            await graded(sdk(f"{monitor.session._base_url}/v1"))
         assert (fault.value.status_code, fault.value.code) == (502, "upstream_unreachable")
 
 

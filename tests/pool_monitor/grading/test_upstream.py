@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import ssl
 from contextlib import aclosing
+from pathlib import Path
 
 import pytest
+import trustme
 
 from config.listen import spare_port
 from pool_monitor.grading.asking import Ended
@@ -228,3 +231,31 @@ async def test_a_stream_ends_with_its_deadline(bench: Bench) -> None:
         await bench.stream(bench.call(seconds=0.2))
     assert fault.value.status == 504
     await asyncio.wait_for(held.left.wait(), 5)
+
+
+# -- whom it trusts
+
+
+async def test_by_https_it_trusts_whom_this_machine_trusts(
+    origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(tmp_path / "authorities.pem")
+    completion(origin)
+    async with await asyncio.start_server(origin._serve, "127.0.0.1", 0, ssl=context) as server:
+        url = f"HTTPS://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        async with running(origin, url) as bench:
+            with pytest.raises(UpstreamFault, match="no connection"):
+                await bench.upstream.complete(bench.call())
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authorities.pem"))
+        async with running(origin, url) as bench:
+            assert (await bench.upstream.complete(bench.call())).status == 200
+
+
+async def test_by_http_nobody_is_loaded_to_be_trusted(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes longer than all else that is done before the first is asked."""
+    monkeypatch.delattr(ssl, "create_default_context")
+    completion(origin)
+    async with running(origin) as bench:
+        assert (await bench.upstream.complete(bench.call())).status == 200

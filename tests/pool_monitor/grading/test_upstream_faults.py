@@ -27,6 +27,7 @@ from tests.pool_monitor.grading.upstream_bench import (
     running,
     streaming,
 )
+from tests.sdk import sdk
 from tests.support import Origin, Turn, until
 
 # -- faults and deadlines
@@ -193,7 +194,7 @@ async def test_the_official_sdk_reads_our_faults() -> None:
     fault = UpstreamFault(504, "upstream_timeout", "late", "timeout", 3)
     answer = fault.answer
     origin.respond(answer.content, *(f"{name}: {value}" for name, value in answer.fields), status="504 Late")
-    async with openai.AsyncOpenAI(api_key="k", base_url=origin.url, max_retries=0) as client:
+    async with sdk(origin.url) as client:
         with pytest.raises(openai.InternalServerError) as told:
             await client.chat.completions.create(model="m", messages=[{"role": "user", "content": "x"}])
     assert told.value.code == "upstream_timeout"

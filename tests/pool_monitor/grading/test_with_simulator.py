@@ -17,6 +17,7 @@ from deploy.grading_sheets import NAMED
 from tests.grading_simulators import Running, running_simulator
 from tests.pool_monitor.grading.samples import SCHEMA, asked, pretty
 from tests.pool_monitor.support import Client, running_monitor
+from tests.sdk import sdk
 
 SHEETS = [f"sheet: {name}" for name in NAMED] + [f"page {number}" for number in range(25)]
 
@@ -30,7 +31,7 @@ class Both:
 
     def sdk(self, *, through: bool) -> openai.AsyncOpenAI:
         url = f"{self.monitor.session._base_url}/v1" if through else self.simulator.url
-        return openai.AsyncOpenAI(api_key="sk-test", base_url=url, max_retries=0)
+        return sdk(url)
 
 
 @pytest.fixture
@@ -115,10 +116,9 @@ async def test_a_model_that_takes_too_long_is_given_up(both: Both) -> None:
         running_monitor(None, grading_upstream_url=simulator.url, grading_timeout_ms=200) as monitor,
     ):
         simulator.state.always = Way.HANG
-        sdk = openai.AsyncOpenAI(api_key="k", base_url=f"{monitor.session._base_url}/v1", max_retries=0)
-        async with sdk:
+        async with sdk(f"{monitor.session._base_url}/v1") as through:
             with pytest.raises(openai.APIStatusError) as fault:
-                await graded(sdk, "page")
+                await graded(through, "page")
         assert (fault.value.status_code, fault.value.code) == (504, "upstream_timeout")
 
 

@@ -23,6 +23,7 @@ from tests.pool_monitor.grading.upstreams import (
     whole,
 )
 from tests.pool_monitor.support import Client, running_monitor
+from tests.sdk import sdk
 from tests.support import until
 
 FULL = two_questions()
@@ -55,7 +56,7 @@ class Wrapped:
         return str(self.monitor.session._base_url)
 
     def sdk(self, key: str = "sk-one", **options: Any) -> openai.AsyncOpenAI:
-        return openai.AsyncOpenAI(api_key=key, base_url=f"{self.url}/v1", max_retries=0, **options)
+        return sdk(f"{self.url}/v1", key, **options)
 
     async def flag(self, **flags: bool) -> None:
         answered = await self.monitor.ask("PATCH", "/api/flags", json=flags)
