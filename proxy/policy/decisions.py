@@ -79,6 +79,8 @@ class Verdict(StrEnum):
     STATUS = "status"
     PARTIAL = "partial"
     NO_FRESHNESS = "no-freshness"
+    CREDENTIAL = "credential"
+    """whoever asked had one, and nobody says that others may be answered so"""
     VARY_STAR = "vary-star"
     TOO_LARGE = "too-large"
     EVENT_STREAM = "event-stream"

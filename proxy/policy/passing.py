@@ -90,6 +90,7 @@ TIMELESS = frozenset(
         Verdict.NO_STORE,
         Verdict.PRIVATE,
         Verdict.AUTHORIZATION,
+        Verdict.CREDENTIAL,
         Verdict.SET_COOKIE,
         Verdict.VARY_STAR,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from proxy.policy.cache_key import credential_fields, target_uri, vary_names
@@ -86,21 +87,30 @@ def _cacheable(response: ResponseHead, directives: Directives, rule: RouteRule |
     return None if explicit else Verdict.NO_FRESHNESS
 
 
-def is_guessed(request: RequestHead, response: ResponseHead, rule: RouteRule | None) -> bool:
-    """Whether only a guess would share one user's answer.
+def is_guessed(
+    life: Freshness,
+    request: RequestHead,
+    response: ResponseHead,
+    rule: RouteRule | None,
+    selecting: Collection[str] = (),
+) -> bool:
+    """Whether it is only a guess that what was answered to a credential will do for other users, too.
 
-    RFC 9111 allows the guess whatever cookies came along, for it takes the origin to say private. Many origins do not.
+    RFC 9111 allows the guess whatever cookies came along, for it takes the origin to say private. Many origins do not,
+    and mean by a lifetime of 0 no more than that they want to be asked. life -- of `response`. selecting -- the names
+    of fields by which it is selected, so that users may be told apart.
     """
-    if rule is not None or not credential_fields(request):
+    if rule is not None or all(name in selecting for name in credential_fields(request)):
         # a rule applies only where it is public, or every credential is part of the key
         return False
     directives = response_directives(response.fields)
-    return not (directives.has("public") or is_explicit(directives, response.fields))
+    lasts = life.lifetime > 0 or life.stale_while_revalidate > 0 or bool(life.stale_if_error)
+    return not (directives.has("public") or (lasts and is_explicit(directives, response.fields)))
 
 
 def guarded(life: Freshness, request: RequestHead, response: ResponseHead, rule: RouteRule | None) -> Freshness:
     """`life`, but with the origin to be asked each time where it is guessed."""
-    return replace(life, no_cache=True) if is_guessed(request, response, rule) else life
+    return replace(life, no_cache=True) if is_guessed(life, request, response, rule) else life
 
 
 def _cookie_allowed(directives: Directives, rule: RouteRule | None) -> bool:
@@ -172,10 +182,11 @@ def may_store(request: RequestHead, response: ResponseHead, freshness: Freshness
     # 7. RFC 9111 7.3 leaves cookies to the origin; a cookie given to everyone is too dear a mistake
     if "set-cookie" in fields and not _cookie_allowed(directives, rule):
         return Verdict.SET_COOKIE
-    # 8. some request could select it (4.1)
-    if vary_names(fields) is None:
+    # 8. some request could select it (4.1), and not of another user unless somebody says so
+    names = vary_names(fields)
+    if names is None:
         return Verdict.VARY_STAR
-    # 9. and it could then be used: of two users' pages, an entity tag tells which one it is, a date does not
-    if is_guessed(request, response, rule) and parse_etag(fields.get("etag") or "") is None:
-        return Verdict.NO_FRESHNESS
+    if is_guessed(freshness, request, response, rule, names):
+        return Verdict.CREDENTIAL
+    # 9. and it could then be used
     return Verdict.STORE if _of_use(request.method, fields, freshness) else Verdict.NO_FRESHNESS

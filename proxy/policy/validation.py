@@ -44,7 +44,7 @@ def candidates(variants: Sequence[StoredResponse]) -> tuple[StoredResponse, ...]
         for stored in variants
         if stored.part is None
         and _origin_etag(stored) is not None
-        and not any(name in CREDENTIAL_FIELDS and value is not None for name, value in stored.secondary_key)
+        and not any(name in CREDENTIAL_FIELDS for name, _ in stored.secondary_key)
     ]
     return tuple(reversed(tagged[-MAX_CANDIDATES:]))
 
@@ -98,15 +98,26 @@ def confirmed(stored: Sequence[StoredResponse], fields: Fields) -> StoredRespons
     return stored[0] if len(stored) == 1 and _origin_etag(stored[0]) is None else None
 
 
-def conditional(
-    request: RequestHead, stored: StoredResponse, rule: RouteRule | None = None, targets: tuple[str, ...] = ()
-) -> RequestHead:
+def may_confirm(
+    request: RequestHead, stored: StoredResponse, rule: RouteRule | None, targets: tuple[str, ...] = ()
+) -> bool:
+    """Whether a 304 to `conditional` would be about what is stored.
+
+    Where it is a guess that this is for whoever asks, too, a date does not tell it from a page of his own, which has
+    not changed since either. targets -- the target list (RFC 9213 2.2), in lower case.
+    """
+    if _origin_etag(stored) is not None:
+        return True
+    head = replace(stored.head, fields=governing(stored.head.fields, targets))
+    return not is_guessed(stored.freshness, request, head, rule, [name for name, _ in stored.secondary_key])
+
+
+def conditional(request: RequestHead, stored: StoredResponse) -> RequestHead:
     """The request that validates `stored` with the origin's own validators (RFC 9111 4.3.1).
 
     The client's preconditions and range are taken out: they are evaluated here, on the outcome. A stored response
     without a validator makes the request unconditional, and so does POST, for which a condition that holds means
-    412 (RFC 9110 13.1.2). So does a date where it is a guess that what is stored is for this user as well: what he
-    would be given may be another page, which has not changed since either.
+    412 (RFC 9110 13.1.2).
     """
     fields = request.fields.without(_THE_CLIENTS_OWN)
     if request.method != "GET":
@@ -115,9 +126,7 @@ def conditional(
     if etag is not None:
         fields = fields.adding(("If-None-Match", etag))
     if modified is not None and parse_date(modified) is not None:
-        governed = replace(stored.head, fields=governing(stored.head.fields, targets))
-        if etag is not None or not is_guessed(request, governed, rule):
-            fields = fields.adding(("If-Modified-Since", modified))
+        fields = fields.adding(("If-Modified-Since", modified))
     return replace(request, fields=fields)
 
 

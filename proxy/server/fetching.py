@@ -44,7 +44,7 @@ class Fetches:
         if own:
             asked = request
         elif stored is not None:
-            asked = validation.conditional(request, stored, visit.rule, shared.targets)
+            asked = validation.conditional(request, stored)
         elif found.lacking and found.part is not None:
             part = found.part
             asked = validation.rest(request, part)

@@ -18,9 +18,9 @@ from proxy.origin.fetch import (
     Found,
     Streaming,
 )
-from proxy.policy import cache_key, forwarding, preconditions, reuse
+from proxy.policy import cache_key, forwarding, preconditions, reuse, validation
 from proxy.policy import judgement as policy
-from proxy.policy.decisions import Forward, Outcome, Reuse
+from proxy.policy.decisions import Forward, Outcome, Reuse, Verdict
 from proxy.policy.judgement import Judgement, Ruling
 from proxy.policy.messages import RequestHead, ResponseHead, StoredResponse
 from proxy.server import answer
@@ -238,6 +238,8 @@ class Handler:
             if decision in ANSWERING or decision is Reuse.STALE_WHILE_REVALIDATE:
                 await self._reuse(visit, found, stored, decision, now)
                 return
+            if not validation.may_confirm(request, stored, visit.rule, shared.targets):
+                found.set_aside()
             by_request = decision is Reuse.VALIDATE_BY_REQUEST
             observation.forward = Forward.REQUEST if by_request else Forward.STALE
         elif found.part is not None:
@@ -349,6 +351,7 @@ class Handler:
             visit.take(response)
             if not own:
                 shared.collapse.remember_unshareable(key, shared.clock())
+            self._drop_what_changed(found, result)
             await self._answer_alone(visit, response, result.judgement)
             return
         if result is not None and not isinstance(result, Failed) and not own:
@@ -357,6 +360,15 @@ class Handler:
             else:
                 shared.collapse.remember_unshareable(key, shared.clock())
         await hand_on_shared(shared, visit, fetch, result)
+
+    def _drop_what_changed(self, found: Lookup, result: Alone) -> None:
+        """Whoever was told what is newer, and not stored for others, is not told what is stored the next time."""
+        selected, head = found.stored or found.aside, result.response.head
+        if selected is None or head.status != 200 or result.judgement.verdict is not Verdict.CREDENTIAL:
+            return
+        if not validation.matches_head(selected, head.fields):
+            self._shared.store.remove(selected)
+            self._shared.tell_others((), [found.uri])
 
     async def _join(self, visit: Visit, key: str) -> Followed:
         """Wait for another request's fetch; where what it brings has changed meanwhile, for one that began later."""

@@ -18,9 +18,11 @@ class Lookup:
     it may not be used any more. candidates -- stored for other request fields, in case the origin says that one will
     do; other_variant -- there are such. part -- only a part is stored. lacking -- of that, just the rest is missing.
     seen -- what the tier of the replicas had, where that was asked. elsewhere -- `stored` came from there.
+    aside -- what was selected, and is not for whoever asks once the origin is asked.
     """
 
     __slots__ = (
+        "aside",
         "candidates",
         "elsewhere",
         "key",
@@ -48,6 +50,11 @@ class Lookup:
         self.secondary_names: tuple[str, ...] = ()
         self.seen: Seen | None = None
         self.elsewhere = False
+        self.aside: StoredResponse | None = None
+
+    def set_aside(self) -> None:
+        """It is as if nothing were stored: the client's own condition goes to the origin."""
+        self.aside, self.stored, self.known = self.stored, None, False
 
 
 def look_up(shared: Shared, visit: Visit) -> Lookup | None:

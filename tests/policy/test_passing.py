@@ -278,6 +278,7 @@ def test_what_is_usual_is_learnt(lines: list[str]) -> None:
         (None, (), True),
         (Verdict.METHOD, (), True),
         (Verdict.PRIVATE, ("Cache-Control: private",), True),
+        (Verdict.CREDENTIAL, ("Cache-Control: max-age=0", "Last-Modified: x", "ETag: no"), True),
         (Verdict.NO_FRESHNESS, (), True),
         (Verdict.NO_FRESHNESS, ("cache-control: max-age=0",), False),
         (Verdict.NO_FRESHNESS, ("CDN-Cache-Control: max-age=0",), False),

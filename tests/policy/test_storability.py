@@ -200,7 +200,12 @@ def test_a_rule_for_credentials_or_for_everyone_keeps_the_answers_to_them() -> N
         ([("X-Api-Key", "a")], [("ETag", '"a"')], None, True),
         ([("Cookie", "a=b")], [("Cache-Control", "max-age=1")], None, False),
         ([("Cookie", "a=b")], [("Cache-Control", "public")], None, False),
-        ([("Cookie", "a=b")], [("Expires", "0")], None, False),
+        ([("Cookie", "a=b")], [("Expires", "0")], None, True),
+        ([("Cookie", "a=b")], [("Cache-Control", "max-age=0")], None, True),
+        ([("Cookie", "a=b")], [("Cache-Control", "max-age=0, public")], None, False),
+        ([("Cookie", "a=b")], [("Cache-Control", "max-age=0, stale-while-revalidate=1")], None, False),
+        ([("Cookie", "a=b")], [("Cache-Control", "max-age=0, stale-if-error=1")], None, False),
+        ([("Cookie", "a=b")], [("Cache-Control", "stale-if-error=1")], None, True),
         ([("Cookie", "a=b")], [], PUBLIC, False),
         ([("Accept", "a")], [], None, False),
     ],
@@ -227,13 +232,15 @@ def test_a_cookie_in_the_request_alone_forbids_nothing() -> None:
 
 
 @pytest.mark.parametrize("asked", [[("Cookie", "a=b")], [("X-Api-Key", "a")]])
-def test_what_is_guessed_is_told_from_another_users_by_an_entity_tag_alone(asked: Lines) -> None:
-    dated = [("Last-Modified", EARLIER)]
-    assert verdict(dated, asked=asked) is Verdict.NO_FRESHNESS
-    assert verdict([*dated, ("ETag", '"a"')], asked=asked) is Verdict.STORE
-    assert verdict([*dated, ("Cache-Control", "public")], asked=asked) is Verdict.STORE
-    assert verdict([*dated, ("Cache-Control", "max-age=0")], asked=asked) is Verdict.STORE
-    assert verdict(dated) is verdict(dated, asked=asked, rule=PUBLIC) is Verdict.STORE
+def test_what_a_credential_brought_is_kept_where_somebody_says_that_others_may_have_it(asked: Lines) -> None:
+    known = [("Last-Modified", EARLIER), ("ETag", '"a"')]
+    assert verdict(known, asked=asked) is Verdict.CREDENTIAL
+    assert verdict([*known, ("Cache-Control", "max-age=0")], asked=asked) is Verdict.CREDENTIAL
+    assert verdict([*known, ("Vary", "Accept")], asked=asked) is Verdict.CREDENTIAL
+    assert verdict([*known, ("Vary", "Cookie, X-Api-Key")], asked=asked) is Verdict.STORE
+    assert verdict([*known, ("Cache-Control", "public")], asked=asked) is Verdict.STORE
+    assert verdict([*known, ("Cache-Control", "max-age=1")], asked=asked) is Verdict.STORE
+    assert verdict(known) is verdict(known, asked=asked, rule=PUBLIC) is Verdict.STORE
 
 
 STATED = [200, 203, 204, 299, 301, 302, 303, 307, 308, 400, 404, 410, 499, 500, 502, 503, 504, 599]

@@ -207,6 +207,74 @@ async def test_a_page_that_has_not_changed_since_may_be_anothers(origin: Origin,
             assert (await proxy.get("/me", "Cookie: session=bob")).content == b"cookie=session=bob"
 
 
+@pytest.mark.parametrize("lifetime", ["X-A: b", "Cache-Control: max-age=0", "Expires: 0", "Cache-Control: no-cache"])
+async def test_a_page_of_this_version_may_be_anothers(origin: Origin, lifetime: str) -> None:
+    """An origin that gives each user another page, and makes tag and date of its version, means by a 304 Bob's."""
+
+    async def script(turn: Turn) -> None:
+        if {"if-none-match", "if-modified-since"} & set(turn.request.names):
+            await turn.answer(status="304 Not Modified")
+        else:
+            fields = (lifetime, 'ETag: "7"', "Last-Modified: Fri, 01 Jan 2021 00:00:00 GMT")
+            await echo(turn, "cookie", fields=fields)
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy:
+        for name in ("alice", "bob", "bob"):
+            assert (await proxy.get("/me", f"Cookie: {name}")).content == f"cookie={name}".encode()
+        # what Bob has his browser has told
+        assert (await proxy.get("/me", "Cookie: bob", 'If-None-Match: "7"')).status == 304
+        assert "if-none-match" in origin.requests[-1].names
+
+
+@pytest.mark.parametrize("lifetime", ["Cache-Control: max-age=0", "Expires: 0", "X-A: b"])
+async def test_an_error_is_not_hidden_by_another_users_page(origin: Origin, lifetime: str) -> None:
+    async def script(turn: Turn) -> None:
+        if turn.request.get("cookie") == "bob":
+            await turn.answer(status="503 Service Unavailable")
+        else:
+            await echo(turn, "cookie", fields=(lifetime, "Last-Modified: Fri, 01 Jan 2021 00:00:00 GMT"))
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy:
+        await proxy.get("/me", "Cookie: alice")
+        assert (await proxy.get("/me", "Cookie: bob")).status == 503
+
+
+async def test_who_has_seen_what_is_newer_does_not_go_back(origin: Origin) -> None:
+    """With a cookie, so that nobody says that what he is told is for others."""
+    dates = iter(("Fri, 01 Jan 2021 00:00:00 GMT", "Sat, 02 Jan 2021 00:00:00 GMT", "Sat, 02 Jan 2021 00:00:00 GMT"))
+
+    async def script(turn: Turn) -> None:
+        date = next(dates)
+        await turn.answer(date, f"Last-Modified: {date}")
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy:
+        await proxy.get("/a")
+        assert (await proxy.get("/a", "Cookie: a=b")).content.startswith(b"Fri")
+        reloaded = await proxy.get("/a", "Cookie: a=b", "Cache-Control: no-cache")
+        again = await proxy.get("/a", "Cookie: a=b")
+    assert reloaded.content == again.content == b"Sat, 02 Jan 2021 00:00:00 GMT"
+
+
+async def test_who_asks_about_a_page_of_his_own_is_told_so(origin: Origin) -> None:
+    """Where what is stored without a cookie may be another."""
+    dated = "Fri, 01 Jan 2021 00:00:00 GMT"
+
+    async def script(turn: Turn) -> None:
+        status = "304 Not Modified" if "if-modified-since" in turn.request.names else "200 OK"
+        await turn.answer(b"" if status[0] == "3" else b"page", f"Last-Modified: {dated}", status=status)
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy:
+        await proxy.get("/a")
+        proxy.clock.now += 100 * 86_400
+        for _ in range(2):
+            assert (await proxy.get("/a", "Cookie: a=b", f"If-Modified-Since: {dated}")).status == 304
+        assert (await proxy.get("/a", "Cookie: a=b")).content == b"page"
+
+
 async def test_the_tag_of_another_users_page_is_not_asked_about(origin: Origin) -> None:
     """An origin that makes it of the page's version means the page of whoever asks."""
 
