@@ -40,12 +40,14 @@ def open_standard_streams() -> None:
 @contextmanager
 def loading() -> Iterator[None]:
     """What is imported here stays: to look through it for garbage, time and again, takes a tenth of a start."""
+    enabled = gc.isenabled()
     gc.disable()
     try:
         yield
-    finally:
         gc.freeze()
-        gc.enable()
+    finally:
+        if enabled:
+            gc.enable()
 
 
 async def until_stopped() -> None:

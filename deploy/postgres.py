@@ -114,11 +114,15 @@ class Postgres:
 
     async def _answers(self) -> bool:
         try:
-            connection = await asyncpg.connect(self.url(), ssl=False)
-        except (OSError, asyncpg.PostgresError):
+            _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        except OSError:
+            # nobody is there who could be asked by a program
             return False
-        await connection.close()
-        return True
+        writer.close()
+        process = await self._spawn(
+            "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port), output=asyncio.subprocess.DEVNULL
+        )
+        return await process.wait() == 0
 
     def send(self, number: signal.Signals) -> None:
         """A signal to every process of the server."""
@@ -187,8 +191,8 @@ async def running(settings: Mapping[str, str] | None = None, port: int = 0) -> A
         os.chmod(folder, 0o755)  # noqa: S103 - the server's own folder within it is closed
         server = Postgres(Path(folder) / "server", port or spare_port(), settings)
         await server.create()
-        await server.start()
         try:
+            await server.start()
             yield server
         finally:
             await server.stop()

@@ -53,6 +53,11 @@ def main(argv: list[str] | None = None) -> int:
     with loading():
         from pool_monitor.serving import serve  # noqa: PLC0415
 
+        # before anything listens
+        if settings.redis_url is not None:
+            import config.redis_client  # noqa: F401, PLC0415
+        if settings.pgbouncer_admin_url is not None:
+            import pool_monitor.pgbouncer  # noqa: F401, PLC0415
     return serve(settings)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import getpass
-import importlib
 import logging
 import os
 import socket
@@ -29,6 +28,7 @@ from config.tier import SharedTier
 from config.tier_metrics import TierMetrics, tier_levels
 from config.tracing import set_up
 from pool_monitor import changes
+from pool_monitor.advisor.advise import from_server
 from pool_monitor.callers import Caller, CallersRoom, callers_levels, room_for_operators
 from pool_monitor.endpoints import Parts, monitor_app
 from pool_monitor.finder import Finder
@@ -208,11 +208,8 @@ class Monitor:
 
     async def _advise(self) -> dict[str, object]:
         assert self._pool is not None
-        # it reads SQL with what takes a tenth of a second to load, for which nobody waits at the start or on the loop
-        advise = await asyncio.to_thread(importlib.import_module, "pool_monitor.advisor.advise")
         async with self._pool.acquire("advice") as connection:
-            advice: dict[str, object] = await advise.from_server(connection)
-            return advice
+            return await from_server(connection)
 
     def _heard(self, listening: bool, hears: bool) -> None:
         if listening:

@@ -18,6 +18,8 @@ def main(argv: list[str] | None = None) -> int:
     with loading():
         from proxy.serving import serve  # noqa: PLC0415 - it takes its time, which --help and a bad setting do not
 
+        if settings.redis_url is not None:
+            import config.redis_client  # noqa: F401, PLC0415 - before anything listens
     return serve(settings)
 
 

@@ -67,6 +67,8 @@ def work(
     # a terminal tells all processes; the parent tells its workers
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    if settings.redis_url is not None:
+        import config.redis_client  # noqa: F401, PLC0415 - before it serves
     run(_work(settings, flags, routes, port, end, group))
 
 

@@ -19,8 +19,8 @@ from tests.e2e.proxies import proxy_process
 from tests.support import PATIENCE, Origin
 
 MAIN = "import sys, {module} as service; code = service.main([]); {after}; sys.exit(code)"
-HEAVY = ("config.otel", "opentelemetry", "google", "requests", "redis", "psycopg", "sqlglot")
-"""What traces, Redis, PgBouncer and advice need."""
+HEAVY = ("config.otel", "opentelemetry", "google", "requests", "redis", "psycopg")
+"""What traces, Redis and PgBouncer need."""
 SHOW = f"print('imported:', [name for name in sys.modules if name.startswith({HEAVY})])"
 WITHOUT = "import sys; sys.modules['opentelemetry'] = None; "
 
