@@ -7,6 +7,7 @@ import hashlib
 import json
 import random
 import re
+import sys
 from typing import Any
 from urllib.parse import unquote_plus
 
@@ -27,7 +28,7 @@ from proxy.policy.cache_key import (
     target_uri,
     vary_names,
 )
-from proxy.policy.json_content import canonical, parse_json
+from proxy.policy.json_content import Document, canonical, parse_json
 from proxy.policy.messages import Fields, RequestHead
 
 JSON = ("Content-Type", "application/json")
@@ -331,7 +332,10 @@ def test_the_type_of_raw_content_counts() -> None:
         (b'{"id": 1, "id\\u0000": 2}', b'{"id": 1}', False),
         (b'{"id": 1, "i\\ud800d": 2}', b'{"id": 1}', False),
         (b'{"id": 1, "_id": 2}', b'{"id": 1}', False),
+        (b'{"id": 1, "i\\nd": 2}', b'{"id": 1}', False),
+        (b'{"id": 1, "%bi%bd": 2}' % (b"-" * 1000, b"-" * 1000), b'{"id": 1}', False),
         (b'{"id": 1, "id2": 2}', b'{"id": 1}', True),
+        (b'{"id": 1, "a_id_b": 2, "i": 3, "d": 4}', b'{"id": 1}', True),
         (b"[1]", b"[2]", False),
         (b"nonsense", b"other", False),
     ],
@@ -339,6 +343,32 @@ def test_the_type_of_raw_content_counts() -> None:
 def test_one_member_of_the_content(one: bytes, other: bytes, same: bool) -> None:
     request = head("/a", JSON, method="POST")
     assert (key(request, rule("body:id"), one) == key(request, rule("body:id"), other)) is same
+
+
+NAME = st.text(st.sampled_from("iIdD_- \n\ud8001\u0131\u00df"), max_size=5)
+
+
+@given(st.lists(NAME, max_size=4, unique=True), NAME.filter(bool))
+def test_a_member_is_told_apart_unless_another_may_be_read_under_its_name(names: list[str], meant: str) -> None:
+    def read(name: str) -> str:
+        return "".join(filter(str.isalnum, name.casefold()))
+
+    request = head("/a", JSON, method="POST")
+    one, other = (json.dumps({**dict.fromkeys(names, 1), "other": value}).encode() for value in (1, 2))
+    clear = all(name == meant or read(name) != read(meant) for name in names)
+    assert (key(request, rule(f"body:{meant}"), one) == key(request, rule(f"body:{meant}"), other)) is clear
+
+
+def test_the_names_of_many_members_are_read_once_for_all_fields_of_the_key() -> None:
+    document = Document(Fields([JSON]), json.dumps(dict.fromkeys(map(str, range(10_000)), 1)).encode())
+    calls: list[str] = []
+    document.member("id")
+    sys.setprofile(lambda _, event, __: calls.append(event))
+    try:
+        document.member("user")
+    finally:
+        sys.setprofile(None)
+    assert len(calls) < 10_000
 
 
 def test_content_that_was_not_read_cannot_be_keyed() -> None:
