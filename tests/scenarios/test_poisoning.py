@@ -53,9 +53,19 @@ async def test_a_field_that_connection_names_is_not_in_the_secondary_key(origin:
     assert german.content == b"accept-language=de"
 
 
-async def test_an_origin_cannot_take_away_by_connection_what_forbids_to_share(origin: Origin) -> None:
+@pytest.mark.parametrize(
+    "fields",
+    [
+        (FRESH, "Vary: Cookie", "Connection: vary, set-cookie"),
+        (FRESH, "CDN-Cache-Control: private", "Connection: cdn-cache-control"),
+        (FRESH, "Age: 100000", "Connection: age"),
+    ],
+)
+async def test_an_origin_cannot_take_away_by_connection_what_forbids_to_share(
+    origin: Origin, fields: tuple[str, ...]
+) -> None:
     async def script(turn: Turn) -> None:
-        await echo(turn, "cookie", fields=(FRESH, "Vary: Cookie", "Connection: vary, set-cookie"))
+        await echo(turn, "cookie", fields=fields)
 
     origin.script = script
     async with running_proxy(origin.url) as proxy:
