@@ -78,7 +78,7 @@ _UNREAD = re.compile("[%\ufffd]")
 """In a decoded name: what is encoded twice, or in a way that is not known here."""
 _PLAIN_PAIR = re.compile(r"""[^\s"=\\]+=(?:[^\s"=\\]*|"[^"=\\]*")""")
 _NAMES_HOST_OR_PROTO = re.compile(r"(?:host|proto)\s*=", re.IGNORECASE)
-_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
 _WEIGHTED = frozenset({"accept-encoding", "accept-language"})
 """Selecting fields whose members are told apart by weight alone, so that neither order nor case matters."""
 _PLAIN_WEIGHT = re.compile(r"[A-Za-z0-9*-]+[ \t]*(?:;[ \t]*[qQ]=(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?))?")
@@ -91,11 +91,19 @@ MAX_VARY_NAMES = 32
 # -- the primary key
 
 
+def normal_authority(scheme: str, authority: str) -> str:
+    """The one of all forms that mean the same (RFC 9110 4.2.3): in lower case, and the port, where it is not the
+    scheme's own, as a number."""
+    host, colon, port = authority.lower().rpartition(":")
+    if not colon or (port and not port.isdecimal()):
+        return authority.lower()
+    number = port.lstrip("0") or port[:1]
+    return host if number in ("", _DEFAULT_PORTS.get(scheme)) else f"{host}:{number}"
+
+
 def authority_of(head: RequestHead) -> str:
-    """The authority in lower case without the scheme's default port (RFC 9110 4.2.3)."""
-    authority = head.authority.lower()
-    port = _DEFAULT_PORTS.get(head.scheme)
-    return authority.removesuffix(port) if port is not None else authority
+    """The target URI's authority, in the one form that purges know."""
+    return normal_authority(head.scheme, head.authority)
 
 
 def target_uri(head: RequestHead) -> str:

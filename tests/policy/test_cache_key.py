@@ -139,6 +139,28 @@ def test_the_target_uri_keeps_path_and_query_octet_for_octet() -> None:
     assert target_uri(head("/a%2f../b?x=%20+", authority="App.Example:80")) == "http://app.example/a%2f../b?x=%20+"
 
 
+@pytest.mark.parametrize(
+    ("scheme", "authority", "expected"),
+    [
+        ("http", "App.Example", "app.example"),
+        ("http", "app.example:", "app.example"),
+        ("http", "app.example:80", "app.example"),
+        ("http", "app.example:080", "app.example"),
+        ("http", "app.example:443", "app.example:443"),
+        ("https", "app.example:00443", "app.example"),
+        ("https", "app.example:80", "app.example:80"),
+        ("http", "app.example:08080", "app.example:8080"),
+        ("http", "app.example:000", "app.example:0"),
+        ("http", "[::1]", "[::1]"),
+        ("http", "[::80]:", "[::80]"),
+        ("ws", "app.example:80", "app.example:80"),
+        ("http", "", ""),
+    ],
+)
+def test_what_purges_know_an_authority_by(scheme: str, authority: str, expected: str) -> None:
+    assert target_uri(head(authority=authority, scheme=scheme)) == f"{scheme}://{expected}/a"
+
+
 PART = st.text(st.characters(max_codepoint=255, exclude_characters="\r\n"), max_size=6)
 
 
