@@ -72,6 +72,7 @@ _DOT_SEGMENT = re.compile(r"(?:\A|[/\\])\s*\.{1,2}\s*(?:[/\\;?#\0]|\Z)")
 _HIDDEN = re.compile(r"%(?:c[01]|u)", re.IGNORECASE)
 """What some origins decode to a dot or a slash, though it is no UTF-8."""
 _SEPARATED = re.compile(r";|%26|%3b", re.IGNORECASE)
+_EQUALS = re.compile(rb"=|%3d", re.IGNORECASE)
 _END_OF_NAME = re.compile(r"[\[\0]")
 _NOT_IN_NAMES = re.compile(r"[ .\[]")
 _UNREAD = re.compile("[%\ufffd]")
@@ -230,14 +231,15 @@ def _ambiguous(query: str, names: list[str]) -> bool:
     for part in query.split("&"):
         seen = part.partition("=")[0] in names
         for pair in _SEPARATED.split(part)[1 if seen else 0 :]:
-            for read in _as_read(pair.partition("=")[0].encode("latin-1", "replace")):
+            for read in _as_read(pair.encode("latin-1", "replace")):
                 if read in meant or _UNREAD.search(read):
                     return True
     return False
 
 
-def _as_read(name: bytes) -> tuple[str, str]:
+def _as_read(pair: bytes) -> tuple[str, str]:
     """An argument's name in the two forms that stand for all that an origin may take for the same."""
+    name = _EQUALS.split(pair, maxsplit=1)[0]
     decoded = unquote_to_bytes(name.replace(b"+", b" ")).decode("utf-8", "replace")
     ended = _END_OF_NAME.split(decoded, maxsplit=1)[0]
     return _written_anew(ended), _written_anew(decoded)

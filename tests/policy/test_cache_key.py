@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import itertools
 import json
 import random
 import re
 import sys
 from typing import Any
-from urllib.parse import unquote_plus
+from urllib.parse import unquote, unquote_plus
 
 import pytest
 from hypothesis import given
@@ -187,6 +188,7 @@ def test_a_rule_has_keys_of_its_own() -> None:
         (["query:x"], head("/a?x=1&x=2"), head("/a?x=2&x=1"), False),
         (["query:x", "query:y"], head("/a?x=1"), head("/a?y=1"), False),
         (["query:x"], head("/a?x=1&y%5B%5D=5&z=%26"), head("/a?x=1"), True),
+        (["query:x"], head("/a?x=1&r=https%3A%2F%2Fs%2F%3Fa%3D1%26u%3Dhttp%253A"), head("/a?x=1"), True),
         (["query:x"], head("/a?x=1;y=2"), head("/a?x=1"), False),
         (["query:x", "query:y[a]"], head("/a?x=1&y[a]=2&t=1"), head("/a?t=2&x=1&y[a]=2"), True),
         (["query"], head("/a?x=1"), head("/a?x=1&t=5"), False),
@@ -240,6 +242,9 @@ def test_parts_of_the_key(parts: list[str], one: RequestHead, other: RequestHead
         "x=1%26q=evil",
         "x=1%3Bq=evil",
         "x%3b%71=evil",
+        "x=1%26q%3Devil",
+        "x=1%3bQ%3d",
+        "q%3Devil",
     ],
 )
 def test_an_argument_that_an_origin_may_read_under_a_keyed_name_is_in_the_key(query: str) -> None:
@@ -258,21 +263,25 @@ def test_an_argument_that_an_origin_may_read_under_a_keyed_name_is_in_the_key(qu
         ("user_id", "user[id=1"),
         ("user_id", "user%5Bid=1"),
         ("a%5Bb%5D", "a[b]=1"),
+        ("a%3Db", "A%3Db=1"),
     ],
 )
 def test_a_keyed_name_that_is_written_in_another_way(name: str, query: str) -> None:
     assert key(head(f"/a?{query}"), rule(f"query:{name}")) != key(head("/a?"), rule(f"query:{name}"))
 
 
-def _read_by(query: str, separators: str, *, folded: bool) -> list[str]:
-    """The values of q, as one kind of origin reads them."""
+def _read_by(query: str, separators: str, *, folded: bool, decoded: bool) -> list[str]:
+    """The values of q, as one kind of origin reads them. decoded -- before it is taken apart."""
+    if decoded:
+        query = unquote(query)
     pairs = [pair.partition("=") for pair in re.split(f"[{separators}]", query)]
     names = [(unquote_plus(name), unquote_plus(value)) for name, _, value in pairs]
     return [value for name, value in names if (name.lower() if folded else name) == "q"]
 
 
 QUERY = st.lists(
-    st.sampled_from(["q", "Q", "%71", "%51", "x", "%", "=", "=", "&", "&", ";", "1", "2", "+"]), max_size=9
+    st.sampled_from(["q", "Q", "%71", "x", "%", "=", "=", "&", "&", ";", "%26", "%3D", "%3b", "1", "2", "+"]),
+    max_size=9,
 ).map("".join)
 
 
@@ -280,9 +289,9 @@ QUERY = st.lists(
 def test_queries_with_one_key_are_read_alike_by_every_origin(one: str, other: str) -> None:
     if key(head(f"/a?{one}"), rule("query:q")) == key(head(f"/a?{other}"), rule("query:q")):
         for separators in ("&", "&;"):
-            for folded in (False, True):
-                read = _read_by(one, separators, folded=folded)
-                assert read == _read_by(other, separators, folded=folded)
+            for folded, decoded in itertools.product((False, True), repeat=2):
+                read = _read_by(one, separators, folded=folded, decoded=decoded)
+                assert read == _read_by(other, separators, folded=folded, decoded=decoded)
 
 
 @pytest.mark.parametrize(
