@@ -69,7 +69,7 @@ _ODD = re.compile(r"[^a-z0-9-]")
 _MADE_HERE = frozenset({"x-forwarded-for", "x-request-id", "traceparent"})
 """Request fields that are another each time by the time the origin sees them."""
 _DOT_SEGMENT = re.compile(r"(?:\A|[/\\])\s*\.{1,2}\s*(?:[/\\;?#\0]|\Z)")
-_HIDDEN = re.compile(r"%(?:c[01]|u)", re.IGNORECASE)
+_HIDDEN = re.compile(r"%(?:c[01]|u[0-9a-f]{4})", re.IGNORECASE)
 """What some origins decode to a dot or a slash, though it is no UTF-8."""
 _SEPARATED = re.compile(r";|%26|%3b", re.IGNORECASE)
 _EQUALS = re.compile(rb"=|%3d", re.IGNORECASE)

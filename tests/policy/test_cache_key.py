@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from config.patterns import has_dot_segment
 from config.rule import Rule
 from proxy.policy.cache_key import (
     MAX_VARY_NAMES,
@@ -519,6 +520,9 @@ def test_every_credential_must_be_keyed(parts: list[str], lines: list[tuple[str,
         ("/a/%c0%ae%C0%AE/b", False),
         ("/a/..%25c0%25afb", False),
         ("/a/%u002e%u002e/b", False),
+        ("/a/%25u002E/b", False),
+        ("/a/100%25unique", True),
+        ("/a/%u002", True),
         ("/a/caf%C3%A9", True),
         ("/a/b%20.%20c", True),
         ("/a/..b", True),
@@ -529,6 +533,12 @@ def test_every_credential_must_be_keyed(parts: list[str], lines: list[tuple[str,
 )
 def test_a_path_with_a_dot_segment_falls_under_no_rule(path: str, applies: bool) -> None:
     assert rule_applies(rule(public=True), head(path)) is applies
+
+
+@given(st.lists(st.sampled_from(["/", ".", "..", "%2e", "%25", "%", "c0", "%C1", "u002e", "00", ";", "a", " "])))
+def test_a_rule_that_could_never_apply_is_known_by_its_pattern(parts: list[str]) -> None:
+    path = "/" + "".join(parts)
+    assert has_dot_segment(path) is not rule_applies(rule(public=True), head(path))
 
 
 def test_a_public_rule_applies_to_all() -> None:
