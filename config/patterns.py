@@ -23,11 +23,16 @@ _ANY = "\0"
 
 
 _DOT_SEGMENT = re.compile(r"[/\\]\s*\.{1,2}\s*(?:[/\\;?#\0]|\Z)")
+_HIDDEN = re.compile(r"%(?:c[01]|u[0-9a-f]{4})", re.IGNORECASE)
 
 
 def has_dot_segment(text: str) -> bool:
-    """Whether every path that a pattern matches has a segment `.` or `..`, as an origin may decode it."""
-    return _DOT_SEGMENT.search(unquote(unquote(text))) is not None
+    """Whether every path that a pattern matches has a segment `.` or `..`, or may hide one, as an origin may decode it.
+
+    As the proxy's policy has it, which imports nothing from here.
+    """
+    once = unquote(text)
+    return any(map(_HIDDEN.search, (text, once))) or _DOT_SEGMENT.search(unquote(once)) is not None
 
 
 class PatternError(ValueError):

@@ -172,7 +172,9 @@ class _Reader(TableReader):
         else:
             self._pattern("match", text)
             if has_dot_segment(text):
-                self.fault("match", f"{quoted(text)} has a segment . or .., and no rule applies to a path with one")
+                self.fault(
+                    "match", f"{quoted(text)} has or may hide a segment . or .., and no rule applies to such a path"
+                )
             return text
         return ""
 

@@ -44,7 +44,7 @@ IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE
 """Methods that may be sent again (RFC 9110 9.2.2)."""
 WITHOUT_MEANING: Final = frozenset({"GET", "HEAD", "DELETE", "OPTIONS", "TRACE"})
 """Methods whose content means nothing (RFC 9110 9.3). Some origins do not read it, and take it for the next request: so
-it is the last on its connection."""
+it has a connection of its own."""
 
 
 class OriginClient:
@@ -131,7 +131,7 @@ class OriginClient:
         await self._enter()
         connection: OriginConnection | None = None
         try:
-            connection = self._take(repeatable, time.monotonic())
+            connection = None if last else self._take(repeatable, time.monotonic())
             reused = connection is not None
             while True:
                 if connection is None:

@@ -30,24 +30,20 @@ CREDENTIAL_FIELDS = (
 """Fields that say who is asking."""
 
 REWRITING_FIELDS = (
-    "x-envoy-original-path",
     "x-forwarded-host",
     "x-forwarded-proto",
     "x-forwarded-port",
-    "x-forwarded",
     "x-forwarded-path",
     "x-forwarded-prefix",
     "x-forwarded-protocol",
     "x-forwarded-scheme",
     "x-forwarded-server",
     "x-forwarded-ssl",
-    "x-forwarded-uri",
     "x-host",
     "x-host-override",
     "x-http-host-override",
     "x-original-host",
     "x-original-method",
-    "x-original-uri",
     "x-original-url",
     "x-rewrite-url",
     "x-script-name",
@@ -69,16 +65,17 @@ _ODD = re.compile(r"[^a-z0-9-]")
 _MADE_HERE = frozenset({"x-forwarded-for", "x-request-id", "traceparent"})
 """Request fields that are another each time by the time the origin sees them."""
 _DOT_SEGMENT = re.compile(r"(?:\A|[/\\])\s*\.{1,2}\s*(?:[/\\;?#\0]|\Z)")
-_HIDDEN = re.compile(r"%(?:c[01]|u)", re.IGNORECASE)
+_HIDDEN = re.compile(r"%(?:c[01]|u[0-9a-f]{4})", re.IGNORECASE)
 """What some origins decode to a dot or a slash, though it is no UTF-8."""
 _SEPARATED = re.compile(r";|%26|%3b", re.IGNORECASE)
+_EQUALS = re.compile(rb"=|%3d", re.IGNORECASE)
 _END_OF_NAME = re.compile(r"[\[\0]")
 _NOT_IN_NAMES = re.compile(r"[ .\[]")
 _UNREAD = re.compile("[%\ufffd]")
 """In a decoded name: what is encoded twice, or in a way that is not known here."""
 _PLAIN_PAIR = re.compile(r"""[^\s"=\\]+=(?:[^\s"=\\]*|"[^"=\\]*")""")
 _NAMES_HOST_OR_PROTO = re.compile(r"(?:host|proto)\s*=", re.IGNORECASE)
-_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
 _WEIGHTED = frozenset({"accept-encoding", "accept-language"})
 """Selecting fields whose members are told apart by weight alone, so that neither order nor case matters."""
 _PLAIN_WEIGHT = re.compile(r"[A-Za-z0-9*-]+[ \t]*(?:;[ \t]*[qQ]=(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?))?")
@@ -91,11 +88,19 @@ MAX_VARY_NAMES = 32
 # -- the primary key
 
 
+def normal_authority(scheme: str, authority: str) -> str:
+    """The one of all forms that mean the same (RFC 9110 4.2.3): in lower case, and the port, where it is not the
+    scheme's own, as a number."""
+    host, colon, port = authority.lower().rpartition(":")
+    if not colon or (port and not port.isdecimal()):
+        return authority.lower()
+    number = port.lstrip("0") or port[:1]
+    return host if number in ("", _DEFAULT_PORTS.get(scheme)) else f"{host}:{number}"
+
+
 def authority_of(head: RequestHead) -> str:
-    """The authority in lower case without the scheme's default port (RFC 9110 4.2.3)."""
-    authority = head.authority.lower()
-    port = _DEFAULT_PORTS.get(head.scheme)
-    return authority.removesuffix(port) if port is not None else authority
+    """The target URI's authority, in the one form that purges know."""
+    return normal_authority(head.scheme, head.authority)
 
 
 def target_uri(head: RequestHead) -> str:
@@ -222,14 +227,15 @@ def _ambiguous(query: str, names: list[str]) -> bool:
     for part in query.split("&"):
         seen = part.partition("=")[0] in names
         for pair in _SEPARATED.split(part)[1 if seen else 0 :]:
-            for read in _as_read(pair.partition("=")[0].encode("latin-1", "replace")):
+            for read in _as_read(pair.encode("latin-1", "replace")):
                 if read in meant or _UNREAD.search(read):
                     return True
     return False
 
 
-def _as_read(name: bytes) -> tuple[str, str]:
+def _as_read(pair: bytes) -> tuple[str, str]:
     """An argument's name in the two forms that stand for all that an origin may take for the same."""
+    name = _EQUALS.split(pair, maxsplit=1)[0]
     decoded = unquote_to_bytes(name.replace(b"+", b" ")).decode("utf-8", "replace")
     ended = _END_OF_NAME.split(decoded, maxsplit=1)[0]
     return _written_anew(ended), _written_anew(decoded)

@@ -30,6 +30,7 @@ HOP_BY_HOP = frozenset(
 _FRAMING = frozenset({"content-length"})
 _NOT_TO_BE_NAMED = frozenset(
     {
+        "age",
         "authorization",
         "cache-control",
         "content-encoding",
@@ -37,8 +38,10 @@ _NOT_TO_BE_NAMED = frozenset(
         "content-range",
         "content-type",
         "cookie",
+        "date",
         "expires",
         "host",
+        "pragma",
         "set-cookie",
         "vary",
     }
@@ -64,12 +67,14 @@ def without_named(fields: Fields) -> Fields:
     First of all, before anything of this hop is added (Traefik CVE-2021-32813). What makes a cache key must be what the
     origin is asked with. Fields for one hop stay for `strip` to take.
     """
-    named = _named(fields) - _NOT_TO_BE_NAMED - HOP_BY_HOP
+    named = _named(fields) - HOP_BY_HOP
     return fields.without(named) if named else fields
 
 
 def _named(fields: Fields) -> set[str]:
-    return {member.lower() for line in fields.all("connection") for member in split_list(line)}
+    """What Connection names and may take away. A targeted field (RFC 9213) is known by the end of its name."""
+    named = {member.lower() for line in fields.all("connection") for member in split_list(line)}
+    return {name for name in named - _NOT_TO_BE_NAMED if not name.endswith("-cache-control")}
 
 
 def wants_websocket(head: RequestHead) -> bool:
@@ -95,7 +100,7 @@ def forwards_left(head: RequestHead) -> int | None:
 def strip(fields: Fields) -> Fields:
     """Without the fields that Connection names, and without those that are always for one hop."""
     if "connection" in fields:
-        return fields.without((_named(fields) - _NOT_TO_BE_NAMED) | HOP_BY_HOP | _FRAMING)
+        return fields.without(_named(fields) | HOP_BY_HOP | _FRAMING)
     present = HOP_BY_HOP.intersection(fields.names())
     return fields.without(HOP_BY_HOP | _FRAMING) if present or "content-length" in fields else fields
 

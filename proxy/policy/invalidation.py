@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urljoin, urlsplit
 
-from proxy.policy.cache_key import authority_of, target_uri
+from proxy.policy.cache_key import authority_of, normal_authority, target_uri
 from proxy.policy.fields import parse_strings, split_list
 from proxy.policy.messages import Fields, RequestHead, ResponseHead
 
@@ -16,7 +16,6 @@ UNANSWERED = ResponseHead(200, "", Fields())
 
 MAX_TAGS = 64
 MAX_TAG_CHARACTERS = 256
-_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 def is_safe(method: str) -> bool:
@@ -51,7 +50,7 @@ def resolved(request: RequestHead, reference: str) -> str | None:
         parts = urlsplit(urljoin(target_uri(request), reference.strip()))
     except ValueError:
         return None
-    authority = parts.netloc.lower().removesuffix(_DEFAULT_PORTS.get(parts.scheme, "\n"))
+    authority = normal_authority(parts.scheme, parts.netloc)
     if parts.scheme != request.scheme or authority != authority_of(request):
         return None
     query = f"?{parts.query}" if parts.query else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from typing import Any
@@ -29,6 +30,7 @@ class Document:
         plain = coding is None and _AS_JSON_IS.fullmatch(content_type.partition(";")[2].strip(OWS)) is not None
         self._parsed = parse_json(content) if is_json and plain else None
         self._media = media.encode()
+        self._names: str | None = None
 
     def whole(self) -> bytes:
         """All of it, as what stands in a key's digest."""
@@ -42,8 +44,9 @@ class Document:
         value = self._parsed[0] if self._parsed is not None else None
         if not isinstance(value, dict):
             return b"whole\n" + self.whole()
-        meant = _as_read(name)
-        if any(other != name and _as_read(other) == meant for other in value):
+        if self._names is None:
+            self._names = "_".join(["", *[other.replace("_", "") for other in value], ""]).casefold()
+        if len(_read_as(name).findall(self._names)) > (name in value):
             return b"whole\n" + self.whole()
         if name not in value:
             return b"absent\n%b" % self._media
@@ -51,10 +54,14 @@ class Document:
         return b"whole\n" + self.whole() if text is None else b"member\n%b\n%b" % (self._media, text)
 
 
-def _as_read(name: str) -> str:
-    """A member's name in the one form that stands for all that an origin may take for the same: some leave aside the
-    case, characters that are none, or whether words are parted by _ or a capital."""
-    return "".join(filter(str.isalnum, name)).casefold()
+@functools.cache
+def _read_as(name: str) -> re.Pattern[str]:
+    """Finds what an origin may take for a member's name, among names in small letters with _ before and behind each.
+
+    Some origins leave aside the case, characters that are none, or whether words are parted by _ or a capital.
+    """
+    letters = filter(str.isalnum, name.casefold())
+    return re.compile(r"_\W*+" + "".join([rf"{letter}\W*+" for letter in letters]) + "(?=_)")
 
 
 class _Ambiguous(ValueError):

@@ -18,6 +18,7 @@ from config.answers import answer_json, application, change_asked
 from config.everywhere import change_of
 from proxy.observe.events import PurgeKind
 from proxy.observe.live import Numbers
+from proxy.policy.cache_key import normal_authority
 from proxy.server.live import Live, LiveSettings
 from proxy.server.page import answer_page
 
@@ -141,17 +142,17 @@ def _purge_value(kind: PurgeKind, given: object) -> tuple[str, list[str]]:
 
 
 def _absolute(kind: PurgeKind, value: str) -> tuple[str, list[str]]:
-    """A URL as target URIs are written: scheme and authority in lower case, no default port, a path."""
+    """A URL as target URIs are written. A prefix may end within a host's name; at a port that is written otherwise, or
+    not at all, it means all of that host."""
     scheme, separator, rest = value.partition("://")
     scheme = scheme.lower()
     authority, slash, path = rest.partition("/")
     if not separator or scheme not in {"http", "https"} or not authority or "?" in authority or "#" in value:
         return "", [f'"{kind}" is neither a path that begins with / nor an http or https URL']
-    authority = authority.lower()
-    if not slash and kind is PurgeKind.PREFIX:
-        return f"{scheme}://{authority}", []
-    authority = authority.removesuffix(":80" if scheme == "http" else ":443")
-    return f"{scheme}://{authority}/{path}", []
+    written = normal_authority(scheme, authority)
+    if not slash and kind is PurgeKind.PREFIX and written == authority.lower():
+        return f"{scheme}://{written}", []
+    return f"{scheme}://{written}/{path}", []
 
 
 # -- the application

@@ -122,7 +122,7 @@ def test_bounds_of_seconds(file: Path, ttl: str) -> None:
     assert table(file, route(ttl=ttl, stale_if_error=ttl)).rules[0].ttl == float(ttl)
 
 
-@pytest.mark.parametrize("path", ["/.well-known/a", "/a/..*", "/a/...", "/a.", "/.*"])
+@pytest.mark.parametrize("path", ["/.well-known/a", "/a/..*", "/a/...", "/a.", "/.*", "/100%25unique/*"])
 def test_dots_that_are_no_segments(file: Path, path: str) -> None:
     assert table(file, route(path)).rules[0].name == path
 
@@ -141,7 +141,7 @@ def test_dots_that_are_no_segments(file: Path, path: str) -> None:
             "it does not begin with a slash; a pattern is for the path alone, without scheme and host",
         ),
         *(
-            (route(path), f"match: {path!r} has a segment . or .., and no rule applies to a path with one")
+            (route(path), f"match: {path!r} has or may hide a segment . or .., and no rule applies to such a path")
             for path in (
                 "/a/../b",
                 "/./*",
@@ -151,6 +151,8 @@ def test_dots_that_are_no_segments(file: Path, path: str) -> None:
                 "/a/..;x=1",
                 "/a/..%00b",
                 "/a/%0a../b",
+                "/x/%c0%ae%C0%AE/*",
+                "/a/%25u002e/b",
             )
         ),
         ("[[route]]\nttl = 1\n", "match: it is missing"),

@@ -24,6 +24,17 @@ async def test_a_connection_is_used_again(origin: Origin) -> None:
     assert origin.connections == 1
 
 
+async def test_content_without_meaning_ends_no_connection_that_others_use(origin: Origin) -> None:
+    async with client_of(origin.url) as client:
+        assert await read_all(await ask(client)) == b"hello"
+        for _ in range(2):
+            response = await client.request("DELETE", "/a", FIELDS, b"{}", 2)
+            assert await read_all(response) == b"hello"
+            assert client.idle == 1
+        assert await read_all(await ask(client)) == b"hello"
+    assert origin.connections == 3
+
+
 @pytest.mark.parametrize(
     "wire",
     [

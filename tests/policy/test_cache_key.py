@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import itertools
 import json
 import random
 import re
+import sys
 from typing import Any
-from urllib.parse import unquote_plus
+from urllib.parse import unquote, unquote_plus
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from config.patterns import has_dot_segment
 from config.rule import Rule
 from proxy.policy.cache_key import (
     MAX_VARY_NAMES,
@@ -27,7 +30,7 @@ from proxy.policy.cache_key import (
     target_uri,
     vary_names,
 )
-from proxy.policy.json_content import canonical, parse_json
+from proxy.policy.json_content import Document, canonical, parse_json
 from proxy.policy.messages import Fields, RequestHead
 
 JSON = ("Content-Type", "application/json")
@@ -61,6 +64,9 @@ def rule(*parts: str, public: bool = False) -> Rule:
         (head("/a", ("User-Agent", "x"), ("X-Request-Id", "1"), ("Cookie", "a=b")), head()),
         (head("/a", ("X-Forwarded-For", "1.2.3.4")), head()),
         (head("/a", ("device_id", "1"), ("X_Lang", "de")), head()),
+        (head("/a", ("X-Forwarded", "for=1.2.3.4")), head()),
+        *[(head("/a", (name, "/a?t=1")), head()) for name in ("X-Original-URI", "X-Forwarded-URI")],
+        (head("/a", ("X-Envoy-Original-Path", "/a?t=1")), head()),
         (head("/a", ("Forwarded", "for=1.2.3.4;by=5.6.7.8")), head()),
         (head("/a", ("Forwarded", 'for="[2001:db8::1]:4711", for=unknown;')), head()),
         (head("/a", ("Forwarded", 'for="a, b"')), head()),
@@ -138,6 +144,28 @@ def test_the_target_uri_keeps_path_and_query_octet_for_octet() -> None:
     assert target_uri(head("/a%2f../b?x=%20+", authority="App.Example:80")) == "http://app.example/a%2f../b?x=%20+"
 
 
+@pytest.mark.parametrize(
+    ("scheme", "authority", "expected"),
+    [
+        ("http", "App.Example", "app.example"),
+        ("http", "app.example:", "app.example"),
+        ("http", "app.example:80", "app.example"),
+        ("http", "app.example:080", "app.example"),
+        ("http", "app.example:443", "app.example:443"),
+        ("https", "app.example:00443", "app.example"),
+        ("https", "app.example:80", "app.example:80"),
+        ("http", "app.example:08080", "app.example:8080"),
+        ("http", "app.example:000", "app.example:0"),
+        ("http", "[::1]", "[::1]"),
+        ("http", "[::80]:", "[::80]"),
+        ("ws", "app.example:80", "app.example:80"),
+        ("http", "", ""),
+    ],
+)
+def test_what_purges_know_an_authority_by(scheme: str, authority: str, expected: str) -> None:
+    assert target_uri(head(authority=authority, scheme=scheme)) == f"{scheme}://{expected}/a"
+
+
 PART = st.text(st.characters(max_codepoint=255, exclude_characters="\r\n"), max_size=6)
 
 
@@ -164,6 +192,7 @@ def test_a_rule_has_keys_of_its_own() -> None:
         (["query:x"], head("/a?x=1&x=2"), head("/a?x=2&x=1"), False),
         (["query:x", "query:y"], head("/a?x=1"), head("/a?y=1"), False),
         (["query:x"], head("/a?x=1&y%5B%5D=5&z=%26"), head("/a?x=1"), True),
+        (["query:x"], head("/a?x=1&r=https%3A%2F%2Fs%2F%3Fa%3D1%26u%3Dhttp%253A"), head("/a?x=1"), True),
         (["query:x"], head("/a?x=1;y=2"), head("/a?x=1"), False),
         (["query:x", "query:y[a]"], head("/a?x=1&y[a]=2&t=1"), head("/a?t=2&x=1&y[a]=2"), True),
         (["query"], head("/a?x=1"), head("/a?x=1&t=5"), False),
@@ -217,6 +246,9 @@ def test_parts_of_the_key(parts: list[str], one: RequestHead, other: RequestHead
         "x=1%26q=evil",
         "x=1%3Bq=evil",
         "x%3b%71=evil",
+        "x=1%26q%3Devil",
+        "x=1%3bQ%3d",
+        "q%3Devil",
     ],
 )
 def test_an_argument_that_an_origin_may_read_under_a_keyed_name_is_in_the_key(query: str) -> None:
@@ -235,21 +267,25 @@ def test_an_argument_that_an_origin_may_read_under_a_keyed_name_is_in_the_key(qu
         ("user_id", "user[id=1"),
         ("user_id", "user%5Bid=1"),
         ("a%5Bb%5D", "a[b]=1"),
+        ("a%3Db", "A%3Db=1"),
     ],
 )
 def test_a_keyed_name_that_is_written_in_another_way(name: str, query: str) -> None:
     assert key(head(f"/a?{query}"), rule(f"query:{name}")) != key(head("/a?"), rule(f"query:{name}"))
 
 
-def _read_by(query: str, separators: str, *, folded: bool) -> list[str]:
-    """The values of q, as one kind of origin reads them."""
+def _read_by(query: str, separators: str, *, folded: bool, decoded: bool) -> list[str]:
+    """The values of q, as one kind of origin reads them. decoded -- before it is taken apart."""
+    if decoded:
+        query = unquote(query)
     pairs = [pair.partition("=") for pair in re.split(f"[{separators}]", query)]
     names = [(unquote_plus(name), unquote_plus(value)) for name, _, value in pairs]
     return [value for name, value in names if (name.lower() if folded else name) == "q"]
 
 
 QUERY = st.lists(
-    st.sampled_from(["q", "Q", "%71", "%51", "x", "%", "=", "=", "&", "&", ";", "1", "2", "+"]), max_size=9
+    st.sampled_from(["q", "Q", "%71", "x", "%", "=", "=", "&", "&", ";", "%26", "%3D", "%3b", "1", "2", "+"]),
+    max_size=9,
 ).map("".join)
 
 
@@ -257,9 +293,9 @@ QUERY = st.lists(
 def test_queries_with_one_key_are_read_alike_by_every_origin(one: str, other: str) -> None:
     if key(head(f"/a?{one}"), rule("query:q")) == key(head(f"/a?{other}"), rule("query:q")):
         for separators in ("&", "&;"):
-            for folded in (False, True):
-                read = _read_by(one, separators, folded=folded)
-                assert read == _read_by(other, separators, folded=folded)
+            for folded, decoded in itertools.product((False, True), repeat=2):
+                read = _read_by(one, separators, folded=folded, decoded=decoded)
+                assert read == _read_by(other, separators, folded=folded, decoded=decoded)
 
 
 @pytest.mark.parametrize(
@@ -331,7 +367,10 @@ def test_the_type_of_raw_content_counts() -> None:
         (b'{"id": 1, "id\\u0000": 2}', b'{"id": 1}', False),
         (b'{"id": 1, "i\\ud800d": 2}', b'{"id": 1}', False),
         (b'{"id": 1, "_id": 2}', b'{"id": 1}', False),
+        (b'{"id": 1, "i\\nd": 2}', b'{"id": 1}', False),
+        (b'{"id": 1, "%bi%bd": 2}' % (b"-" * 1000, b"-" * 1000), b'{"id": 1}', False),
         (b'{"id": 1, "id2": 2}', b'{"id": 1}', True),
+        (b'{"id": 1, "a_id_b": 2, "i": 3, "d": 4}', b'{"id": 1}', True),
         (b"[1]", b"[2]", False),
         (b"nonsense", b"other", False),
     ],
@@ -339,6 +378,32 @@ def test_the_type_of_raw_content_counts() -> None:
 def test_one_member_of_the_content(one: bytes, other: bytes, same: bool) -> None:
     request = head("/a", JSON, method="POST")
     assert (key(request, rule("body:id"), one) == key(request, rule("body:id"), other)) is same
+
+
+NAME = st.text(st.sampled_from("iIdD_- \n\ud8001\u0131\u00df"), max_size=5)
+
+
+@given(st.lists(NAME, max_size=4, unique=True), NAME.filter(bool))
+def test_a_member_is_told_apart_unless_another_may_be_read_under_its_name(names: list[str], meant: str) -> None:
+    def read(name: str) -> str:
+        return "".join(filter(str.isalnum, name.casefold()))
+
+    request = head("/a", JSON, method="POST")
+    one, other = (json.dumps({**dict.fromkeys(names, 1), "other": value}).encode() for value in (1, 2))
+    clear = all(name == meant or read(name) != read(meant) for name in names)
+    assert (key(request, rule(f"body:{meant}"), one) == key(request, rule(f"body:{meant}"), other)) is clear
+
+
+def test_the_names_of_many_members_are_read_once_for_all_fields_of_the_key() -> None:
+    document = Document(Fields([JSON]), json.dumps(dict.fromkeys(map(str, range(10_000)), 1)).encode())
+    calls: list[str] = []
+    document.member("id")
+    sys.setprofile(lambda _, event, __: calls.append(event))
+    try:
+        document.member("user")
+    finally:
+        sys.setprofile(None)
+    assert len(calls) < 10_000
 
 
 def test_content_that_was_not_read_cannot_be_keyed() -> None:
@@ -458,6 +523,9 @@ def test_every_credential_must_be_keyed(parts: list[str], lines: list[tuple[str,
         ("/a/%c0%ae%C0%AE/b", False),
         ("/a/..%25c0%25afb", False),
         ("/a/%u002e%u002e/b", False),
+        ("/a/%25u002E/b", False),
+        ("/a/100%25unique", True),
+        ("/a/%u002", True),
         ("/a/caf%C3%A9", True),
         ("/a/b%20.%20c", True),
         ("/a/..b", True),
@@ -468,6 +536,12 @@ def test_every_credential_must_be_keyed(parts: list[str], lines: list[tuple[str,
 )
 def test_a_path_with_a_dot_segment_falls_under_no_rule(path: str, applies: bool) -> None:
     assert rule_applies(rule(public=True), head(path)) is applies
+
+
+@given(st.lists(st.sampled_from(["/", ".", "..", "%2e", "%25", "%", "c0", "%C1", "u002e", "00", ";", "a", " "])))
+def test_a_rule_that_could_never_apply_is_known_by_its_pattern(parts: list[str]) -> None:
+    path = "/" + "".join(parts)
+    assert has_dot_segment(path) is not rule_applies(rule(public=True), head(path))
 
 
 def test_a_public_rule_applies_to_all() -> None:

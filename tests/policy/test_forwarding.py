@@ -47,7 +47,11 @@ def test_fields_that_connection_names(connection: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["Host", "Authorization", "Cookie", "Cache-Control", "Content-Type", "Expires", "Set-Cookie", "Vary"]
+    "name",
+    [
+        *("Host", "Authorization", "Cookie", "Cache-Control", "Content-Type", "Expires", "Set-Cookie", "Vary"),
+        *("Age", "Date", "Pragma", "CDN-Cache-Control", "Siding-Cache-Control"),
+    ],
 )
 def test_fields_that_connection_may_not_take_away(name: str) -> None:
     assert strip(fields(("Connection", name), (name, "x"))) == fields((name, "x"))

@@ -68,6 +68,8 @@ def test_only_what_succeeds_invalidates(method: str, status: int, expected: bool
         ("Location", "x?y", "http://app.example/a/x?y"),
         ("Location", "http://app.example/x", "http://app.example/x"),
         ("Location", "http://APP.example:80/x#part", "http://app.example/x"),
+        ("Location", "http://app.example:080/x", "http://app.example/x"),
+        ("Location", "http://app.example:/x", "http://app.example/x"),
         ("Location", "//app.example", "http://app.example/"),
         ("Location", "", TARGET),
         ("Location", "http://other.example/x", None),

@@ -53,9 +53,19 @@ async def test_a_field_that_connection_names_is_not_in_the_secondary_key(origin:
     assert german.content == b"accept-language=de"
 
 
-async def test_an_origin_cannot_take_away_by_connection_what_forbids_to_share(origin: Origin) -> None:
+@pytest.mark.parametrize(
+    "fields",
+    [
+        (FRESH, "Vary: Cookie", "Connection: vary, set-cookie"),
+        (FRESH, "CDN-Cache-Control: private", "Connection: cdn-cache-control"),
+        (FRESH, "Age: 100000", "Connection: age"),
+    ],
+)
+async def test_an_origin_cannot_take_away_by_connection_what_forbids_to_share(
+    origin: Origin, fields: tuple[str, ...]
+) -> None:
     async def script(turn: Turn) -> None:
-        await echo(turn, "cookie", fields=(FRESH, "Vary: Cookie", "Connection: vary, set-cookie"))
+        await echo(turn, "cookie", fields=fields)
 
     origin.script = script
     async with running_proxy(origin.url) as proxy:
@@ -152,7 +162,7 @@ async def test_a_field_that_an_origin_takes_for_a_keyed_one_is_in_a_rules_key(or
     assert len(origin.requests) == 3
 
 
-@pytest.mark.parametrize("host", ["App.Example", "app.example:80"])
+@pytest.mark.parametrize("host", ["App.Example", "app.example:80", "app.example:", "app.example:080"])
 async def test_a_host_in_another_form_has_answers_of_its_own_that_are_purged_together(
     origin: Origin, host: str
 ) -> None:
@@ -165,10 +175,11 @@ async def test_a_host_in_another_form_has_answers_of_its_own_that_are_purged_tog
             assert (await proxy.get("/a", host=host)).content == f"host={host}".encode()
             assert (await proxy.get("/a")).content == b"host=app.example"
         assert len(origin.requests) == 2
-        await proxy.request("POST", "/a")
-        await proxy.get("/a", host=host)
-        await proxy.get("/a")
-    assert len(origin.requests) == 5
+        for by in ("app.example", host):
+            await proxy.request("POST", "/a", host=by)
+            await proxy.get("/a", host=host)
+            await proxy.get("/a")
+    assert len(origin.requests) == 8
 
 
 @pytest.mark.parametrize("credential", ["Cookie: session=alice", "X-Api-Key: alice"])
