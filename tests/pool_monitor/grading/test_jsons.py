@@ -138,3 +138,13 @@ def test_what_says_more_than_is_read_is_told_apart_as_it_stands(odd: bytes) -> N
     except orjson.JSONDecodeError:
         document = {"b": 0.0, "a": 1}
     assert canonical(document, content) == content
+
+
+@given(st.lists(st.tuples(TEXTS, TEXTS), max_size=4), st.sampled_from([b":", b"\\u003a", b"\\u003A"]))
+def test_no_colon_in_a_text_hides_a_twin(members: list[tuple[str, str]], colon: bytes) -> None:
+    """However it is written."""
+    texts = [[orjson.dumps(text).replace(b":", colon) for text in member] for member in members]
+    content = b"{" + b", ".join(map(b":".join, texts)) + b"}"
+    document = orjson.loads(content)
+    written = orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
+    assert canonical(document, content) == (written if len(document) == len(members) else content)

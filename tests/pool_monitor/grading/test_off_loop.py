@@ -15,7 +15,7 @@ from pool_monitor.grading import batch_asking, batch_running, completions, part,
 from pool_monitor.grading.answers import compact
 from pool_monitor.grading.calls import Answer
 from pool_monitor.grading.expanding import Expander
-from pool_monitor.grading.receiving import LARGE_BYTES
+from pool_monitor.grading.receiving import LARGE_BYTES, TIMES_SLOWER
 from pool_monitor.grading.streamed import Streaming
 from tests.pool_monitor.grading.batching import begun, ended, line
 from tests.pool_monitor.grading.samples import answer, minified, pretty, question
@@ -138,7 +138,7 @@ async def test_lines_of_a_batch_and_their_answers_are_read_there(wrapped: Wrappe
         return await whole(completion("a" * LARGE_BYTES))
 
     wrapped.upstream.answering = at_length
-    body = {"model": "m", "messages": [{"role": "user", "content": "b" * LARGE_BYTES}]}
+    body = {"model": "m", "messages": [{"role": "user", "content": "b" * (LARGE_BYTES // TIMES_SLOWER)}]}
     async with wrapped.sdk() as sdk:
         batch = await ended(sdk, await begun(sdk, line(1, body=body)))
     assert batch.request_counts.completed == 1
