@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from pool_monitor.app import THREADS
-from pool_monitor.grading import batch_asking, batch_running, completions, part, serve, stored
+from pool_monitor.grading import batch_asking, batch_http, batch_running, completions, part, serve, stored
 from pool_monitor.grading.answers import compact
 from pool_monitor.grading.calls import Answer
 from pool_monitor.grading.expanding import Expander
@@ -143,6 +143,14 @@ async def test_lines_of_a_batch_and_their_answers_are_read_there(wrapped: Wrappe
         batch = await ended(sdk, await begun(sdk, line(1, body=body)))
     assert batch.request_counts.completed == 1
     assert loads == replies == {False}
+
+
+async def test_items_of_a_batch_are_read_and_found_equal_there(wrapped: Wrapped, where: Where) -> None:
+    groups, loads = where(batch_http, "together"), where(batch_http, "loaded")
+    item = {"model": "m", "messages": [{"role": "user", "content": "b" * (LARGE_BYTES // TIMES_SLOWER)}]}
+    async with wrapped.monitor.session.post("/v1/batch/chat/completions", json=[item, item]) as told:
+        assert (await told.json())["summary"]["total"] == 2
+    assert groups == loads == {False}
 
 
 async def test_no_thread_needs_to_be_started_later(wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch) -> None:
