@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import getpass
 import importlib
 import logging
@@ -55,8 +56,8 @@ log = logging.getLogger("siding.monitor")
 
 DESCRIPTORS = 512
 """What may be needed beside the pool: callers, and what is asked for them at the grading upstream."""
-THREADS = 8
-"""For what would hold up the event loop."""
+THREADS = max(8, min(32, (os.cpu_count() or 1) + 4))
+"""For what would hold up the event loop, names to look up included: as many as Python itself would have."""
 FLUSH_SECONDS = 2.0
 """How long the last spans may take to be delivered, once all else has ended."""
 
@@ -78,17 +79,29 @@ def tuning_of(settings: MonitorSettings) -> Tuning:
     )
 
 
+class ThreadsError(OSError):
+    """No thread can be started; `strerror` says why, and what to do about it."""
+
+
 def started_threads() -> ThreadPoolExecutor:
-    """All of them run at once: later a machine may have none left to start."""
-    executor, go = ThreadPoolExecutor(THREADS, thread_name_prefix="monitor"), threading.Event()
-    try:
-        for _ in range(THREADS):
-            executor.submit(go.wait)
-    except RuntimeError as fault:
-        log.warning("fewer threads than wanted can be started: %s", fault)
-    finally:
-        go.set()
-    return executor
+    """As many as there may be, all of them run at once: later a machine may have none left. Raises ThreadsError."""
+    most, why = THREADS, ""
+    while most:
+        executor, go, started = ThreadPoolExecutor(most, thread_name_prefix="monitor"), threading.Event(), 0
+        try:
+            while started < most:
+                executor.submit(go.wait)
+                started += 1
+            return executor
+        except RuntimeError as fault:
+            why = str(fault)
+            log.warning("only %d of %d threads can be started: %s", started, THREADS, why)
+        finally:
+            go.set()
+        # it would go on to start what cannot be
+        executor.shutdown()
+        most = started
+    raise ThreadsError(errno.EAGAIN, f"no thread can be started: {why}; raise the limit of threads or of processes")
 
 
 class Monitor:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from pool_monitor.app import THREADS
+from pool_monitor.app import THREADS, ThreadsError, started_threads
 from pool_monitor.grading import batch_asking, batch_http, batch_running, completions, part, serve, stored
 from pool_monitor.grading.answers import compact
 from pool_monitor.grading.calls import Answer, Call
@@ -76,6 +76,19 @@ async def test_a_long_piece_of_a_stream_is_expanded_there(wrapped: Wrapped, wher
     text, _ = await graded_in_a_stream(wrapped.sdk())
     assert text == pretty(LONG)
     assert feeds == finishes == {False}
+
+
+async def test_a_long_request_is_looked_into_and_written_anew_there(wrapped: Wrapped, where: Where) -> None:
+    reads, writes = where(serve, "_body_in"), where(Call, "asking_apart")
+
+    async def cut(asked: Asked, request: web.Request) -> web.StreamResponse:
+        return await streamed(request, chunks([SAID[:150]])) if asked.compact else await whole(completion(pretty(LONG)))
+
+    wrapped.upstream.answering = cut
+    text, _ = await graded_in_a_stream(wrapped.sdk(), user="u" * (LARGE_BYTES // TIMES_SLOWER))
+    assert text == pretty(LONG)
+    assert len(wrapped.upstream.asked) == 2
+    assert reads == writes == {False}
 
 
 async def test_others_have_their_turn_while_events_are_there(wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,6 +184,44 @@ async def test_no_thread_needs_to_be_started_later(wrapped: Wrapped, monkeypatch
         async with wrapped.sdk() as sdk:
             batch = await ended(sdk, await begun(sdk, b"\n".join(lines)))
     assert batch.request_counts.completed == 8
+
+
+@pytest.fixture
+def to_start(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """One of these is taken for each thread that is started, and given back when it ends."""
+    left: list[None] = []
+    start, run = threading.Thread.start, threading.Thread.run
+
+    def counted(thread: threading.Thread) -> None:
+        if not left:
+            raise RuntimeError("can't start new thread")
+        left.pop()
+        start(thread)
+
+    def given_back(thread: threading.Thread) -> None:
+        run(thread)
+        left.append(None)
+
+    monkeypatch.setattr(threading.Thread, "start", counted)
+    monkeypatch.setattr(threading.Thread, "run", given_back)
+    return left
+
+
+async def test_where_fewer_threads_can_be_started_they_do(
+    to_start: list[None], caplog: pytest.LogCaptureFixture
+) -> None:
+    to_start += [None] * 3
+    executor = started_threads()
+    assert f"only 3 of {THREADS} threads can be started" in caplog.text
+    together = threading.Barrier(3)
+    waiting = [executor.submit(together.wait, 10) for _ in range(6)]
+    await asyncio.gather(*map(asyncio.wrap_future, waiting))
+    executor.shutdown()
+
+
+def test_where_none_can_be_started_that_is_said(to_start: list[None]) -> None:
+    with pytest.raises(ThreadsError, match="no thread can be started: can't start new thread"):
+        started_threads()
 
 
 async def test_an_answer_to_compare_with_is_read_there(where: Where) -> None:
