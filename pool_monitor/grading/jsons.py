@@ -186,10 +186,10 @@ def _rewritten(
         members = _members_of(content, span[0])
         last = {name: value for name, _, value in members}
         for name, key, value in members:
-            if name in after:
+            # of twins some read the first: where one is changed, only that is left
+            if name in after and (after[name] is before[name] or value is last[name]):
                 yield from (between, view[slice(*key)], b":")
-                changed = after[name] if value is last[name] else before[name]
-                yield from _rewritten(view, content, value, before[name], changed)
+                yield from _rewritten(view, content, value, before[name], after[name])
                 between = b","
         for name in after:
             if name not in before:
@@ -200,16 +200,17 @@ def _rewritten(
         yield encoded(after)
 
 
-def on_one_line(content: bytes, document: object) -> bytes:
-    """The document that was read of `content`, as it stands there, if that is JSON to the letter."""
+def on_one_line(content: bytes) -> tuple[Any, bytes]:
+    """The document that this is, and it as it stands there, if that is JSON to the letter. Raises ValueError."""
     try:
-        orjson.loads(content)
+        document = orjson.loads(content)
     except orjson.JSONDecodeError:
         try:
-            json.loads(content.decode(), parse_constant=refuse)
+            document = json.loads(content.decode(), parse_constant=refuse)
         except ValueError:
-            return encoded(document)
-    return without_line_ends(content)
+            document = loaded(content)
+            return document, encoded(document)
+    return document, without_line_ends(content)
 
 
 def without_line_ends(content: bytes) -> bytes:

@@ -105,11 +105,12 @@ def test_parts_are_as_they_stand(content: bytes, parts: list[bytes]) -> None:
     assert [content[slice(*span)] for span in parts_of(content)] == parts
 
 
-def test_of_twins_the_last_one_counts_and_the_others_stay() -> None:
+def test_of_twins_the_last_one_counts_and_the_others_stay_unless_it_is_changed() -> None:
     content = b'{"a":1, "b":[2] ,"a":3,"b":4}'
     before = orjson.loads(content)
     assert member_of(content, "a") == b"3"
-    assert rewritten(content, before, {"a": 5, "b": before["b"]}) == b'{"a":1, "b":[2] ,"a":5,"b":4}'
+    assert rewritten(content, before, before | {"c": 5}) == content[:-1] + b',"c":5}'
+    assert rewritten(content, before, before | {"a": 5}) == b'{ "b":[2] ,"a":5,"b":4}'
     assert rewritten(content, before, {"b": before["b"], "c": 6}) == b'{ "b":[2] ,"b":4,"c":6}'
 
 
