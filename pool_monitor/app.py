@@ -85,23 +85,21 @@ class ThreadsError(OSError):
 
 def started_threads() -> ThreadPoolExecutor:
     """As many as there may be, all of them run at once: later a machine may have none left. Raises ThreadsError."""
-    most, why = THREADS, ""
-    while most:
-        executor, go, started = ThreadPoolExecutor(most, thread_name_prefix="monitor"), threading.Event(), 0
-        try:
-            while started < most:
-                executor.submit(go.wait)
-                started += 1
-            return executor
-        except RuntimeError as fault:
-            why = str(fault)
-            log.warning("only %d of %d threads can be started: %s", started, THREADS, why)
-        finally:
-            go.set()
-        # it would go on to start what cannot be
-        executor.shutdown()
-        most = started
-    raise ThreadsError(errno.EAGAIN, f"no thread can be started: {why}; raise the limit of threads or of processes")
+    executor, go, started = ThreadPoolExecutor(THREADS, thread_name_prefix="monitor"), threading.Event(), 0
+    try:
+        while started < THREADS:
+            executor.submit(go.wait)
+            started += 1
+    except RuntimeError as fault:
+        if not started:
+            why = f"no thread can be started: {fault}; raise the limit of threads or of processes"
+            raise ThreadsError(errno.EAGAIN, why) from fault
+        log.warning("only %d of %d threads can be started: %s", started, THREADS, fault)
+        # what is handed to it would fail as long as it tries to start more
+        executor._max_workers = started
+    finally:
+        go.set()
+    return executor
 
 
 class Monitor:
