@@ -39,7 +39,8 @@ def _carry_out(command: str, argv: Sequence[str]) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit status: 0 stopped as asked, 1 cannot listen or write temporary files, 2 a bad setting."""
+    """Returns the exit status: 0 stopped as asked, 1 cannot listen, write temporary files or start threads,
+    2 a bad setting."""
     open_standard_streams()
     given = sys.argv[1:] if argv is None else argv
     if given and given[0] in COMMANDS:

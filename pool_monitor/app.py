@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import getpass
 import logging
 import os
@@ -55,8 +56,8 @@ log = logging.getLogger("siding.monitor")
 
 DESCRIPTORS = 512
 """What may be needed beside the pool: callers, and what is asked for them at the grading upstream."""
-THREADS = 8
-"""For what would hold up the event loop."""
+THREADS = max(8, min(32, (os.cpu_count() or 1) + 4))
+"""For what would hold up the event loop, names to look up included: as many as Python itself would have."""
 FLUSH_SECONDS = 2.0
 """How long the last spans may take to be delivered, once all else has ended."""
 
@@ -78,14 +79,24 @@ def tuning_of(settings: MonitorSettings) -> Tuning:
     )
 
 
+class ThreadsError(OSError):
+    """No thread can be started; `strerror` says why, and what to do about it."""
+
+
 def started_threads() -> ThreadPoolExecutor:
-    """All of them run at once: later a machine may have none left to start."""
-    executor, go = ThreadPoolExecutor(THREADS, thread_name_prefix="monitor"), threading.Event()
+    """As many as there may be, all of them run at once: later a machine may have none left. Raises ThreadsError."""
+    executor, go, started = ThreadPoolExecutor(THREADS, thread_name_prefix="monitor"), threading.Event(), 0
     try:
-        for _ in range(THREADS):
+        while started < THREADS:
             executor.submit(go.wait)
+            started += 1
     except RuntimeError as fault:
-        log.warning("fewer threads than wanted can be started: %s", fault)
+        if not started:
+            why = f"no thread can be started: {fault}; raise the limit of threads or of processes"
+            raise ThreadsError(errno.EAGAIN, why) from fault
+        log.warning("only %d of %d threads can be started: %s", started, THREADS, fault)
+        # what is handed to it would fail as long as it tries to start more
+        executor._max_workers = started
     finally:
         go.set()
     return executor

@@ -30,7 +30,8 @@ FAILED = 1
 
 
 def serve(settings: MonitorSettings) -> int:
-    """Returns the exit status: 0 stopped as asked, 1 cannot listen or write temporary files, 2 a bad file."""
+    """Returns the exit status: 0 stopped as asked, 1 cannot listen, write temporary files or start threads, 2 a bad
+    file."""
     queries: dict[str, Query] = {}
     try:
         if settings.queries_file is not None:
@@ -62,7 +63,7 @@ def serve(settings: MonitorSettings) -> int:
         with sock, asyncio.Runner() as runner:
             say_once_that_none_is_left(runner.get_loop(), is_forgotten)
             runner.run(app.serve(settings, queries, sock, until_stopped, templates, models))
-    except FolderError as fault:
+    except (FolderError, app.ThreadsError) as fault:
         print(fault.strerror, file=sys.stderr)
         return FAILED
     log.info("stopped")

@@ -128,8 +128,7 @@ def reply_of(answer: Answer, calls: int) -> Reply:
     """Of an item that was answered."""
     request_id = value_of(answer.fields, "x-request-id") or ""
     try:
-        document = loaded(answer.content)
-        body = on_one_line(answer.content, document)
+        document, body = on_one_line(answer.content)
     except (ValueError, RecursionError):
         status = 502 if answer.ok else answer.status
         fault = UpstreamFault(status, "upstream_no_json", f"the upstream answered {answer.status} without JSON")

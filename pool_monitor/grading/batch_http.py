@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -16,10 +16,11 @@ from aiohttp import hdrs, web
 
 from pool_monitor.grading.batch import Result, Run, Work
 from pool_monitor.grading.batch_asking import Asking
-from pool_monitor.grading.batch_items import Parsed, Shares, content_digest, parse_array, parse_lines, together
+from pool_monitor.grading.batch_items import Item, Parsed, Shares, content_digest, parse_array, parse_lines, together
 from pool_monitor.grading.batch_runs import BUSY_SECONDS, Runs
 from pool_monitor.grading.calls import JSON, Call, CallersFault, Lane, UpstreamFault
-from pool_monitor.grading.receiving import content_of, done_to
+from pool_monitor.grading.jsons import loaded
+from pool_monitor.grading.receiving import TIMES_SLOWER, content_of, done_to
 
 MOST_REQUESTS = 1000
 MOST_BYTES = 64 * 1024 * 1024
@@ -102,20 +103,24 @@ class BatchCompletions:
         try:
             if request.method != "POST":
                 raise CallersFault(405, "method_not_allowed", "batches are posted")
-            parsed = await self._parsed(request)
+            given = await self._given(request)
             asker = asker_of(request, self._call_of)
             key = self._key_of(request, asker)
-            digest = content_digest(parsed) if key is not None else b""
-            with self._runs.joined(key, digest, lambda: self._run(asker, parsed, key is not None)) as (run, again):
+
+            def begun() -> Run:
+                works = [_work(group) for group in given.groups]
+                return Run(self._asking, asker, works, given.refused, kept=key is not None)
+
+            with self._runs.joined(key, given.digest, begun) as (run, again):
                 # the contents of items live no longer than their turn
-                parsed = []
+                given.groups.clear()
                 return await _told(request, _response(request, again), run)
         except UpstreamFault as fault:
             return answer_fault(fault)
 
     # -- what is asked
 
-    async def _parsed(self, request: web.Request) -> list[Parsed]:
+    async def _given(self, request: web.Request) -> _Given:
         if self._reading >= MOST_READING:
             message = f"{MOST_READING} batches are being received already"
             raise UpstreamFault(503, "too_many_batches", message, retry_after=BUSY_SECONDS)
@@ -126,7 +131,7 @@ class BatchCompletions:
                 message = f"a batch may have {MOST_BYTES} bytes"
                 raise CallersFault(413, "batch_too_large", message)
             parse = parse_lines if request.content_type in LINES else parse_array
-            return await done_to(len(content), parse, content, MOST_REQUESTS)
+            return await done_to(len(content) * TIMES_SLOWER, _given, parse, content, self._shares)
         finally:
             self._reading -= 1
 
@@ -139,15 +144,21 @@ class BatchCompletions:
             raise CallersFault(400, "invalid_idempotency_key", message)
         return asker.keyed(self._secret, "", given)
 
-    def _run(self, asker: Call, parsed: Sequence[Parsed], kept: bool) -> Run:
-        groups = together(parsed, lambda one: one.content is not None and self._shares(orjson.loads(one.content)))
-        return Run(
-            self._asking,
-            asker,
-            [_work(group) for group in groups],
-            [one.item for one in parsed if one.item.refused is not None],
-            kept=kept,
-        )
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What is asked. groups -- of equal items. digest -- the same for the same items."""
+
+    groups: list[list[Parsed]]
+    refused: list[Item]
+    digest: bytes
+
+
+def _given(parse: Callable[[bytes, int], list[Parsed]], content: bytes, shares: Shares) -> _Given:
+    """Raises UpstreamFault."""
+    parsed = parse(content, MOST_REQUESTS)
+    groups = together(parsed, lambda one: one.content is not None and shares(loaded(one.content)))
+    return _Given(groups, [one.item for one in parsed if one.item.refused is not None], content_digest(parsed))
 
 
 def _work(group: Sequence[Parsed]) -> Work:
@@ -155,7 +166,7 @@ def _work(group: Sequence[Parsed]) -> Work:
     assert content is not None
 
     async def load() -> tuple[Mapping[str, Any], bytes]:
-        return await done_to(len(content), orjson.loads, content), content
+        return await done_to(len(content) * TIMES_SLOWER, loaded, content), content
 
     return Work(tuple(one.item for one in group), load)
 

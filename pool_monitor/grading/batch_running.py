@@ -19,7 +19,7 @@ from pool_monitor.grading.batch_input import Entered, asked_at, error_of
 from pool_monitor.grading.batch_items import Item
 from pool_monitor.grading.calls import CHAT, Call, OwnFault, UpstreamFault
 from pool_monitor.grading.jsons import loaded
-from pool_monitor.grading.receiving import done_to
+from pool_monitor.grading.receiving import TIMES_SLOWER, done_to
 
 log = logging.getLogger("siding.grading")
 
@@ -325,7 +325,7 @@ class Running:
 
 def _work(stream: BinaryIO, items: tuple[Item, ...], at: int, size: int) -> Work:
     async def load() -> tuple[Mapping[str, Any], bytes]:
-        return await done_to(size, asked_at, stream, at, size)
+        return await done_to(size * TIMES_SLOWER, asked_at, stream, at, size)
 
     return Work(items, load)
 

@@ -107,14 +107,30 @@ class Telling:
 
 
 Produce = Callable[[Telling], Awaitable[asyncio.Future[None] | None]]
-"""Gives what is done with the answer behind its end, if anything: who asks before that is over is told it, too."""
+"""Gives what is done with the answer behind its end, if anything."""
 
 
 class _Asking:
-    def __init__(self, telling: Telling, task: asyncio.Task[asyncio.Future[None] | None]) -> None:
-        self.telling = telling
-        self.task = task
+    def __init__(self, produce: Produce) -> None:
+        self.telling = Telling()
         self.listeners = 0
+        self.behind: asyncio.Future[None] | None = None
+        self.task = asyncio.create_task(self._run(produce))
+
+    async def _run(self, produce: Produce) -> None:
+        """Whatever happens, the listeners hear of it."""
+        telling = self.telling
+        try:
+            self.behind = await produce(telling)
+            telling.end()
+        except UpstreamFault as fault:
+            telling.fail(fault)
+        except asyncio.CancelledError:
+            telling.fail(UpstreamFault(503, "shutting_down", "the request was given up here", retry_after=1))
+            raise
+        except Exception:
+            log.exception("asking the grading upstream failed")
+            telling.fail(OwnFault())
 
 
 class Collapse:
@@ -122,19 +138,24 @@ class Collapse:
 
     def __init__(self) -> None:
         self._askings: dict[bytes, _Asking] = {}
-        self._tasks: set[asyncio.Task[asyncio.Future[None] | None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         return len(self._tasks)
 
+    def behind(self, key: bytes | None) -> asyncio.Future[None] | None:
+        """What is still done with the answer that has ended under `key`; None where one is on its way."""
+        asking = self._askings.get(key) if key is not None else None
+        return asking.behind if asking is not None else None
+
     @asynccontextmanager
     async def join(self, key: bytes | None, produce: Produce) -> AsyncIterator[tuple[Telling, bool]]:
-        """Listen to the asking under `key`, which `produce` begins where there is none; None shares with nobody.
+        """Listen to the asking under `key`, which `produce` begins where none is on its way; None shares with nobody.
 
         Gives the answer on its way and whether another had begun it.
         """
         asking = self._askings.get(key) if key is not None else None
-        collapsed = asking is not None and not asking.telling.broken
+        collapsed = asking is not None and not asking.telling.ended
         if asking is None or not collapsed:
             asking = self._begin(key, produce)
         asking.listeners += 1
@@ -147,22 +168,19 @@ class Collapse:
                 asking.task.cancel()
 
     def _begin(self, key: bytes | None, produce: Produce) -> _Asking:
-        telling = Telling()
-        task = asyncio.create_task(_run(produce, telling))
-        asking = _Asking(telling, task)
-        self._tasks.add(task)
+        asking = _Asking(produce)
+        self._tasks.add(asking.task)
         if key is not None:
             self._askings[key] = asking
 
-        def over(done: asyncio.Task[asyncio.Future[None] | None]) -> None:
+        def over(done: asyncio.Task[None]) -> None:
             self._tasks.discard(done)
-            behind = None if done.cancelled() else done.result()
-            if behind is None:
+            if asking.behind is None:
                 self._forget(key, asking)
             else:
-                behind.add_done_callback(lambda _: self._forget(key, asking))
+                asking.behind.add_done_callback(lambda _: self._forget(key, asking))
 
-        task.add_done_callback(over)
+        asking.task.add_done_callback(over)
         return asking
 
     def _forget(self, key: bytes | None, asking: _Asking) -> None:
@@ -172,20 +190,3 @@ class Collapse:
     async def close(self) -> None:
         """End whatever is still asked."""
         await end(self._tasks)
-
-
-async def _run(produce: Produce, telling: Telling) -> asyncio.Future[None] | None:
-    """Whatever happens, the listeners hear of it."""
-    try:
-        behind = await produce(telling)
-        telling.end()
-        return behind
-    except UpstreamFault as fault:
-        telling.fail(fault)
-    except asyncio.CancelledError:
-        telling.fail(UpstreamFault(503, "shutting_down", "the request was given up here", retry_after=1))
-        raise
-    except Exception:
-        log.exception("asking the grading upstream failed")
-        telling.fail(OwnFault())
-    return None

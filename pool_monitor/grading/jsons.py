@@ -12,8 +12,10 @@ import orjson
 MOST_VALUES = 100_000
 _MARK = re.compile(rb'[",\[{]')
 _STRUCTURE = re.compile(rb'[",:\[\]{}]')
-_BEYOND_A_DOUBLE = re.compile(rb"[\d.]{16}|[eE][+-]?\d{3}")
+_BRACKET = re.compile(rb'["\[\]{}]')
+_BEYOND_A_DOUBLE = re.compile(rb"[0-9](?:[0-9.]{15}|[eE][+-]?[0-9]{3})")
 """A number that may say more than is read of it: fifteen digits can be told apart."""
+_ESCAPED_COLONS = (b"\\u003a", b"\\u003A")
 _IN_TEXT = re.compile(rb'(?:[^"\\]++|\\.){0,1000}+', re.DOTALL)
 """A part of a text: while one is looked for no other thread runs."""
 _PART_BYTES = 1024 * 1024
@@ -96,7 +98,7 @@ def decoded(content: bytes) -> dict[str, Any] | None:
     return document if isinstance(document, dict) else None
 
 
-def canonical(document: Mapping[str, Any], content: bytes = b"") -> bytes:
+def canonical(document: Mapping[str, Any], content: bytes) -> bytes:
     """The same for equal documents, whatever their white space and the order of their members. Members of members are
     told apart by their order: a schema's is that of the answer.
 
@@ -107,9 +109,16 @@ def canonical(document: Mapping[str, Any], content: bytes = b"") -> bytes:
         written = orjson.dumps(dict(sorted(document.items())))
     except TypeError:
         return content
-    said = _beside_texts(content or written)
-    whole = said.count(b":") == _beside_texts(written).count(b":") and not _BEYOND_A_DOUBLE.search(said)
-    return written if whole else content or written
+    return written if _says_no_more(content, written) else content
+
+
+def _says_no_more(content: bytes, written: bytes) -> bool:
+    if _BEYOND_A_DOUBLE.search(content) and _BEYOND_A_DOUBLE.search(_beside_texts(content)):
+        return False
+    if any(escaped in content for escaped in _ESCAPED_COLONS):
+        content, written = _beside_texts(content), _beside_texts(written)
+    # the colons in texts are the same, and each member has one
+    return content.count(b":") == written.count(b":")
 
 
 def _beside_texts(content: bytes) -> bytes:
@@ -127,7 +136,7 @@ def parts_of(content: bytes, at: int = 0) -> list[Span]:
     """Where what an array or an object has stands there: values, or keys and values in turn. at -- where it begins."""
     parts: list[Span] = []
     depth = begin = 0
-    while (found := _STRUCTURE.search(content, at)) is not None:
+    while (found := (_STRUCTURE if depth == 1 else _BRACKET).search(content, at)) is not None:
         octet, at = found[0], found.end()
         if octet == b'"':
             at = _behind_text(content, at)
@@ -177,10 +186,10 @@ def _rewritten(
         members = _members_of(content, span[0])
         last = {name: value for name, _, value in members}
         for name, key, value in members:
-            if name in after:
+            # of twins some read the first: where one is changed, only that is left
+            if name in after and (after[name] is before[name] or value is last[name]):
                 yield from (between, view[slice(*key)], b":")
-                changed = after[name] if value is last[name] else before[name]
-                yield from _rewritten(view, content, value, before[name], changed)
+                yield from _rewritten(view, content, value, before[name], after[name])
                 between = b","
         for name in after:
             if name not in before:
@@ -191,16 +200,17 @@ def _rewritten(
         yield encoded(after)
 
 
-def on_one_line(content: bytes, document: object) -> bytes:
-    """The document that was read of `content`, as it stands there, if that is JSON to the letter."""
+def on_one_line(content: bytes) -> tuple[Any, bytes]:
+    """The document that this is, and it as it stands there, if that is JSON to the letter. Raises ValueError."""
     try:
-        orjson.loads(content)
+        document = orjson.loads(content)
     except orjson.JSONDecodeError:
         try:
-            json.loads(content.decode(), parse_constant=refuse)
+            document = json.loads(content.decode(), parse_constant=refuse)
         except ValueError:
-            return encoded(document)
-    return without_line_ends(content)
+            document = loaded(content)
+            return document, encoded(document)
+    return document, without_line_ends(content)
 
 
 def without_line_ends(content: bytes) -> bytes:

@@ -265,7 +265,7 @@ class Grading:
             share.give()
 
     async def _looked_into(self, request: web.Request, served: Served, content: bytes) -> web.StreamResponse:
-        body = await done_to(len(content), _body_in, content, self._templates)
+        body = await done_to(len(content) * TIMES_SLOWER, _body_in, content, self._templates)
         if isinstance(body, Left):
             decision = Decision(body)
         else:
@@ -322,10 +322,10 @@ class Grading:
         produce: Produce,
     ) -> web.StreamResponse:
         """From what is kept, or from an equal request that is being asked, or asked now."""
-        if (kept := await self._kept(call, decision, key, served)) is not None:
+        key_in_flight = _in_lane(key, call) if self._flags.dedup else None
+        if (kept := await self._kept(call, decision, key, key_in_flight, served)) is not None:
             answer, left = kept
             return await tell_answer(request, answer, f"siding; hit; ttl={left:.0f}")
-        key_in_flight = _in_lane(key, call) if self._flags.dedup else None
         while True:
             async with self.collapse.join(key_in_flight, produce) as (telling, collapsed):
                 served.found = Found.COLLAPSED if collapsed else Found.ASKED
@@ -342,9 +342,15 @@ class Grading:
                 self._spare(decision, Answer(served.status, fields, telling.content))
                 return response
 
-    async def _kept(self, call: Call, decision: Decision, key: bytes, served: Served) -> tuple[Answer, float] | None:
-        """An answer that is there, and the seconds it has left."""
+    async def _kept(
+        self, call: Call, decision: Decision, key: bytes, key_in_flight: bytes | None, served: Served
+    ) -> tuple[Answer, float] | None:
+        """An answer that is there, or is once it was looked into, and the seconds it has left."""
         found = await self._stored.find(key) if self._keeps(call) else None
+        behind = self.collapse.behind(key_in_flight)
+        if found is None and behind is not None and self._keeps(call):
+            await asyncio.wait([behind], timeout=call.deadline - self._clock())
+            found = await self._stored.find(key) if self._keeps(call) else None
         if found is None:
             return None
         answer, served.found, left = found
@@ -447,9 +453,9 @@ class Grading:
         shares = self._flags.dedup and not self._flags.bypass and shareable(call, known=decision.known)
         with self._observed(served, call.deadline):
             key = await self._key(call, decision.form, LARGE_BYTES + 1)
-            if (kept := await self._kept(call, decision, key, served)) is not None:
-                return kept[0]
             key_in_flight = _in_lane(key, call) if shares else None
+            if (kept := await self._kept(call, decision, key, key_in_flight, served)) is not None:
+                return kept[0]
             while True:
                 async with self.collapse.join(key_in_flight, produce) as (telling, collapsed):
                     served.found = Found.COLLAPSED if collapsed else Found.ASKED

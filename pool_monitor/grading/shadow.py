@@ -298,7 +298,9 @@ class Shadow:
         """The same for Prometheus."""
         self.budget.turn(self._wall())
         offers = CounterMetricFamily(
-            f"{PREFIX}_offers", "Answers to known prompts, by what became of comparing them.", labels=["outcome"]
+            f"{PREFIX}_offers",
+            "Answers that were expanded or refused, or came while that is off, by what became of comparing them.",
+            labels=["outcome"],
         )
         for outcome in Shadowed:
             offers.add_metric([outcome.value], self.tally[outcome])

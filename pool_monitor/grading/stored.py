@@ -72,7 +72,7 @@ def key_of(call: Call, secret: bytes, form: str) -> bytes:
     for text in (form, call.credential, *(part for field in fields for part in field)):
         part = text.encode("utf-8", "surrogateescape")
         found.update(b"%d:" % len(part) + part)
-    found.update(canonical(call.body, call.content))
+    found.update(canonical(call.body, call.octets))
     return found.digest()
 
 

@@ -272,7 +272,8 @@ class Streaming:
         body = {name: value for name, value in self._call.body.items() if name not in {"stream", "stream_options"}}
         self._outcome.expansion = Expansion.FAILED
         try:
-            answer = await self._upstream.complete(self._call.asking_apart(body, "whole"))
+            call = await expanding(len(self._call.content), self._call.asking_apart, body, "whole")
+            answer = await self._upstream.complete(call)
             completion = decoded(answer.content)
             said = said_by(completion)
             if not answer.ok or completion is None or said is None or said.content is None or said.refused:

@@ -54,6 +54,25 @@ async def test_an_unlikely_queries_file_is_a_fault(tmp_path: Path, text: str) ->
     assert "Traceback" not in child.output
 
 
+async def test_without_any_thread_it_ends_with_status_1_and_one_line() -> None:
+    # root may have as many as it likes; the log has had the last one
+    script = """
+import sys, threading
+from pool_monitor.__main__ import main
+start = threading.Thread.start
+def start_one(thread):
+    if thread.name.startswith("monitor"):
+        raise RuntimeError("none left")
+    start(thread)
+threading.Thread.start = start_one
+sys.exit(main([]))
+"""
+    async with python("-c", script, environ=environment(HOST="127.0.0.1", PORT="0", LOG_LEVEL="error")) as child:
+        assert await child.end() == 1
+    [line] = child.lines
+    assert line.startswith("no thread can be started: none left; raise the limit")
+
+
 async def test_without_a_place_for_temporary_files_it_ends_with_status_1_and_one_line() -> None:
     # a limit of 0 octets for files is what a full disk is
     limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); "

@@ -10,6 +10,7 @@ import pytest
 from pool_monitor.grading import collapse as module
 from pool_monitor.grading.calls import Answer, UpstreamFault
 from pool_monitor.grading.collapse import Collapse, Telling
+from tests.support import until
 
 FIELDS = (("Content-Type", "text/event-stream"),)
 
@@ -61,6 +62,26 @@ async def test_who_comes_late_gets_it_from_the_beginning() -> None:
         story.go.put_nowait(None)
         assert await late == (b"firstsecond", True)
         assert [piece async for piece in pieces] == []
+
+
+async def test_an_answer_that_has_ended_is_told_to_nobody_else() -> None:
+    """While something is done with it who comes may wait for that."""
+    collapse, behind = Collapse(), asyncio.get_running_loop().create_future()
+    story = Story()
+
+    async def ended(telling: Telling) -> asyncio.Future[None]:
+        await story.produce(telling)
+        return behind
+
+    async with collapse.join(b"k", ended) as (telling, _):
+        assert collapse.behind(b"k") is None
+        story.go.put_nowait(None)
+        await telling.answer()
+        assert collapse.behind(b"k") is behind
+    behind.set_result(None)
+    await until(lambda: collapse.behind(b"k") is None)
+    story.go.put_nowait(None)
+    assert await heard(collapse, story) == (b"", False)
 
 
 async def test_the_first_may_leave() -> None:

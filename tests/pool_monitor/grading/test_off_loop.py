@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from pool_monitor.app import THREADS
-from pool_monitor.grading import batch_asking, batch_running, completions, part, serve, stored
+from pool_monitor.app import THREADS, ThreadsError, started_threads
+from pool_monitor.grading import batch_asking, batch_http, batch_running, completions, part, serve, stored
 from pool_monitor.grading.answers import compact
-from pool_monitor.grading.calls import Answer
+from pool_monitor.grading.calls import Answer, Call
 from pool_monitor.grading.expanding import Expander
-from pool_monitor.grading.receiving import LARGE_BYTES
+from pool_monitor.grading.receiving import LARGE_BYTES, TIMES_SLOWER
 from pool_monitor.grading.streamed import Streaming
 from tests.pool_monitor.grading.batching import begun, ended, line
 from tests.pool_monitor.grading.samples import answer, minified, pretty, question
@@ -78,6 +78,19 @@ async def test_a_long_piece_of_a_stream_is_expanded_there(wrapped: Wrapped, wher
     assert feeds == finishes == {False}
 
 
+async def test_a_long_request_is_looked_into_and_written_anew_there(wrapped: Wrapped, where: Where) -> None:
+    reads, writes = where(serve, "_body_in"), where(Call, "asking_apart")
+
+    async def cut(asked: Asked, request: web.Request) -> web.StreamResponse:
+        return await streamed(request, chunks([SAID[:150]])) if asked.compact else await whole(completion(pretty(LONG)))
+
+    wrapped.upstream.answering = cut
+    text, _ = await graded_in_a_stream(wrapped.sdk(), user="u" * (LARGE_BYTES // TIMES_SLOWER))
+    assert text == pretty(LONG)
+    assert len(wrapped.upstream.asked) == 2
+    assert reads == writes == {False}
+
+
 async def test_others_have_their_turn_while_events_are_there(wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many have come."""
     taken, most = 0, 0
@@ -138,11 +151,19 @@ async def test_lines_of_a_batch_and_their_answers_are_read_there(wrapped: Wrappe
         return await whole(completion("a" * LARGE_BYTES))
 
     wrapped.upstream.answering = at_length
-    body = {"model": "m", "messages": [{"role": "user", "content": "b" * LARGE_BYTES}]}
+    body = {"model": "m", "messages": [{"role": "user", "content": "b" * (LARGE_BYTES // TIMES_SLOWER)}]}
     async with wrapped.sdk() as sdk:
         batch = await ended(sdk, await begun(sdk, line(1, body=body)))
     assert batch.request_counts.completed == 1
     assert loads == replies == {False}
+
+
+async def test_items_of_a_batch_are_read_and_found_equal_there(wrapped: Wrapped, where: Where) -> None:
+    groups, loads = where(batch_http, "together"), where(batch_http, "loaded")
+    item = {"model": "m", "messages": [{"role": "user", "content": "b" * (LARGE_BYTES // TIMES_SLOWER)}]}
+    async with wrapped.monitor.session.post("/v1/batch/chat/completions", json=[item, item]) as told:
+        assert (await told.json())["summary"]["total"] == 2
+    assert groups == loads == {False}
 
 
 async def test_no_thread_needs_to_be_started_later(wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,6 +186,39 @@ async def test_no_thread_needs_to_be_started_later(wrapped: Wrapped, monkeypatch
     assert batch.request_counts.completed == 8
 
 
+@pytest.fixture
+def to_start(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """One of these is taken for each thread that is started."""
+    left: list[None] = []
+    start = threading.Thread.start
+
+    def counted(thread: threading.Thread) -> None:
+        if not left:
+            raise RuntimeError("can't start new thread")
+        left.pop()
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", counted)
+    return left
+
+
+async def test_where_fewer_threads_can_be_started_they_do(
+    to_start: list[None], caplog: pytest.LogCaptureFixture
+) -> None:
+    to_start += [None] * 3
+    executor = started_threads()
+    assert f"only 3 of {THREADS} threads can be started" in caplog.text
+    together = threading.Barrier(3)
+    waiting = [executor.submit(together.wait, 10) for _ in range(6)]
+    await asyncio.gather(*map(asyncio.wrap_future, waiting))
+    executor.shutdown()
+
+
+def test_where_none_can_be_started_that_is_said(to_start: list[None]) -> None:
+    with pytest.raises(ThreadsError, match="no thread can be started: can't start new thread"):
+        started_threads()
+
+
 async def test_an_answer_to_compare_with_is_read_there(where: Where) -> None:
     reads = where(part, "told_by")
     async with wrapping(shadow_sample_rate=1, use_optimized_prompts="off") as wrapped:
@@ -174,29 +228,90 @@ async def test_an_answer_to_compare_with_is_read_there(where: Where) -> None:
     assert reads == {False}
 
 
-@pytest.mark.parametrize("stream", [False, True])
-async def test_nobody_waits_until_an_answer_was_looked_into(
-    wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch, stream: bool
-) -> None:
-    """And who leaves once it has been told takes nothing with it; who asks again meanwhile is told it, too."""
-    go = threading.Event()
-    is_whole = stored.is_whole
+async def not_whole(asked: Asked, request: web.Request) -> web.StreamResponse:
+    """A stream without an end, or an answer with an error."""
+    if asked.body.get("stream"):
+        events = [event.replace(b'"finish_reason":"stop"', b'"finish_reason":null') for event in chunks([SAID])]
+        return await streamed(request, events)
+    return await whole({**completion(SAID), "error": {"message": "overloaded"}})
+
+
+@pytest.fixture
+def go(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Until this is set no answer has been looked into."""
+    going, is_whole = threading.Event(), stored.is_whole
 
     def slow(*given: Any, **more: Any) -> bool:
-        assert go.wait(10)
+        assert going.wait(10)
         return is_whole(*given, **more)
 
     monkeypatch.setattr(serve, "is_whole", slow)
-    wrapped.upstream.answering = says(SAID)
+    yield going
+    going.set()
+
+
+@pytest.fixture
+def finds(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The keys that were looked up among what is kept."""
+    found: list[bytes] = []
+    find = stored.Stored.find
+
+    async def counted(self: stored.Stored, key: bytes) -> Any:
+        found.append(key)
+        return await find(self, key)
+
+    monkeypatch.setattr(stored.Stored, "find", counted)
+    return found
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("kept", [False, True])
+async def test_nobody_waits_until_an_answer_was_looked_into_but_who_asks_again_meanwhile(
+    wrapped: Wrapped, go: threading.Event, finds: list[bytes], stream: bool, kept: bool
+) -> None:
+    """And who leaves once it has been told takes nothing with it; what is not kept is asked for once more."""
+    wrapped.upstream.answering = says(SAID) if kept else not_whole
     await wrapped.flag(ENABLE_COMPLETION_CACHE=True)
     ask = graded_in_a_stream if stream else graded
-    told = [await ask(wrapped.sdk(), temperature=0) for _ in range(2)]
+    told = [await ask(wrapped.sdk(), temperature=0)]
+    late = [asyncio.create_task(ask(wrapped.sdk(), temperature=0)) for _ in range(2)]
+    await until(lambda: len(finds) == 3)
+    assert len(wrapped.upstream.asked) == 1
     go.set()
+    told += await asyncio.gather(*late)
     await looked_into(wrapped)
     assert not wrapped.monitor.monitor.grading.grading.collapse._askings
-    told.append(await ask(wrapped.sdk(), temperature=0))
     assert told == told[:1] * 3
+    assert len(wrapped.upstream.asked) == (1 if kept else 2)
+
+
+async def test_who_leaves_while_an_answer_is_looked_into_takes_nothing_with_it(
+    wrapped: Wrapped, go: threading.Event, finds: list[bytes]
+) -> None:
+    grading = wrapped.monitor.monitor.grading.grading
+    wrapped.upstream.answering = says(SAID)
+    await wrapped.flag(ENABLE_COMPLETION_CACHE=True)
+    call = Call(asked_for(temperature=0), (("authorization", "Bearer sk-one"),), grading._clock() + 60)
+    told = await grading.ask(call)
+    leaves, stays = (asyncio.create_task(grading.ask(call)) for _ in range(2))
+    await until(lambda: len(finds) == 3)
+    leaves.cancel()
+    await asyncio.wait([leaves])
+    go.set()
+    assert (await stays).content == told.content
+    assert leaves.cancelled()
     assert len(wrapped.upstream.asked) == 1
+
+
+async def test_where_nothing_is_kept_any_more_nobody_waits_for_what_is_looked_into(
+    wrapped: Wrapped, go: threading.Event
+) -> None:
+    wrapped.upstream.answering = says(SAID)
+    await wrapped.flag(ENABLE_COMPLETION_CACHE=True)
+    await graded(wrapped.sdk(), temperature=0)
+    await wrapped.flag(ENABLE_COMPLETION_CACHE=False)
+    await graded(wrapped.sdk(), temperature=0)
+    assert len(wrapped.upstream.asked) == 2
 
 
 async def test_what_cannot_be_looked_into_is_told_all_the_same(
