@@ -37,9 +37,7 @@ class Event:
 
     def saying(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> bytes:
         """An event that says `after` and leaves as it is what it has of `before`, which this one says."""
-        others = [line for line in _lines_of(self.raw) if line and not line.startswith(b"data:")]
-        data = b"data: " + without_line_ends(rewritten(self.data, before, after))
-        return b"\n".join((*others, data, b"\n"))
+        return b"data: " + without_line_ends(rewritten(self.data, before, after)) + b"\n\n"
 
 
 class Decoder:
@@ -68,12 +66,8 @@ class Decoder:
         return Event(raw, _data_of(raw)) if raw else None
 
 
-def _lines_of(raw: bytes) -> list[bytes]:
-    return _LINE.split(raw.removeprefix(_BOM))
-
-
 def _data_of(raw: bytes) -> bytes:
-    lines = [line[5:] for line in _lines_of(raw) if line.startswith(b"data:")]
+    lines = [line[5:] for line in _LINE.split(raw.removeprefix(_BOM)) if line.startswith(b"data:")]
     return b"\n".join(line.removeprefix(b" ") for line in lines)
 
 

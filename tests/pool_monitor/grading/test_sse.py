@@ -43,9 +43,3 @@ def test_a_document_as_an_event() -> None:
     [done] = Decoder().feed(DONE)
     assert done.is_last
     assert not one.is_last
-
-
-def test_an_event_that_says_something_else_keeps_its_other_lines() -> None:
-    [one] = Decoder().feed(b'\xef\xbb\xbfid: 7\r\ndata: {"a":1,\r\ndata:"b":2 }\r\n: a comment\revent: x\n\r\n')
-    before = one.document or {}
-    assert one.saying(before, {**before, "a": 3}) == b'id: 7\n: a comment\nevent: x\ndata: {"a":3, "b":2 }\n\n'
