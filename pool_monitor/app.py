@@ -80,26 +80,27 @@ def tuning_of(settings: MonitorSettings) -> Tuning:
 
 
 class ThreadsError(OSError):
-    """No thread can be started; `strerror` says why, and what to do about it."""
+    """Too few threads can be started; `strerror` says why, and what to do about it."""
 
 
 def started_threads() -> ThreadPoolExecutor:
-    """As many as there may be, all of them run at once: later a machine may have none left. Raises ThreadsError."""
-    executor, go, started = ThreadPoolExecutor(THREADS, thread_name_prefix="monitor"), threading.Event(), 0
+    """All of them run at once: later a machine may have none left to start. Raises ThreadsError."""
+    executor, go = ThreadPoolExecutor(THREADS, thread_name_prefix="monitor"), threading.Event()
     try:
-        while started < THREADS:
+        for _ in range(THREADS):
             executor.submit(go.wait)
-            started += 1
     except RuntimeError as fault:
-        if not started:
-            why = f"no thread can be started: {fault}; raise the limit of threads or of processes"
-            raise ThreadsError(errno.EAGAIN, why) from fault
-        log.warning("only %d of %d threads can be started: %s", started, THREADS, fault)
-        # what is handed to it would fail as long as it tries to start more
-        executor._max_workers = started
+        executor.shutdown(wait=False)
+        raise no_threads(fault) from fault
     finally:
         go.set()
     return executor
+
+
+def no_threads(fault: RuntimeError) -> ThreadsError:
+    """Why it does not run."""
+    why = f"{THREADS + 1} threads are needed: {fault}; raise the limit of threads or of processes"
+    return ThreadsError(errno.EAGAIN, why)
 
 
 class Monitor:
@@ -117,6 +118,7 @@ class Monitor:
         self._settings = settings
         self._tracing = tracing
         self._chore: asyncio.Task[None] | None = None
+        self.threads: ThreadPoolExecutor | None = None
         self._queries = queries
         self._pool: Pool | None = None
         self.sampler: Sampler | None = None
@@ -166,7 +168,8 @@ class Monitor:
 
     async def start(self, sock: socket.socket) -> None:
         """Serve on `sock`, which must be listening."""
-        asyncio.get_running_loop().set_default_executor(started_threads())
+        self.threads = started_threads()
+        asyncio.get_running_loop().set_default_executor(self.threads)
         self._metrics.lag.start()
         self._chore = asyncio.create_task(SpareMemory().run())
         if self._everywhere is not None:
@@ -307,3 +310,6 @@ async def serve(
     finally:
         stopped.cancel()
         await monitor.close()
+        if monitor.threads is not None:
+            # the loop would start one more to end them
+            monitor.threads.shutdown()

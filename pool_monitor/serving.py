@@ -41,7 +41,11 @@ def serve(settings: MonitorSettings) -> int:
     except (FileError, TemplatesError, ModelsError) as fault:
         print(fault, file=sys.stderr)
         return BAD_SETTINGS
-    configure_logging(settings.log_level, settings.log_format)
+    try:
+        configure_logging(settings.log_level, settings.log_format)
+    except RuntimeError as fault:
+        print(app.no_threads(fault).strerror, file=sys.stderr)
+        return FAILED
     raise_limit(
         settings.db_pool_max + app.DESCRIPTORS, "the connections of the pool, callers, and the grading upstream"
     )

@@ -175,6 +175,9 @@ class Collapse:
 
         def over(done: asyncio.Task[None]) -> None:
             self._tasks.discard(done)
+            if not asking.telling.ended:
+                # it was cancelled before it began
+                asking.telling.fail(OwnFault())
             if asking.behind is None:
                 self._forget(key, asking)
             else:

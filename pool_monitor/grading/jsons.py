@@ -14,11 +14,13 @@ _MARK = re.compile(rb'[",\[{]')
 _STRUCTURE = re.compile(rb'[",:\[\]{}]')
 _BRACKET = re.compile(rb'["\[\]{}]')
 _BEYOND_A_DOUBLE = re.compile(rb"[0-9](?:[0-9.]{15}|[eE][+-]?[0-9]{3})")
-"""A number that may say more than is read of it: fifteen digits can be told apart."""
+"""A number that may say more than is read of it: fifteen digits can be told apart. Looked for in parts, between which
+other threads run."""
 _ESCAPED_COLONS = (b"\\u003a", b"\\u003A")
 _IN_TEXT = re.compile(rb'(?:[^"\\]++|\\.){0,1000}+', re.DOTALL)
 """A part of a text: while one is looked for no other thread runs."""
 _PART_BYTES = 1024 * 1024
+_SEARCHED_BYTES = 128 * 1024
 _HALVES = re.compile("[\\ud800-\\udfff]")
 
 
@@ -113,12 +115,17 @@ def canonical(document: Mapping[str, Any], content: bytes) -> bytes:
 
 
 def _says_no_more(content: bytes, written: bytes) -> bool:
-    if _BEYOND_A_DOUBLE.search(content) and _BEYOND_A_DOUBLE.search(_beside_texts(content)):
+    if _has_long_number(content) and _has_long_number(_beside_texts(content)):
         return False
     if any(escaped in content for escaped in _ESCAPED_COLONS):
         content, written = _beside_texts(content), _beside_texts(written)
     # the colons in texts are the same, and each member has one
     return content.count(b":") == written.count(b":")
+
+
+def _has_long_number(content: bytes) -> bool:
+    parts = range(0, len(content), _SEARCHED_BYTES)
+    return any(_BEYOND_A_DOUBLE.search(content, max(0, at - 16), at + _SEARCHED_BYTES) for at in parts)
 
 
 def _beside_texts(content: bytes) -> bytes:

@@ -59,7 +59,7 @@ SHORT_BYTES = 16 * 1024
 MOST_LOOKED_INTO = 64
 """Answers that may wait to be looked into; what comes then is neither kept nor compared."""
 LOOKING_SECONDS = 2.0
-"""How long is waited for those at the end."""
+"""How long is waited for those at the end, and for one by who asks the same meanwhile."""
 REFUSED = frozenset({401, 403})
 _TEMPERATURE = b'"temperature"'
 _NOT_SENT_ON = OF_OCTETS | {"host", "content-length", "content-type", "content-encoding", "accept-encoding", "expect"}
@@ -349,7 +349,7 @@ class Grading:
         found = await self._stored.find(key) if self._keeps(call) else None
         behind = self.collapse.behind(key_in_flight)
         if found is None and behind is not None and self._keeps(call):
-            await asyncio.wait([behind], timeout=call.deadline - self._clock())
+            await asyncio.wait([behind], timeout=min(LOOKING_SECONDS, call.deadline - self._clock()))
             found = await self._stored.find(key) if self._keeps(call) else None
         if found is None:
             return None

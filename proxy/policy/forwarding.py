@@ -43,6 +43,7 @@ _NOT_TO_BE_NAMED = frozenset(
         "host",
         "pragma",
         "set-cookie",
+        "surrogate-control",
         "vary",
     }
 )

@@ -89,7 +89,7 @@ def _judged(question: Question, head: ResponseHead, times: tuple[float, float], 
     """A response on its own merits."""
     rule = question.rule
     governed = replace(head, fields=governing(head.fields, question.targets))
-    life = storability.guarded(freshness.freshness_of(governed, *times, rule), question.request, governed, rule)
+    life = freshness.freshness_of(governed, *times, rule)
     verdict = storability.may_store(question.request, governed, life, rule)
     if verdict is Verdict.STORE and head.status == 206 and "range" not in question.request.fields:
         verdict = Verdict.PARTIAL

@@ -108,11 +108,6 @@ def is_guessed(
     return not (directives.has("public") or (lasts and is_explicit(directives, response.fields)))
 
 
-def guarded(life: Freshness, request: RequestHead, response: ResponseHead, rule: RouteRule | None) -> Freshness:
-    """`life`, but with the origin to be asked each time where it is guessed."""
-    return replace(life, no_cache=True) if is_guessed(life, request, response, rule) else life
-
-
 def _cookie_allowed(directives: Directives, rule: RouteRule | None) -> bool:
     """Whether a response that sets a cookie may be kept: by a rule, or where the cookie itself is not."""
     if rule is not None and (rule.private or rule.set_cookie):

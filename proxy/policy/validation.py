@@ -11,7 +11,7 @@ from proxy.policy.fields import parse_date, parse_etag, strong_match, weak_match
 from proxy.policy.freshness import freshness_of, response_directives, withheld_fields
 from proxy.policy.invalidation import groups, response_tags
 from proxy.policy.messages import NO_CODINGS, Fields, Question, RequestHead, ResponseHead, RouteRule, StoredResponse
-from proxy.policy.storability import askers_own, forbidden, guarded, is_guessed
+from proxy.policy.storability import askers_own, forbidden, is_guessed
 from proxy.policy.targeted import governing
 
 PRECONDITIONS = ("if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "if-range")
@@ -98,18 +98,32 @@ def confirmed(stored: Sequence[StoredResponse], fields: Fields) -> StoredRespons
     return stored[0] if len(stored) == 1 and _origin_etag(stored[0]) is None else None
 
 
+def _selecting(stored: StoredResponse) -> list[str]:
+    return [name for name, _ in stored.secondary_key]
+
+
+def is_for(request: RequestHead, stored: StoredResponse, rule: RouteRule | None, targets: tuple[str, ...] = ()) -> bool:
+    """Whether it is more than a guess that what is stored is what whoever asks would be given now.
+
+    targets -- the target list (RFC 9213 2.2), in lower case.
+    """
+    head = replace(stored.head, fields=governing(stored.head.fields, targets))
+    return not is_guessed(stored.freshness, request, head, rule, _selecting(stored))
+
+
 def may_confirm(
     request: RequestHead, stored: StoredResponse, rule: RouteRule | None, targets: tuple[str, ...] = ()
 ) -> bool:
-    """Whether a 304 to `conditional` would be about what is stored.
+    """Whether a 304 to `conditional` would be about what is stored: a date does not tell it from a page of his own,
+    which has not changed since either, where it is a guess that this is for whoever asks."""
+    return _origin_etag(stored) is not None or is_for(request, stored, rule, targets)
 
-    Where it is a guess that this is for whoever asks, too, a date does not tell it from a page of his own, which has
-    not changed since either. targets -- the target list (RFC 9213 2.2), in lower case.
-    """
-    if _origin_etag(stored) is not None:
-        return True
-    head = replace(stored.head, fields=governing(stored.head.fields, targets))
-    return not is_guessed(stored.freshness, request, head, rule, [name for name, _ in stored.secondary_key])
+
+def is_later(fields: Fields, stored: StoredResponse) -> bool:
+    """Whether a response with `fields` says that it was changed after what is stored was."""
+    dates = [parse_date(each.get("last-modified") or "") for each in (fields, stored.head.fields)]
+    new, old = dates
+    return new is not None and old is not None and new > old
 
 
 def conditional(request: RequestHead, stored: StoredResponse) -> RequestHead:
@@ -164,7 +178,8 @@ def _selected_as_before(stored: StoredResponse, fields: Fields) -> bool:
 def matches_head(stored: StoredResponse, fields: Fields) -> bool:
     """Whether the answer to a HEAD describes the stored response: the same validators and length (RFC 9111 4.3.5)."""
     before = stored.head.fields
-    if stored.part is not None or _origin_etag(stored) != fields.get("etag"):
+    etag = fields.get("etag")
+    if stored.part is not None or _origin_etag(stored) != (etag if parse_etag(etag or "") is not None else None):
         return False
     if before.get("last-modified") != fields.get("last-modified"):
         return False
@@ -206,7 +221,7 @@ def freshen(
     fields = _merged(stored.head.fields, response.fields, kept)
     head = ResponseHead(stored.head.status, stored.head.reason, fields)
     governed = replace(head, fields=governing(fields, asked.targets))
-    freshness = guarded(freshness_of(governed, request_time, response_time, rule), asked.request, governed, rule)
+    freshness = freshness_of(governed, request_time, response_time, rule)
     if not _selected_as_before(stored, fields):
         freshness = replace(freshness, no_cache=True)
     withheld = withheld_fields(response_directives(governed.fields), private=rule is not None and rule.private)
@@ -222,6 +237,8 @@ def freshen(
     )
     withheld |= frozenset() if everyones else {"set-cookie"}
     refused = askers_own(asked.request, governed, rule)
+    if refused is None and is_guessed(freshness, asked.request, governed, rule, _selecting(stored)):
+        refused = Verdict.CREDENTIAL
     if refused is None:
         return Freshened(fresh, fresh, Verdict.STORE, withheld)
     left = asked.stored if forbidden(governed, rule) is not None else None

@@ -20,7 +20,7 @@ from proxy.origin.fetch import (
 )
 from proxy.policy import cache_key, forwarding, preconditions, reuse, validation
 from proxy.policy import judgement as policy
-from proxy.policy.decisions import Forward, Outcome, Reuse, Verdict
+from proxy.policy.decisions import Forward, Outcome, Reuse
 from proxy.policy.judgement import Judgement, Ruling
 from proxy.policy.messages import RequestHead, ResponseHead, StoredResponse
 from proxy.server import answer
@@ -238,7 +238,7 @@ class Handler:
             if decision in ANSWERING or decision is Reuse.STALE_WHILE_REVALIDATE:
                 await self._reuse(visit, found, stored, decision, now)
                 return
-            if not validation.may_confirm(request, stored, visit.rule, shared.targets):
+            if request.method == "GET" and not validation.may_confirm(request, stored, visit.rule, shared.targets):
                 found.set_aside()
             by_request = decision is Reuse.VALIDATE_BY_REQUEST
             observation.forward = Forward.REQUEST if by_request else Forward.STALE
@@ -287,7 +287,8 @@ class Handler:
             return False
         piece = preconditions.from_part(request, part.head, part.part, len(part.content))
         if piece is None:
-            found.lacking = part.part.first == 0 and not on_its_own(visit, found)
+            may_complete = validation.is_for(request, part, visit.rule, self._shared.targets)
+            found.lacking = part.part.first == 0 and may_complete and not on_its_own(visit, found)
             return False
         observation.outcome, observation.reuse = Outcome.HIT, Reuse.FRESH
         observation.origin_seconds_saved = part.origin_seconds
@@ -304,7 +305,9 @@ class Handler:
         else:
             observation.outcome = Outcome.STALE
             observation.detail = decision.value
-        if decision is Reuse.STALE_WHILE_REVALIDATE:
+        if decision is Reuse.STALE_WHILE_REVALIDATE and validation.is_for(
+            visit.exchange.head, stored, visit.rule, self._shared.targets
+        ):
             self.fetches.validate_behind(visit, found)
         generation = self._shared.fast.generation
         await answer.from_store(self._shared, visit, stored, now=now)
@@ -351,7 +354,7 @@ class Handler:
             visit.take(response)
             if not own:
                 shared.collapse.remember_unshareable(key, shared.clock())
-            self._drop_what_changed(found, result)
+            self._drop_what_is_older(visit, found, result.response.head)
             await self._answer_alone(visit, response, result.judgement)
             return
         if result is not None and not isinstance(result, Failed) and not own:
@@ -361,14 +364,13 @@ class Handler:
                 shared.collapse.remember_unshareable(key, shared.clock())
         await hand_on_shared(shared, visit, fetch, result)
 
-    def _drop_what_changed(self, found: Lookup, result: Alone) -> None:
-        """Whoever was told what is newer, and not stored for others, is not told what is stored the next time."""
-        selected, head = found.stored or found.aside, result.response.head
-        if selected is None or head.status != 200 or result.judgement.verdict is not Verdict.CREDENTIAL:
+    def _drop_what_is_older(self, visit: Visit, found: Lookup, head: ResponseHead) -> None:
+        """Whoever was told what is newer, and is not for others, is not told what is stored the next time."""
+        shared, selected = self._shared, found.stored or found.aside
+        if selected is None or head.status != 200 or not validation.is_later(head.fields, selected):
             return
-        if not validation.matches_head(selected, head.fields):
-            self._shared.store.remove(selected)
-            self._shared.tell_others((), [found.uri])
+        if not validation.is_for(visit.exchange.head, selected, visit.rule, shared.targets):
+            shared.store.remove(selected)
 
     async def _join(self, visit: Visit, key: str) -> Followed:
         """Wait for another request's fetch; where what it brings has changed meanwhile, for one that began later."""

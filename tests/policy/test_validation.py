@@ -35,6 +35,7 @@ from proxy.policy.validation import (
     conditional,
     confirmed,
     freshen,
+    is_later,
     matches_head,
     may_confirm,
     rest,
@@ -45,7 +46,7 @@ from proxy.policy.validation import (
 
 NOW = 1_800_000_000.0
 THEN = NOW - 3600
-MODIFIED = "Wed, 01 Jan 2020 00:00:00 GMT"
+MODIFIED, LATER = "Wed, 01 Jan 2020 00:00:00 GMT", "Thu, 02 Jan 2020 00:00:00 GMT"
 
 TARGETS = ("cdn-cache-control",)
 
@@ -329,6 +330,34 @@ def test_all_lines_of_a_field_are_replaced_by_all_new_ones() -> None:
         stored([("Link", "a"), ("X", "1"), ("link", "b"), ("Link", "c")]), [("Link", "d"), ("LINK", "e")]
     )
     assert [line for line in result.head.fields if line[0] != "Date"] == [("X", "1"), ("Link", "d"), ("LINK", "e")]
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "secondary_key", "kept"),
+    [
+        ([], (), False),
+        ([("Cache-Control", "max-age=0")], (), False),
+        ([], (("cookie", "a=b"),), True),
+        ([("Cache-Control", "max-age=1")], (), True),
+    ],
+)
+def test_what_is_said_to_one_user_is_kept_where_somebody_says_that_others_may_have_it(
+    lifetime: Lines, secondary_key: SecondaryKey, kept: bool
+) -> None:
+    before = stored([("ETag", '"a"'), *lifetime], secondary_key=secondary_key)
+    asked = Question(RequestHead("GET", "/a", Fields([("Cookie", "a=b")])), "u", "k", None, before, epoch=7)
+    fresh = freshen(before, ResponseHead(304, "", Fields([("X-Token", "1")])), asked, NOW, NOW)
+    assert fresh.stored.head.fields.get("x-token") == "1"
+    assert (fresh.verdict, fresh.kept) == ((Verdict.STORE, fresh.stored) if kept else (Verdict.CREDENTIAL, None))
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "later"),
+    [(LATER, MODIFIED, True), (MODIFIED, MODIFIED, False), (MODIFIED, LATER, False), ("x", MODIFIED, False)],
+)
+def test_what_was_changed_later_says_so(new: str, old: str, later: bool) -> None:
+    assert is_later(Fields([("Last-Modified", new)]), stored([("Last-Modified", old)])) is later
+    assert not is_later(Fields([]), stored([("Last-Modified", old)]))
 
 
 def test_everything_else_is_carried_over() -> None:

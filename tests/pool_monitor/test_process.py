@@ -54,23 +54,41 @@ async def test_an_unlikely_queries_file_is_a_fault(tmp_path: Path, text: str) ->
     assert "Traceback" not in child.output
 
 
-async def test_without_any_thread_it_ends_with_status_1_and_one_line() -> None:
-    # root may have as many as it likes; the log has had the last one
-    script = """
+LIMITED = """
 import sys, threading
 from pool_monitor.__main__ import main
 start = threading.Thread.start
+
 def start_one(thread):
-    if thread.name.startswith("monitor"):
+    if threading.active_count() >= {most}:
         raise RuntimeError("none left")
     start(thread)
+
 threading.Thread.start = start_one
 sys.exit(main([]))
 """
-    async with python("-c", script, environ=environment(HOST="127.0.0.1", PORT="0", LOG_LEVEL="error")) as child:
+"""Root may have as many threads as it likes. The first runs it all, the second is the log's."""
+
+
+@pytest.mark.parametrize("most", [1, 2, 1 + app.THREADS])
+async def test_with_too_few_threads_it_ends_with_status_1_and_one_line(most: int) -> None:
+    environ = environment(HOST="127.0.0.1", PORT="0", LOG_LEVEL="error")
+    async with python("-c", LIMITED.format(most=most), environ=environ) as child:
         assert await child.end() == 1
     [line] = child.lines
-    assert line.startswith("no thread can be started: none left; raise the limit")
+    assert line.startswith(f"{app.THREADS + 1} threads are needed: none left; raise the limit")
+
+
+async def test_with_just_enough_threads_it_serves_and_stops() -> None:
+    async with python(
+        "-c", LIMITED.format(most=2 + app.THREADS), environ=environment(HOST="127.0.0.1", PORT="0", LOG_FORMAT="text")
+    ) as child:
+        url = (await child.line("pool monitor: ")).split("http://")[1].split(",")[0]
+        async with aiohttp.ClientSession() as session, session.get(f"http://{url}/healthz") as answer:
+            assert answer.status == 200
+        child.send(signal.SIGTERM)
+        assert await child.end() == 0, child.output
+    assert "Traceback" not in child.output
 
 
 async def test_without_a_place_for_temporary_files_it_ends_with_status_1_and_one_line() -> None:

@@ -269,6 +269,62 @@ async def test_who_has_seen_what_is_newer_does_not_go_back(origin: Origin) -> No
     assert reloaded.content == again.content == b"Sat, 02 Jan 2021 00:00:00 GMT"
 
 
+@pytest.mark.parametrize("lifetime", ["X-A: b", "Cache-Control: max-age=0", "Cache-Control: no-cache"])
+async def test_what_a_304_says_to_one_user_is_told_to_nobody_else(origin: Origin, lifetime: str) -> None:
+    async def script(turn: Turn) -> None:
+        status = "304 Not Modified" if "if-none-match" in turn.request.names else "200 OK"
+        token = f"X-Csrf-Token: of-{turn.request.get('cookie') or 'nobody'}"
+        dated = "Last-Modified: Fri, 01 Jan 2021 00:00:00 GMT"
+        await turn.answer(b"" if status[0] == "3" else b"page", lifetime, 'ETag: "7"', dated, token, status=status)
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy:
+        await proxy.get("/a")
+        proxy.clock.now += 100 * 86_400
+        assert (await proxy.get("/a", "Cookie: bob")).get("x-csrf-token") == "of-bob"
+        for cookie in ((), ("Cookie: carol",)):
+            assert (await proxy.get("/a", *cookie)).get("x-csrf-token") != "of-bob"
+        # nor does it keep anybody from what hides an error
+        await origin.stop()
+        proxy.clock.now += 86_401 if lifetime == "X-A: b" else 1
+        assert (await proxy.get("/a")).status == (502 if "no-cache" in lifetime else 200)
+
+
+async def test_what_is_told_to_one_user_takes_nothing_from_others(origin: Origin) -> None:
+    """A page of his own is another, not a newer one; and the rest of a part is his own, too."""
+    dated = "Last-Modified: Fri, 01 Jan 2021 00:00:00 GMT"
+
+    async def script(turn: Turn) -> None:
+        if turn.request.get("range") == "bytes=0-3":
+            part = ("Content-Range: bytes 0-3/8", 'ETag: "part"', dated)
+            await turn.answer(b"page", *part, status="206 Partial Content")
+        elif turn.request.get("cookie"):
+            await turn.answer(b"his page", 'ETag: "his"', dated)
+        else:
+            await turn.answer(b"page", "Cache-Control: max-age=3600", 'ETag: "all"', dated)
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy:
+        await proxy.get("/a")
+        assert (await proxy.get("/a", "Cookie: bob", "Cache-Control: no-cache")).content == b"his page"
+        assert "hit" in ((await proxy.get("/a")).get("cache-status") or "")
+        await proxy.get("/part", "Range: bytes=0-3")
+        before = len(origin.requests)
+        assert (await proxy.get("/part", "Cookie: bob")).content == b"his page"
+        assert [request.get("range") for request in origin.requests[before:]] == [None]
+
+
+async def test_who_is_told_apart_by_vary_has_a_store_of_his_own(origin: Origin) -> None:
+    async def script(turn: Turn) -> None:
+        await echo(turn, "cookie", fields=("Vary: Cookie", "Last-Modified: Fri, 01 Jan 2021 00:00:00 GMT"))
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy:
+        for name in ("alice", "bob", "alice", "bob"):
+            assert (await proxy.get("/a", f"Cookie: {name}")).content == f"cookie={name}".encode()
+    assert len(origin.requests) == 2
+
+
 async def test_who_asks_about_a_page_of_his_own_is_told_so(origin: Origin) -> None:
     """Where what is stored without a cookie may be another."""
     dated = "Fri, 01 Jan 2021 00:00:00 GMT"

@@ -21,7 +21,7 @@ from tests.pool_monitor.grading.batching import begun, ended, line
 from tests.pool_monitor.grading.samples import answer, minified, pretty, question
 from tests.pool_monitor.grading.upstreams import TEMPLATE, Asked, chunks, completion, streamed, whole
 from tests.pool_monitor.grading.wrapped import Wrapped, asked_for, graded, graded_in_a_stream, says, wrapping
-from tests.support import until
+from tests.support import PATIENCE, until
 
 LONG = answer([question(number, "2 + 2", "4", "4", "CORRECT", "Good.") for number in range(1, 801)], "Good.", "")
 SAID = minified(compact(TEMPLATE.shape, LONG))
@@ -202,20 +202,10 @@ def to_start(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     return left
 
 
-async def test_where_fewer_threads_can_be_started_they_do(
-    to_start: list[None], caplog: pytest.LogCaptureFixture
-) -> None:
-    to_start += [None] * 3
-    executor = started_threads()
-    assert f"only 3 of {THREADS} threads can be started" in caplog.text
-    together = threading.Barrier(3)
-    waiting = [executor.submit(together.wait, 10) for _ in range(6)]
-    await asyncio.gather(*map(asyncio.wrap_future, waiting))
-    executor.shutdown()
-
-
-def test_where_none_can_be_started_that_is_said(to_start: list[None]) -> None:
-    with pytest.raises(ThreadsError, match="no thread can be started: can't start new thread"):
+@pytest.mark.parametrize("there", [0, 3])
+def test_where_too_few_can_be_started_that_is_said(to_start: list[None], there: int) -> None:
+    to_start += [None] * there
+    with pytest.raises(ThreadsError, match=f"{THREADS + 1} threads are needed: can't start new thread; raise"):
         started_threads()
 
 
@@ -246,6 +236,7 @@ def go(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
         return is_whole(*given, **more)
 
     monkeypatch.setattr(serve, "is_whole", slow)
+    monkeypatch.setattr(serve, "LOOKING_SECONDS", PATIENCE)
     yield going
     going.set()
 
@@ -301,6 +292,18 @@ async def test_who_leaves_while_an_answer_is_looked_into_takes_nothing_with_it(
     assert (await stays).content == told.content
     assert leaves.cancelled()
     assert len(wrapped.upstream.asked) == 1
+
+
+async def test_nobody_waits_long_for_what_is_looked_into(
+    wrapped: Wrapped, go: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The upstream is asked instead."""
+    monkeypatch.setattr(serve, "LOOKING_SECONDS", 0.01)
+    wrapped.upstream.answering = says(SAID)
+    await wrapped.flag(ENABLE_COMPLETION_CACHE=True)
+    told = [await graded(wrapped.sdk(), temperature=0) for _ in range(2)]
+    assert told[0] == told[1]
+    assert len(wrapped.upstream.asked) == 2
 
 
 async def test_where_nothing_is_kept_any_more_nobody_waits_for_what_is_looked_into(
