@@ -89,6 +89,8 @@ def started_threads() -> ThreadPoolExecutor:
     try:
         for _ in range(THREADS):
             executor.submit(go.wait)
+        # the loop ends them by one more
+        threading.Thread(target=go.wait).start()
     except RuntimeError as fault:
         executor.shutdown(wait=False)
         raise no_threads(fault) from fault
@@ -99,7 +101,7 @@ def started_threads() -> ThreadPoolExecutor:
 
 def no_threads(fault: RuntimeError) -> ThreadsError:
     """Why it does not run."""
-    why = f"{THREADS + 1} threads are needed: {fault}; raise the limit of threads or of processes"
+    why = f"{THREADS + 2} threads are needed: {fault}; raise the limit of threads or of processes"
     return ThreadsError(errno.EAGAIN, why)
 
 
@@ -118,7 +120,6 @@ class Monitor:
         self._settings = settings
         self._tracing = tracing
         self._chore: asyncio.Task[None] | None = None
-        self.threads: ThreadPoolExecutor | None = None
         self._queries = queries
         self._pool: Pool | None = None
         self.sampler: Sampler | None = None
@@ -168,8 +169,7 @@ class Monitor:
 
     async def start(self, sock: socket.socket) -> None:
         """Serve on `sock`, which must be listening."""
-        self.threads = started_threads()
-        asyncio.get_running_loop().set_default_executor(self.threads)
+        asyncio.get_running_loop().set_default_executor(started_threads())
         self._metrics.lag.start()
         self._chore = asyncio.create_task(SpareMemory().run())
         if self._everywhere is not None:
@@ -310,6 +310,3 @@ async def serve(
     finally:
         stopped.cancel()
         await monitor.close()
-        if monitor.threads is not None:
-            # the loop would start one more to end them
-            monitor.threads.shutdown()

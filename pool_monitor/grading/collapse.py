@@ -126,7 +126,7 @@ class _Asking:
         except UpstreamFault as fault:
             telling.fail(fault)
         except asyncio.CancelledError:
-            telling.fail(UpstreamFault(503, "shutting_down", "the request was given up here", retry_after=1))
+            telling.fail(_given_up())
             raise
         except Exception:
             log.exception("asking the grading upstream failed")
@@ -177,7 +177,7 @@ class Collapse:
             self._tasks.discard(done)
             if not asking.telling.ended:
                 # it was cancelled before it began
-                asking.telling.fail(OwnFault())
+                asking.telling.fail(_given_up())
             if asking.behind is None:
                 self._forget(key, asking)
             else:
@@ -193,3 +193,7 @@ class Collapse:
     async def close(self) -> None:
         """End whatever is still asked."""
         await end(self._tasks)
+
+
+def _given_up() -> UpstreamFault:
+    return UpstreamFault(503, "shutting_down", "the request was given up here", retry_after=1)

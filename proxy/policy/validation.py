@@ -10,7 +10,16 @@ from proxy.policy.decisions import Verdict
 from proxy.policy.fields import parse_date, parse_etag, strong_match, weak_match
 from proxy.policy.freshness import freshness_of, response_directives, withheld_fields
 from proxy.policy.invalidation import groups, response_tags
-from proxy.policy.messages import NO_CODINGS, Fields, Question, RequestHead, ResponseHead, RouteRule, StoredResponse
+from proxy.policy.messages import (
+    NO_CODINGS,
+    Fields,
+    Freshness,
+    Question,
+    RequestHead,
+    ResponseHead,
+    RouteRule,
+    StoredResponse,
+)
 from proxy.policy.storability import askers_own, forbidden, is_guessed
 from proxy.policy.targeted import governing
 
@@ -211,8 +220,9 @@ def freshen(
     """The stored response as a 304 (or the 200 to a HEAD) confirms it: new fields, new freshness, the same content.
 
     response -- as this hop passes it on, without hop-by-hop fields, with a Date. Times in seconds since the epoch.
-    If it now forbids storing, what is stored is to be validated each time, and learns nothing else of it. So it is if
-    it varies by more than what was keyed: nobody is answered with what the origin would not give them.
+    If it now forbids storing, what is stored is to be validated each time, and learns nothing else of it; where only a
+    guess says that others may have what was said, it learns of less freshness alone. It is validated each time as well
+    if it varies by more than what was keyed: nobody is answered with what the origin would not give them.
     """
     rule = asked.rule
     # a cookie is for the client that asked; Age is worked out anew at every reuse
@@ -241,7 +251,23 @@ def freshen(
         refused = Verdict.CREDENTIAL
     if refused is None:
         return Freshened(fresh, fresh, Verdict.STORE, withheld)
-    left = asked.stored if forbidden(governed, rule) is not None else None
+    left = asked.stored
     if left is not None:
-        left = replace(left, freshness=replace(left.freshness, no_cache=True))
+        had = left.freshness
+        if forbidden(governed, rule) is not None:
+            left = replace(left, freshness=replace(had, no_cache=True))
+        elif refused is Verdict.CREDENTIAL and (stricter := _stricter(had, freshness)) != had:
+            left = replace(left, freshness=stricter)
+        else:
+            left = None
     return Freshened(fresh, left, refused, withheld)
+
+
+def _stricter(had: Freshness, said: Freshness) -> Freshness:
+    """What of a response is left by what was said of it to one user: no more than before."""
+    return replace(
+        had,
+        lifetime=min(had.lifetime, said.lifetime),
+        must_revalidate=had.must_revalidate or said.must_revalidate,
+        no_cache=had.no_cache or said.no_cache,
+    )

@@ -18,18 +18,19 @@ from proxy.origin.fetch import (
     Found,
     Streaming,
 )
-from proxy.policy import cache_key, forwarding, preconditions, reuse, validation
+from proxy.policy import cache_key, forwarding, preconditions, reuse
 from proxy.policy import judgement as policy
-from proxy.policy.decisions import Forward, Outcome, Reuse
+from proxy.policy.decisions import Forward, Outcome, Reuse, Verdict
 from proxy.policy.judgement import Judgement, Ruling
 from proxy.policy.messages import RequestHead, ResponseHead, StoredResponse
+from proxy.policy.validation import is_for, may_confirm
 from proxy.server import answer
 from proxy.server.exchange import ClientGone, Exchange
 from proxy.server.fetching import Fetches
 from proxy.server.forwarder import ask_for_one, invalidate, minding, tunnel
 from proxy.server.handing_on import hand_on, hand_on_shared, received, relay
 from proxy.server.in_flight import InFlight
-from proxy.server.lookup import Lookup, collapse_key, decide, look_up, on_its_own, select
+from proxy.server.lookup import Lookup, collapse_key, decide, drop_what_is_older, look_up, on_its_own, select
 from proxy.server.sharing import ANSWERING, Sharing
 from proxy.server.visit import Claim, Shared, Visit, after, new_visit
 from proxy.server.write_through import write_head_through, write_through
@@ -227,18 +228,18 @@ class Handler:
         if shared.show_keys:
             visit.shown_key = found.key
         now = shared.wall()
-        decision = decide(visit, found, now)
+        decision = decide(shared, visit, found, now)
         if shared.remote is not None and decision not in ANSWERING:
             await self._look_elsewhere(shared.remote, visit, found, decision)
             now = shared.wall()
-            decision = decide(visit, found, now)
+            decision = decide(shared, visit, found, now)
         stored = found.stored
         if stored is not None and decision is not None:
             observation.reuse = decision
             if decision in ANSWERING or decision is Reuse.STALE_WHILE_REVALIDATE:
                 await self._reuse(visit, found, stored, decision, now)
                 return
-            if request.method == "GET" and not validation.may_confirm(request, stored, visit.rule, shared.targets):
+            if not may_confirm(request, stored, visit.rule, shared.targets):
                 found.set_aside()
             by_request = decision is Reuse.VALIDATE_BY_REQUEST
             observation.forward = Forward.REQUEST if by_request else Forward.STALE
@@ -287,7 +288,7 @@ class Handler:
             return False
         piece = preconditions.from_part(request, part.head, part.part, len(part.content))
         if piece is None:
-            may_complete = validation.is_for(request, part, visit.rule, self._shared.targets)
+            may_complete = is_for(request, part, visit.rule, self._shared.targets)
             found.lacking = part.part.first == 0 and may_complete and not on_its_own(visit, found)
             return False
         observation.outcome, observation.reuse = Outcome.HIT, Reuse.FRESH
@@ -305,9 +306,7 @@ class Handler:
         else:
             observation.outcome = Outcome.STALE
             observation.detail = decision.value
-        if decision is Reuse.STALE_WHILE_REVALIDATE and validation.is_for(
-            visit.exchange.head, stored, visit.rule, self._shared.targets
-        ):
+        if decision is Reuse.STALE_WHILE_REVALIDATE:
             self.fetches.validate_behind(visit, found)
         generation = self._shared.fast.generation
         await answer.from_store(self._shared, visit, stored, now=now)
@@ -354,7 +353,8 @@ class Handler:
             visit.take(response)
             if not own:
                 shared.collapse.remember_unshareable(key, shared.clock())
-            self._drop_what_is_older(visit, found, result.response.head)
+            if result.judgement.verdict is Verdict.CREDENTIAL:
+                drop_what_is_older(shared, found, result.response.head)
             await self._answer_alone(visit, response, result.judgement)
             return
         if result is not None and not isinstance(result, Failed) and not own:
@@ -363,14 +363,6 @@ class Handler:
             else:
                 shared.collapse.remember_unshareable(key, shared.clock())
         await hand_on_shared(shared, visit, fetch, result)
-
-    def _drop_what_is_older(self, visit: Visit, found: Lookup, head: ResponseHead) -> None:
-        """Whoever was told what is newer, and is not for others, is not told what is stored the next time."""
-        shared, selected = self._shared, found.stored or found.aside
-        if selected is None or head.status != 200 or not validation.is_later(head.fields, selected):
-            return
-        if not validation.is_for(visit.exchange.head, selected, visit.rule, shared.targets):
-            shared.store.remove(selected)
 
     async def _join(self, visit: Visit, key: str) -> Followed:
         """Wait for another request's fetch; where what it brings has changed meanwhile, for one that began later."""

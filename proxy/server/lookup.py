@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from proxy.policy import cache_key, reuse, validation
 from proxy.policy.decisions import Reuse
-from proxy.policy.messages import RequestHead, StoredResponse
+from proxy.policy.messages import RequestHead, ResponseHead, StoredResponse
 from proxy.server.visit import Shared, Visit
 from proxy.store.invalidations import Validity
 from proxy.store.shared import Seen
@@ -92,12 +92,17 @@ def select(shared: Shared, found: Lookup, request: RequestHead, variants: tuple[
         found.soft = validity is Validity.STALE
 
 
-def decide(visit: Visit, found: Lookup, now: float) -> Reuse | None:
+def decide(shared: Shared, visit: Visit, found: Lookup, now: float) -> Reuse | None:
     """What the selected response may be used for; None where there is none."""
-    stored = found.stored
+    stored, request = found.stored, visit.exchange.head
     if stored is None:
         return None
-    return reuse.decide(stored, visit.exchange.head, now, found.soft, visit.rule)
+    decision = reuse.decide(stored, request, now, found.soft, visit.rule)
+    behind = decision is Reuse.STALE_WHILE_REVALIDATE
+    if behind and not validation.is_for(request, stored, visit.rule, shared.targets):
+        # what came behind would not be for others
+        return Reuse.VALIDATE
+    return decision
 
 
 def on_its_own(visit: Visit, found: Lookup) -> bool:
@@ -113,6 +118,14 @@ def on_its_own(visit: Visit, found: Lookup) -> bool:
     if visit.rule is not None or (found.known and found.part is None):
         return False
     return any(name in fields for name in validation.PRECONDITIONS)
+
+
+def drop_what_is_older(shared: Shared, found: Lookup, head: ResponseHead) -> None:
+    """Whoever was told of a later date, by what is not stored for others, does not go back the next time."""
+    selected = found.stored or found.aside
+    if selected is not None and head.status == 200 and validation.is_later(head.fields, selected):
+        shared.store.remove(selected)
+        shared.tell_others((), [found.uri])
 
 
 def collapse_key(shared: Shared, visit: Visit, found: Lookup) -> str:

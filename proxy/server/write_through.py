@@ -16,7 +16,7 @@ from proxy.server import answer
 from proxy.server.fetching import Fetches
 from proxy.server.forwarder import ask_for_one, invalidate, minding
 from proxy.server.handing_on import hand_on, hand_on_shared, received
-from proxy.server.lookup import Lookup
+from proxy.server.lookup import Lookup, drop_what_is_older
 from proxy.server.sharing import Sharing
 from proxy.server.visit import Shared, Visit
 from proxy.store.invalidations import Validity
@@ -105,9 +105,13 @@ async def write_head_through(shared: Shared, fetches: Fetches, sharing: Sharing,
             fresh = validation.freshen(stored, head, question, began, shared.wall())
             if fresh.kept is not None:
                 fetches.keep(fresh.kept, tenure)
-        else:
+        elif validation.is_for(request, stored, visit.rule, shared.targets):
             shared.store.remove(stored)
             shared.tell_others((), [found.uri])
+        else:
+            drop_what_is_older(shared, found, head)
+    elif found.aside is not None:
+        drop_what_is_older(shared, found, head)
     await hand_on(shared, visit, response, head)
 
 

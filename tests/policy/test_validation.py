@@ -345,10 +345,30 @@ def test_what_is_said_to_one_user_is_kept_where_somebody_says_that_others_may_ha
     lifetime: Lines, secondary_key: SecondaryKey, kept: bool
 ) -> None:
     before = stored([("ETag", '"a"'), *lifetime], secondary_key=secondary_key)
-    asked = Question(RequestHead("GET", "/a", Fields([("Cookie", "a=b")])), "u", "k", None, before, epoch=7)
-    fresh = freshen(before, ResponseHead(304, "", Fields([("X-Token", "1")])), asked, NOW, NOW)
+    before = replace(before, freshness=Freshness(lifetime=0))
+    fresh = freshen(before, ResponseHead(304, "", Fields([("X-Token", "1")])), of_a_user(before), NOW, NOW)
     assert fresh.stored.head.fields.get("x-token") == "1"
     assert (fresh.verdict, fresh.kept) == ((Verdict.STORE, fresh.stored) if kept else (Verdict.CREDENTIAL, None))
+
+
+def of_a_user(before: StoredResponse) -> Question:
+    return Question(RequestHead("GET", "/a", Fields([("Cookie", "a=b")])), "u", "k", None, before, epoch=7)
+
+
+@pytest.mark.parametrize(
+    ("said", "left"),
+    [
+        (("Cache-Control", "max-age=0"), Freshness(lifetime=0, initial_age=1)),
+        (("Cache-Control", "max-age=0, must-revalidate"), Freshness(lifetime=0, initial_age=1, must_revalidate=True)),
+        (("Cache-Control", "no-cache"), Freshness(lifetime=0, initial_age=1, no_cache=True)),
+        (("Vary", "Accept"), Freshness(lifetime=0, initial_age=1, no_cache=True)),
+    ],
+)
+def test_what_takes_freshness_away_is_learnt_whoever_is_told(said: tuple[str, str], left: Freshness) -> None:
+    before = replace(stored([("ETag", '"a"')]), freshness=Freshness(lifetime=60, initial_age=1))
+    fresh = freshen(before, ResponseHead(304, "", Fields([said, ("X-Token", "1")])), of_a_user(before), NOW, NOW)
+    assert fresh.kept is not None
+    assert (fresh.kept.freshness, fresh.kept.head) == (left, before.head)
 
 
 @pytest.mark.parametrize(

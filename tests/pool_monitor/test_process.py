@@ -70,18 +70,18 @@ sys.exit(main([]))
 """Root may have as many threads as it likes. The first runs it all, the second is the log's."""
 
 
-@pytest.mark.parametrize("most", [1, 2, 1 + app.THREADS])
+@pytest.mark.parametrize("most", [1, 2, 1 + app.THREADS, 2 + app.THREADS])
 async def test_with_too_few_threads_it_ends_with_status_1_and_one_line(most: int) -> None:
     environ = environment(HOST="127.0.0.1", PORT="0", LOG_LEVEL="error")
     async with python("-c", LIMITED.format(most=most), environ=environ) as child:
         assert await child.end() == 1
     [line] = child.lines
-    assert line.startswith(f"{app.THREADS + 1} threads are needed: none left; raise the limit")
+    assert line.startswith(f"{app.THREADS + 2} threads are needed: none left; raise the limit")
 
 
 async def test_with_just_enough_threads_it_serves_and_stops() -> None:
     async with python(
-        "-c", LIMITED.format(most=2 + app.THREADS), environ=environment(HOST="127.0.0.1", PORT="0", LOG_FORMAT="text")
+        "-c", LIMITED.format(most=3 + app.THREADS), environ=environment(HOST="127.0.0.1", PORT="0", LOG_FORMAT="text")
     ) as child:
         url = (await child.line("pool monitor: ")).split("http://")[1].split(",")[0]
         async with aiohttp.ClientSession() as session, session.get(f"http://{url}/healthz") as answer:

@@ -314,6 +314,50 @@ async def test_what_is_told_to_one_user_takes_nothing_from_others(origin: Origin
         assert [request.get("range") for request in origin.requests[before:]] == [None]
 
 
+async def test_a_head_of_a_page_of_his_own_takes_nothing_either_but_what_is_older(origin: Origin) -> None:
+    async def script(turn: Turn) -> None:
+        who = turn.request.get("cookie") or ""
+        day = "Sat, 02" if who == "eve" else "Fri, 01"
+        await turn.answer(f"page of {who}", f"Last-Modified: {day} Jan 2021 00:00:00 GMT")
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy:
+        await proxy.get("/a")
+        await proxy.request("HEAD", "/a", "Cookie: bob", "Cache-Control: no-cache")
+        assert "hit" in ((await proxy.get("/a")).get("cache-status") or "")
+        await proxy.request("HEAD", "/a", "Cookie: eve", "Cache-Control: no-cache")
+        assert "hit" not in ((await proxy.get("/a")).get("cache-status") or "")
+
+
+async def test_a_page_that_is_private_is_not_a_newer_one(origin: Origin) -> None:
+    async def script(turn: Turn) -> None:
+        own = ("Cache-Control: private", "Last-Modified: Sat, 02 Jan 2021 00:00:00 GMT")
+        shared = ("Last-Modified: Fri, 01 Jan 2021 00:00:00 GMT",)
+        await echo(turn, "cookie", fields=own if turn.request.get("cookie") else shared)
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy:
+        await proxy.get("/a")
+        assert (await proxy.get("/a", "Cookie: bob", "Cache-Control: no-cache")).content == b"cookie=bob"
+        assert "hit" in ((await proxy.get("/a")).get("cache-status") or "")
+
+
+async def test_who_is_not_told_for_others_waits_for_the_origin(origin: Origin) -> None:
+    """What came behind would not be stored: what is stale would be told as long as it may."""
+    pages = iter(("v1", "v2", "v2"))
+
+    async def script(turn: Turn) -> None:
+        dated = "Last-Modified: Fri, 01 Jan 2021 00:00:00 GMT"
+        await turn.answer(next(pages), "Cache-Control: stale-while-revalidate=99999999", dated)
+
+    origin.script = script
+    async with running_proxy(origin.url) as proxy:
+        await proxy.get("/a")
+        proxy.clock.now += 100 * 86_400
+        for _ in range(2):
+            assert (await proxy.get("/a", "Cookie: bob")).content == b"v2"
+
+
 async def test_who_is_told_apart_by_vary_has_a_store_of_his_own(origin: Origin) -> None:
     async def script(turn: Turn) -> None:
         await echo(turn, "cookie", fields=("Vary: Cookie", "Last-Modified: Fri, 01 Jan 2021 00:00:00 GMT"))

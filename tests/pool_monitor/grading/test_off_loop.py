@@ -205,7 +205,7 @@ def to_start(monkeypatch: pytest.MonkeyPatch) -> list[None]:
 @pytest.mark.parametrize("there", [0, 3])
 def test_where_too_few_can_be_started_that_is_said(to_start: list[None], there: int) -> None:
     to_start += [None] * there
-    with pytest.raises(ThreadsError, match=f"{THREADS + 1} threads are needed: can't start new thread; raise"):
+    with pytest.raises(ThreadsError, match=f"{THREADS + 2} threads are needed: can't start new thread; raise"):
         started_threads()
 
 
