@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import AsyncIterator
+import signal
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,14 @@ async def shared(tmp_path: Path) -> AsyncIterator[Redis]:
     """A Redis of the test's own."""
     async with running_redis(tmp_path) as server:
         yield server
+
+
+@pytest.fixture
+def hung_up() -> Iterator[None]:
+    """Children are hung up on by SIGHUP, also where this process was started by nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture

@@ -29,14 +29,6 @@ def ports() -> Iterator[tuple[int, int]]:
         yield first, second
 
 
-@pytest.fixture
-def hung_up() -> Iterator[None]:
-    """Children are hung up on by SIGHUP, also where this process was started by nohup."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
 def pids(child: Child) -> list[int]:
     return [int(line.rpartition(" ")[2]) for line in child.lines if " has pid " in line]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
@@ -15,14 +14,7 @@ from tests.deploy.processes import environment, python
 from tests.e2e.proxies import proxy_process
 from tests.support import PATIENCE, Origin, Turn
 
-
-@pytest.fixture(autouse=True)
-def terminal() -> Iterator[None]:
-    """Its end is not ignored, as it is by who runs these tests in the background (nohup)."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
+pytestmark = pytest.mark.usefixtures("hung_up")
 
 INTERRUPTED = """
 import os, signal, sys
